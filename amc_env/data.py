@@ -1,0 +1,208 @@
+"""Data sets held in memory and their fixed, disjoint splits.
+
+A data set is one safetensors file of uint8 images and int64 labels under the data folder; ``experiments.fetch``
+makes it from whatever source a machine can reach. Digits come with scikit-learn and need no file.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+SPLITS = ("train", "calibration", "reward", "selection", "test")
+CACHE = "AMC_CACHE"
+
+
+class DataError(ValueError):
+    """Data that are missing, damaged, or do not fit the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSpec:
+    """What is known of a data set before it is read.
+
+    ``mean`` and ``std`` are per channel, of images in [0, 1]. ``held_out`` are the sizes of the calibration, reward
+    and selection splits, all cut from the official training images; the rest is the train split. ``sha256`` is
+    the digest of the canonical tensors where they are known, see `digest`.
+    """
+
+    name: str
+    classes: int
+    shape: tuple[int, int, int]  # C, H, W
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    held_out: tuple[int, int, int]
+    flip: bool
+    sha256: str | None = None
+
+
+SPECS = {
+    spec.name: spec
+    for spec in (
+        DataSpec("digits", 10, (1, 8, 8), (0.3051,), (0.3750,), (200, 200, 200), flip=False),
+        DataSpec(
+            "fashion_mnist", 10, (1, 28, 28), (0.2860,), (0.3530,), (2000, 4000, 5000), flip=True,
+            sha256="ece172613115fb18b120bec8f6c02271af90b8b8f0a5af5c51cbd5ceed68e619",
+        ),
+        DataSpec(
+            "cifar10", 10, (3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), (2000, 5000, 5000), flip=True,
+        ),
+        DataSpec(
+            "cifar100", 100, (3, 32, 32), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), (2000, 5000, 5000), flip=True,
+        ),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Images ``(N, C, H, W)`` uint8 and labels ``(N,)`` int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def head(self, count: int) -> "Split":
+        """The first ``count`` images; all of them where there are fewer."""
+        return Split(self.images[:count], self.labels[:count])
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set in memory: one `Split` for each name in `SPLITS`, and how its images are normalised."""
+
+    name: str
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flip: bool
+    splits: Mapping[str, Split]
+    indices: Mapping[str, Tensor]  # where each held-out image stood among the official training images
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of one image."""
+        channels, height, width = self.splits["train"].images.shape[1:]
+        return int(channels), int(height), int(width)
+
+    def __getitem__(self, split: str) -> Split:
+        if split not in self.splits:
+            raise DataError(f"no split {split!r} in {self.name}; there are {', '.join(self.splits)}")
+        return self.splits[split]
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Uint8 images to float32 of zero mean and unit deviation a channel, channels last in memory."""
+        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1) * 255
+        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1) * 255
+        return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    def batches(self, split: str, size: int, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised images and labels of a split in their fixed order, ``size`` at a time."""
+        part = self[split] if limit is None else self[split].head(limit)
+        for start in range(0, len(part), size):
+            chunk = slice(start, start + size)
+            yield self.normalise(part.images[chunk]), part.labels[chunk]
+
+    def fingerprint(self, split: str, limit: int | None = None) -> str:
+        """A short hash of what `batches` yields, for the keys of caches and for records."""
+        part = self[split] if limit is None else self[split].head(limit)
+        return digest([part.images, part.labels, torch.tensor(self.mean + self.std)])[:16]
+
+
+def load(name: str, *, seed: int = 0, root: Path | None = None) -> DataSet:
+    """A data set by name, split by a generator that is seeded with ``seed``.
+
+    Args:
+        name: a key of `SPECS`.
+        seed: draws the held-out splits; the same seed gives the same splits on any machine.
+        root: the data folder; `data_folder` when left out.
+
+    Raises:
+        DataError: for an unknown name, and for a file that is missing or damaged.
+    """
+    if name not in SPECS:
+        raise DataError(f"unknown data set {name!r}; there are {', '.join(SPECS)}")
+    spec = SPECS[name]
+    raw = _digits() if name == "digits" else read_raw(spec, root or data_folder())
+    return split_dataset(spec, raw, seed)
+
+
+def data_folder() -> Path:
+    """Where data sets lie: ``$AMC_CACHE/data``, or ``~/.cache/amc-rl/data``."""
+    return cache_folder() / "data"
+
+
+def cache_folder() -> Path:
+    """Where everything that can be made again lies: ``$AMC_CACHE``, or ``~/.cache/amc-rl``."""
+    return Path(os.environ.get(CACHE, Path.home() / ".cache" / "amc-rl"))
+
+
+def split_dataset(spec: DataSpec, raw: Mapping[str, Tensor], seed: int) -> DataSet:
+    """Cut the official training images into train, calibration, reward and selection; test stays test."""
+    images, labels = raw["train_images"], raw["train_labels"]
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    sizes = (len(labels) - sum(spec.held_out), *spec.held_out)
+    if sizes[0] <= 0:
+        raise DataError(f"{spec.name}: {len(labels)} training images cannot hold out {sum(spec.held_out)}")
+    indices = dict(zip(SPLITS, order.split(sizes), strict=False))
+    splits = {name: Split(images[at], labels[at]) for name, at in indices.items()}
+    splits["test"] = Split(raw["test_images"], raw["test_labels"])
+    return DataSet(spec.name, spec.classes, spec.mean, spec.std, spec.flip, splits, indices)
+
+
+def read_raw(spec: DataSpec, root: Path) -> dict[str, Tensor]:
+    """The tensors of a data set's file, checked against what `SPECS` says of them."""
+    path = root / f"{spec.name}.safetensors"
+    if not path.exists():
+        raise DataError(f"no {path}: make it with `python -m experiments.fetch data={spec.name}`")
+    try:
+        raw = load_file(path)
+    except SafetensorError as error:
+        raise DataError(f"{path} is damaged ({error}); delete it and fetch {spec.name} again") from error
+    check_raw(spec, raw, path)
+    return raw
+
+
+def check_raw(spec: DataSpec, raw: Mapping[str, Tensor], source: Path | str) -> None:
+    """Raise a `DataError` unless the tensors are whole and of the data set that they claim to be."""
+    names = ("train_images", "train_labels", "test_images", "test_labels")
+    if set(raw) != set(names):
+        raise DataError(f"{source}: holds {sorted(raw)}, expected {sorted(names)}")
+    for part in ("train", "test"):
+        images, labels = raw[f"{part}_images"], raw[f"{part}_labels"]
+        if tuple(images.shape[1:]) != spec.shape or images.dtype != torch.uint8 or len(images) != len(labels):
+            raise DataError(
+                f"{source}: {part} images are {tuple(images.shape)} {images.dtype} for {len(labels)} labels; "
+                f"{spec.name} has {spec.shape} uint8"
+            )
+    if spec.sha256 is not None and (found := digest([raw[name] for name in names])) != spec.sha256:
+        raise DataError(f"{source}: sha256 {found[:16]}..., expected {spec.sha256[:16]}...; fetch it again")
+
+
+def digest(tensors: list[Tensor]) -> str:
+    """SHA-256 of the bytes of tensors, in order."""
+    total = hashlib.sha256()
+    for tensor in tensors:
+        total.update(np.ascontiguousarray(tensor.numpy()).data)
+    return total.hexdigest()
+
+
+def _digits() -> dict[str, Tensor]:
+    from sklearn.datasets import load_digits  # 1.7 s to import, and only digits need it
+
+    bunch = load_digits()
+    images = torch.from_numpy((bunch.images * 15.9375).astype(np.uint8)).unsqueeze(1)  # 0..16 to 0..255
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    return {
+        "train_images": images[:1500], "train_labels": labels[:1500],
+        "test_images": images[1500:], "test_labels": labels[1500:],
+    }  # fmt: skip

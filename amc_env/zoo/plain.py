@@ -1,0 +1,46 @@
+"""Plain networks: 3x3 convolutions, batch norm and ReLU, no shortcuts.
+
+*Source*: He et al., "Deep Residual Learning", CVPR 2016, section 4.2 (the plain counterparts of the CIFAR
+ResNets); AMC, table 2, prunes Plain-20.
+"""
+
+from torch import Tensor, nn
+
+
+class Plain(nn.Module):
+    """A plain CIFAR network of depth ``6 n + 2``: widths 16, 32, 64, halving the resolution between stages."""
+
+    def __init__(self, depth: int = 20, classes: int = 10, in_channels: int = 3) -> None:
+        super().__init__()
+        if depth % 6 != 2 or depth < 8:
+            raise ValueError(f"a plain CIFAR network has depth 6 n + 2 (8, 14, 20, ...), not {depth}")
+        blocks = (depth - 2) // 3
+        layers: list[nn.Module] = [conv_bn_relu(in_channels, 16)]
+        width = 16
+        for stage in range(3):
+            for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                layers.append(conv_bn_relu(width, 16 << stage, stride))
+                width = 16 << stage
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(width, classes)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(N, classes)`` of images ``(N, in_channels, H, W)``."""
+        logits: Tensor = self.classifier(self.pool(self.features(x)).flatten(1))
+        return logits
+
+
+def conv_bn_relu(c_in: int, c_out: int, stride: int = 1) -> nn.Sequential:
+    """A 3x3 convolution without bias, its batch norm, ReLU."""
+    conv = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
+
+
+def initialise(model: nn.Module) -> None:
+    """He et al. (2015) normal weights, scaled by the fan-out, for every convolution."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,200 @@
+"""The training loop that pre-training and fine-tuning share: SGD, a schedule, flip and shift, resumable."""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from amc_env.data import DataSet, Split
+from amc_env.evaluator import accuracy
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to train: SGD with Nesterov momentum under a schedule that ends at zero.
+
+    ``schedule`` is "onecycle" (linear warm-up over ``warmup`` of the steps, then cosine) or "cosine" (no warm-up).
+    ``shift`` is the largest translation in pixels; flips follow the data set. ``bfloat16`` runs the forward and
+    backward passes in bfloat16 where the processor has it; weights and updates stay float32.
+    """
+
+    epochs: int = 30
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "onecycle"
+    warmup: float = 0.2
+    label_smoothing: float = 0.0
+    shift: int = 2
+    bfloat16: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("onecycle", "cosine"):
+            raise ValueError(f"unknown schedule {self.schedule!r}; there are onecycle, cosine")
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(f"epochs and batch_size are at least 1, not {self.epochs} and {self.batch_size}")
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One finished epoch: mean training loss, and top-1 accuracy in [0, 1] on the selection split."""
+
+    epoch: int
+    loss: float
+    selection: float
+
+
+class DivergedError(ArithmeticError):
+    """The loss is no longer a number."""
+
+
+def train(
+    model: nn.Module,
+    data: DataSet,
+    recipe: Recipe,
+    *,
+    state: Path | None = None,
+    on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+) -> list[Epoch]:
+    """Train a model in place on the train split; the last weights are the result, nothing is picked by accuracy.
+
+    Args:
+        model: gives logits ``(N, classes)``.
+        data: the train split is learnt from, the selection split is only reported.
+        recipe: what to do.
+        state: where everything needed to go on is kept, rewritten after each epoch; an existing file is resumed
+            from, and the result equals that of an uninterrupted run.
+        on_step: called with (step, steps in all, loss).
+        on_epoch: called after each epoch.
+
+    Raises:
+        DivergedError: when the loss is not finite; the state of the last good epoch is kept.
+        ValueError: when ``state`` belongs to another recipe.
+    """
+    model.to(memory_format=torch.channels_last)
+    steps_an_epoch = math.ceil(len(data["train"]) / recipe.batch_size)
+    optimizer = sgd(model, recipe)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(recipe, recipe.epochs * steps_an_epoch))
+    generator = torch.Generator().manual_seed(recipe.seed)
+    history = _resume(state, recipe, model, optimizer, scheduler, generator)
+    for epoch in range(len(history), recipe.epochs):
+        total = 0.0
+        model.train()
+        order = torch.randperm(len(data["train"]), generator=generator)
+        for step, chosen in enumerate(order.split(recipe.batch_size)):
+            images, labels = augmented(data, data["train"], chosen, recipe.shift, generator)
+            loss = _step(model, images, labels, optimizer, recipe)
+            if not math.isfinite(loss):
+                raise DivergedError(f"the loss is {loss} in epoch {epoch}, step {step}: lower lr from {recipe.lr}")
+            scheduler.step()
+            total += loss * len(chosen)
+            on_step(epoch * steps_an_epoch + step + 1, recipe.epochs * steps_an_epoch, loss)
+        history.append(Epoch(epoch, total / len(order), accuracy(model, data, "selection")))
+        if state is not None:
+            _save(state, recipe, model, optimizer, scheduler, generator, history)
+        on_epoch(history[-1])
+    model.eval()
+    return history
+
+
+def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """SGD that decays weights of two and more dimensions only: not biases, not batch norm."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in parameters if p.ndim > 1]
+    plain = [p for p in parameters if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=recipe.momentum > 0)
+
+
+def schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
+    """The factor of the learning rate at each step: warm-up to 1, then half a cosine down to 0."""
+    warmup = round(recipe.warmup * steps) if recipe.schedule == "onecycle" else 0
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+    return factor
+
+
+def augmented(
+    data: DataSet, split: Split, chosen: Tensor, shift: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """A normalised batch, each image shifted by up to ``shift`` pixels and, where the data allow, flipped."""
+    images = data.normalise(split.images[chosen])
+    count, _, height, width = images.shape
+    rows = torch.arange(height).expand(count, height)
+    columns = torch.arange(width).expand(count, width)
+    if shift:
+        images = F.pad(images, (shift, shift, shift, shift))
+        offsets = torch.randint(0, 2 * shift + 1, (2, count, 1), generator=generator)
+        rows, columns = rows + offsets[0], columns + offsets[1]
+    if data.flip:
+        mirrored = torch.rand(count, 1, generator=generator) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    picked = images.permute(0, 2, 3, 1)[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2), split.labels[chosen]
+
+
+def _step(
+    model: nn.Module, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, recipe: Recipe
+) -> float:
+    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+        logits = model(images)
+    loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.item()
+
+
+def _save(
+    path: Path,
+    recipe: Recipe,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LambdaLR,
+    generator: torch.Generator,
+    history: list[Epoch],
+) -> None:
+    state = {
+        "recipe": asdict(recipe),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "generator": generator.get_state(),
+        "history": [asdict(epoch) for epoch in history],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def _resume(
+    path: Path | None,
+    recipe: Recipe,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LambdaLR,
+    generator: torch.Generator,
+) -> list[Epoch]:
+    if path is None or not path.exists():
+        return []
+    state = torch.load(path, weights_only=True)
+    if state["recipe"] != asdict(recipe):
+        raise ValueError(f"{path} was written with {state['recipe']}, asked for {asdict(recipe)}: delete it or match it")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    scheduler.load_state_dict(state["scheduler"])
+    generator.set_state(state["generator"])
+    return [Epoch(**epoch) for epoch in state["history"]]
