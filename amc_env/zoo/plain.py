@@ -6,9 +6,11 @@ ResNets); AMC, table 2, prunes Plain-20.
 
 from torch import Tensor, nn
 
+from amc_env.zoo.blocks import conv_bn_relu, initialise
+
 
 class Plain(nn.Module):
-    """A plain CIFAR network of depth ``6 n + 2``: widths 16, 32, 64, halving the resolution between stages."""
+    """A plain CIFAR network of depth ``6 n + 2``: widths 16, 32, 64, the resolution halved between them."""
 
     def __init__(self, depth: int = 20, classes: int = 10, in_channels: int = 3) -> None:
         super().__init__()
@@ -31,16 +33,3 @@ class Plain(nn.Module):
         """Logits ``(N, classes)`` of images ``(N, in_channels, H, W)``."""
         logits: Tensor = self.classifier(self.pool(self.features(x)).flatten(1))
         return logits
-
-
-def conv_bn_relu(c_in: int, c_out: int, stride: int = 1) -> nn.Sequential:
-    """A 3x3 convolution without bias, its batch norm, ReLU."""
-    conv = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
-
-
-def initialise(model: nn.Module) -> None:
-    """He et al. (2015) normal weights, scaled by the fan-out, for every convolution."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,32 @@
+"""What several families are made of: a convolution with its batch norm, and the weights to start from."""
+
+import math
+
+from torch import nn
+
+
+def conv_bn(c_in: int, c_out: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """A convolution without bias, padded to keep the resolution at stride 1, and its batch norm."""
+    conv = nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(c_out))
+
+
+def conv_bn_relu(
+    c_in: int, c_out: int, stride: int = 1, kernel: int = 3, groups: int = 1, relu: type[nn.Module] = nn.ReLU
+) -> nn.Sequential:
+    """A convolution without bias, its batch norm, and ReLU or another activation that can work in place."""
+    return nn.Sequential(*conv_bn(c_in, c_out, kernel, stride, groups), relu(inplace=True))
+
+
+def initialise(model: nn.Module) -> None:
+    """He et al. (2015) normal weights, scaled by the fan-out of a group, for every convolution.
+
+    torch's own ``kaiming_normal_`` takes the fan-out of all groups together, which makes the weights of a
+    depthwise convolution too small by the square root of its channels.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels // module.groups * math.prod(module.kernel_size)
+            nn.init.normal_(module.weight, std=math.sqrt(2.0) / math.sqrt(fan_out))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
