@@ -1,0 +1,268 @@
+"""DDPG as AMC uses it, and the settings that turn it into a strong searcher.
+
+Source: Lillicrap et al., ICLR 2016 (the algorithm); He et al., "AMC", ECCV 2018, section 3.2 (truncated
+normal noise, the episode's reward on every transition, a moving-average baseline, gamma 1). The defaults of
+`Settings` are the paper's.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from agents.noise import SigmaSchedule, truncated_normal
+from agents.replay import Batch, ReplayBuffer
+from agents.search import Array, Episode, Info, Space, check_state
+
+Store = Literal["executed", "asked"]
+Target = Literal["bootstrap", "monte_carlo"]
+Warmup = Literal["noise", "uniform"]
+Baseline = Literal["episodes", "batches"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every choice of the learner; a wrong one is a ``ValueError`` at once."""
+
+    hidden: int = 300  # units in each of two hidden layers
+    lr_actor: float = 1e-4  # not in the paper, the released code's; so is the critic's
+    lr_critic: float = 1e-3
+    gamma: float = 1.0  # so that early decisions count as much as late ones
+    tau: float = 0.01  # share of the online network that enters the target at each update
+    batch: int = 64  # transitions
+    memory: int = 2000  # transitions
+    updates_per_step: float = 1.0  # updates after an episode, for each of its decisions
+    learn_after: int = 100  # episodes before the first update
+
+    sigma: float = 0.5  # of the noise, in units of the action
+    warmup: int = 100  # episodes of constant sigma
+    warmup_actions: Warmup = "noise"  # "uniform": in [0, 1] whatever the policy says, as in the released code
+    sigma_decay: float = 0.95  # an episode; not in the paper, the released code's
+    sigma_floor: float = 0.0
+
+    store: Store = "executed"  # which action the memory holds; the released code stores the one asked for
+    baseline: Baseline = "episodes"  # what b averages: earlier episodes' rewards, or the batches drawn
+    baseline_rate: float = 0.05  # weight of the newest in b
+
+    target: Target = "bootstrap"  # "monte_carlo": Q(s, a) = R - b, for the one reward comes at the end
+    critics: int = 1  # of two, the lower estimate counts (Fujimoto et al., TD3, 2018)
+    normalise: bool = False  # rewards in units of their deviation in memory: one point of accuracy matters
+    elite: float = 0.0  # share of each batch drawn from the best transitions in memory
+    elite_top: float = 0.1  # which share of the memory is the best
+    uniform_start: bool = False  # the last layer of the actor starts at 0, so that mu = 0.5 everywhere
+    greedy_first: bool = False  # the first episode plays mu
+
+    def __post_init__(self) -> None:
+        choices = {"store": Store, "target": Target, "warmup_actions": Warmup, "baseline": Baseline}
+        for name, choice in choices.items():
+            if getattr(self, name) not in get_args(choice):
+                raise ValueError(f"{name} {getattr(self, name)!r}; there are {', '.join(get_args(choice))}")
+        for name in ("hidden", "batch", "memory", "critics", "updates_per_step", "lr_actor", "lr_critic"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} {getattr(self, name)}; it must be above 0")
+        for name in ("gamma", "tau", "baseline_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)}; it lies in [0, 1]")
+
+    @property
+    def schedule(self) -> SigmaSchedule:
+        """Sigma of each episode."""
+        return SigmaSchedule(self.sigma, self.warmup, self.sigma_decay, self.sigma_floor)
+
+
+class Networks(nn.Module):
+    """``count`` independent ReLU networks, evaluated together: ``(B, sizes[0])`` to ``(count, B,
+    sizes[-1])``.
+
+    Initialised as `nn.Linear` is, but from a generator that is passed in.
+    """
+
+    def __init__(self, sizes: Sequence[int], count: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for fan_in, fan_out in pairwise(sizes):
+            bound = fan_in**-0.5
+            for parameters, rows in ((self.weights, fan_in), (self.biases, 1)):
+                values = torch.empty(count, rows, fan_out).uniform_(-bound, bound, generator=generator)
+                parameters.append(nn.Parameter(values))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The outputs, without an activation on the last layer."""
+        layers = list(zip(self.weights, self.biases, strict=True))
+        outputs = inputs.expand(len(layers[0][0]), *inputs.shape)
+        for i, (weight, bias) in enumerate(layers):
+            outputs = torch.baddbmm(bias, outputs if i == 0 else F.relu(outputs), weight)
+        return outputs
+
+
+def policy(actor: Networks, observation: Tensor) -> Tensor:
+    """Mu, the action ``(B, 1)`` in (0, 1) for observations ``(B, n)``."""
+    return torch.sigmoid(actor(observation)[0])
+
+
+def q_values(critic: Networks, observation: Tensor, action: Tensor) -> Tensor:
+    """``(critics, B)``, what each critic expects of observations ``(B, n)`` and actions ``(B, 1)``."""
+    values: Tensor = critic(torch.cat([observation, action], dim=1))
+    return values.squeeze(2)
+
+
+def policy_value(actor: Networks, critic: Networks, observation: Tensor) -> Tensor:
+    """Q(s, mu(s)), ``(B,)``, the lowest of the critics' estimates."""
+    return q_values(critic, observation, policy(actor, observation)).amin(dim=0)
+
+
+def td_target(reward: Tensor, baseline: float, done: Tensor, next_q: Tensor, gamma: float) -> Tensor:
+    """``r - b + gamma (1 - done) Q'(s', mu'(s'))``, AMC's equation of the target; all ``(B,)``."""
+    return reward - baseline + gamma * (1 - done) * next_q
+
+
+def moving_average(average: float, value: float, rate: float) -> float:
+    """An exponential moving average, one value further."""
+    return average + rate * (value - average)
+
+
+def deviation(rewards: NDArray[np.float32]) -> float:
+    """The standard deviation of rewards, or 1 where they are all the same."""
+    return float(rewards.std()) or 1.0
+
+
+@torch.no_grad()
+def soft_update(target: nn.Module, online: nn.Module, tau: float) -> None:
+    """``target <- (1 - tau) target + tau online``, in place."""
+    for old, new in zip(target.parameters(), online.parameters(), strict=True):
+        old.lerp_(new, tau)
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step down the loss, for this optimizer's parameters alone: no gradient is computed of any other."""
+    parameters = optimizer.param_groups[0]["params"]
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        parameter.grad = gradient
+    optimizer.step()
+
+
+class DDPG:
+    """A deterministic policy, its critic, and the memory they learn from; see `Settings` for what can be
+    chosen.
+
+    Args:
+        observation_space: a flat ``Box`` of n features.
+        action_space: ``Box(0, 1, (1,))``.
+        seed: of the networks, the noise and the replay; three generators, none of them global.
+        **settings: fields of `Settings`.
+    """
+
+    def __init__(self, observation_space: Space, action_space: Space, *, seed: int, **settings: Any) -> None:
+        assert observation_space.shape is not None
+        assert action_space.shape == (1,)
+        self.settings = s = Settings(**settings)
+        self.schedule = s.schedule
+        self.observation_size = size = observation_space.shape[0]
+        for_networks, for_noise, for_replay = np.random.SeedSequence(seed).spawn(3)
+        generator = torch.Generator().manual_seed(int(for_networks.generate_state(1, np.uint64)[0] >> 1))
+        self.rng = np.random.default_rng(for_noise)
+        self.memory = ReplayBuffer(
+            s.memory, size, np.random.default_rng(for_replay), elite=s.elite, elite_top=s.elite_top
+        )
+
+        self.actor = Networks((size, s.hidden, s.hidden, 1), 1, generator)
+        self.critic = Networks((size + 1, s.hidden, s.hidden, 1), s.critics, generator)
+        if s.uniform_start:
+            nn.init.zeros_(self.actor.weights[-1])
+            nn.init.zeros_(self.actor.biases[-1])
+        self.actor_target, self.critic_target = copy.deepcopy(self.actor), copy.deepcopy(self.critic)
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), s.lr_actor, fused=True)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), s.lr_critic, fused=True)
+        self.episodes = 0
+        self.average: float | None = None  # b
+
+    def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
+        """Mu of the observation, with noise around it when exploring."""
+        with torch.inference_mode():
+            mu = policy(self.actor, torch.from_numpy(observation)[None])[0].numpy()
+        if not explore or (self.settings.greedy_first and self.episodes == 0):
+            return mu
+        if self.settings.warmup_actions == "uniform" and self.episodes < self.settings.warmup:
+            return self.rng.random(mu.shape, np.float32)
+        return truncated_normal(mu, self.schedule(self.episodes), self.rng)
+
+    def end_episode(self, episode: Episode) -> dict[str, float]:
+        """Remember the episode, update once a decision, and only then let its reward into the baseline."""
+        s = self.settings
+        actions = episode.executed if s.store == "executed" else episode.asked
+        self.memory.add_episode(episode.observations, actions, episode.reward)
+        if self.average is None:
+            self.average = episode.reward
+        metrics = {"sigma": self.schedule(self.episodes), "baseline": self.average}
+        if self.episodes >= s.learn_after:
+            updates = [self._update() for _ in range(round(s.updates_per_step * len(episode)))]
+            metrics |= dict(zip(("critic_loss", "q"), np.mean(updates, axis=0).tolist(), strict=True))
+        if s.baseline == "episodes":
+            self.average = moving_average(self.average, episode.reward, s.baseline_rate)
+        self.episodes += 1
+        return metrics
+
+    def _update(self) -> tuple[float, float]:
+        """A step of the critics, the actor and their targets; returns the critics' loss and Q(s, mu(s))."""
+        batch = self.memory.sample(self.settings.batch)
+        target = self._target(batch)
+        errors = q_values(self.critic, batch.observation, batch.action) - target
+        loss = errors.square().mean(dim=1).sum()
+        descend(self.critic_optimizer, loss)
+
+        q = policy_value(self.actor, self.critic, batch.observation).mean()
+        descend(self.actor_optimizer, -q)
+
+        soft_update(self.critic_target, self.critic, self.settings.tau)
+        soft_update(self.actor_target, self.actor, self.settings.tau)
+        return loss.item(), q.item()
+
+    @torch.no_grad()
+    def _target(self, batch: Batch) -> Tensor:
+        """What the critics are to say of each transition, ``(B,)``."""
+        s = self.settings
+        assert self.average is not None
+        if s.baseline == "batches":  # the batch's own mean included, as in the released code
+            self.average = moving_average(self.average, batch.reward.mean().item(), s.baseline_rate)
+        scale = deviation(self.memory.rewards) if s.normalise else 1.0
+        if s.target == "monte_carlo":
+            next_q = torch.zeros_like(batch.reward)
+        else:
+            next_q = policy_value(self.actor_target, self.critic_target, batch.next_observation)
+        return td_target(batch.reward / scale, self.average / scale, batch.done, next_q, s.gamma)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, targets, optimizers, memory, generators and counters."""
+        modules = {name: copy.deepcopy(part.state_dict()) for name, part in self._parts().items()}
+        counters = {"episodes": self.episodes, "average": self.average, "rng": self.rng.bit_generator.state}
+        return self._identity() | modules | counters
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where the state was taken; raises `StateError` for one of other settings."""
+        check_state(state, **self._identity())
+        for name, part in self._parts().items():
+            part.load_state_dict(copy.deepcopy(state[name]))
+        self.episodes, self.average = state["episodes"], state["average"]
+        self.rng.bit_generator.state = state["rng"]
+
+    def _identity(self) -> dict[str, Any]:
+        return {"agent": "ddpg", "observation_size": self.observation_size, "settings": asdict(self.settings)}
+
+    def _parts(self) -> dict[str, Any]:
+        names = (
+            "actor",
+            "critic",
+            "actor_target",
+            "critic_target",
+            "actor_optimizer",
+            "critic_optimizer",
+            "memory",
+        )
+        return {name: getattr(self, name) for name in names}

@@ -1,0 +1,38 @@
+"""Exploration of AMC: a normal around the policy, truncated to [0, 1], whose width decays after a warm-up."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+
+def truncated_normal(mu: NDArray[np.floating], sigma: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """A draw from TN(mu, sigma^2, 0, 1) for each mu in [0, 1], by the inverse of its distribution function.
+
+    Truncated, not clipped: no mass piles up at 0 and 1. With sigma 0 it is mu.
+    """
+    mean = np.asarray(mu, np.float64)
+    if sigma == 0:
+        return mean.astype(np.float32)
+    low, high = ndtr((0 - mean) / sigma), ndtr((1 - mean) / sigma)
+    sample: NDArray[np.float64] = mean + sigma * ndtri(low + (high - low) * rng.random(mean.shape))
+    return np.clip(sample, 0, 1).astype(np.float32)  # against the last bit of rounding only
+
+
+@dataclass(frozen=True)
+class SigmaSchedule:
+    """Sigma of an episode: constant in the warm-up, then smaller by ``decay`` after each, down to a floor."""
+
+    initial: float = 0.5
+    warmup: int = 100  # episodes
+    decay: float = 0.95  # an episode; not in the paper, the released code's
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.initial >= self.floor >= 0 and self.warmup >= 0 and 0 < self.decay <= 1):
+            raise ValueError(f"{self}: wanted initial >= floor >= 0, warmup >= 0 and decay in (0, 1]")
+
+    def __call__(self, episode: int) -> float:
+        """Sigma of the episode with that index, from 0."""
+        return max(self.floor, self.initial * self.decay ** max(0, episode - self.warmup))

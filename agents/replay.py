@@ -1,0 +1,112 @@
+"""The memory of an off-policy learner: a ring of transitions in flat arrays."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Floats = NDArray[np.float32]
+
+
+class Batch(NamedTuple):
+    """B transitions, float32: observations ``(B, n)``, actions ``(B, 1)``, rewards and ends (0, 1) ``(B,)``."""
+
+    observation: Tensor
+    action: Tensor
+    reward: Tensor
+    next_observation: Tensor
+    done: Tensor
+
+
+class ReplayBuffer:
+    """The last ``capacity`` transitions; a batch is drawn with replacement, from a generator of its own.
+
+    A share of each batch can be drawn from the best transitions in memory, those with the highest
+    ``elite_top`` of the rewards.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        observation_size: int,
+        rng: np.random.Generator,
+        *,
+        elite: float = 0.0,
+        elite_top: float = 0.1,
+    ) -> None:
+        if not (capacity > 0 and 0 <= elite <= 1 and 0 < elite_top <= 1):
+            raise ValueError(f"{capacity=}, {elite=}, {elite_top=}: wanted > 0, in [0, 1], in (0, 1]")
+        self.capacity, self.elite, self.elite_top, self.rng = capacity, elite, elite_top, rng
+        self.added = 0
+        self._fields = {
+            "observation": np.zeros((capacity, observation_size), np.float32),
+            "action": np.zeros((capacity, 1), np.float32),
+            "reward": np.zeros(capacity, np.float32),
+            "next_observation": np.zeros((capacity, observation_size), np.float32),
+            "done": np.zeros(capacity, np.float32),
+        }
+        self._best = np.zeros(0, np.int64)
+
+    def __len__(self) -> int:
+        return min(self.added, self.capacity)
+
+    @property
+    def rewards(self) -> Floats:
+        """The reward of each transition in memory, in no order."""
+        return self._fields["reward"][: len(self)]
+
+    def add_episode(self, observations: Floats, actions: Floats, reward: float) -> None:
+        """Store T transitions, the episode's final reward on each (AMC, section 3.2).
+
+        Args:
+            observations: ``(T + 1, n)`` float32.
+            actions: ``(T, 1)`` float32.
+            reward: the episode's.
+        """
+        count = len(actions)
+        rows = {
+            "observation": observations[:-1],
+            "action": actions,
+            "reward": np.full(count, reward, np.float32),
+            "next_observation": observations[1:],
+            "done": np.arange(1, count + 1) == count,
+        }
+        at = (self.added + np.arange(count)) % self.capacity
+        for name, row in rows.items():
+            field = self._fields[name]
+            assert row.shape == (count, *field.shape[1:]), (
+                f"{name}: {row.shape} for {field.shape[1:]} a transition"
+            )
+            assert name == "done" or row.dtype == field.dtype, f"{name}: {row.dtype} for {field.dtype}"
+            field[at] = row
+        self.added += count
+        self._best = self._best_rows()
+
+    def sample(self, size: int) -> Batch:
+        """``size`` transitions with replacement; the elite share, rounded, comes last."""
+        from_best = round(self.elite * size)
+        rows = self.rng.integers(len(self), size=size - from_best)
+        if from_best:
+            rows = np.concatenate([rows, self._best[self.rng.integers(len(self._best), size=from_best)]])
+        return Batch(**{name: torch.from_numpy(field[rows]) for name, field in self._fields.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is in memory, without the part of the ring that was never written."""
+        filled = {name: torch.from_numpy(field[: len(self)].copy()) for name, field in self._fields.items()}
+        return {"added": self.added, "fields": filled, "rng": self.rng.bit_generator.state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Back to the memory and generator that were saved."""
+        self.added = state["added"]
+        for name, field in self._fields.items():
+            field[: len(self)] = state["fields"][name].numpy()
+        self.rng.bit_generator.state = state["rng"]
+        self._best = self._best_rows()
+
+    def _best_rows(self) -> NDArray[np.int64]:
+        if not len(self):
+            return np.zeros(0, np.int64)
+        return np.flatnonzero(self.rewards >= np.quantile(self.rewards, 1 - self.elite_top, method="higher"))

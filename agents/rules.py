@@ -1,0 +1,74 @@
+"""The hand-made policies that AMC is compared with: uniform, shallow and deep.
+
+They ask in keep ratios, for an environment with the *absolute* action scale. Their shapes are read off the
+paper's figure 2 (Plain-20 at half of the FLOPs, 18 decisions): uniform keeps 0.70 everywhere; shallow 0.448
+on the first 7 and 0.774 on the rest; deep 0.775 on the first 10 and 0.549 on the rest. The first part is a
+multiple of the uniform share; the rest is whatever then uses up the budget, so that they work for any
+network and target.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from agents.search import Array, Episode, Info, Space, check_state
+
+
+@dataclass
+class Rule:
+    """A fixed policy: ``factor`` times the first share on the first ``part`` of the decisions, then the
+    share that is left.
+
+    The share is the keep ratio that, applied to every decision that is left, just uses up the budget. A rule
+    has nothing to explore and nothing to learn: one episode is all of it.
+    """
+
+    factor: float = 1.0
+    part: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._first_share, self._changes_at, self._decision = 1.0, 0, 0
+
+    def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
+        """The keep ratio that the rule has for this decision."""
+        if "decisions" in info:
+            self._first_share, self._decision = info["share"], 0
+            self._changes_at = round(self.part * info["decisions"])
+        keep = self.factor * self._first_share if self._decision < self._changes_at else info["share"]
+        self._decision += 1
+        return np.array([min(keep, 1.0)], np.float32)
+
+    def end_episode(self, episode: Episode) -> dict[str, float]:
+        """Nothing to learn."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the rule is; it remembers nothing from one episode to the next."""
+        return {"agent": "rule", "factor": self.factor, "part": self.part}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Check that it is the same rule."""
+        check_state(state, **self.state_dict())
+
+
+class Uniform(Rule):
+    """The same keep ratio everywhere."""
+
+    def __init__(self, observation_space: Space, action_space: Space, *, seed: int) -> None:
+        super().__init__()
+
+
+class Shallow(Rule):
+    """Prunes the shallow layers hard."""
+
+    def __init__(self, observation_space: Space, action_space: Space, *, seed: int) -> None:
+        super().__init__(factor=0.448 / 0.70, part=7 / 18)
+
+
+class Deep(Rule):
+    """Prunes the deep layers hard."""
+
+    def __init__(self, observation_space: Space, action_space: Space, *, seed: int) -> None:
+        super().__init__(factor=0.775 / 0.70, part=10 / 18)
