@@ -53,7 +53,7 @@ def build(name: str, *, classes: int, in_channels: int, seed: int = 0, **options
         torch.default_generator.manual_seed(seed)
         try:
             return builder(classes=classes, in_channels=in_channels, **options)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ModelError(f"{name}: {error}") from error
 
 

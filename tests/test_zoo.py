@@ -1,0 +1,186 @@
+"""Every network of the zoo: its size to the unit beside what was published, forward, backward, bad input."""
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import fx, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from amc_env import zoo
+from amc_env.zoo.mobilenet import scaled
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Multiply-accumulates of convolutions and linear layers for one image, and all parameters.
+
+    What was published stands beside them, in units, and the relative gap that its rounding leaves (`within`).
+    Some leave out batch norm's scales and shifts (`norms` is False).
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    classes: int
+    macs: int
+    params: int
+    options: dict[str, object] = field(default_factory=dict)
+    published_macs: float | None = None
+    published_params: float | None = None
+    source: str = ""
+    within: float = 0.01
+    norms: bool = True
+
+    @property
+    def id(self) -> str:
+        return "-".join(
+            [self.name, *(f"{key}={value}" for key, value in self.options.items()), str(self.shape[1])]
+        )
+
+
+DIGITS, FASHION, CIFAR, IMAGENET = (1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 224, 224)
+BIG = {"small": False}
+
+
+def big(width):
+    return {"width": width, "small": False}
+
+
+HE = "He et al. 2016, table 6; ours has 2,752 more for the two projections"
+LI = "Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017, table 1; as above"
+TV = "torchvision's ResNet50_Weights"
+MN1 = "MobileNets, arXiv 1704.04861, tables 6 and 7"
+MN2 = {"source": "TensorFlow's MobileNetV2 checkpoints", "within": 0.003, "norms": False}
+
+GOLDEN = [
+    Golden("digits_cnn", DIGITS, 10, 452_224, 35_674),
+    Golden("plain", FASHION, 10, 9_145_216, 75_002, {"depth": 8}),
+    Golden("plain20", FASHION, 10, 30_821_248, 269_434),
+    Golden("plain20", CIFAR, 10, 40_551_040, 269_722, {}, None, 0.27e6, "He et al. 2016, table 6, ResNet-20"),
+    Golden("resnet", CIFAR, 10, 12_501_632, 78_042, {"depth": 8}),
+    Golden("resnet20", CIFAR, 10, 40_813_184, 272_474, {}, None, 0.27e6, HE),
+    Golden("resnet56", CIFAR, 10, 125_747_840, 855_770, {}, 1.25e8, 8.5e5, LI),
+    Golden("resnet50", CIFAR, 10, 1_297_829_888, 23_520_842),
+    Golden("resnet50", IMAGENET, 1000, 4_089_184_256, 25_557_032, BIG, 4.09e9, 25_557_032, TV),
+    Golden("mobilenet_v1", FASHION, 10, 139_911_424, 3_216_650),
+    Golden("mobilenet_v1", FASHION, 10, 35_967_104, 823_434, {"width": 0.5}),
+    Golden("mobilenet_v1", IMAGENET, 1000, 568_740_352, 4_231_976, BIG, 569e6, 4.2e6, MN1),
+    Golden("mobilenet_v1", IMAGENET, 1000, 325_400_448, 2_585_560, big(0.75), 325e6, 2.6e6, MN1),
+    Golden("mobilenet_v1", IMAGENET, 1000, 149_497_088, 1_331_592, big(0.5), 149e6, 1.32e6, MN1),
+    Golden("mobilenet_v1", IMAGENET, 1000, 41_030_272, 470_072, big(0.25), 41e6, 0.47e6, MN1),
+    Golden("mobilenet_v2", FASHION, 10, 72_938_624, 2_236_106),
+    Golden("mobilenet_v2", IMAGENET, 1000, 300_774_272, 3_504_872, BIG, 300e6, 3.47e6, **MN2),
+    Golden("mobilenet_v2", IMAGENET, 1000, 209_069_792, 2_636_424, big(0.75), 209e6, 2.61e6, **MN2),
+    Golden("mobilenet_v2", IMAGENET, 1000, 582_195_824, 6_108_776, big(1.4), 582e6, 6.06e6, **MN2),
+]  # fmt: skip
+
+
+def macs_of(model: nn.Module, shape: tuple[int, int, int]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, *shape, device="meta"))
+    return counter.get_total_flops() // 2
+
+
+def params_of(model: nn.Module, *, norms: bool = True) -> int:
+    modules = [module for module in model.modules() if norms or not isinstance(module, nn.BatchNorm2d)]
+    return sum(parameter.numel() for module in modules for parameter in module.parameters(recurse=False))
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=lambda golden: golden.id)
+def test_macs_and_params_to_the_unit_and_as_published(golden):
+    with torch.device("meta"):
+        model = zoo.build(golden.name, classes=golden.classes, in_channels=golden.shape[0], **golden.options)
+    assert (macs_of(model, golden.shape), params_of(model)) == (golden.macs, golden.params)
+    if golden.published_macs:
+        assert golden.macs == pytest.approx(golden.published_macs, rel=golden.within)
+    if golden.published_params:
+        assert params_of(model, norms=golden.norms) == pytest.approx(
+            golden.published_params, rel=golden.within
+        )
+
+
+def test_every_network_has_a_golden_row():
+    assert {golden.name for golden in GOLDEN} == set(zoo.names())
+
+
+SMALLEST = {golden.name: golden for golden in sorted(GOLDEN, key=lambda golden: -golden.macs)}
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_forward_is_finite_and_backward_reaches_every_parameter(name):
+    golden = SMALLEST[name]
+    model = zoo.build(name, classes=7, in_channels=2, **golden.options)
+    side = golden.shape[1]
+    images = torch.randn(3, 2, side, side, generator=torch.Generator().manual_seed(0))
+    logits = model(images)
+    assert logits.shape == (3, 7)
+    assert logits.isfinite().all()
+    logits.square().sum().backward()
+    unreached = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert unreached == []
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_fx_traces_the_network_and_runs_it_at_another_batch(name):
+    golden = SMALLEST[name]
+    model = zoo.build(name, classes=3, in_channels=1, **golden.options).eval()
+    traced = fx.symbolic_trace(model)
+    images = torch.randn(2, 1, *golden.shape[1:], generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(traced(images), model(images))
+
+
+def test_small_mobilenets_end_at_a_quarter_of_the_usual_stride():
+    for name in ("mobilenet_v1", "mobilenet_v2"):
+        with torch.device("meta"):
+            small, big = (zoo.build(name, classes=10, in_channels=3, small=small) for small in (True, False))
+            assert small.features(torch.zeros(1, 3, 32, 32)).shape[2:] == (4, 4)
+            assert small.features(torch.zeros(1, 3, 28, 28)).shape[2:] == (4, 4)
+            assert big.features(torch.zeros(1, 3, 224, 224)).shape[2:] == (7, 7)
+
+
+def test_scaled_channels_by_hand():
+    assert [scaled(32, width) for width in (0.25, 0.5, 0.75, 1.0, 1.4)] == [8, 16, 24, 32, 48]
+    assert scaled(16, 0.1) == 8  # never below 8
+    assert scaled(24, 0.5) == 16  # 12 is as near to 8, which is more than a tenth below
+
+
+def test_weights_follow_the_seed_and_no_global_generator_moves():
+    before = torch.random.get_rng_state()
+    first, same, other = (zoo.build("digits_cnn", classes=10, in_channels=1, seed=seed) for seed in (5, 5, 6))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    for a, b in zip(first.parameters(), same.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(first.classifier.weight, other.classifier.weight)
+    assert not torch.equal(first.features[0][0].weight, other.features[0][0].weight)
+
+
+def test_depthwise_weights_start_at_the_scale_of_their_own_nine_inputs():
+    depthwise = zoo.build("mobilenet_v1", classes=2, in_channels=1).features[-1][0][0]
+    assert depthwise.weight.shape == (1024, 1, 3, 3)
+    assert float(depthwise.weight.detach().std()) == pytest.approx((2 / 9) ** 0.5, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("plain21", {}, ["no model 'plain21'", "did you mean plain20", "digits_cnn"]),
+        ("qqq", {}, ["no model 'qqq'", "choose from digits_cnn"]),
+        ("mobilenet_v1", {"widht": 0.5}, ["no option 'widht'", "did you mean width"]),
+        ("plain20", {"depth": 8}, ["plain20 has no option 'depth'", "takes none"]),
+        ("resnet", {"depth": 21}, ["6 n + 2", "not 21"]),
+        ("plain", {"depth": 2}, ["6 n + 2", "not 2"]),
+        ("mobilenet_v2", {"width": 0.0}, ["above 0", "not 0.0"]),
+        ("mobilenet_v2", {"width": "wide"}, ["mobilenet_v2"]),
+    ],
+)
+def test_a_wrong_name_or_option_says_what_there_is(name, options, words):
+    with pytest.raises(zoo.ModelError) as error:
+        zoo.build(name, classes=10, in_channels=1, **options)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(("classes", "channels"), [(0, 1), (10, 0), (-1, 3)])
+def test_no_classes_or_no_channels_is_an_error(classes, channels):
+    with pytest.raises(zoo.ModelError, match="at least 1"):
+        zoo.build("plain20", classes=classes, in_channels=channels)
