@@ -1,0 +1,183 @@
+"""What a network costs under a plan, in whole numbers: MACs, parameters, bytes.
+
+*Source* of the formulas: Howard et al., "MobileNets" (2017), section 3.1, for standard, depthwise and pointwise
+convolutions; a grouped convolution joins each output channel to the inputs of its group only. A layer with N
+filters over M input channels, kernel K x K, G groups and an output of H x W positions takes H W K^2 N M / G
+multiply-accumulates for one image, biases not counted. Depthwise is G = N = M.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amc_env.graph import Graph, Layer
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """Channels that are left: what every cost is a function of.
+
+    Attributes:
+        reads: ``(..., layers)`` input channels of each layer.
+        writes: ``(..., layers)`` output channels of each layer.
+        entries: ``(...)`` numbers in vectors (biases, batch norm, layer scale) that belong to channels.
+    """
+
+    reads: Ints
+    writes: Ints
+    entries: Ints
+
+
+class Resource(Protocol):
+    """A cost in whole units that never falls when a channel is added."""
+
+    unit: str
+
+    def __call__(self, widths: Widths) -> Ints:
+        """``(...)`` the cost of networks with these widths."""
+
+
+def macs(layer: Layer, reads: int, writes: int) -> int:
+    """Multiply-accumulates of one layer for one image; see the module's source."""
+    return layer.positions * weights(layer, reads, writes)
+
+
+def weights(layer: Layer, reads: int, writes: int) -> int:
+    """Numbers in the weight tensor of a layer with that many channels left."""
+    if layer.kind == "depthwise":
+        return layer.taps * writes
+    return layer.taps * reads * writes // layer.groups
+
+
+class Macs:
+    """Multiply-accumulates of all layers for one image."""
+
+    unit = "MACs"
+
+    def __init__(self, graph: Graph) -> None:
+        self._weights = _Weights(graph)
+        self._positions = np.array([layer.positions for layer in graph.layers])
+
+    def __call__(self, widths: Widths) -> Ints:
+        """``(...)`` MACs."""
+        total: Ints = (self._weights(widths) * self._positions).sum(-1)
+        return total
+
+    def by_layer(self, widths: Widths) -> Ints:
+        """``(..., layers)`` MACs of each layer."""
+        return self._weights(widths) * self._positions
+
+
+class Params:
+    """Trainable parameters, batch norm and biases included."""
+
+    unit = "parameters"
+
+    def __init__(self, graph: Graph) -> None:
+        self._weights = _Weights(graph)
+        self._fixed = graph.fixed_params
+
+    def __call__(self, widths: Widths) -> Ints:
+        """``(...)`` parameters."""
+        total: Ints = self._weights(widths).sum(-1) + widths.entries + self._fixed
+        return total
+
+
+class Size:
+    """Bytes of the parameters in float32."""
+
+    unit = "bytes"
+
+    def __init__(self, graph: Graph) -> None:
+        self._params = Params(graph)
+
+    def __call__(self, widths: Widths) -> Ints:
+        """``(...)`` bytes."""
+        return 4 * self._params(widths)
+
+
+RESOURCES = {"macs": Macs, "params": Params, "bytes": Size}
+
+
+class _Weights:
+    """``(..., layers)`` numbers in each weight tensor."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.depthwise = np.array([layer.kind == "depthwise" for layer in graph.layers])
+        self.taps = np.array([layer.taps for layer in graph.layers])
+        self.groups = np.array([layer.groups for layer in graph.layers])
+
+    def __call__(self, widths: Widths) -> Ints:
+        per_output = np.where(self.depthwise, 1, widths.reads // np.where(self.depthwise, 1, self.groups))
+        result: Ints = self.taps * widths.writes * per_output
+        return result
+
+
+class WidthTable:
+    """Widths as a sum over groups, so that a whole column of choices is priced at once.
+
+    Args:
+        graph: of the dense network.
+        orders: one a group: its positions, from the one that goes last to the one that goes first; "keep k" means
+            the first k of them.
+    """
+
+    def __init__(self, graph: Graph, orders: Sequence[Ints]) -> None:
+        self._layers = len(graph.layers)
+        per_atom = _per_atom(graph)
+        self._base: Ints = per_atom[graph.fixed].sum(0)
+        ranked = (per_atom[group.atoms[order]] for group, order in zip(graph.groups, orders, strict=True))
+        self._groups = [np.concatenate([np.zeros_like(rows[:1]), rows.cumsum(0)]) for rows in ranked]
+
+    def widths(self, counts: Sequence[int] | Ints) -> Widths:
+        """Of the network that keeps ``counts``, ``(groups,)``, of each group."""
+        return self._unpack(self._sum(range(len(self._groups)), counts))
+
+    def column(self, counts: Sequence[int] | Ints, group: int, choices: Ints) -> Widths:
+        """``(choices, ...)``: of networks that keep ``counts``, but of one group each of ``choices``."""
+        others = [g for g in range(len(self._groups)) if g != group]
+        return self._unpack(self._sum(others, counts) + self._groups[group][choices])
+
+    def suffixes(self, counts: Ints) -> Ints:
+        """What the groups from t on add, for each t and each row of ``counts``, ``(rows, groups)``: see `resume`."""
+        parts = np.stack([group[counts[:, g]] for g, group in enumerate(self._groups)])
+        total = np.zeros((len(parts) + 1, *parts.shape[1:]), dtype=np.int64)
+        total[:-1] = parts[::-1].cumsum(0)[::-1]
+        return total
+
+    def resume(self, decided: Sequence[int], suffix: Ints) -> Widths:
+        """``(rows, ...)``: of networks whose first groups keep ``decided`` and the others as in `suffixes`."""
+        return self._unpack(self._sum(range(len(decided)), decided) + suffix)
+
+    def _sum(self, groups: Iterable[int], counts: Sequence[int] | Ints) -> Ints:
+        total = self._base.copy()
+        for g in groups:
+            total += self._groups[g][counts[g]]
+        return total
+
+    def _unpack(self, rows: Ints) -> Widths:
+        return Widths(rows[..., : self._layers], rows[..., self._layers : -1], rows[..., -1])
+
+
+def _per_atom(graph: Graph) -> Ints:
+    """``(atoms, 2 layers + 1)``: the reads, writes and vector entries that each atom stands for."""
+    table = np.zeros((graph.atoms, 2 * len(graph.layers) + 1), dtype=np.int64)
+    for index, layer in enumerate(graph.layers):
+        np.add.at(table[:, index], layer.reads, 1)
+        np.add.at(table[:, len(graph.layers) + index], layer.writes, 1)
+    for vector in graph.vectors:
+        if vector.trainable:
+            np.add.at(table[:, -1], vector.atoms, vector.size)
+    return table
+
+
+def mask_widths(graph: Graph, mask: NDArray[np.bool_]) -> Widths:
+    """Of the network in which exactly the atoms of a mask stay."""
+    rows: Ints = _per_atom(graph)[mask].sum(0)
+    layers = len(graph.layers)
+    return Widths(rows[:layers], rows[layers:-1], rows[-1])

@@ -1,0 +1,155 @@
+"""What compression needs to know of a CNN: its layers, and which of their channels stand or fall together.
+
+The unit is an *atom*: a set of channels, anywhere in the network, that can only be removed together. The two ends of
+a residual addition share their atoms position by position, and so do a convolution, its batch norm and the
+depthwise convolution behind it. Everything else follows from one boolean for each atom: a layer's rows are those whose
+written atom stays, its columns those whose read atom stays.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Atoms = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One convolution or linear layer of the dense network.
+
+    Attributes:
+        name: of the module.
+        kind: "conv", "depthwise", "transposed" or "linear".
+        kernel: height and width of the kernel; (1, 1) for linear.
+        stride: of the convolution; 1 for linear.
+        groups: of the convolution; 1 for linear.
+        in_size: height and width of the input; (1, 1) for a vector.
+        out_size: height and width of the output.
+        calls: how often one forward pass runs it.
+        bias: whether it has one.
+        reads: ``(c_in,)`` the atom of each input channel.
+        writes: ``(c_out,)`` the atom of each output channel.
+    """
+
+    name: str
+    kind: str
+    kernel: tuple[int, int]
+    stride: int
+    groups: int
+    in_size: tuple[int, int]
+    out_size: tuple[int, int]
+    calls: int
+    bias: bool
+    reads: Atoms
+    writes: Atoms
+
+    @property
+    def c_in(self) -> int:
+        """Input channels, or features, of the dense layer."""
+        return len(self.reads)
+
+    @property
+    def c_out(self) -> int:
+        """Output channels, or features, of the dense layer."""
+        return len(self.writes)
+
+    @property
+    def taps(self) -> int:
+        """Weights that join one input channel to one output channel: the area of the kernel."""
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def positions(self) -> int:
+        """Places in one image at which the kernel is applied, over all calls."""
+        height, width = self.in_size if self.kind == "transposed" else self.out_size
+        return height * width * self.calls
+
+
+@dataclass(frozen=True, eq=False)
+class Vector:
+    """A parameter or buffer with one entry (along ``dim``) for each of ``atoms``: batch norm, bias, layer scale."""
+
+    name: str
+    dim: int
+    atoms: Atoms
+    size: int  # numbers for one atom
+    trainable: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """One decision: which of these atoms stay.
+
+    ``atoms`` are in order of position; ``layers`` are the indices of the layers that read them, in forward order.
+    ``width`` is the number of channels that the first of those layers reads, ``per_atom`` how many it reads for each atom.
+    """
+
+    index: int
+    atoms: Atoms
+    layers: tuple[int, ...]
+    width: int
+    per_atom: int
+
+    def __len__(self) -> int:
+        return len(self.atoms)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A traced network.
+
+    Attributes:
+        layers: in forward order.
+        vectors: everything else that is cut with the channels.
+        groups: the decisions, in the order of their first consumers.
+        folds: pairs (layer name, batch norm name) in which the norm is the layer's only reader.
+        norms: names of layer norms, whose statistics run over channels.
+        atoms: how many there are.
+        fixed: ``(atoms,)`` bool, true where an atom is in no group: the image, the classes, and what must stay.
+        notes: why some channels must stay, a line each.
+        fixed_params: parameters that no decision touches.
+        shape: C, H, W of the image it was traced with.
+    """
+
+    layers: tuple[Layer, ...]
+    vectors: tuple[Vector, ...]
+    groups: tuple[Group, ...]
+    folds: tuple[tuple[str, str], ...]
+    norms: tuple[str, ...]
+    atoms: int
+    fixed: NDArray[np.bool_]
+    notes: tuple[str, ...]
+    fixed_params: int
+    shape: tuple[int, int, int]
+
+    @cached_property
+    def hash(self) -> str:
+        """Names the structure: a plan made for one graph fits another exactly when their hashes are equal."""
+        facts = [
+            [layer.name, layer.kind, layer.kernel, layer.groups, layer.reads.tolist(), layer.writes.tolist()]
+            for layer in self.layers
+        ]
+        groups = [group.atoms.tolist() for group in self.groups]
+        return hashlib.sha256(json.dumps([facts, groups]).encode()).hexdigest()[:16]
+
+    def layer(self, name: str) -> Layer:
+        """The layer of that name."""
+        return next(layer for layer in self.layers if layer.name == name)
+
+    def consumer(self, group: Group) -> Layer:
+        """The first layer that reads a group: where its decision stands."""
+        return self.layers[group.layers[0]]
+
+    def mask(self, kept: Iterable[Iterable[int] | None]) -> NDArray[np.bool_]:
+        """``(atoms,)`` bool: which atoms stay, given the kept positions of each group, None for all."""
+        mask = np.ones(self.atoms, dtype=bool)
+        for group, positions in zip(self.groups, kept, strict=True):
+            if positions is not None:
+                mask[group.atoms] = False
+                mask[group.atoms[list(positions)]] = True
+        return mask

@@ -1,0 +1,84 @@
+"""What is kept of a network: the one thing that passes from search to fine-tuning to export."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from amc_env.graph import Graph
+
+
+class PlanError(ValueError):
+    """A plan that is malformed or belongs to another network."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The kept positions of each channel group, None while a group is undecided (all of it stays).
+
+    ``graph`` is the hash of the graph that it was made for.
+    """
+
+    graph: str
+    kept: tuple[tuple[int, ...] | None, ...]
+
+    @classmethod
+    def dense(cls, graph: Graph) -> "Plan":
+        """The plan that keeps everything."""
+        return cls(graph.hash, (None,) * len(graph.groups))
+
+    def with_group(self, group: int, positions: tuple[int, ...]) -> "Plan":
+        """This plan with one more decision."""
+        return replace(self, kept=(*self.kept[:group], positions, *self.kept[group + 1 :]))
+
+    @cached_property
+    def hash(self) -> str:
+        """Equal for equal plans, on any machine."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+    def check(self, graph: Graph) -> None:
+        """Raise a `PlanError` unless this plan fits a graph."""
+        if self.graph != graph.hash:
+            raise PlanError(f"the plan was made for the network {self.graph}, this one is {graph.hash}")
+        if len(self.kept) != len(graph.groups):
+            raise PlanError(f"the plan has {len(self.kept)} groups, the network {len(graph.groups)}")
+        for group, positions in zip(graph.groups, self.kept, strict=True):
+            if positions is None:
+                continue
+            where = f"group {group.index} ({graph.consumer(group).name})"
+            if not positions:
+                raise PlanError(f"{where}: nothing is kept; keep at least one of {len(group)}")
+            if list(positions) != sorted(set(positions)) or positions[0] < 0 or positions[-1] >= len(group):
+                raise PlanError(f"{where}: kept positions are ascending, distinct, in 0..{len(group) - 1}")
+
+    def keeps(self, graph: Graph) -> list[float]:
+        """The fraction kept of each group, in [0, 1]."""
+        return [1.0 if k is None else len(k) / len(g) for g, k in zip(graph.groups, self.kept, strict=True)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {"graph": self.graph, "kept": [None if kept is None else list(kept) for kept in self.kept]}
+
+    @classmethod
+    def from_dict(cls, facts: dict[str, Any]) -> "Plan":
+        """The inverse of `to_dict`."""
+        try:
+            kept = tuple(None if kept is None else tuple(int(k) for k in kept) for kept in facts["kept"])
+            return cls(str(facts["graph"]), kept)
+        except (KeyError, TypeError, ValueError) as error:
+            raise PlanError(f"a plan holds a graph hash and a list of kept positions a group: {error!r}") from error
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.to_dict(), separators=(",", ":"))
+
+    @classmethod
+    def read(cls, path: Path) -> "Plan":
+        """A plan from a JSON file; from a larger record, its entry "plan"."""
+        try:
+            facts = json.loads(path.read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise PlanError(f"{path} cannot be read as a plan: {error}") from error
+        return cls.from_dict(facts.get("plan", facts) if isinstance(facts, dict) else {})
