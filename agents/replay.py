@@ -12,7 +12,7 @@ Floats = NDArray[np.float32]
 
 
 class Batch(NamedTuple):
-    """B transitions, float32: observations ``(B, n)``, actions ``(B, 1)``, rewards and ends (0, 1) ``(B,)``."""
+    """B transitions, float32: observations ``(B, n)``, actions ``(B, 1)``, rewards and ends ``(B,)``."""
 
     observation: Tensor
     action: Tensor

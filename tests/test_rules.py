@@ -1,0 +1,76 @@
+"""Uniform, shallow and deep, against the paper's figure 2."""
+
+import numpy as np
+import pytest
+from identity import FindTheKeeps, SpendTheBudget
+
+from agents.rules import Deep, Shallow, Uniform
+from agents.search import StateError, run_episode
+
+
+class Share(FindTheKeeps):
+    """Plain-20's 18 decisions; the share is 0.70 until ``turn`` of them are made, ``after`` from there on."""
+
+    def __init__(self, turn: int, after: float):
+        super().__init__(np.full(18, 0.5))
+        self.turn, self.after = turn, after
+
+    def reset(self, **kwargs):
+        observation, info = super().reset(**kwargs)
+        return observation, info | {"share": 0.70}
+
+    def step(self, action):
+        *rest, info = super().step(action)
+        return *rest, info | {"share": 0.70 if len(self.kept) < self.turn else self.after}
+
+
+def make(rule):
+    env = FindTheKeeps()
+    return rule(env.observation_space, env.action_space, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "turn", "after", "figure"),
+    [
+        (Uniform, 9, 0.70, [0.70] * 18),
+        (Shallow, 7, 0.774, [0.448] * 7 + [0.774] * 11),
+        (Deep, 10, 0.549, [0.775] * 10 + [0.549] * 8),
+    ],
+)
+def test_the_rules_of_figure_2(rule, turn, after, figure):
+    agent = make(rule)
+    for _ in range(2):  # the second episode is the first again
+        episode = run_episode(Share(turn, after), agent)
+        np.testing.assert_allclose(episode.asked[:, 0], figure, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rule", [Uniform, Shallow, Deep])
+def test_every_rule_spends_the_whole_budget(rule):
+    env = SpendTheBudget()
+    run_episode(env, make(rule))
+    assert env.cost @ env.kept == pytest.approx(env.budget, rel=1e-6)
+    assert min(env.kept) > env.smallest
+
+
+def test_a_rule_starts_anew_after_an_interrupted_episode():
+    agent, env = make(Shallow), Share(7, 0.774)
+    observation, info = env.reset()
+    for _ in range(9):
+        observation, *_, info = env.step(agent.act(observation, info, explore=True))
+    np.testing.assert_allclose(run_episode(env, agent).asked[:7, 0], 0.448, rtol=1e-6)
+
+
+def test_a_rule_never_asks_for_more_than_everything():
+    class Rich(Share):
+        def reset(self, **kwargs):
+            observation, info = super().reset(**kwargs)
+            return observation, info | {"share": 0.99}
+
+    assert run_episode(Rich(18, 1.0), make(Deep)).asked.max() == 1.0
+
+
+def test_a_state_of_another_rule_is_refused():
+    make(Deep).load_state_dict(make(Deep).state_dict())
+    assert make(Deep).end_episode(run_episode(FindTheKeeps(), make(Deep))) == {}
+    with pytest.raises(StateError, match="saved with factor"):
+        make(Deep).load_state_dict(make(Shallow).state_dict())
