@@ -6,11 +6,14 @@ same question is put to the exact cost of the network, in whole channels, with a
 bound also holds for channel pruning, where a group changes the cost of the layers before and after it, and after rounding.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from amc_env.cost import Ints, Resource, WidthTable
+from amc_env.compressors import Compressor
+from amc_env.cost import Ints, Resource, Widths, WidthTable
 
 LEVELS = 401  # of the uniform policy; steps of 0.25 %
 
@@ -23,8 +26,7 @@ class Budget:
     """Bounds one decision after the other.
 
     Args:
-        table: prices any choice of counts.
-        choices: one a group: the counts that it may keep, ascending; the first is its floor.
+        compressor: offers each group's counts; the first of them is its floor.
         resource: what is limited.
         target: fraction in (0, 1] of the dense network's cost that may be spent.
 
@@ -32,26 +34,24 @@ class Budget:
         BudgetError: when the target is not in (0, 1], or below the network with every group at its floor.
     """
 
-    def __init__(
-        self, table: WidthTable, choices: Sequence[Ints], resource: Resource, target: float
-    ) -> None:
-        self.table, self.choices, self.resource = table, choices, resource
-        self.dense = int(resource(table.widths([c[-1] for c in choices])))
-        self.floors = np.array([c[0] for c in choices])
-        lowest = int(resource(table.widths(self.floors)))
+    def __init__(self, compressor: Compressor, resource: Resource, target: float) -> None:
         if not 0 < target <= 1:
             raise BudgetError(f"target is the fraction of {resource.unit} to keep, in (0, 1], not {target}")
-        self.limit = int(np.floor(target * self.dense))
+        self.choices, self.resource = compressor.choices, resource
+        self.table = WidthTable(compressor.graph, compressor.orders)
+        self.whole = np.array([choices[-1] for choices in self.choices])
+        self.floors = np.array([choices[0] for choices in self.choices])
+        self.dense = int(resource(self.table.widths(self.whole)))
+        self.limit = math.floor(target * self.dense)
+        lowest = int(resource(self.table.widths(self.floors)))
         if lowest > self.limit:
-            possible = np.ceil(1e4 * lowest / self.dense) / 1e4
             raise BudgetError(
-                f"target {target} of {self.dense:,} {resource.unit} is below the smallest network that the floors allow "
-                f"({lowest:,}); the lowest possible target is {possible:.4f}, or lower the compressor's floor"
+                f"target {target} of {self.dense:,} {resource.unit} is below the smallest network that the floors allow, "
+                f"{lowest:,}; the lowest possible target is {math.ceil(1e4 * lowest / self.dense) / 1e4}, or lower the floor"
             )
-        ratios = np.linspace(0, 1, LEVELS)
-        self._ratios = ratios
-        counts = np.stack([snap(c, ratios) for c in choices], axis=1)
-        self._suffixes = table.suffixes(counts)
+        self._ratios = np.linspace(0, 1, LEVELS)
+        uniform = np.stack([snap(choices, self._ratios) for choices in self.choices], axis=1)
+        self._suffixes = self.table.suffixes(uniform)
 
     def snap(self, group: int, keep: float) -> int:
         """The largest count a group may keep that is no more than a fraction of it; at least its floor."""
@@ -62,17 +62,25 @@ class Budget:
         group = len(decided)
         counts = np.concatenate([np.array(decided, dtype=np.int64), self.floors[group:]])
         prices = self.resource(self.table.column(counts, group, self.choices[group]))
-        affordable = np.searchsorted(prices, self.limit, side="right") - 1
-        return int(self.choices[group][max(affordable, 0)])
+        affordable = int(np.searchsorted(prices, self.limit, side="right"))
+        return int(self.choices[group][affordable - 1])
 
     def share(self, decided: Sequence[int]) -> float:
         """The keep ratio in [0, 1] that, given to every group that is left, just spends what is left."""
         prices = self.resource(self.table.resume(decided, self._suffixes[len(decided)]))
-        affordable = np.searchsorted(prices, self.limit, side="right") - 1
-        return float(self._ratios[max(affordable, 0)])
+        affordable = int(np.searchsorted(prices, self.limit, side="right"))
+        return float(self._ratios[affordable - 1])
+
+    def widths(self, decided: Sequence[int]) -> Widths:
+        """Of the network in which all later groups are whole."""
+        return self.table.widths([*decided, *self.whole[len(decided) :]])
+
+    def spent(self, decided: Sequence[int]) -> float:
+        """Cost of that network, as a fraction of the dense one's."""
+        return int(self.resource(self.widths(decided))) / self.dense
 
 
-def snap(choices: Ints, keep: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]") -> Ints:
+def snap(choices: Ints, keep: NDArray[np.float64]) -> Ints:
     """The largest of ``choices`` that is no more than the fraction ``keep`` of their last; at least the first."""
     wanted = np.floor(keep * choices[-1] + 1e-9)
     return choices[np.maximum(np.searchsorted(choices, wanted, side="right") - 1, 0)]

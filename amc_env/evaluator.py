@@ -1,25 +1,124 @@
 """Accuracy of networks on a named split."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+import time
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from amc_env.compressors.surgery import Solve, Surgeon
 from amc_env.data import DataSet
+from amc_env.graph import Graph
+from amc_env.modes import evaluating
+from amc_env.plan import Plan
+
+__all__ = ["Evaluation", "EvaluationError", "Evaluator", "accuracy", "evaluating"]
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Evaluation mode, no gradients; every submodule's mode is restored on the way out."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield model
-    finally:
-        for module, training in modes.items():
-            module.training = training
+class EvaluationError(ArithmeticError):
+    """A network whose outputs are not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What was measured of one network on the first ``n_images`` of a split.
+
+    Attributes:
+        top1: share of images, in [0, 1], whose label has the largest logit.
+        top5: share whose label is among the five largest; equals 1 where there are at most five classes.
+        loss: mean cross-entropy in nats.
+        agreement: share of images on which the largest logit is that of the dense network.
+        kl: mean divergence KL(dense, this) of the predicted distributions in nats.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    agreement: float
+    kl: float
+    n_images: int
+    split: str
+
+    @property
+    def std_error(self) -> float:
+        """Binomial standard error of ``top1``."""
+        return math.sqrt(self.top1 * (1 - self.top1) / self.n_images)
+
+
+class Evaluator:
+    """Evaluates plans of one dense network on one split.
+
+    Args:
+        model: the dense network; copied, not changed.
+        graph: of it.
+        data: the split is read from here once.
+        solve: repairs the layers that lose inputs.
+        split: name of the split.
+        images: how many of its images; None for all.
+        batch_size: images in one forward pass.
+
+    ``seconds`` adds up what cutting and forward passes took, ``forwards`` counts images sent through a network.
+    """
+
+    def __init__(
+        self, model: nn.Module, graph: Graph, data: DataSet, solve: Solve, *, split: str = "reward",
+        images: int | None = None, batch_size: int = 250,
+    ) -> None:  # fmt: skip
+        self.split = split
+        self.seconds = {"cut": 0.0, "forward": 0.0}
+        self.forwards = 0
+        self._surgeon = Surgeon(model, graph, fold=True)
+        self._solve = solve
+        self._batches = list(data.batches(split, batch_size, images))
+        self._memo: dict[str, Evaluation] = {}
+        self._dense = self._logits(self._surgeon.cut(Plan.dense(graph)))
+        if not all(bool(logits.isfinite().all()) for logits in self._dense):
+            raise EvaluationError("the dense network's logits are not finite: its checkpoint is damaged")
+
+    def __call__(self, plan: Plan) -> Evaluation:
+        """The evaluation of a plan; a plan that was seen before is not run again.
+
+        Raises:
+            EvaluationError: when the cut network's logits are not finite.
+        """
+        if plan.hash not in self._memo:
+            self._memo[plan.hash] = self._evaluate(plan)
+        return self._memo[plan.hash]
+
+    def _evaluate(self, plan: Plan) -> Evaluation:
+        start = time.perf_counter()
+        network = self._surgeon.cut(plan, self._solve)
+        middle = time.perf_counter()
+        logits = self._logits(network)
+        self.seconds["cut"] += middle - start
+        self.seconds["forward"] += time.perf_counter() - middle
+        if not all(bool(part.isfinite().all()) for part in logits):
+            raise EvaluationError(f"the logits of the network under plan {plan.hash} are not finite")
+        return measure(logits, [labels for _, labels in self._batches], self._dense, self.split)
+
+    def _logits(self, network: nn.Module) -> list[Tensor]:
+        with evaluating(network):
+            self.forwards += sum(len(labels) for _, labels in self._batches)
+            return [network(images) for images, _ in self._batches]
+
+
+def measure(logits: list[Tensor], labels: list[Tensor], dense: list[Tensor], split: str) -> Evaluation:
+    """An `Evaluation` from logits ``(N, classes)``, labels ``(N,)`` and the dense network's logits, batch by batch."""
+    ours, truth, theirs = torch.cat(logits), torch.cat(labels), torch.cat(dense)
+    ranked = ours.topk(min(5, ours.size(1)), dim=1).indices
+    hits = ranked == truth[:, None]
+    reference = F.log_softmax(theirs, dim=1)
+    return Evaluation(
+        top1=hits[:, 0].float().mean().item(),
+        top5=hits.any(1).float().mean().item(),
+        loss=F.cross_entropy(ours, truth).item(),
+        agreement=(ranked[:, 0] == theirs.argmax(1)).float().mean().item(),
+        kl=F.kl_div(F.log_softmax(ours, dim=1), reference, reduction="batchmean", log_target=True).item(),
+        n_images=len(truth),
+        split=split,
+    )
 
 
 def accuracy(model: nn.Module, data: DataSet, split: str, batch_size: int = 500) -> float:

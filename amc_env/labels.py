@@ -15,7 +15,15 @@ ELEMENTWISE = (
     nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.ELU,
     nn.SELU, nn.CELU, nn.Tanh, nn.Softplus, nn.Mish, nn.Identity, nn.Dropout, nn.Dropout2d, nn.AlphaDropout,
 )  # fmt: skip
-POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.LPPool2d, nn.Upsample, nn.ZeroPad2d)
+POOLING = (
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.LPPool2d,
+    nn.Upsample,
+    nn.ZeroPad2d,
+)
 
 
 class TraceError(ValueError):
@@ -112,7 +120,9 @@ def apply_module(scribe: Scribe, name: str, module: nn.Module, *args: Any, **kwa
     """A leaf module, run on labels."""
     x = args[0] if args else next(iter(kwargs.values()))
     if not isinstance(x, Labels):
-        raise TraceError(f"module {name!r} takes {type(x).__name__}, expected the activations of one image batch")
+        raise TraceError(
+            f"module {name!r} takes {type(x).__name__}, expected the activations of one image batch"
+        )
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         return _convolution(scribe, name, module, x)
     if isinstance(module, nn.Linear):
@@ -151,7 +161,9 @@ def _convolution(scribe: Scribe, name: str, module: nn.Conv2d | nn.ConvTranspose
     cut, groups = len(reads) // module.groups, module.groups
     if 1 < groups < len(reads):
         blocks = reads.view(groups, cut)
-        reads = torch.cat([blocks[:1], *(scribe.tie(blocks[:1], block[None]) for block in blocks[1:])]).flatten()
+        reads = torch.cat(
+            [blocks[:1], *(scribe.tie(blocks[:1], block[None]) for block in blocks[1:])]
+        ).flatten()
     weight = torch.empty(module.weight.shape, device="meta")
     probe = torch.empty(x.shape, device="meta")
     if isinstance(module, nn.ConvTranspose2d):
@@ -239,13 +251,17 @@ def _channel_shuffle(scribe: Scribe, x: Labels, groups: int) -> Labels:
     return Labels(_rectangular(scribe, blocks, literal).transpose(1, 2).flatten(1, 2))
 
 
-def _pieces(scribe: Scribe, x: Labels, pieces: Sequence[Tensor], literal: bool, what: str) -> tuple[Labels, ...]:
+def _pieces(
+    scribe: Scribe, x: Labels, pieces: Sequence[Tensor], literal: bool, what: str
+) -> tuple[Labels, ...]:
     """The parts of a chunk or split: equal parts stay equal, literal or unequal ones cannot shrink."""
     same = all(torch.equal(compact(pieces[0]), compact(piece)) for piece in pieces)
     if same:
         return tuple(Labels(piece) for piece in pieces)
     if literal or len({piece.shape for piece in pieces}) > 1:
-        scribe.keep(x.ids, f"a {what} of literal or unequal sizes; use chunk, or sizes computed from x.size(1)")
+        scribe.keep(
+            x.ids, f"a {what} of literal or unequal sizes; use chunk, or sizes computed from x.size(1)"
+        )
     else:
         for piece in pieces[1:]:
             scribe.tie(pieces[0], piece)
@@ -287,8 +303,9 @@ def _binary(scribe: Scribe, a: Any, b: Any, **_: Any) -> Labels:
     if not isinstance(b, Labels):
         return a  # type: ignore[no-any-return]
     shape = torch.broadcast_shapes(a.shape, b.shape)
-    left, right = a.ids.reshape([1] * (len(shape) - a.ids.ndim) + list(a.shape)), b.ids.reshape(
-        [1] * (len(shape) - b.ids.ndim) + list(b.shape)
+    left, right = (
+        a.ids.reshape([1] * (len(shape) - a.ids.ndim) + list(a.shape)),
+        b.ids.reshape([1] * (len(shape) - b.ids.ndim) + list(b.shape)),
     )
     for one, other in ((left, right), (right, left)):
         stretched = [d for d in range(len(shape)) if one.size(d) == 1 and compact(other).size(d) > 1]
@@ -302,7 +319,9 @@ def _with_constant(scribe: Scribe, x: Labels, constant: Constant) -> Labels:
     """A parameter that is added or multiplied, such as a layer scale: cut along the channels."""
     offset = x.ids.ndim - constant.value.ndim
     small = compact(x.ids)
-    dims = [d for d in range(constant.value.ndim) if constant.value.size(d) > 1 and small.size(d + offset) > 1]
+    dims = [
+        d for d in range(constant.value.ndim) if constant.value.size(d) > 1 and small.size(d + offset) > 1
+    ]
     if offset < 0 or len(dims) > 1:
         raise TraceError(f"{constant.name} of shape {tuple(constant.shape)} does not run along the channels")
     if dims:
@@ -366,7 +385,9 @@ def _size(scribe: Scribe, x: Labels, dim: int | None = None) -> object:
 def _getattr(scribe: Scribe, x: Labels, name: str) -> object:
     known = {"shape": x.shape, "ndim": x.ids.ndim, "device": torch.device("cpu"), "dtype": torch.float32}
     if name not in known:
-        raise TraceError(f"the attribute {name!r} of a tensor is not understood; known are {', '.join(known)}")
+        raise TraceError(
+            f"the attribute {name!r} of a tensor is not understood; known are {', '.join(known)}"
+        )
     return known[name]
 
 

@@ -68,7 +68,9 @@ class Plan:
             kept = tuple(None if kept is None else tuple(int(k) for k in kept) for kept in facts["kept"])
             return cls(str(facts["graph"]), kept)
         except (KeyError, TypeError, ValueError) as error:
-            raise PlanError(f"a plan holds a graph hash and a list of kept positions a group: {error!r}") from error
+            raise PlanError(
+                f"a plan holds a graph hash and a list of kept positions a group: {error!r}"
+            ) from error
 
     def to_json(self) -> str:
         """One line of JSON."""

@@ -104,7 +104,9 @@ class Recorder:
             self.parent[label] = label = self.parent[self.parent[label]]
         return label
 
-    def _again(self, call: _Call, reads: Tensor, in_size: tuple[int, int], out_size: tuple[int, int]) -> Tensor:
+    def _again(
+        self, call: _Call, reads: Tensor, in_size: tuple[int, int], out_size: tuple[int, int]
+    ) -> Tensor:
         if (in_size, out_size) != (call.in_size, call.out_size):
             raise TraceError(
                 f"the module is run on inputs of {call.in_size} and of {in_size}; give each resolution a module of its own"
@@ -123,7 +125,9 @@ class Recorder:
         def atoms(ids: Tensor) -> Atoms:
             return atom_of[ids.numpy()]
 
-        layers = tuple(_layer(name, call, atoms(call.reads), atoms(call.writes)) for name, call in self.calls.items())
+        layers = tuple(
+            _layer(name, call, atoms(call.reads), atoms(call.writes)) for name, call in self.calls.items()
+        )
         fixed = np.zeros(len(first), dtype=bool)
         for ids, _ in self.kept:
             fixed[atoms(ids)] = True
@@ -145,8 +149,14 @@ class Recorder:
             users = list(call.node.users)
             if call.calls == 1 and len(users) == 1 and users[0].op == "call_module":
                 norm = self.model.get_submodule(str(users[0].target))
-                runs = [n for n in users[0].graph.nodes if n.op == "call_module" and n.target == users[0].target]
-                if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d) and norm.track_running_stats and len(runs) == 1:
+                runs = [
+                    n for n in users[0].graph.nodes if n.op == "call_module" and n.target == users[0].target
+                ]
+                if (
+                    isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d)
+                    and norm.track_running_stats
+                    and len(runs) == 1
+                ):
                     found.append((name, str(users[0].target)))
         return tuple(found)
 
@@ -237,7 +247,9 @@ def find_groups(layers: tuple[Layer, ...], fixed: NDArray[np.bool_]) -> tuple[Gr
     for at in np.unique(roots[~fixed]):
         atoms = np.flatnonzero((roots == at) & ~fixed)
         readers = tuple(
-            i for i, layer in enumerate(layers) if layer.kind != "depthwise" and np.isin(layer.reads, atoms).any()
+            i
+            for i, layer in enumerate(layers)
+            if layer.kind != "depthwise" and np.isin(layer.reads, atoms).any()
         )
         if readers and len(atoms) > 1:
             found.append((readers, atoms))
@@ -259,8 +271,20 @@ def _layer(name: str, call: _Call, reads: Atoms, writes: Atoms) -> Layer:
     module = call.module
     bias = getattr(module, "bias", None) is not None
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        kind = "depthwise" if depthwise(module) else "transposed" if isinstance(module, nn.ConvTranspose2d) else "conv"
-        kernel, stride, groups = (module.kernel_size[0], module.kernel_size[1]), module.stride[0], module.groups
+        kind = (
+            "depthwise"
+            if depthwise(module)
+            else "transposed"
+            if isinstance(module, nn.ConvTranspose2d)
+            else "conv"
+        )
+        kernel, stride, groups = (
+            (module.kernel_size[0], module.kernel_size[1]),
+            module.stride[0],
+            module.groups,
+        )
     else:
         kind, kernel, stride, groups = "linear", (1, 1), 1, 1
-    return Layer(name, kind, kernel, stride, groups, call.in_size, call.out_size, call.calls, bias, reads, writes)
+    return Layer(
+        name, kind, kernel, stride, groups, call.in_size, call.out_size, call.calls, bias, reads, writes
+    )

@@ -100,11 +100,17 @@ class _Interpreter(fx.Interpreter):
         """A method of a tensor: ours where labels go in, itself otherwise."""
         return self._operation(target, lambda self, *a, **k: getattr(self, target)(*a, **k), args, kwargs)
 
-    def _operation(self, name: str, plain: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+    def _operation(
+        self, name: str, plain: object, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> object:
         if not _holds_labels((args, kwargs)):
-            values = fx.node.map_aggregate((args, kwargs), lambda v: v.value if isinstance(v, Constant) else v)
+            values = fx.node.map_aggregate(
+                (args, kwargs), lambda v: v.value if isinstance(v, Constant) else v
+            )
             return plain(*values[0], **values[1])  # type: ignore[operator, index]
-        known = OPERATIONS.get(name) or OPERATIONS.get(name.strip("_")) or OPERATIONS.get(name.removeprefix("i"))
+        known = (
+            OPERATIONS.get(name) or OPERATIONS.get(name.strip("_")) or OPERATIONS.get(name.removeprefix("i"))
+        )
         if known is None:
             raise TraceError(
                 f"the operation {name!r} is not understood, so what it does to channels is not known. Known are "

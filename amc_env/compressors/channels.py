@@ -26,11 +26,15 @@ class Channels:
 
     def __init__(self, model: nn.Module, graph: Graph, *, round_to: int = 8, floor: float = 0.2) -> None:
         if not 0 < floor <= 1:
-            raise ValueError(f"floor is the smallest fraction of a group that may be kept, in (0, 1], not {floor}")
+            raise ValueError(
+                f"floor is the smallest fraction of a group that may be kept, in (0, 1], not {floor}"
+            )
         if round_to < 1:
             raise ValueError(f"round_to is a number of channels, at least 1, not {round_to}")
         self.graph = graph
-        self.orders = tuple(np.argsort(-magnitude(model, graph, group), kind="stable") for group in graph.groups)
+        self.orders = tuple(
+            np.argsort(-magnitude(model, graph, group), kind="stable") for group in graph.groups
+        )
         self.choices = tuple(allowed(group, round_to, floor) for group in graph.groups)
 
     def choose(self, group: int, count: int) -> tuple[int, ...]:
@@ -59,7 +63,9 @@ def magnitude(model: nn.Module, graph: Graph, group: Group) -> "np.ndarray[tuple
 def allowed(group: Group, round_to: int, floor: float) -> Ints:
     """The counts that a group may keep, ascending, the whole group last; none is zero."""
     step = round_to
-    while step > 1 and (group.width // step < WIDE_ENOUGH or step % group.per_atom or len(group) * group.per_atom % step):
+    while step > 1 and (
+        group.width // step < WIDE_ENOUGH or step % group.per_atom or len(group) * group.per_atom % step
+    ):
         step //= 2
     atoms = max(1, step // group.per_atom)
     lowest = -(-int(np.ceil(floor * len(group) - 1e-9)) // atoms) * atoms

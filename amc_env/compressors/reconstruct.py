@@ -6,17 +6,20 @@ suffices to know E[x xᵀ] once: the best weights on any subset of inputs are on
 accumulation of Frantar & Alistarh, "Optimal Brain Compression", 2022).
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amc_env.data import DataSet
-from amc_env.evaluator import evaluating
+from amc_env.data import DataSet, cache_folder, digest
+from amc_env.modes import evaluating
 from amc_env.graph import Graph, Layer
 
 
@@ -31,12 +34,10 @@ class Moments:
     Attributes:
         grams: by layer name, ``(groups, d, d)`` float64: E[x xᵀ] of the inputs of each channel group, d = c_in / groups
             times the kernel's area, channels first.
-        rows: how many x were averaged, by layer.
         ridge: damping of the solve, as a fraction of the mean diagonal.
     """
 
     grams: Mapping[str, Tensor]
-    rows: Mapping[str, int]
     ridge: float = 1e-6
 
     def solve(self, layer: Layer, block: int, weight: Tensor, columns: Tensor) -> Tensor:
@@ -72,7 +73,14 @@ def refit(weight: Tensor, gram: Tensor, columns: Tensor, ridge: float = 1e-6) ->
 
 
 def collect(
-    model: nn.Module, graph: Graph, data: DataSet, *, images: int, points: int, seed: int, batch_size: int = 100
+    model: nn.Module,
+    graph: Graph,
+    data: DataSet,
+    *,
+    images: int,
+    points: int,
+    seed: int,
+    batch_size: int = 100,
 ) -> Moments:
     """Moments of a dense network over sampled positions of the calibration split.
 
@@ -96,14 +104,38 @@ def collect(
         sample = patches(module, layer, x, points, generator)  # (groups, rows, d)
         batch = (sample.transpose(1, 2) @ sample).double()
         if not bool(batch.isfinite().all()):
-            raise ArithmeticError(f"the input of layer {layer.name!r} is not finite: check the weights of the checkpoint")
+            raise ArithmeticError(
+                f"the input of layer {layer.name!r} is not finite: check the weights of the checkpoint"
+            )
         sums[layer.name] = sums[layer.name] + batch if layer.name in sums else batch
         rows[layer.name] = rows.get(layer.name, 0) + sample.size(1)
 
     with evaluating(model), _listening(model, graph, hear):
         for batch, _ in data.batches("calibration", batch_size, images):
             model(batch)
-    return Moments({name: total / rows[name] for name, total in sums.items()}, rows)
+    return Moments({name: total / rows[name] for name, total in sums.items()})
+
+
+def collect_cached(
+    model: nn.Module, graph: Graph, data: DataSet, *, images: int, points: int, seed: int, ridge: float = 1e-6
+) -> Moments:
+    """`collect`, kept on disk under the hash of weights, images and sampling, and read from there the next time."""
+    key = digest([value.cpu() for value in model.state_dict().values()])[:16]
+    name = f"{graph.hash}-{key}-{data.fingerprint('calibration', images)}-{images}-{points}-{seed}"
+    path = cache_folder() / "moments" / f"{name}.safetensors"
+    try:
+        grams = load_file(path)
+    except (
+        FileNotFoundError,
+        SafetensorError,
+    ):  # not made yet, or torn by a full disk: either way it is made again
+        moments = collect(model, graph, data, images=images, points=points, seed=seed)
+        grams = dict(moments.grams)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}")
+        save_file(grams, partial)
+        os.replace(partial, path)
+    return Moments(grams, ridge)
 
 
 def patches(module: nn.Module, layer: Layer, x: Tensor, points: int, generator: torch.Generator) -> Tensor:
@@ -117,7 +149,8 @@ def patches(module: nn.Module, layer: Layer, x: Tensor, points: int, generator: 
     assert isinstance(module, nn.Conv2d)
     x = _padded(module, x)
     at_row, at_column = (
-        torch.randint(size, (len(x), points, 1), generator=generator) * stride + torch.arange(kernel) * dilation
+        torch.randint(size, (len(x), points, 1), generator=generator) * stride
+        + torch.arange(kernel) * dilation
         for size, stride, kernel, dilation in zip(
             layer.out_size, module.stride, module.kernel_size, module.dilation, strict=True
         )
@@ -134,7 +167,9 @@ def _padded(module: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def _listening(model: nn.Module, graph: Graph, hear: Callable[[Layer, nn.Module, Tensor], None]) -> Iterator[None]:
+def _listening(
+    model: nn.Module, graph: Graph, hear: Callable[[Layer, nn.Module, Tensor], None]
+) -> Iterator[None]:
     """Hooks that pass each refittable layer's input on, and are removed afterwards."""
     handles = []
     for layer in graph.layers:

@@ -64,7 +64,11 @@ class Surgeon:
             for vector in self._vectors:
                 kept = torch.from_numpy(np.flatnonzero(mask[vector.atoms]))
                 owner, _, key = vector.name.rpartition(".")
-                self._fill(self.network.get_submodule(owner), key, self._dense[vector.name].index_select(vector.dim, kept))
+                self._fill(
+                    self.network.get_submodule(owner),
+                    key,
+                    self._dense[vector.name].index_select(vector.dim, kept),
+                )
         return self.network
 
     def _fill(self, module: nn.Module, key: str, value: Tensor) -> None:

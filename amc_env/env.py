@@ -1,0 +1,235 @@
+"""The compression of a trained CNN as an episode of decisions."""
+
+import math
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from amc_env import render
+from amc_env.budget import Budget
+from amc_env.compressors.channels import Channels
+from amc_env.compressors.reconstruct import collect_cached
+from amc_env.compressors.surgery import Solve, drop
+from amc_env.cost import RESOURCES, Macs, Params
+from amc_env.data import DataError, DataSet, load
+from amc_env.evaluator import Evaluator
+from amc_env.observation import FEATURES, Embedding, Observation
+from amc_env.plan import Plan
+from amc_env.rewards import REWARDS
+from amc_env.trace import trace
+from amc_env.zoo import weights
+
+SCALES = ("absolute", "relative")
+
+
+class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
+    """Choose how much of each channel group to keep, in forward order; the reward comes once, at the end.
+
+    *Source*: He et al., "AMC: AutoML for Model Compression and Acceleration on Mobile Devices", ECCV 2018, section 3.
+
+    | | space | meaning |
+    |-|-|-|
+    | action | `Box(0, 1, (1,), float32)` | how much to keep, before the budget bounds it |
+    | observation | `Box(0, 1, (11,), float32)` | s_t; `amc_env.observation.FEATURES` names the columns |
+
+    On the *absolute* scale the action is the fraction of the group's channels to keep, as in the paper. On the *relative*
+    scale it is centred on the share of the budget that is left: keep = share * exp(beta (2 a - 1)), so that 0.5
+    at every step is the uniform policy and any policy uses the budget to the end.
+
+    The reward is 0 until the last step; there it is that of ``reward``, for the network that was cut, refitted by least
+    squares and evaluated on the reward split. An episode terminates at the last decision and is never truncated.
+
+    `info` of `reset` holds ``share``, the keep ratio which, given to every decision that is left, just uses up the
+    budget, and ``decisions``, their number. That of each step holds ``share`` for the next decision, ``action_asked`` and
+    ``action_executed`` (what would have asked for exactly what was applied), ``keep_asked``, ``keep_bound`` and
+    ``keep_applied`` in [0, 1], and ``macs`` and ``params`` with all later groups whole. The last one also holds ``top1``,
+    ``top5``, ``agreement`` in [0, 1], ``loss`` and ``kl`` in nats, ``std_error`` of top1, ``n_images``, and the `Plan`
+    under ``plan``. There are no clock times in it, so that equal runs compare equal.
+
+    Args:
+        model: the dense network; logits ``(N, classes)``. It is copied, not changed.
+        data: calibration images for the refit, reward images for the reward; no other split is read.
+        target: fraction of the dense cost that may be spent, in (0, 1].
+        resource: what the target limits: a key of `amc_env.cost.RESOURCES`.
+        reward: a key of `amc_env.rewards.REWARDS`.
+        scale: "absolute" or "relative".
+        beta: half the width of the relative scale, in nats: 0.7 spans from half of the share to twice of it.
+        round_to: channels are kept in multiples of this where a group is wide enough.
+        floor: smallest fraction of a group that may be kept.
+        refit: repair each layer by least squares.
+        calibration_images: how many images the refit is made from.
+        points: positions sampled in each of them.
+        reward_images: how many images a reward is measured on; None for the whole reward split.
+        seed: draws the sampled positions.
+        render_mode: "ansi" or "rgb_array": the keep ratios as bars.
+
+    Raises:
+        TraceError, BudgetError, DataError, ValueError: for what does not fit together; each says what is possible.
+
+    Version history: v0, first release.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: DataSet,
+        *,
+        target: float = 0.5,
+        resource: str = "macs",
+        reward: str = "error",
+        scale: str = "relative",
+        beta: float = 0.7,
+        round_to: int = 8,
+        floor: float = 0.2,
+        refit: bool = True,
+        calibration_images: int = 2000,
+        points: int = 10,
+        reward_images: int | None = 1000,
+        seed: int = 0,
+        render_mode: str | None = None,
+    ) -> None:
+        _choice("resource", resource, RESOURCES)
+        _choice("reward", reward, REWARDS)
+        _choice("scale", scale, SCALES)
+        _choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
+        check_fit(model, data)
+        self.model, self.data, self.scale, self.beta, self.render_mode = model, data, scale, beta, render_mode
+        self.reward_name, self.target = reward, target
+        self.graph = trace(model, data.shape)
+        self.compressor = Channels(model, self.graph, round_to=round_to, floor=floor)
+        self.budget = Budget(self.compressor, RESOURCES[resource](self.graph), target)
+        self.macs, self.params = Macs(self.graph), Params(self.graph)
+        self.solve: Solve = drop
+        if refit:
+            self.solve = collect_cached(
+                model, self.graph, data, images=calibration_images, points=points, seed=seed
+            ).solve
+        self.evaluator = Evaluator(model, self.graph, data, self.solve, images=reward_images)
+        self._embedding = Embedding(self.graph, self.macs.by_layer(self.budget.widths([])))
+        self._begin()
+        self.observation_space = gym.spaces.Box(0, 1, (len(FEATURES),), np.float32)
+        self.action_space = gym.spaces.Box(0, 1, (1,), np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Back to the dense network."""
+        super().reset(seed=seed)
+        self._begin()
+        return self._observe(), {"share": self._share, "decisions": len(self.graph.groups)}
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Spend one action on the next channel group."""
+        group = len(self.counts)
+        asked = float(action[0])
+        if not 0 <= asked <= 1:
+            raise ValueError(f"the action of decision {group} is {asked}, outside [0, 1]")
+        share, bound = self._share, self.budget.bound(self.counts)
+        keep = self._to_keep(asked, share)
+        count = min(self.budget.snap(group, keep), bound)
+
+        self.plan = self.plan.with_group(group, self.compressor.choose(group, count))
+        self.counts.append(count)
+        self._share = self.budget.share(self.counts)
+
+        size = len(self.graph.groups[group])
+        info = self._costs() | {
+            "share": self._share,
+            "action_asked": asked,
+            "action_executed": self._to_action(count / size, share),
+            "keep_asked": keep,
+            "keep_bound": bound / size,
+            "keep_applied": count / size,
+        }
+        if len(self.counts) < len(self.graph.groups):
+            return self._observe(), 0.0, False, False, info
+        reward, measured = self._judge(info)
+        return self._observe(), reward, True, False, info | measured
+
+    def render(self) -> Any:
+        """The keep ratios so far: a text for "ansi", an image ``(H, W, 3)`` uint8 for "rgb_array"."""
+        if self.render_mode == "ansi":
+            return render.text(self.graph, self.plan, self._spent)
+        if self.render_mode == "rgb_array":
+            return render.picture(self.plan.keeps(self.graph), len(self.counts))
+        return None
+
+    def _begin(self) -> None:
+        self.plan = Plan.dense(self.graph)
+        self.counts: list[int] = []
+        self._share = self.budget.share(self.counts)
+
+    def _judge(self, costs: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+        evaluation = self.evaluator(self.plan)
+        reward = REWARDS[self.reward_name](evaluation, costs["macs"], costs["params"])
+        measured = {
+            "top1": evaluation.top1,
+            "top5": evaluation.top5,
+            "loss": evaluation.loss,
+            "agreement": evaluation.agreement,
+            "kl": evaluation.kl,
+            "std_error": evaluation.std_error,
+            "n_images": evaluation.n_images,
+            "plan": self.plan,
+        }
+        return reward, measured
+
+    def _costs(self) -> dict[str, Any]:
+        widths = self.budget.widths(self.counts)
+        return {"macs": int(self.macs(widths)), "params": int(self.params(widths))}
+
+    @property
+    def _spent(self) -> float:
+        """Cost of the network so far, as a fraction of the dense one's."""
+        return self.budget.spent(self.counts)
+
+    def _observe(self) -> Observation:
+        previous = 1.0
+        if self.counts:
+            previous = self.counts[-1] / len(self.graph.groups[len(self.counts) - 1])
+        return self._embedding(len(self.counts), 1 - self._spent, previous)
+
+    def _to_keep(self, action: float, share: float) -> float:
+        if self.scale == "absolute":
+            return action
+        return min(1.0, share * math.exp(self.beta * (2 * action - 1)))
+
+    def _to_action(self, keep: float, share: float) -> float:
+        if self.scale == "absolute":
+            return keep
+        return min(1.0, max(0.0, (math.log(keep / share) / self.beta + 1) / 2))
+
+
+def make(checkpoint: str, **settings: Any) -> CompressionEnv:
+    """The environment of a shipped checkpoint and the data that it was trained on: what the registered ids call."""
+    model, card = weights.load(weights.shipped(checkpoint))
+    return CompressionEnv(model, load(card.data), **settings)
+
+
+def check_fit(model: nn.Module, data: DataSet) -> None:
+    """Raise a `DataError` unless a model takes a data set's images and answers with its classes."""
+    images, _ = next(data.batches("calibration", 2))
+    was_training = model.training
+    try:
+        logits = model.eval()(images)
+    except RuntimeError as error:
+        raise DataError(
+            f"{type(model).__name__} cannot take the images of {data.name}, {data.shape} each: {error}. "
+            "Build it with in_channels and a resolution that match, or choose other data"
+        ) from error
+    finally:
+        model.train(was_training)
+    if tuple(logits.shape) != (2, data.classes):
+        raise DataError(
+            f"{type(model).__name__} gives {tuple(logits.shape[1:])} outputs an image, {data.name} has {data.classes} classes"
+        )
+
+
+def _choice(what: str, given: object, possible: Any) -> None:
+    if given not in possible:
+        raise ValueError(f"unknown {what} {given!r}; there are {', '.join(str(p) for p in possible)}")

@@ -1,0 +1,49 @@
+"""The state embedding s_t.
+
+*Source*: AMC, section 3.1: (t, n, c, h, w, stride, k, FLOPs[t], reduced, rest, a_{t-1}), all in [0, 1]. How they are
+scaled is not printed; here sizes are divided by their maximum over the decisions, costs by the dense network's.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amc_env.cost import Ints
+from amc_env.graph import Graph
+
+FEATURES = ("t", "n", "c", "h", "w", "stride", "k", "cost", "reduced", "rest", "previous")
+
+Observation = NDArray[np.float32]
+
+
+class Embedding:
+    """Embeds each decision of a network.
+
+    Args:
+        graph: a decision stands at its first consumer, which gives n, c, h, w, stride and k.
+        costs: ``(layers,)`` what each dense layer costs.
+    """
+
+    def __init__(self, graph: Graph, costs: Ints) -> None:
+        layers = [graph.consumer(group) for group in graph.groups]
+        sizes = np.array(
+            [(t, la.c_out, la.c_in, *la.in_size, la.stride, max(la.kernel)) for t, la in enumerate(layers)],
+            dtype=np.float64,
+        )
+        first = np.full(len(graph.layers), -1)  # the decision that reads a layer first
+        for group in reversed(graph.groups):
+            first[list(group.layers)] = group.index
+        own = np.array([costs[first == t].sum() for t in range(len(layers))]) / costs.sum()
+        self._static = np.column_stack([sizes / np.maximum(sizes.max(0), 1), own])
+        self._rest = own[::-1].cumsum()[::-1] - own
+
+    def __call__(self, t: int, reduced: float, previous: float) -> Observation:
+        """``(11,)`` float32 in [0, 1].
+
+        Args:
+            t: the decision; one past the last repeats the last one's sizes, as the terminal observation.
+            reduced: fraction of the dense cost that the decisions so far have removed.
+            previous: the keep ratio of the decision before; 1 at the first.
+        """
+        at = min(t, len(self._static) - 1)
+        values = [*self._static[at], reduced, self._rest[at], previous]
+        return np.clip(np.array(values, dtype=np.float32), 0, 1)
