@@ -1,7 +1,8 @@
 """Data sets held in memory and their fixed, disjoint splits.
 
-A data set is one safetensors file of uint8 images and int64 labels under the data folder; ``experiments.fetch``
-makes it from whatever source a machine can reach. Digits come with scikit-learn and need no file.
+A data set is one safetensors file of uint8 images and int64 labels under the data folder;
+``experiments.fetch`` makes it from whatever source a machine can reach. Digits come with scikit-learn and
+need no file.
 """
 
 import hashlib
@@ -28,9 +29,10 @@ class DataError(ValueError):
 class DataSpec:
     """What is known of a data set before it is read.
 
-    ``mean`` and ``std`` are per channel, of images in [0, 1]. ``held_out`` are the sizes of the calibration, reward
-    and selection splits, all cut from the official training images; the rest is the train split. ``sha256`` is
-    the digest of the canonical tensors where they are known, see `digest`.
+    ``mean`` and ``std`` are per channel, of images in [0, 1]. ``held_out`` are the sizes of the calibration,
+    reward and selection splits, all cut from the official training images; the rest is the train split.
+    ``sizes`` are the official numbers of training and test images. ``sha256`` is the digest of the canonical
+    tensors where they are known, see `digest`.
     """
 
     name: str
@@ -40,22 +42,28 @@ class DataSpec:
     std: tuple[float, ...]
     held_out: tuple[int, int, int]
     flip: bool
+    sizes: tuple[int, int]
     sha256: str | None = None
 
 
 SPECS = {
     spec.name: spec
     for spec in (
-        DataSpec("digits", 10, (1, 8, 8), (0.3051,), (0.3750,), (200, 200, 200), flip=False),
+        DataSpec(
+            "digits", 10, (1, 8, 8), (0.3051,), (0.3750,), (200, 200, 200), flip=False, sizes=(1500, 297),
+        ),
         DataSpec(
             "fashion_mnist", 10, (1, 28, 28), (0.2860,), (0.3530,), (2000, 4000, 5000), flip=True,
+            sizes=(60_000, 10_000),
             sha256="ece172613115fb18b120bec8f6c02271af90b8b8f0a5af5c51cbd5ceed68e619",
         ),
         DataSpec(
-            "cifar10", 10, (3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), (2000, 5000, 5000), flip=True,
+            "cifar10", 10, (3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616),
+            (2000, 5000, 5000), flip=True, sizes=(50_000, 10_000),
         ),
         DataSpec(
-            "cifar100", 100, (3, 32, 32), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), (2000, 5000, 5000), flip=True,
+            "cifar100", 100, (3, 32, 32), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762),
+            (2000, 5000, 5000), flip=True, sizes=(50_000, 10_000),
         ),
     )
 }  # fmt: skip
@@ -153,7 +161,7 @@ def split_dataset(spec: DataSpec, raw: Mapping[str, Tensor], seed: int) -> DataS
     sizes = (len(labels) - sum(spec.held_out), *spec.held_out)
     if sizes[0] <= 0:
         raise DataError(f"{spec.name}: {len(labels)} training images cannot hold out {sum(spec.held_out)}")
-    indices = dict(zip(SPLITS, order.split(sizes), strict=False))
+    indices = dict(zip(SPLITS, torch.split(order, list(sizes)), strict=False))
     splits = {name: Split(images[at], labels[at]) for name, at in indices.items()}
     splits["test"] = Split(raw["test_images"], raw["test_labels"])
     return DataSet(spec.name, spec.classes, spec.mean, spec.std, spec.flip, splits, indices)
@@ -177,12 +185,19 @@ def check_raw(spec: DataSpec, raw: Mapping[str, Tensor], source: Path | str) -> 
     names = ("train_images", "train_labels", "test_images", "test_labels")
     if set(raw) != set(names):
         raise DataError(f"{source}: holds {sorted(raw)}, expected {sorted(names)}")
-    for part in ("train", "test"):
+    for part, size in zip(("train", "test"), spec.sizes, strict=True):
         images, labels = raw[f"{part}_images"], raw[f"{part}_labels"]
         if tuple(images.shape[1:]) != spec.shape or images.dtype != torch.uint8 or len(images) != len(labels):
             raise DataError(
                 f"{source}: {part} images are {tuple(images.shape)} {images.dtype} for {len(labels)} labels; "
                 f"{spec.name} has {spec.shape} uint8"
+            )
+        if len(labels) != size:
+            raise DataError(f"{source}: {len(labels)} {part} images, {spec.name} has {size}")
+        if labels.dtype != torch.int64 or int(labels.min()) < 0 or int(labels.max()) >= spec.classes:
+            found = f"{labels.dtype} from {int(labels.min())} to {int(labels.max())}"
+            raise DataError(
+                f"{source}: {part} labels are {found}; {spec.name} has int64 below {spec.classes}"
             )
     if spec.sha256 is not None and (found := digest([raw[name] for name in names])) != spec.sha256:
         raise DataError(f"{source}: sha256 {found[:16]}..., expected {spec.sha256[:16]}...; fetch it again")

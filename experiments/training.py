@@ -12,34 +12,7 @@ from torch.nn import functional as F
 
 from amc_env.data import DataSet, Split
 from amc_env.evaluator import accuracy
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How to train: SGD with Nesterov momentum under a schedule that ends at zero.
-
-    ``schedule`` is "onecycle" (linear warm-up over ``warmup`` of the steps, then cosine) or "cosine" (no warm-up).
-    ``shift`` is the largest translation in pixels; flips follow the data set. ``bfloat16`` runs the forward and
-    backward passes in bfloat16 where the processor has it; weights and updates stay float32.
-    """
-
-    epochs: int = 30
-    batch_size: int = 128
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    schedule: str = "onecycle"
-    warmup: float = 0.2
-    label_smoothing: float = 0.0
-    shift: int = 2
-    bfloat16: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.schedule not in ("onecycle", "cosine"):
-            raise ValueError(f"unknown schedule {self.schedule!r}; there are onecycle, cosine")
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(f"epochs and batch_size are at least 1, not {self.epochs} and {self.batch_size}")
+from experiments.recipe import Recipe, RecipeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +37,22 @@ def train(
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> list[Epoch]:
-    """Train a model in place on the train split; the last weights are the result, nothing is picked by accuracy.
+    """Train a model in place on the train split; the last weights are the result, nothing is picked by
+    accuracy.
 
     Args:
         model: gives logits ``(N, classes)``.
         data: the train split is learnt from, the selection split is only reported.
         recipe: what to do.
-        state: where everything needed to go on is kept, rewritten after each epoch; an existing file is resumed
+        state: where everything needed to go on is kept, rewritten after each epoch; an existing file is
+        resumed
             from, and the result equals that of an uninterrupted run.
         on_step: called with (step, steps in all, loss).
         on_epoch: called after each epoch.
 
     Raises:
         DivergedError: when the loss is not finite; the state of the last good epoch is kept.
-        ValueError: when ``state`` belongs to another recipe.
+        RecipeError: when ``state`` belongs to another recipe.
     """
     model.to(memory_format=torch.channels_last)
     steps_an_epoch = math.ceil(len(data["train"]) / recipe.batch_size)
@@ -93,7 +68,9 @@ def train(
             images, labels = augmented(data, data["train"], chosen, recipe.shift, generator)
             loss = _step(model, images, labels, optimizer, recipe)
             if not math.isfinite(loss):
-                raise DivergedError(f"the loss is {loss} in epoch {epoch}, step {step}: lower lr from {recipe.lr}")
+                raise DivergedError(
+                    f"the loss is {loss} in epoch {epoch}, step {step}: lower lr from {recipe.lr}"
+                )
             scheduler.step()
             total += loss * len(chosen)
             on_step(epoch * steps_an_epoch + step + 1, recipe.epochs * steps_an_epoch, loss)
@@ -110,7 +87,10 @@ def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     parameters = [p for p in model.parameters() if p.requires_grad]
     decayed = [p for p in parameters if p.ndim > 1]
     plain = [p for p in parameters if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
     return torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=recipe.momentum > 0)
 
 
@@ -141,7 +121,9 @@ def augmented(
     if data.flip:
         mirrored = torch.rand(count, 1, generator=generator) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-    picked = images.permute(0, 2, 3, 1)[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    picked = images.permute(0, 2, 3, 1)[
+        torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]
+    ]
     return picked.permute(0, 3, 1, 2), split.labels[chosen]
 
 
@@ -192,7 +174,9 @@ def _resume(
         return []
     state = torch.load(path, weights_only=True)
     if state["recipe"] != asdict(recipe):
-        raise ValueError(f"{path} was written with {state['recipe']}, asked for {asdict(recipe)}: delete it or match it")
+        raise RecipeError(
+            f"{path} was written with {state['recipe']}, asked for {asdict(recipe)}: delete it or match it"
+        )
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])

@@ -1,0 +1,201 @@
+"""What every entry point needs of Hydra: composing, checking, instantiating, errors in one clear message."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments import schema, suggest
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+PACKAGES = ("amc_env", "agents", "experiments")
+FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own switch: exceptions reach the caller instead of its printer
+
+schema.register()
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run."""
+
+
+def main(config_name: str) -> Callable[[Callable[[DictConfig, Path], object]], Callable[[], None]]:
+    """Make an entry point of a function of (config, output folder).
+
+    The config is composed from ``conf/<config_name>.yaml`` and the command line, and checked, before the
+    function is called; it should import what takes long itself. A wrong configuration and every error class
+    of our own packages end in one message on stderr and exit status 2; any other exception keeps its
+    traceback.
+    """
+
+    def decorate(function: Callable[[DictConfig, Path], object]) -> Callable[[], None]:
+        started = False
+
+        @functools.wraps(function)
+        def task(cfg: DictConfig) -> object:
+            nonlocal started
+            started = True
+            hydra_cfg = HydraConfig.get()
+            try:
+                check_settings(cfg, hydra_cfg)
+                return function(cfg, Path(hydra_cfg.runtime.output_dir))
+            except Exception as error:
+                if hydra_cfg.mode == RunMode.MULTIRUN or not is_ours(error):
+                    raise  # a sweep goes on with its other jobs and raises this at its end
+                stop(str(error))
+
+        entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
+
+        @functools.wraps(function)
+        def run() -> None:
+            try:
+                with _full_errors():
+                    entry()
+            except (HydraException, OmegaConfBaseException) as error:
+                stop(suggest.explain(error, CONF, config_name, sys.argv[1:]))
+            except KeyboardInterrupt:
+                stop("interrupted", 130)
+            except Exception as error:
+                if is_ours(error):
+                    stop(str(error))
+                if isinstance(error, OSError) and not started:
+                    stop(f"the output folder cannot be written ({error}): choose another with output=FOLDER")
+                raise
+
+        return run
+
+    return decorate
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether an exception was raised to tell the user something, not by a fault of the program."""
+    return type(error).__module__.partition(".")[0] in PACKAGES
+
+
+def stop(message: str, status: int = 2) -> None:
+    """Say why on stderr and leave."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def check_settings(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
+    """Check each open group against the yaml file chosen for it: the keys that it lists, and their types.
+
+    This is what makes a misspelt or ill-typed setting of an agent fail, wherever it stands: the schema leaves
+    such groups open, so that a new class needs a yaml file and nothing else. A key added on purpose
+    (``+key=value``) passes.
+
+    Raises:
+        ConfigError: with the near names, or the type that is expected.
+    """
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise ConfigError(f"no value for {', '.join(missing)}: give it as {missing[0]}=VALUE")
+    added = [o.lstrip("+").partition("=")[0] for o in hydra_cfg.overrides.task if o.startswith("+")]
+    folders = [Path(s.path) for s in hydra_cfg.runtime.config_sources if s.schema == "file"]
+    for group in schema.OPEN:
+        choice = hydra_cfg.runtime.choices.get(group)
+        if choice is not None and (defaults := _group_file(folders, group, choice)):
+            settings = OmegaConf.to_container(cfg[group], resolve=True)
+            assert isinstance(settings, dict)
+            _check(settings, defaults, group, added)
+
+
+def instantiate(node: DictConfig | Mapping[str, Any], **arguments: Any) -> Any:
+    """Build what ``_target_`` names, from the settings beside it and further arguments; nested targets first.
+
+    Only callables that are defined in our three packages, and ``gymnasium.make``, are called: a config may
+    have come with a file from elsewhere. Hydra's own function has no such list before 1.4, and demands one
+    in 1.5.
+
+    Raises:
+        ConfigError: for any other target.
+    """
+    settings = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
+    assert isinstance(settings, dict)
+    target = settings.pop("_target_", None)
+    if target is None:
+        raise ConfigError(f"no _target_ in {sorted(settings)}: it names the class to build")
+    built = {
+        key: instantiate(value) if isinstance(value, dict) and "_target_" in value else value
+        for key, value in settings.items()
+    }
+    return _locate(target)(**built, **arguments)
+
+
+def _locate(target: str) -> Callable[..., Any]:
+    allowed = ", ".join(f"{package}." for package in PACKAGES) + " and gymnasium.make"
+    if target != "gymnasium.make" and target.partition(".")[0] not in PACKAGES:
+        raise ConfigError(f"_target_ {target} is not allowed: there are {allowed}")
+    try:
+        found = hydra.utils.get_object(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"_target_ {target} cannot be loaded: {error}") from error
+    # a path may lead through our module to one that it imports, as in experiments.sources.subprocess.run
+    if target != "gymnasium.make" and getattr(found, "__module__", "").partition(".")[0] not in PACKAGES:
+        raise ConfigError(f"_target_ {target} is defined elsewhere: there are {allowed}")
+    if not callable(found):
+        raise ConfigError(f"_target_ {target} is not callable")
+    return found
+
+
+def _group_file(folders: list[Path], group: str, choice: str) -> dict[str, Any]:
+    """The settings of a choice, with those that it inherits from another choice of its group."""
+    path = next((p for folder in folders if (p := folder / group / f"{choice}.yaml").exists()), None)
+    if path is None:
+        return {}  # from a plugin
+    own = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(own, dict)
+    parents = [name for name in own.pop("defaults", []) if isinstance(name, str) and name != "_self_"]
+    merged: dict[str, Any] = {}
+    for parent in parents:
+        merged |= _group_file(folders, group, parent)
+    return merged | own
+
+
+def _check(settings: Mapping[str, Any], defaults: Mapping[str, Any], where: str, added: list[str]) -> None:
+    for key, value in settings.items():
+        name = f"{where}.{key}"
+        if name in added:
+            continue
+        if key not in defaults:
+            raise ConfigError(suggest.unknown_key(name, [f"{where}.{known}" for known in defaults]))
+        default = defaults[key]
+        if isinstance(value, dict) and isinstance(default, dict):
+            _check(value, default, name, added)
+        elif (expected := _expected(value, default)) is not None:
+            raise ConfigError(f"{name} is {value!r}, expected {expected}")
+
+
+def _expected(value: Any, default: Any) -> str | None:
+    """What a value should be to stand for a default; None where it may."""
+    if (
+        default is None
+        or value is None
+        or (isinstance(default, str) and ("${" in default or default == "???"))
+    ):
+        return None
+    if isinstance(default, float) and type(value) is int:
+        return None
+    return None if type(value) is type(default) else type(default).__name__
+
+
+@contextmanager
+def _full_errors() -> Iterator[None]:
+    """Let Hydra's exceptions through to us instead of having them printed."""
+    before = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[FULL_ERROR]
+        if before is not None:
+            os.environ[FULL_ERROR] = before

@@ -1,0 +1,39 @@
+"""How to train, without the means to: read by the configuration schema, which must not wait for torch."""
+
+from dataclasses import dataclass
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to train: SGD with Nesterov momentum under a schedule that ends at zero.
+
+    ``schedule`` is "onecycle" (linear warm-up over ``warmup`` of the steps, then cosine) or "cosine" (no
+    warm-up). ``shift`` is the largest translation in pixels; flips follow the data set. ``bfloat16`` runs
+    the forward and backward passes in bfloat16 where the processor has it; weights and updates stay float32.
+    """
+
+    epochs: int = 30
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "onecycle"
+    warmup: float = 0.2
+    label_smoothing: float = 0.0
+    shift: int = 2
+    bfloat16: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("onecycle", "cosine"):
+            raise RecipeError(f"unknown schedule {self.schedule!r}; there are onecycle, cosine")
+        if self.epochs < 1 or self.batch_size < 1:
+            raise RecipeError(
+                f"epochs and batch_size are at least 1, not {self.epochs} and {self.batch_size}"
+            )
+        if not self.lr > 0:
+            raise RecipeError(f"lr is above 0, not {self.lr}")

@@ -1,0 +1,92 @@
+"""The typed schema of every configuration: types and required keys here, values in ``conf/``."""
+
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from experiments.recipe import Recipe
+
+OPEN = ("compressor", "env", "agent", "tracking")  # groups whose settings belong to the class they name
+
+# Recipe is frozen, which OmegaConf takes for "read only"; its fields stay the only list of settings.
+RecipeConfig = make_dataclass(
+    "RecipeConfig", [(f.name, f.type, field(default=f.default)) for f in fields(Recipe)]
+)
+
+
+@dataclass
+class ModelConfig:
+    """Which network: a name of `amc_env.zoo`, its options, and its weights."""
+
+    name: str = MISSING
+    options: dict[str, Any] = field(default_factory=dict)
+    checkpoint: str | None = None  # path without suffix; null: the one that ships for this model and data
+
+
+@dataclass
+class DataConfig:
+    """Which data set; ``seed`` draws the held-out splits, ``root`` is a folder with raw files."""
+
+    name: str = MISSING
+    seed: int = 0
+    root: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)  # of `amc_env.imagefolder.load`
+
+
+@dataclass
+class ProtocolConfig:
+    """A bound paired with a reward (decision 9); ``target`` is the share of the dense cost that may stay."""
+
+    resource: str = MISSING
+    target: float = MISSING
+    reward: str = MISSING
+
+
+@dataclass
+class SearchConfig:
+    """Everything that `experiments.search` reads."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    compressor: Any = MISSING
+    env: Any = MISSING
+    agent: Any = MISSING
+    tracking: Any = MISSING
+    finetune: RecipeConfig = field(default_factory=RecipeConfig)  # type: ignore[valid-type]
+    seed: int = MISSING
+    episodes: int = MISSING
+    confirm: int = MISSING
+    output: str = MISSING
+
+
+@dataclass
+class PretrainConfig:
+    """Everything that `experiments.pretrain` reads."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    tracking: Any = MISSING
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)  # type: ignore[valid-type]
+    output: str = MISSING
+
+
+@dataclass
+class FetchConfig:
+    """Everything that `experiments.fetch` reads."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+def register() -> None:
+    """Make the schema known to Hydra; the files in ``conf/`` name it first in their defaults.
+
+    What is ``Any`` is open to new classes: there the chosen yaml file is the schema, see
+    `config.check_settings`.
+    """
+    store = ConfigStore.instance()
+    store.store(name="search_schema", node=SearchConfig)
+    store.store(name="pretrain_schema", node=PretrainConfig)
+    store.store(name="fetch_schema", node=FetchConfig)

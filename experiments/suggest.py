@@ -1,0 +1,121 @@
+"""Near names for what a user misspelt: Hydra says what is wrong, not what was probably meant."""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+EXTRAS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
+
+
+def explain(error: Exception, conf: Path, config_name: str, arguments: list[str]) -> str:
+    """What is wrong with a command line, with the nearest names that exist, else the error's own message."""
+    try:
+        words = get_args_parser().parse_known_args(arguments)[0]
+        overrides = OverridesParser.create().parse_overrides(words.overrides)
+        paths = [o.input_line for o in overrides if o.key_or_group == "hydra.searchpath" and o.input_line]
+        if words.config_dir is not None:
+            paths.append(f"hydra.searchpath=[{Path(words.config_dir).absolute()}]")
+        found = list(_problems(overrides, conf, words.config_name or config_name, paths))
+    except HydraException:  # the command line itself, or the files, cannot be read: the error says so better
+        found = []
+    return "\n".join(found) or _own_message(error)
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """A message for a key that does not exist."""
+    return f"no key {key!r} in the configuration{_meant(key, list(known))}"
+
+
+def unknown_choice(group: str, choice: str, choices: list[str]) -> str:
+    """A message for a choice that a group does not have."""
+    message = f"no {choice!r} in group {group!r}{_meant(choice, choices)}; there are {', '.join(choices)}"
+    if group == "hydra/launcher" and choice in EXTRAS:
+        message += f" ({choice} comes with `pip install -e .[{EXTRAS[choice]}]`)"
+    return message
+
+
+def near(name: str, known: list[str]) -> list[str]:
+    """At most three known names that resemble this one; the last part of a dotted name counts alone too."""
+    found = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
+    last = name.rpartition(".")[2]
+    endings = {key.rpartition(".")[2]: key for key in reversed(known)}
+    found += [endings[end] for end in difflib.get_close_matches(last, list(endings), n=2, cutoff=0.75)]
+    return list(dict.fromkeys(found))[:3]
+
+
+def _meant(name: str, known: list[str]) -> str:
+    names = near(name, known)
+    return f" (did you mean {' or '.join(names)}?)" if names else ""
+
+
+def _problems(overrides: list[Override], conf: Path, config_name: str, paths: list[str]) -> Iterator[str]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        groups = _groups(config_name, paths)
+        chosen, keys = list(paths), []
+        for override in overrides:
+            group = override.key_or_group
+            if group not in groups:
+                keys += [] if override.is_add() else [group]
+                continue
+            values = [str(value) for value in _values(override)]
+            wrong = [value for value in values if value not in (*groups[group], "null", "None")]
+            yield from (unknown_choice(group, value, groups[group]) for value in wrong)
+            if not wrong and override.input_line is not None and not override.is_sweep_override():
+                chosen.append(override.input_line)
+        known = list(_keys(OmegaConf.to_container(compose(config_name, chosen, return_hydra_config=True))))
+        ours = [name for name in [*known, *groups] if not name.startswith("hydra")]
+        for key in keys:
+            if key not in known:
+                yield unknown_key(key, known if key.startswith("hydra") else ours)
+
+
+def _groups(config_name: str, paths: list[str], parent: str = "") -> dict[str, list[str]]:
+    """The choices of each group, also from the folders that ``paths``, overrides, add to the search path."""
+    loader = GlobalHydra.instance().config_loader()
+    groups = {}
+    for name in loader.list_groups(parent):
+        group = f"{parent}/{name}" if parent else name
+        if choices := loader.get_group_options(group, ObjectType.CONFIG, config_name, paths):
+            groups[group] = choices
+        groups |= _groups(config_name, paths, group)
+    return groups
+
+
+def _values(override: Override) -> list[object]:
+    if override.is_sweep_override():
+        return list(override.sweep_string_iterator())
+    value = override.value()
+    return value if isinstance(value, list) else [value]
+
+
+def _keys(node: object, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def _own_message(error: Exception) -> str:
+    """Hydra's message and what OmegaConf said below it, with the near names of a key that a file misspelt."""
+    lines = [str(error)]
+    wrong = error.__cause__ or error.__context__ or error
+    if isinstance(wrong, OmegaConfBaseException):
+        if str(wrong) not in lines[0]:
+            lines.append(str(wrong))
+        known = list(getattr(wrong.object_type, "__dataclass_fields__", ()))
+        if known and wrong.key not in known:
+            parent = str(wrong.full_key).rpartition(".")[0]
+            lines.append(unknown_key(str(wrong.full_key), [f"{parent}.{key}".lstrip(".") for key in known]))
+    noise = ("reference_type", "object_type", "See https://")
+    return "\n".join(line for line in "\n".join(lines).splitlines() if not line.strip().startswith(noise))

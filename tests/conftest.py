@@ -1,0 +1,31 @@
+"""What all tests share: a fixed hypothesis profile, few threads, and folders that a test cannot leave."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hypothesis import settings
+from omegaconf import DictConfig
+
+from experiments.config import CONF
+
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("ci")
+torch.set_num_threads(int(torch.get_num_threads() > 1) + 1)  # at most two: more only fight over small tensors
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder in the place of the user's."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("AMC_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def composed() -> Iterator[Callable[..., DictConfig]]:
+    """A function of a config's name and overrides that gives the config, as an entry point gets it."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield lambda name, *overrides, full=False: compose(name, list(overrides), return_hydra_config=full)

@@ -1,0 +1,204 @@
+"""Splits, checks of what is read, and image folders."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save_file
+
+from amc_env import imagefolder
+from amc_env.data import (
+    SPECS,
+    SPLITS,
+    DataError,
+    DataSpec,
+    check_raw,
+    digest,
+    load,
+    read_raw,
+    split_dataset,
+)
+
+TINY = DataSpec("tiny", 3, (1, 2, 2), (0.5,), (0.25,), (4, 5, 6), flip=False, sizes=(30, 8))
+
+
+def tiny() -> dict[str, torch.Tensor]:
+    """Images whose first pixel is their number, so that a split can be read off."""
+    raw = {}
+    for part, count, offset in (("train", 30, 0), ("test", 8, 100)):
+        numbers = torch.arange(offset, offset + count, dtype=torch.uint8)
+        raw[f"{part}_images"] = numbers.view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous()
+        raw[f"{part}_labels"] = (numbers % 3).long()
+    return raw
+
+
+def numbers(data, split):
+    return data[split].images[:, 0, 0, 0].tolist()
+
+
+@given(st.integers(0, 2**31))
+def test_splits_are_disjoint_whole_and_repeatable(seed):
+    data, again = (split_dataset(TINY, tiny(), seed) for _ in range(2))
+    assert [len(data[split]) for split in SPLITS] == [15, 4, 5, 6, 8]
+    everything = list(itertools.chain.from_iterable(numbers(data, split) for split in SPLITS))
+    assert sorted(everything) == [*range(30), *range(100, 108)]
+    assert all(numbers(data, split) == numbers(again, split) for split in SPLITS)
+    for split in SPLITS:
+        assert data[split].labels.tolist() == [number % 3 for number in numbers(data, split)]
+    assert data.indices["reward"].tolist() == numbers(data, "reward")
+
+
+def test_another_seed_cuts_elsewhere_and_test_never_moves():
+    first, second = (split_dataset(TINY, tiny(), seed) for seed in (0, 1))
+    assert all(numbers(first, split) != numbers(second, split) for split in SPLITS[:-1])
+    assert numbers(first, "test") == numbers(second, "test") == list(range(100, 108))
+
+
+def test_splitting_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    split_dataset(TINY, tiny(), 0)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_normalise_by_hand():
+    data = split_dataset(TINY, tiny(), 0)
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1)
+    expected = torch.tensor([-2.0, (51 / 255 - 0.5) / 0.25, 2.0])
+    torch.testing.assert_close(data.normalise(images).flatten(), expected)
+
+
+def test_batches_come_in_order_and_stop_at_the_limit():
+    data = split_dataset(TINY, tiny(), 0)
+    sizes = [len(labels) for _, labels in data.batches("train", 4, limit=10)]
+    labels = torch.cat([labels for _, labels in data.batches("train", 4, limit=10)])
+    assert sizes == [4, 4, 2]
+    assert torch.equal(labels, data["train"].labels[:10])
+
+
+def test_digits_load_without_a_file(cache):
+    data = load("digits")
+    assert data.shape == (1, 8, 8)
+    assert [len(data[split]) for split in SPLITS] == [900, 200, 200, 200, 297]
+    assert data["train"].images.max() == 255
+    mean = data["train"].images.float().mean() / 255
+    assert float(mean) == pytest.approx(SPECS["digits"].mean[0], abs=0.01)
+    assert not cache.exists()
+
+
+def test_unknown_names_come_with_the_choices():
+    with pytest.raises(DataError, match="'mnist'; there are digits, fashion_mnist, cifar10, cifar100"):
+        load("mnist")
+    with pytest.raises(DataError, match="no split 'validation' in tiny; there are train, calibration"):
+        split_dataset(TINY, tiny(), 0)["validation"]
+
+
+def test_a_missing_file_names_the_command(cache):
+    with pytest.raises(DataError, match=r"experiments\.fetch data=cifar10"):
+        load("cifar10")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda raw: raw.pop("test_labels"), "holds"),
+        (lambda raw: raw.update(train_images=raw["train_images"].float()), "torch.float32"),
+        (lambda raw: raw.update(train_images=raw["train_images"][:, :, :1]), r"\(30, 1, 1, 2\)"),
+        (lambda raw: raw.update(train_labels=raw["train_labels"][:29]), "29 labels"),
+        (
+            lambda raw: raw.update({key: raw[key][:7] for key in ("test_images", "test_labels")}),
+            "7 test images",
+        ),
+        (lambda raw: raw.update(test_labels=raw["test_labels"] + 1), "from 1 to 3"),
+        (lambda raw: raw.update(test_labels=raw["test_labels"].int()), "torch.int32"),
+        (lambda raw: raw["test_images"][3].fill_(9), "sha256"),
+    ],
+)
+def test_each_damage_is_told(damage, message):
+    raw = tiny()
+    names = ("train_images", "train_labels", "test_images", "test_labels")
+    spec = dataclasses.replace(TINY, sha256=digest([raw[name] for name in names]))
+    check_raw(spec, raw, "here")
+    damage(raw)
+    with pytest.raises(DataError, match=message) as error:
+        check_raw(spec, raw, "here")
+    assert str(error.value).startswith("here: ")
+
+
+def test_a_truncated_file_is_told(tmp_path):
+    save_file(tiny(), tmp_path / "tiny.safetensors")
+    assert torch.equal(read_raw(TINY, tmp_path)["test_labels"], tiny()["test_labels"])
+    content = (tmp_path / "tiny.safetensors").read_bytes()
+    (tmp_path / "tiny.safetensors").write_bytes(content[:-20])
+    with pytest.raises(DataError, match="damaged"):
+        read_raw(TINY, tmp_path)
+
+
+def test_fingerprint_follows_content_split_and_limit():
+    data, other = split_dataset(TINY, tiny(), 0), split_dataset(TINY, tiny(), 1)
+    prints = {data.fingerprint("reward"), data.fingerprint("selection"), data.fingerprint("reward", 2)}
+    assert len(prints | {other.fingerprint("reward")}) == 4
+    assert data.fingerprint("reward") == split_dataset(TINY, tiny(), 0).fingerprint("reward")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of plain colours, four images each to train, one to test."""
+    for part, count in (("train", 4), ("val", 1)):
+        for name, colour in (("ant", (200, 10, 10)), ("bee", (10, 10, 200))):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (40 + number, 30), colour).save(tmp_path / part / name / f"{number}.png")
+    return tmp_path
+
+
+def read(folder, **changes):
+    settings = {"seed": 0, "train_per_class": 4, "test_per_class": 1, "size": 16, "resize": 20} | changes
+    return imagefolder.load(folder, **settings)
+
+
+def test_an_image_folder_becomes_splits(folder):
+    data = read(folder)
+    assert data.shape == (3, 16, 16)
+    assert [len(data[split]) for split in SPLITS] == [5, 1, 1, 1, 2]
+    for split in SPLITS:
+        reds = data[split].images[:, 0, 8, 8] > 100
+        assert torch.equal(reds, data[split].labels == 0)
+    assert sum(len(read(folder, train_per_class=3)[split]) for split in SPLITS[:-1]) == 6
+
+
+def test_an_image_is_scaled_and_cut_out_of_the_middle(folder):
+    """A 60 x 20 ramp, shorter side to 10: 30 x 10, of which columns 10 to 19 stay."""
+    ramp = np.broadcast_to(np.arange(60, dtype=np.uint8)[None, :, None] * 4, (20, 60, 3))
+    Image.fromarray(np.ascontiguousarray(ramp)).save(folder / "val" / "ant" / "0.png")
+    image = read(folder, size=10, resize=10)["test"].images[0]
+    expected = torch.arange(10, 20) * 8 + 2  # each output pixel is the mean of two columns
+    assert (image[0, 5].int() - expected).abs().max() <= 1
+    assert torch.equal(image[0], image[1])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "changes", "message"),
+    [
+        (lambda f: (f / "val" / "bee").rename(f / "val" / "bees"), {}, "differ in their classes: bee, bees"),
+        (
+            lambda f: (f / "train" / "ant" / "0.png").write_bytes(b"no"),
+            {},
+            r"train/ant/0\.png cannot be read",
+        ),
+        (lambda f: (f / "val" / "ant" / "0.png").rename(f / "val" / "ant" / "0.txt"), {}, "no images in"),
+        (lambda f: (f / "val").rename(f / "test"), {}, "no folder"),
+        (lambda f: None, {"train_per_class": 0}, "at least 1 image"),
+        (lambda f: None, {"memory_gib": 2e-6}, "0.0 GiB, more than 2e-06: lower train_per_class .* to 1 "),
+        (lambda f: None, {"train_per_class": 1}, "2 images are too few"),
+    ],
+)
+def test_what_is_no_image_folder_is_told(folder, spoil, changes, message):
+    spoil(folder)
+    with pytest.raises(DataError, match=message):
+        read(folder, **changes)
