@@ -17,6 +17,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from amc_env.compressors.surgery import cut
+from amc_env.plan import Plan, PlanError
+from amc_env.trace import TraceError, trace
 from amc_env.zoo import ModelError, build
 
 FORMAT = 1
@@ -39,8 +42,8 @@ class CheckpointError(ValueError):
 class Card:
     """What a checkpoint's weights are and where they came from.
 
-    ``accuracy`` is top-1 in [0, 1] by split. ``options`` are those of `amc_env.zoo.build`. `save` fills in
-    ``sha256``, the digest of the weights file.
+    ``accuracy`` is top-1 in [0, 1] by split. ``options`` are those of `amc_env.zoo.build`. ``plan`` says what was
+    kept of that network, None for the whole of it. `save` fills in ``sha256``, the digest of the weights file.
     """
 
     architecture: str
@@ -53,6 +56,7 @@ class Card:
     options: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     accuracy: dict[str, float] = field(default_factory=dict)
+    plan: dict[str, Any] | None = None
     note: str = ""
     sha256: str = ""
     format: int = FORMAT
@@ -94,6 +98,8 @@ def load(stem: Path | str) -> tuple[nn.Module, Card]:
         model = build(card.architecture, classes=card.classes, in_channels=card.in_channels, **options)
     except (ModelError, TypeError) as error:
         raise CheckpointError(f"{card_file} names a network that cannot be built: {error}") from error
+    if card.plan is not None:
+        model = _cut(model, card, card_file)
     _fill(model, stem, card)
     return model.eval(), card
 
@@ -160,6 +166,16 @@ def _fill(model: nn.Module, stem: Path | str, card: Card) -> None:
     model.load_state_dict(tensors)
 
 
+def _cut(model: nn.Module, card: Card, card_file: Path) -> nn.Module:
+    """The smaller network that a card's plan leaves of the one it names; its weights are still to be filled in."""
+    try:
+        height, width = card.shape[1:]
+        graph = trace(model, (card.in_channels, height, width))
+        return cut(model, graph, Plan.from_dict(card.plan or {}))
+    except (PlanError, TraceError) as error:
+        raise CheckpointError(f"{card_file} holds a plan that does not fit its network: {error}") from error
+
+
 def _card_problem(content: object) -> str | None:
     """The first thing wrong with what a card file held."""
     if not isinstance(content, dict):
@@ -173,6 +189,8 @@ def _card_problem(content: object) -> str | None:
         for key in keys:
             if not isinstance(content[key], kind) or isinstance(content[key], bool):
                 return f"{key} is {content[key]!r}, not of type {kind.__name__}"
+    if not (content["plan"] is None or isinstance(content["plan"], dict)):
+        return f"plan is {content['plan']!r}, not an object or null"
     if len(content["shape"]) != 3 or not all(type(size) is int and size > 0 for size in content["shape"]):
         return f"shape is {content['shape']}, not three sizes C, H, W"
     if not all(type(share) in (int, float) and 0 <= share <= 1 for share in content["accuracy"].values()):
