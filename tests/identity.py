@@ -116,9 +116,9 @@ def assert_resumes(make, env: gym.Env, *, stop: int, episodes: int) -> None:
     whole = played(env, make(seed=3), episodes=episodes)
     first, second = make(seed=3), make(seed=99)
     head = played(env, first, episodes=stop)
-    state = through_a_file(first.state_dict())
-    played(env, first, episodes=episodes, start=stop)  # it is a copy: what follows does not reach it
-    second.load_state_dict(state)
+    state = first.state_dict()
+    played(env, first, episodes=episodes, start=stop)  # a state is a copy: what follows does not reach it
+    second.load_state_dict(through_a_file(state))
     np.testing.assert_array_equal(
         np.concatenate([head, played(env, second, episodes=episodes, start=stop)]), whole
     )
