@@ -1,6 +1,7 @@
 """What every entry point needs of Hydra: composing, checking, instantiating, errors in one clear message."""
 
 import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from experiments import schema, suggest
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 PACKAGES = ("amc_env", "agents", "experiments")
+LOWEST = {"seed": 0, "episodes": 1, "confirm": 1}
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own switch: exceptions reach the caller instead of its printer
 
 schema.register()
@@ -33,12 +35,12 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig, Path], object]], C
 
     The config is composed from ``conf/<config_name>.yaml`` and the command line, and checked, before the
     function is called; it should import what takes long itself. A wrong configuration and every error class
-    of our own packages end in one message on stderr and exit status 2; any other exception keeps its
-    traceback.
+    of our own packages end in one message on stderr and exit status 2. Any other exception keeps its
+    traceback, and all do under ``HYDRA_FULL_ERROR=1``.
     """
 
     def decorate(function: Callable[[DictConfig, Path], object]) -> Callable[[], None]:
-        started = False
+        started, debugging = False, os.environ.get(FULL_ERROR) == "1"
 
         @functools.wraps(function)
         def task(cfg: DictConfig) -> object:
@@ -49,14 +51,18 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig, Path], object]], C
                 check_settings(cfg, hydra_cfg)
                 return function(cfg, Path(hydra_cfg.runtime.output_dir))
             except Exception as error:
-                if hydra_cfg.mode == RunMode.MULTIRUN or not is_ours(error):
-                    raise  # a sweep goes on with its other jobs and raises this at its end
-                stop(str(error))
+                if debugging or hydra_cfg.mode == RunMode.MULTIRUN:
+                    raise  # the sweep goes on with its other jobs and raises this at its end
+                stop_if_told(error)
+                raise
 
         entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
 
         @functools.wraps(function)
         def run() -> None:
+            if debugging:
+                entry()
+                return
             try:
                 with _full_errors():
                     entry()
@@ -65,8 +71,7 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig, Path], object]], C
             except KeyboardInterrupt:
                 stop("interrupted", 130)
             except Exception as error:
-                if is_ours(error):
-                    stop(str(error))
+                stop_if_told(error)
                 if isinstance(error, OSError) and not started:
                     stop(f"the output folder cannot be written ({error}): choose another with output=FOLDER")
                 raise
@@ -74,6 +79,12 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig, Path], object]], C
         return run
 
     return decorate
+
+
+def stop_if_told(error: Exception) -> None:
+    """Leave with an exception's message where it was raised to tell the user something."""
+    if is_ours(error):
+        stop(str(error))
 
 
 def is_ours(error: BaseException) -> bool:
@@ -97,6 +108,9 @@ def check_settings(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
     Raises:
         ConfigError: with the near names, or the type that is expected.
     """
+    for key, lowest in LOWEST.items():
+        if key in cfg and cfg[key] < lowest:
+            raise ConfigError(f"{key} is {cfg[key]}, it is at least {lowest}")
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise ConfigError(f"no value for {', '.join(missing)}: give it as {missing[0]}=VALUE")
     added = [o.lstrip("+").partition("=")[0] for o in hydra_cfg.overrides.task if o.startswith("+")]
@@ -128,7 +142,26 @@ def instantiate(node: DictConfig | Mapping[str, Any], **arguments: Any) -> Any:
         key: instantiate(value) if isinstance(value, dict) and "_target_" in value else value
         for key, value in settings.items()
     }
-    return _locate(target)(**built, **arguments)
+    try:
+        return _locate(target)(**built, **arguments)
+    except (ValueError, TypeError) as error:
+        if is_ours(error) or not _raised_here(error):
+            raise
+        raise ConfigError(f"{target}: {error}") from error
+
+
+def accepted(node: DictConfig, **offered: Any) -> dict[str, Any]:
+    """Those of the offered arguments that a node's target takes by name, as some agents do ``decisions``."""
+    parameters = inspect.signature(_locate(node["_target_"])).parameters
+    return {name: value for name, value in offered.items() if name in parameters}
+
+
+def _raised_here(error: Exception) -> bool:
+    """Whether it was our own code that refused, rather than a library that our code used wrongly."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] in PACKAGES
 
 
 def _locate(target: str) -> Callable[..., Any]:
@@ -155,6 +188,8 @@ def _group_file(folders: list[Path], group: str, choice: str) -> dict[str, Any]:
     own = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(own, dict)
     parents = [name for name in own.pop("defaults", []) if isinstance(name, str) and name != "_self_"]
+    if path.read_text().startswith("# @package _global_"):
+        own = own.get(group, {})
     merged: dict[str, Any] = {}
     for parent in parents:
         merged |= _group_file(folders, group, parent)

@@ -45,12 +45,13 @@ def unknown_choice(group: str, choice: str, choices: list[str]) -> str:
 
 
 def near(name: str, known: list[str]) -> list[str]:
-    """At most three known names that resemble this one; the last part of a dotted name counts alone too."""
-    found = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
-    last = name.rpartition(".")[2]
+    """At most three known names that resemble this one, or else those that resemble its last part."""
+    if found := difflib.get_close_matches(name, known, n=3, cutoff=0.7):
+        return found
     endings = {key.rpartition(".")[2]: key for key in reversed(known)}
-    found += [endings[end] for end in difflib.get_close_matches(last, list(endings), n=2, cutoff=0.75)]
-    return list(dict.fromkeys(found))[:3]
+    return [
+        endings[end] for end in difflib.get_close_matches(name.rpartition(".")[2], endings, n=3, cutoff=0.75)
+    ]
 
 
 def _meant(name: str, known: list[str]) -> str:
@@ -74,7 +75,7 @@ def _problems(overrides: list[Override], conf: Path, config_name: str, paths: li
             if not wrong and override.input_line is not None and not override.is_sweep_override():
                 chosen.append(override.input_line)
         known = list(_keys(OmegaConf.to_container(compose(config_name, chosen, return_hydra_config=True))))
-        ours = [name for name in [*known, *groups] if not name.startswith("hydra")]
+        ours = [name for name in dict.fromkeys([*known, *groups]) if not name.startswith("hydra")]
         for key in keys:
             if key not in known:
                 yield unknown_key(key, known if key.startswith("hydra") else ours)

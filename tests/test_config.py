@@ -1,0 +1,318 @@
+"""Configurations: they compose, fit the classes they are for, and are wrong out loud."""
+
+import dataclasses
+import inspect
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from omegaconf import OmegaConf, open_dict
+
+from agents import ddpg
+from agents.search import Agent
+from amc_env.cost import RESOURCES
+from amc_env.data import SPECS, DataError
+from amc_env.env import CompressionEnv
+from amc_env.rewards import REWARDS
+from amc_env.zoo import build, names
+from experiments.config import CONF, ConfigError, accepted, check_settings, instantiate
+from experiments.recipe import Recipe, RecipeError
+from experiments.suggest import explain, near, unknown_key
+
+ENTRIES = ("config", "pretrain", "fetch")
+SPACES = {
+    "observation_space": gym.spaces.Box(0, 1, (11,), np.float32),
+    "action_space": gym.spaces.Box(0, 1, (1,), np.float32),
+}
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def task(cfg):
+    """A composed config as an entry point gets it: without the node of Hydra, which is checked against."""
+    hydra = cfg.hydra
+    with open_dict(cfg):
+        del cfg["hydra"]
+    check_settings(cfg, hydra)
+    return cfg
+
+
+def plain(node) -> dict:
+    return OmegaConf.to_container(node, resolve=True)
+
+
+@pytest.mark.parametrize(
+    ("group", "choice"),
+    [
+        (group, choice)
+        for group in ("compressor", "protocol", "agent", "tracking", "env", "experiment", "sweep")
+        for choice in choices(group)
+    ],
+)
+def test_every_choice_composes_and_passes_the_check(composed, group, choice):
+    task(composed("config", f"{group}={choice}", full=True))
+
+
+@pytest.mark.parametrize("choice", choices("data"))
+def test_data_choices_are_data_sets(composed, choice):
+    for entry in ENTRIES:
+        assert composed(entry, f"data={choice}").data.name == choice
+    assert choice in (*SPECS, "imagefolder")
+
+
+@pytest.mark.parametrize("choice", choices("model"))
+def test_model_choices_build(composed, choice):
+    overrides = ["model.options.target=amc_env.zoo.tiny:DigitsCNN"] if choice == "import" else []
+    model = composed("config", f"model={choice}", *overrides).model
+    assert model.name in (*names(), "torchvision/resnet18", "import")
+    if choice != "torchvision":
+        build(model.name, classes=10, in_channels=1, **plain(model.options))
+
+
+@pytest.mark.parametrize("choice", choices("protocol"))
+def test_protocols_name_what_exists(composed, choice):
+    protocol = composed("config", f"protocol={choice}").protocol
+    assert protocol.resource in RESOURCES
+    assert protocol.reward in REWARDS
+    assert 0 < protocol.target <= 1
+
+
+def test_env_compressor_and_protocol_are_arguments_of_the_environment(composed):
+    cfg = composed("config")
+    given = plain(cfg.env) | plain(cfg.compressor) | plain(cfg.protocol)
+    parameters = inspect.signature(CompressionEnv).parameters
+    assert set(given) == set(parameters) - {"model", "data", "render_mode"}
+    for name in plain(cfg.compressor) | plain(cfg.env):
+        assert given[name] == parameters[name].default, f"{name} differs from the class"
+
+
+@pytest.mark.parametrize("choice", choices("agent"))
+def test_every_agent_is_built_from_its_settings(composed, choice):
+    node = composed("config", f"agent={choice}").agent
+    agent = instantiate(node, seed=0, **SPACES, **accepted(node, decisions=4))
+    assert all(hasattr(agent, method) for method in dir(Agent) if not method.startswith("_"))
+
+
+def test_the_papers_ddpg_is_the_class_as_it_stands(composed):
+    node = plain(composed("config", "agent=ddpg_paper").agent)
+    assert node == {"_target_": "agents.ddpg.DDPG"} | dataclasses.asdict(ddpg.Settings())
+
+
+def test_an_agent_brings_the_scale_that_it_wants_and_the_command_line_wins(composed):
+    assert composed("config").env.scale == "relative"
+    assert composed("config", "agent=ddpg_paper").env.scale == "absolute"
+    assert composed("config", "agent=uniform").env.scale == "absolute"
+    assert composed("config", "agent=ddpg_paper", "env.scale=relative").env.scale == "relative"
+
+
+def test_an_experiment_wins_over_the_defaults_and_the_command_line_over_both(composed):
+    assert composed("config").episodes == 400
+    assert composed("config", "experiment=digits").episodes == 20
+    assert composed("config", "experiment=digits", "episodes=3").episodes == 3
+    assert composed("config", "experiment=digits").model.name == "digits_cnn"
+
+
+def test_recipes_follow_the_class(composed):
+    for node in (composed("config").finetune, composed("pretrain").recipe):
+        Recipe(**plain(node))
+        assert set(node) == {field.name for field in dataclasses.fields(Recipe)}
+    assert composed("config", "seed=3").finetune.seed == 3
+    with pytest.raises(RecipeError, match="there are onecycle, cosine"):
+        Recipe(schedule="linear")
+    with pytest.raises(RecipeError, match="lr is above 0"):
+        Recipe(lr=0.0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["episodes=0"], "episodes is 0, it is at least 1"),
+        (["episodes=-3"], "episodes is -3"),
+        (["seed=-1"], "seed is -1, it is at least 0"),
+        (["agent.sigma=abc"], "agent.sigma is 'abc', expected float"),
+        (["agent.batch=1.5"], "agent.batch is 1.5, expected int"),
+        (["agent.normalise=3"], "agent.normalise is 3, expected bool"),
+        (["agent.hidden=[300,300]"], r"agent.hidden is \[300, 300\], expected int"),
+        (["model=import"], "no value for model.options.target: give it as model.options.target=VALUE"),
+    ],
+)
+def test_values_that_cannot_be(composed, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        task(composed("config", *overrides, full=True))
+
+
+def test_an_integer_will_do_where_a_float_is_meant_and_none_anywhere(composed):
+    task(composed("config", "agent.sigma=1", "env.reward_images=null", "tracking.group=x", full=True))
+
+
+def test_an_experiment_file_that_misspells_a_setting_of_an_agent(composed, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    mine = tmp_path / "experiment" / "mine.yaml"
+    mine.write_text("# @package _global_\nagent:\n  sigma_dekay: 0.9\n")
+    override = f"hydra.searchpath=[{tmp_path}]"
+    with pytest.raises(ConfigError, match=r"no key 'agent\.sigma_dekay'.*did you mean agent\.sigma_decay"):
+        task(composed("config", override, "experiment=mine", full=True))
+    task(composed("config", override, "experiment=mine", "~agent.sigma_dekay", full=True))
+
+
+def test_a_key_that_is_added_on_purpose_passes(composed):
+    assert task(composed("config", "+agent.novel=1", full=True)).agent.novel == 1
+
+
+def test_a_users_own_agent_needs_a_yaml_file_and_nothing_else(composed, tmp_path):
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent" / "mine.yaml").write_text("_target_: agents.rules.Rule\nfactor: 0.5\npart: 0.5\n")
+    cfg = task(composed("config", f"hydra.searchpath=[{tmp_path}]", "agent=mine", "agent.part=1", full=True))
+    assert instantiate(cfg.agent).part == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("os.system", "not allowed"),
+        ("builtins.eval", "not allowed"),
+        ("hydra.utils.call", "not allowed"),
+        ("gymnasium.make_vec", "not allowed"),
+        ("agentsmith.Agent", "not allowed"),
+        ("experiments.sources.subprocess.run", "defined elsewhere"),
+        ("agents.search.np.load", "defined elsewhere"),
+        ("experiments.config.hydra.utils.get_object", "defined elsewhere"),
+        ("agents.ddpg.NotThere", "cannot be loaded"),
+        ("agents.nowhere.Agent", "cannot be loaded"),
+        ("amc_env.data.SPECS", "defined elsewhere|not callable"),
+    ],
+)
+def test_only_our_own_callables_are_instantiated(target, message):
+    with pytest.raises(ConfigError, match=message):
+        instantiate({"_target_": target})
+    with pytest.raises(ConfigError, match=message):
+        instantiate({"_target_": "agents.rules.Rule", "factor": {"_target_": target}})
+
+
+def test_instantiate_passes_objects_on_untouched_and_builds_nested_targets():
+    passed = object()
+    assert instantiate({"_target_": "agents.rules.Rule", "part": 0.5}, factor=passed).factor is passed
+    nested = instantiate(
+        {"_target_": "agents.rules.Rule", "factor": {"_target_": "experiments.recipe.Recipe"}}
+    )
+    assert nested.factor == Recipe()
+    with pytest.raises(ConfigError, match="no _target_"):
+        instantiate({"factor": 1})
+
+
+def test_what_a_class_refuses_is_told_by_name_but_our_own_errors_stay_themselves():
+    with pytest.raises(
+        ConfigError, match=r"agents\.ddpg\.DDPG: target 'mc'; there are bootstrap, monte_carlo"
+    ):
+        instantiate({"_target_": "agents.ddpg.DDPG", "target": "mc"}, seed=0, **SPACES)
+    with pytest.raises(RecipeError):
+        instantiate({"_target_": "experiments.recipe.Recipe", "epochs": 0})
+    with pytest.raises(DataError):
+        instantiate({"_target_": "amc_env.data.load", "name": "mnist"})
+
+
+def test_near_names():
+    known = ["agent.sigma", "agent.sigma_decay", "seed", "data.seed", "episodes"]
+    assert near("sed", known)[0] == "seed"
+    assert near("agent.sigm", known)[0] == "agent.sigma"
+    assert near("sigma_decay", known)[0] == "agent.sigma_decay"
+    assert near("qqqqqq", known) == []
+    assert unknown_key("qqqqqq", known) == "no key 'qqqqqq' in the configuration"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["model=plan20"],
+            r"no 'plan20' in group 'model' \(did you mean plain20\?\); there are digits_cnn, ",
+        ),
+        (["agent=dppg"], r"no 'dppg' in group 'agent' \(did you mean ddpg"),
+        (["data=digits,cifar"], r"no 'cifar' in group 'data' \(did you mean cifar10 or cifar100\?\)"),
+        (["modle=plain20"], r"no key 'modle' in the configuration \(did you mean model\?\)"),
+        (["epsodes=3"], r"no key 'epsodes' .*did you mean episodes"),
+        (["sigma=3"], r"no key 'sigma' .*did you mean agent\.sigma"),
+        (["agent=uniform", "agent.sigma=3"], r"no key 'agent\.sigma' in the configuration$"),
+        (["model=mobilenet_v1", "model.options.widht=1"], r"did you mean model\.options\.width"),
+        (["hydra.launchr.n_jobs=2"], "no key 'hydra.launchr.n_jobs'"),
+        (["hydra/launcher=submitit_slurm"], r"comes with `pip install -e \.\[slurm\]`"),
+        (["modle=plain20", "agent=dppg"], "(?s)'dppg'.*'modle'"),
+        (["-m", "seed=0,1", "agnt=ddpg"], "no key 'agnt' .*did you mean agent"),
+        (["seed=[1"], "the error itself"),
+    ],
+)
+def test_a_wrong_command_line_is_explained(words, message):
+    explained = explain(ValueError("the error itself"), CONF, "config", words)
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(explained)
+
+
+ENTRY = """
+from experiments import config
+
+@config.main("fetch")
+def main(cfg, folder):
+    {body}
+
+main()
+"""
+
+
+def run(tmp_path: Path, body: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "entry.py").write_text(ENTRY.format(body=body))
+    return subprocess.run(
+        [sys.executable, str(tmp_path / "entry.py"), *words],
+        cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ | environment,
+    )  # fmt: skip
+
+
+def test_an_entry_point_tells_errors_apart(tmp_path):
+    ours = "from experiments.recipe import RecipeError; raise RecipeError('lr is odd')"
+    done = run(tmp_path, ours)
+    assert (done.returncode, done.stderr, done.stdout) == (2, "error: lr is odd\n", "")
+    done = run(tmp_path, "raise ZeroDivisionError('a fault')")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "entry.py" in done.stderr
+    done = run(tmp_path, "raise KeyboardInterrupt")
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+    done = run(tmp_path, ours, HYDRA_FULL_ERROR="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_a_sweep_goes_on_after_a_job_that_fails(tmp_path):
+    body = "from experiments.recipe import RecipeError; print(cfg.data.name)\n"
+    body += "    if cfg.data.name == 'digits': raise RecipeError('lr is odd')"
+    done = run(tmp_path, body, "-m", "data=digits,cifar10", "hydra.sweep.dir=sweep")
+    assert [line for line in done.stdout.splitlines() if not line.startswith("[")] == ["digits", "cifar10"]
+    assert done.returncode == 2
+    assert done.stderr.endswith("error: lr is odd\n")
+
+
+def test_an_output_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    done = run(tmp_path, "print('never')", "hydra.run.dir=file/run")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: the output folder cannot be written (")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_misspelt_command_fails_before_torch_is_imported():
+    """The whole command, in a process of its own."""
+    command = [sys.executable, "-X", "importtime", "-m", "experiments.fetch", "data=fasion_mnist"]
+    start = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert time.monotonic() - start < 10
+    assert done.returncode == 2
+    assert "did you mean fashion_mnist" in done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "hydra" in imported
+    assert not imported & {"torch", "numpy", "wandb", "gymnasium"}
