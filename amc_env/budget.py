@@ -1,13 +1,16 @@
 """The bound on an action: how much may be kept here so that the target stays within reach.
 
-*Source*: AMC, Algorithm 1, turned from sparsity to keep and from parameters to any `Resource`. The printed algorithm
-assumes that every later layer is cut as hard as allowed and gives what is still missing as a duty to this one. Here the
-same question is put to the exact cost of the network, in whole channels, with all later groups at their floor; so the
-bound also holds for channel pruning, where a group changes the cost of the layers before and after it, and after rounding.
+*Source*: AMC, Algorithm 1, turned from sparsity to keep and from parameters to any `Resource`. The printed
+algorithm assumes that every later layer is cut as hard as allowed and gives what is still missing as a duty
+to this one. Here the same question is put to the exact cost of the network, in whole channels, with all later
+groups at their floor; so the bound also holds for channel pruning, where a group changes the cost of the
+layers before and after it, and after rounding. Where the costs of decisions are independent the two agree.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +18,7 @@ from numpy.typing import NDArray
 from amc_env.compressors import Compressor
 from amc_env.cost import Ints, Resource, Widths, WidthTable
 
-LEVELS = 401  # of the uniform policy; steps of 0.25 %
+SLACK = 1e-3  # of a channel: what passing through float32 may cost a keep ratio
 
 
 class BudgetError(ValueError):
@@ -41,17 +44,17 @@ class Budget:
         self.table = WidthTable(compressor.graph, compressor.orders)
         self.whole = np.array([choices[-1] for choices in self.choices])
         self.floors = np.array([choices[0] for choices in self.choices])
-        self.dense = int(resource(self.table.widths(self.whole)))
-        self.limit = math.floor(target * self.dense)
-        lowest = int(resource(self.table.widths(self.floors)))
+        self.dense = self._price(self.whole)
+        self.limit = math.floor(Fraction(str(float(target))) * self.dense)  # of the decimal that was written
+        lowest = self._price(self.floors)
         if lowest > self.limit:
             raise BudgetError(
-                f"target {target} of {self.dense:,} {resource.unit} is below the smallest network that the floors allow, "
-                f"{lowest:,}; the lowest possible target is {math.ceil(1e4 * lowest / self.dense) / 1e4}, or lower the floor"
+                f"target {target} of {self.dense:,} {resource.unit} is below the smallest network that the "
+                f"floors allow, {lowest:,}; the lowest possible target is {_round_up(lowest, self.dense)}, "
+                "or lower the floor"
             )
-        self._ratios = np.linspace(0, 1, LEVELS)
-        uniform = np.stack([snap(choices, self._ratios) for choices in self.choices], axis=1)
-        self._suffixes = self.table.suffixes(uniform)
+        self._ratios = np.unique(np.concatenate([choices / choices[-1] for choices in self.choices]))
+        self._uniform = np.stack([snap(choices, self._ratios) for choices in self.choices], axis=1)
 
     def snap(self, group: int, keep: float) -> int:
         """The largest count a group may keep that is no more than a fraction of it; at least its floor."""
@@ -66,9 +69,12 @@ class Budget:
         return int(self.choices[group][affordable - 1])
 
     def share(self, decided: Sequence[int]) -> float:
-        """The keep ratio in [0, 1] that, given to every group that is left, just spends what is left."""
-        prices = self.resource(self.table.resume(decided, self._suffixes[len(decided)]))
-        affordable = int(np.searchsorted(prices, self.limit, side="right"))
+        """The largest keep ratio in (0, 1] that every group that is left can be given within the target.
+
+        Between two neighbouring ratios of allowed counts no uniform policy changes, so only these are tried.
+        """
+        left = self._uniform[:, len(decided) :]
+        affordable = bisect_right(left, self.limit, key=lambda counts: self._price([*decided, *counts]))
         return float(self._ratios[affordable - 1])
 
     def widths(self, decided: Sequence[int]) -> Widths:
@@ -79,8 +85,17 @@ class Budget:
         """Cost of that network, as a fraction of the dense one's."""
         return int(self.resource(self.widths(decided))) / self.dense
 
+    def _price(self, counts: Sequence[int] | Ints) -> int:
+        return int(self.resource(self.table.widths(counts)))
+
 
 def snap(choices: Ints, keep: NDArray[np.float64]) -> Ints:
-    """The largest of ``choices`` that is no more than the fraction ``keep`` of their last; at least the first."""
-    wanted = np.floor(keep * choices[-1] + 1e-9)
-    return choices[np.maximum(np.searchsorted(choices, wanted, side="right") - 1, 0)]
+    """The largest of ``choices`` that is no more than a fraction of their last; at least the first."""
+    wanted = np.floor(keep * choices[-1] + SLACK)
+    found: Ints = choices[np.maximum(np.searchsorted(choices, wanted, side="right") - 1, 0)]
+    return found
+
+
+def _round_up(part: int, whole: int) -> float:
+    """Their quotient to four decimals, never below it."""
+    return -(-(10**4) * part // whole) / 10**4

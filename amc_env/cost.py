@@ -1,12 +1,13 @@
 """What a network costs under a plan, in whole numbers: MACs, parameters, bytes.
 
-*Source* of the formulas: Howard et al., "MobileNets" (2017), section 3.1, for standard, depthwise and pointwise
-convolutions; a grouped convolution joins each output channel to the inputs of its group only. A layer with N
-filters over M input channels, kernel K x K, G groups and an output of H x W positions takes H W K^2 N M / G
-multiply-accumulates for one image, biases not counted. Depthwise is G = N = M.
+*Source* of the formulas: Howard et al., "MobileNets" (2017), section 3.1, for standard, depthwise and
+pointwise convolutions; a grouped convolution joins each output channel to the inputs of its group only. A
+layer with N filters over M input channels, kernel K x K, G groups and an output of H x W positions takes
+H W K^2 N M / G multiply-accumulates for one image, biases not counted. Depthwise is G = N = M. A transposed
+convolution applies its kernel at the positions of its input.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,9 +50,8 @@ def macs(layer: Layer, reads: int, writes: int) -> int:
 
 def weights(layer: Layer, reads: int, writes: int) -> int:
     """Numbers in the weight tensor of a layer with that many channels left."""
-    if layer.kind == "depthwise":
-        return layer.taps * writes
-    return layer.taps * reads * writes // layer.groups
+    inputs = 1 if layer.kind == "depthwise" else reads // layer.groups
+    return layer.taps * inputs * writes
 
 
 class Macs:
@@ -65,12 +65,13 @@ class Macs:
 
     def __call__(self, widths: Widths) -> Ints:
         """``(...)`` MACs."""
-        total: Ints = (self._weights(widths) * self._positions).sum(-1)
+        total: Ints = self.by_layer(widths).sum(-1)
         return total
 
     def by_layer(self, widths: Widths) -> Ints:
         """``(..., layers)`` MACs of each layer."""
-        return self._weights(widths) * self._positions
+        each: Ints = self._weights(widths) * self._positions
+        return each
 
 
 class Params:
@@ -101,63 +102,57 @@ class Size:
         return 4 * self._params(widths)
 
 
-RESOURCES = {"macs": Macs, "params": Params, "bytes": Size}
+RESOURCES: dict[str, Callable[[Graph], Resource]] = {"macs": Macs, "params": Params, "bytes": Size}
 
 
 class _Weights:
     """``(..., layers)`` numbers in each weight tensor."""
 
     def __init__(self, graph: Graph) -> None:
-        self.depthwise = np.array([layer.kind == "depthwise" for layer in graph.layers])
-        self.taps = np.array([layer.taps for layer in graph.layers])
-        self.groups = np.array([layer.groups for layer in graph.layers])
+        self._depthwise = np.array([layer.kind == "depthwise" for layer in graph.layers])
+        self._taps = np.array([layer.taps for layer in graph.layers])
+        self._groups = np.array([layer.groups for layer in graph.layers])
 
     def __call__(self, widths: Widths) -> Ints:
-        per_output = np.where(self.depthwise, 1, widths.reads // np.where(self.depthwise, 1, self.groups))
-        result: Ints = self.taps * widths.writes * per_output
+        inputs = widths.reads // self._groups  # that one output reads
+        inputs[..., self._depthwise] = 1
+        result: Ints = self._taps * inputs * widths.writes
         return result
 
 
 class WidthTable:
-    """Widths as a sum over groups, so that a whole column of choices is priced at once.
+    """Widths as a sum of one row a group, so that a network is priced without looking at its channels.
 
     Args:
         graph: of the dense network.
-        orders: one a group: its positions, from the one that goes last to the one that goes first; "keep k" means
-            the first k of them.
+        orders: one a group: its positions, from the one that goes last to the one that goes first; "keep k"
+            means the first k of them.
     """
 
     def __init__(self, graph: Graph, orders: Sequence[Ints]) -> None:
         self._layers = len(graph.layers)
         per_atom = _per_atom(graph)
         self._base: Ints = per_atom[graph.fixed].sum(0)
-        ranked = (per_atom[group.atoms[order]] for group, order in zip(graph.groups, orders, strict=True))
-        self._groups = [np.concatenate([np.zeros_like(rows[:1]), rows.cumsum(0)]) for rows in ranked]
+        blocks = []
+        for group, order in zip(graph.groups, orders, strict=True):
+            rows = per_atom[group.atoms[order]].cumsum(0)
+            blocks += [np.zeros_like(rows[:1]), rows]  # row k: what the group's first k positions stand for
+        self._rows: Ints = np.concatenate(blocks)
+        sizes = [len(group) + 1 for group in graph.groups]
+        self._starts: Ints = np.cumsum([0, *sizes[:-1]])
 
     def widths(self, counts: Sequence[int] | Ints) -> Widths:
         """Of the network that keeps ``counts``, ``(groups,)``, of each group."""
-        return self._unpack(self._sum(range(len(self._groups)), counts))
+        return self._unpack(self._sum(counts))
 
     def column(self, counts: Sequence[int] | Ints, group: int, choices: Ints) -> Widths:
         """``(choices, ...)``: of networks that keep ``counts``, but of one group each of ``choices``."""
-        others = [g for g in range(len(self._groups)) if g != group]
-        return self._unpack(self._sum(others, counts) + self._groups[group][choices])
+        start = self._starts[group]
+        others = self._sum(counts) - self._rows[start + counts[group]]
+        return self._unpack(others + self._rows[start + choices])
 
-    def suffixes(self, counts: Ints) -> Ints:
-        """What the groups from t on add, for each t and each row of ``counts``, ``(rows, groups)``: see `resume`."""
-        parts = np.stack([group[counts[:, g]] for g, group in enumerate(self._groups)])
-        total = np.zeros((len(parts) + 1, *parts.shape[1:]), dtype=np.int64)
-        total[:-1] = parts[::-1].cumsum(0)[::-1]
-        return total
-
-    def resume(self, decided: Sequence[int], suffix: Ints) -> Widths:
-        """``(rows, ...)``: of networks whose first groups keep ``decided`` and the others as in `suffixes`."""
-        return self._unpack(self._sum(range(len(decided)), decided) + suffix)
-
-    def _sum(self, groups: Iterable[int], counts: Sequence[int] | Ints) -> Ints:
-        total = self._base.copy()
-        for g in groups:
-            total += self._groups[g][counts[g]]
+    def _sum(self, counts: Sequence[int] | Ints) -> Ints:
+        total: Ints = self._base + self._rows.take(self._starts + counts, axis=0).sum(0)
         return total
 
     def _unpack(self, rows: Ints) -> Widths:

@@ -1,12 +1,13 @@
 """The compression of a trained CNN as an episode of decisions."""
 
 import math
-from typing import Any, ClassVar
+from collections.abc import Collection
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
-from torch import nn
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
 
 from amc_env import render
 from amc_env.budget import Budget
@@ -15,39 +16,43 @@ from amc_env.compressors.reconstruct import collect_cached
 from amc_env.compressors.surgery import Solve, drop
 from amc_env.cost import RESOURCES, Macs, Params
 from amc_env.data import DataError, DataSet, load
-from amc_env.evaluator import Evaluator
+from amc_env.evaluator import EvaluationError, Evaluator, culprit
+from amc_env.graph import Graph
+from amc_env.modes import evaluating
 from amc_env.observation import FEATURES, Embedding, Observation
 from amc_env.plan import Plan
 from amc_env.rewards import REWARDS
-from amc_env.trace import trace
+from amc_env.scales import SCALES
+from amc_env.trace import TraceError, trace
 from amc_env.zoo import weights
-
-SCALES = ("absolute", "relative")
 
 
 class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     """Choose how much of each channel group to keep, in forward order; the reward comes once, at the end.
 
-    *Source*: He et al., "AMC: AutoML for Model Compression and Acceleration on Mobile Devices", ECCV 2018, section 3.
+    *Source*: He et al., "AMC: AutoML for Model Compression and Acceleration on Mobile Devices", ECCV 2018,
+    section 3.
 
     | | space | meaning |
     |-|-|-|
     | action | `Box(0, 1, (1,), float32)` | how much to keep, before the budget bounds it |
     | observation | `Box(0, 1, (11,), float32)` | s_t; `amc_env.observation.FEATURES` names the columns |
 
-    On the *absolute* scale the action is the fraction of the group's channels to keep, as in the paper. On the *relative*
-    scale it is centred on the share of the budget that is left: keep = share * exp(beta (2 a - 1)), so that 0.5
-    at every step is the uniform policy and any policy uses the budget to the end.
+    On the *absolute* scale the action is the fraction of the group's channels to keep, as in the paper. On
+    the *relative* scale it is centred on the share of the budget that is left:
+    keep = share exp(beta (2a - 1)), so that 0.5 at every step is the uniform policy.
 
-    The reward is 0 until the last step; there it is that of ``reward``, for the network that was cut, refitted by least
-    squares and evaluated on the reward split. An episode terminates at the last decision and is never truncated.
+    The reward is 0 until the last step; there it is that of ``reward``, for the network that was cut,
+    refitted by least squares and evaluated on the reward split. An episode terminates at the last decision
+    and is never truncated.
 
-    `info` of `reset` holds ``share``, the keep ratio which, given to every decision that is left, just uses up the
-    budget, and ``decisions``, their number. That of each step holds ``share`` for the next decision, ``action_asked`` and
-    ``action_executed`` (what would have asked for exactly what was applied), ``keep_asked``, ``keep_bound`` and
-    ``keep_applied`` in [0, 1], and ``macs`` and ``params`` with all later groups whole. The last one also holds ``top1``,
-    ``top5``, ``agreement`` in [0, 1], ``loss`` and ``kl`` in nats, ``std_error`` of top1, ``n_images``, and the `Plan`
-    under ``plan``. There are no clock times in it, so that equal runs compare equal.
+    `info` of `reset` holds ``share``, the largest keep ratio that every decision can be given within the
+    budget, and ``decisions``, their number. That of each step holds ``share`` for the decisions that are
+    left, ``action_asked`` and ``action_executed`` (what would have asked for exactly what was applied),
+    ``keep_asked``, ``keep_bound`` and ``keep_applied`` in [0, 1], and ``macs`` and ``params`` with all
+    later groups whole. The last one also holds ``top1``, ``top5``, ``agreement`` in [0, 1], ``loss`` and
+    ``kl`` in nats, ``std_error`` of top1, ``n_images``, and the `Plan` under ``plan``. There are no clock
+    times in it, so that equal runs compare equal.
 
     Args:
         model: the dense network; logits ``(N, classes)``. It is copied, not changed.
@@ -55,7 +60,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         target: fraction of the dense cost that may be spent, in (0, 1].
         resource: what the target limits: a key of `amc_env.cost.RESOURCES`.
         reward: a key of `amc_env.rewards.REWARDS`.
-        scale: "absolute" or "relative".
+        scale: a key of `amc_env.scales.SCALES`.
         beta: half the width of the relative scale, in nats: 0.7 spans from half of the share to twice of it.
         round_to: channels are kept in multiples of this where a group is wide enough.
         floor: smallest fraction of a group that may be kept.
@@ -67,12 +72,17 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         render_mode: "ansi" or "rgb_array": the keep ratios as bars.
 
     Raises:
-        TraceError, BudgetError, DataError, ValueError: for what does not fit together; each says what is possible.
+        TraceError, BudgetError, DataError, EvaluationError, ValueError: for what does not fit together,
+            before any long work; each says what is possible.
 
     Version history: v0, first release.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012
+
+    plan: Plan  # of the episode so far
+    counts: list[int]  # kept of each group decided so far
+    _share: float
 
     def __init__(
         self,
@@ -97,23 +107,28 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         _choice("reward", reward, REWARDS)
         _choice("scale", scale, SCALES)
         _choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
+        _positive(
+            beta=beta, calibration_images=calibration_images, points=points, reward_images=reward_images
+        )
         check_fit(model, data)
-        self.model, self.data, self.scale, self.beta, self.render_mode = model, data, scale, beta, render_mode
-        self.reward_name, self.target = reward, target
+        self.model, self.data, self.target, self.render_mode = model, data, target, render_mode
+        self.scale, self.reward = SCALES[scale](beta), REWARDS[reward]
         self.graph = trace(model, data.shape)
+        if not self.graph.groups:
+            raise TraceError(f"nothing to decide in {type(model).__name__}: {_why_fixed(self.graph)}")
         self.compressor = Channels(model, self.graph, round_to=round_to, floor=floor)
         self.budget = Budget(self.compressor, RESOURCES[resource](self.graph), target)
         self.macs, self.params = Macs(self.graph), Params(self.graph)
+        self._embedding = Embedding(self.graph, self.macs.by_layer(self.budget.widths([])))
         self.solve: Solve = drop
         if refit:
             self.solve = collect_cached(
                 model, self.graph, data, images=calibration_images, points=points, seed=seed
             ).solve
         self.evaluator = Evaluator(model, self.graph, data, self.solve, images=reward_images)
-        self._embedding = Embedding(self.graph, self.macs.by_layer(self.budget.widths([])))
-        self._begin()
         self.observation_space = gym.spaces.Box(0, 1, (len(FEATURES),), np.float32)
         self.action_space = gym.spaces.Box(0, 1, (1,), np.float32)
+        self._begin()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -123,14 +138,17 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._begin()
         return self._observe(), {"share": self._share, "decisions": len(self.graph.groups)}
 
-    def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Spend one action on the next channel group."""
-        group = len(self.counts)
-        asked = float(action[0])
-        if not 0 <= asked <= 1:
-            raise ValueError(f"the action of decision {group} is {asked}, outside [0, 1]")
-        share, bound = self._share, self.budget.bound(self.counts)
-        keep = self._to_keep(asked, share)
+    def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Spend one action on the next channel group.
+
+        Raises:
+            ValueError: for an action that is not one number in [0, 1].
+            RuntimeError: after the last decision.
+            EvaluationError: when the compressed network's logits, or the reward, are not finite.
+        """
+        group, share = self._group_at_hand(), self._share
+        asked = _number(action, group)
+        keep, bound = self.scale.to_keep(asked, share), self.budget.bound(self.counts)
         count = min(self.budget.snap(group, keep), bound)
 
         self.plan = self.plan.with_group(group, self.compressor.choose(group, count))
@@ -141,7 +159,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         info = self._costs() | {
             "share": self._share,
             "action_asked": asked,
-            "action_executed": self._to_action(count / size, share),
+            "action_executed": self.scale.to_action(count / size, share),
             "keep_asked": keep,
             "keep_bound": bound / size,
             "keep_applied": count / size,
@@ -154,19 +172,28 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     def render(self) -> Any:
         """The keep ratios so far: a text for "ansi", an image ``(H, W, 3)`` uint8 for "rgb_array"."""
         if self.render_mode == "ansi":
-            return render.text(self.graph, self.plan, self._spent)
+            return render.text(self.graph, self.plan, self.budget.spent(self.counts))
         if self.render_mode == "rgb_array":
             return render.picture(self.plan.keeps(self.graph), len(self.counts))
         return None
 
     def _begin(self) -> None:
         self.plan = Plan.dense(self.graph)
-        self.counts: list[int] = []
+        self.counts = []
         self._share = self.budget.share(self.counts)
+
+    def _group_at_hand(self) -> int:
+        if len(self.counts) == len(self.graph.groups):
+            raise RuntimeError(f"all {len(self.counts)} decisions are made; call reset before the next step")
+        return len(self.counts)
 
     def _judge(self, costs: dict[str, Any]) -> tuple[float, dict[str, Any]]:
         evaluation = self.evaluator(self.plan)
-        reward = REWARDS[self.reward_name](evaluation, costs["macs"], costs["params"])
+        reward = self.reward(evaluation, costs["macs"], costs["params"])
+        if not math.isfinite(reward):
+            raise EvaluationError(
+                f"the reward of plan {self.plan.hash} is {reward}; measured was {evaluation}"
+            )
         measured = {
             "top1": evaluation.top1,
             "top5": evaluation.top5,
@@ -183,53 +210,65 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         widths = self.budget.widths(self.counts)
         return {"macs": int(self.macs(widths)), "params": int(self.params(widths))}
 
-    @property
-    def _spent(self) -> float:
-        """Cost of the network so far, as a fraction of the dense one's."""
-        return self.budget.spent(self.counts)
-
     def _observe(self) -> Observation:
-        previous = 1.0
+        decided, previous = len(self.counts), 1.0
         if self.counts:
-            previous = self.counts[-1] / len(self.graph.groups[len(self.counts) - 1])
-        return self._embedding(len(self.counts), 1 - self._spent, previous)
-
-    def _to_keep(self, action: float, share: float) -> float:
-        if self.scale == "absolute":
-            return action
-        return min(1.0, share * math.exp(self.beta * (2 * action - 1)))
-
-    def _to_action(self, keep: float, share: float) -> float:
-        if self.scale == "absolute":
-            return keep
-        return min(1.0, max(0.0, (math.log(keep / share) / self.beta + 1) / 2))
+            previous = self.counts[-1] / len(self.graph.groups[decided - 1])
+        return self._embedding(decided, 1 - self.budget.spent(self.counts), previous)
 
 
 def make(checkpoint: str, **settings: Any) -> CompressionEnv:
-    """The environment of a shipped checkpoint and the data that it was trained on: what the registered ids call."""
+    """The environment of a shipped checkpoint and the data it was trained on; the registered ids call it."""
     model, card = weights.load(weights.shipped(checkpoint))
     return CompressionEnv(model, load(card.data), **settings)
 
 
 def check_fit(model: nn.Module, data: DataSet) -> None:
-    """Raise a `DataError` unless a model takes a data set's images and answers with its classes."""
+    """Run a model on two images, so that what does not fit together is found before any long work.
+
+    Raises:
+        DataError: when the model does not take a data set's images, or does not answer with its classes.
+        EvaluationError: when its logits are not finite.
+    """
     images, _ = next(data.batches("calibration", 2))
-    was_training = model.training
+    name = type(model).__name__
     try:
-        logits = model.eval()(images)
-    except RuntimeError as error:
+        with evaluating(model):
+            logits = model(images)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise DataError(
-            f"{type(model).__name__} cannot take the images of {data.name}, {data.shape} each: {error}. "
+            f"{name} cannot take the images of {data.name}, {data.shape} each: {error}. "
             "Build it with in_channels and a resolution that match, or choose other data"
         ) from error
-    finally:
-        model.train(was_training)
-    if tuple(logits.shape) != (2, data.classes):
+    if not isinstance(logits, Tensor) or logits.shape != (len(images), data.classes):
+        given = f"{tuple(logits.shape[1:])} outputs" if isinstance(logits, Tensor) else type(logits).__name__
         raise DataError(
-            f"{type(model).__name__} gives {tuple(logits.shape[1:])} outputs an image, {data.name} has {data.classes} classes"
+            f"{name} gives {given} for an image, {data.name} has {data.classes} classes; "
+            "build it with as many, or choose other data"
         )
+    if not bool(logits.isfinite().all()):
+        raise EvaluationError(f"the logits of {name} are not finite: {culprit(model)}")
 
 
-def _choice(what: str, given: object, possible: Any) -> None:
+def _number(action: ArrayLike, group: int) -> float:
+    values = np.asarray(action, dtype=np.float64).ravel()
+    if values.size != 1 or not 0 <= values[0] <= 1:
+        raise ValueError(f"the action of decision {group} is {action!r}, not one number in [0, 1]")
+    return float(values[0])
+
+
+def _choice(what: str, given: object, possible: Collection[object]) -> None:
     if given not in possible:
-        raise ValueError(f"unknown {what} {given!r}; there are {', '.join(str(p) for p in possible)}")
+        raise ValueError(f"unknown {what} {given!r}; there are {', '.join(map(str, possible))}")
+
+
+def _positive(**settings: float | None) -> None:
+    for name, value in settings.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} is {value}, it must be above 0")
+
+
+def _why_fixed(graph: Graph) -> str:
+    if graph.notes:
+        return "all its channels must stay, for " + "; ".join(graph.notes)
+    return "it has no layer whose inputs another layer writes, beside the image and the classes"

@@ -59,7 +59,11 @@ class Evaluator:
         images: how many of its images; None for all.
         batch_size: images in one forward pass.
 
-    ``seconds`` adds up what cutting and forward passes took, ``forwards`` counts images sent through a network.
+    ``seconds`` adds up what cutting and forward passes took, ``forwards`` counts images sent through a
+    network, and ``evaluations`` plans that were not answered from memory.
+
+    Raises:
+        EvaluationError: when the dense network's logits are not finite.
     """
 
     def __init__(
@@ -69,13 +73,14 @@ class Evaluator:
         self.split = split
         self.seconds = {"cut": 0.0, "forward": 0.0}
         self.forwards = 0
+        self.evaluations = 0
         self._surgeon = Surgeon(model, graph, fold=True)
         self._solve = solve
         self._batches = list(data.batches(split, batch_size, images))
         self._memo: dict[str, Evaluation] = {}
         self._dense = self._logits(self._surgeon.cut(Plan.dense(graph)))
         if not all(bool(logits.isfinite().all()) for logits in self._dense):
-            raise EvaluationError("the dense network's logits are not finite: its checkpoint is damaged")
+            raise EvaluationError(f"the logits of the dense network are not finite: {culprit(model)}")
 
     def __call__(self, plan: Plan) -> Evaluation:
         """The evaluation of a plan; a plan that was seen before is not run again.
@@ -94,8 +99,11 @@ class Evaluator:
         logits = self._logits(network)
         self.seconds["cut"] += middle - start
         self.seconds["forward"] += time.perf_counter() - middle
+        self.evaluations += 1
         if not all(bool(part.isfinite().all()) for part in logits):
-            raise EvaluationError(f"the logits of the network under plan {plan.hash} are not finite")
+            raise EvaluationError(
+                f"the logits of the network under plan {plan.hash} are not finite: {culprit(network)}"
+            )
         return measure(logits, [labels for _, labels in self._batches], self._dense, self.split)
 
     def _logits(self, network: nn.Module) -> list[Tensor]:
@@ -105,20 +113,29 @@ class Evaluator:
 
 
 def measure(logits: list[Tensor], labels: list[Tensor], dense: list[Tensor], split: str) -> Evaluation:
-    """An `Evaluation` from logits ``(N, classes)``, labels ``(N,)`` and the dense network's logits, batch by batch."""
+    """An `Evaluation` from batches: logits ``(N, classes)``, labels ``(N,)``, the dense network's logits."""
     ours, truth, theirs = torch.cat(logits), torch.cat(labels), torch.cat(dense)
     ranked = ours.topk(min(5, ours.size(1)), dim=1).indices
     hits = ranked == truth[:, None]
     reference = F.log_softmax(theirs, dim=1)
+    count = len(truth)
     return Evaluation(
-        top1=hits[:, 0].float().mean().item(),
-        top5=hits.any(1).float().mean().item(),
+        top1=int(hits[:, 0].sum()) / count,
+        top5=int(hits.any(1).sum()) / count,
         loss=F.cross_entropy(ours, truth).item(),
-        agreement=(ranked[:, 0] == theirs.argmax(1)).float().mean().item(),
+        agreement=int((ranked[:, 0] == theirs.argmax(1)).sum()) / count,
         kl=F.kl_div(F.log_softmax(ours, dim=1), reference, reduction="batchmean", log_target=True).item(),
-        n_images=len(truth),
+        n_images=count,
         split=split,
     )
+
+
+def culprit(model: nn.Module) -> str:
+    """Where a network whose logits are not finite goes wrong: its first damaged tensor."""
+    for name, value in model.state_dict().items():
+        if not bool(value.isfinite().all()):
+            return f"{name} holds NaN or infinity; take its checkpoint again"
+    return "its weights are finite, so an activation overflows; check the scale of the images and weights"
 
 
 def accuracy(model: nn.Module, data: DataSet, split: str, batch_size: int = 500) -> float:

@@ -1,7 +1,8 @@
 """The state embedding s_t.
 
-*Source*: AMC, section 3.1: (t, n, c, h, w, stride, k, FLOPs[t], reduced, rest, a_{t-1}), all in [0, 1]. How they are
-scaled is not printed; here sizes are divided by their maximum over the decisions, costs by the dense network's.
+*Source*: AMC, section 3.1: (t, n, c, h, w, stride, k, FLOPs[t], reduced, rest, a_{t-1}), all in [0, 1]. How
+they are scaled is not printed; here sizes are divided by their maximum over the decisions, costs by the dense
+network's.
 """
 
 import numpy as np
@@ -16,11 +17,12 @@ Observation = NDArray[np.float32]
 
 
 class Embedding:
-    """Embeds each decision of a network.
+    """Embeds each decision of a network as the layer at which it stands, its first consumer.
 
     Args:
-        graph: a decision stands at its first consumer, which gives n, c, h, w, stride and k.
-        costs: ``(layers,)`` what each dense layer costs.
+        graph: of the dense network.
+        costs: ``(layers,)`` what each dense layer costs: that of the decision's own layer is its ``cost``,
+            that of all layers behind it in forward order its ``rest``.
     """
 
     def __init__(self, graph: Graph, costs: Ints) -> None:
@@ -29,12 +31,10 @@ class Embedding:
             [(t, la.c_out, la.c_in, *la.in_size, la.stride, max(la.kernel)) for t, la in enumerate(layers)],
             dtype=np.float64,
         )
-        first = np.full(len(graph.layers), -1)  # the decision that reads a layer first
-        for group in reversed(graph.groups):
-            first[list(group.layers)] = group.index
-        own = np.array([costs[first == t].sum() for t in range(len(layers))]) / costs.sum()
-        self._static = np.column_stack([sizes / np.maximum(sizes.max(0), 1), own])
-        self._rest = own[::-1].cumsum()[::-1] - own
+        at = [group.layers[0] for group in graph.groups]
+        share = costs / costs.sum()
+        self._static = np.column_stack([sizes / np.maximum(sizes.max(0), 1), share[at]])
+        self._rest = (share[::-1].cumsum()[::-1] - share)[at]
 
     def __call__(self, t: int, reduced: float, previous: float) -> Observation:
         """``(11,)`` float32 in [0, 1].

@@ -30,7 +30,7 @@ class Plan:
         return cls(graph.hash, (None,) * len(graph.groups))
 
     def with_group(self, group: int, positions: tuple[int, ...]) -> "Plan":
-        """This plan with one more decision."""
+        """A copy with one more decision."""
         return replace(self, kept=(*self.kept[:group], positions, *self.kept[group + 1 :]))
 
     @cached_property
@@ -64,13 +64,13 @@ class Plan:
     @classmethod
     def from_dict(cls, facts: dict[str, Any]) -> "Plan":
         """The inverse of `to_dict`."""
-        try:
-            kept = tuple(None if kept is None else tuple(int(k) for k in kept) for kept in facts["kept"])
-            return cls(str(facts["graph"]), kept)
-        except (KeyError, TypeError, ValueError) as error:
-            raise PlanError(
-                f"a plan holds a graph hash and a list of kept positions a group: {error!r}"
-            ) from error
+        graph, kept = facts.get("graph"), facts.get("kept")
+        if not isinstance(graph, str) or not isinstance(kept, list):
+            raise PlanError(f'a plan holds "graph", a hash, and "kept", a list; here are {sorted(facts)}')
+        for group, positions in enumerate(kept):
+            if positions is not None and not _whole_numbers(positions):
+                raise PlanError(f"group {group}: kept is a list of whole numbers or null, not {positions!r}")
+        return cls(graph, tuple(None if positions is None else tuple(positions) for positions in kept))
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -81,6 +81,18 @@ class Plan:
         """A plan from a JSON file; from a larger record, its entry "plan"."""
         try:
             facts = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise PlanError(f"{path} cannot be read as a plan: {error}") from error
-        return cls.from_dict(facts.get("plan", facts) if isinstance(facts, dict) else {})
+        facts = facts.get("plan", facts) if isinstance(facts, dict) else facts
+        if not isinstance(facts, dict):
+            raise PlanError(
+                f"{path} holds no plan: a JSON object with graph and kept, or one with a plan in it"
+            )
+        try:
+            return cls.from_dict(facts)
+        except PlanError as error:
+            raise PlanError(f"{path}: {error}") from error
+
+
+def _whole_numbers(value: object) -> bool:
+    return isinstance(value, list) and all(type(entry) is int for entry in value)  # a bool is none

@@ -1,9 +1,9 @@
 """Rewards: what a compressed network is worth, given what was measured of it and what it costs.
 
-*Source*: AMC, section 3.3. R_err goes with a bound on the action (resource-constrained search); R_FLOPs and R_Param go
-without one and find the cost by themselves (accuracy-guaranteed search); the base of the logarithm is natural, as in
-the released code. The last three have less variance than the error on the same images, since they compare with the
-dense network image by image or use whole distributions.
+*Source*: AMC, section 3.3. R_err goes with a bound on the action (resource-constrained search); R_FLOPs and
+R_Param go without one and find the cost by themselves (accuracy-guaranteed search); the base of the
+logarithm is natural, as in the released code. The last three have less variance than the error on the same
+images, since they compare with the dense network image by image or use whole distributions.
 """
 
 import math
