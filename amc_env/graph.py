@@ -1,9 +1,9 @@
 """What compression needs to know of a CNN: its layers, and which of their channels stand or fall together.
 
-The unit is an *atom*: a set of channels, anywhere in the network, that can only be removed together. The two ends of
-a residual addition share their atoms position by position, and so do a convolution, its batch norm and the
-depthwise convolution behind it. Everything else follows from one boolean for each atom: a layer's rows are those whose
-written atom stays, its columns those whose read atom stays.
+The unit is an *atom*: a set of channels, anywhere in the network, that can only be removed together. The two
+ends of a residual addition share their atoms position by position, and so do a convolution, its batch norm
+and the depthwise convolution behind it. Everything else follows from one boolean for each atom: a layer's
+rows are those whose written atom stays, its columns those whose read atom stays.
 """
 
 import hashlib
@@ -72,7 +72,7 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Vector:
-    """A parameter or buffer with one entry (along ``dim``) for each of ``atoms``: batch norm, bias, layer scale."""
+    """A parameter or buffer with an entry (along ``dim``) for each atom: batch norm, bias, layer scale."""
 
     name: str
     dim: int
@@ -85,8 +85,9 @@ class Vector:
 class Group:
     """One decision: which of these atoms stay.
 
-    ``atoms`` are in order of position; ``layers`` are the indices of the layers that read them, in forward order.
-    ``width`` is the number of channels that the first of those layers reads, ``per_atom`` how many it reads for each atom.
+    ``atoms`` are in order of position; ``layers`` are the indices of the layers that read them, in forward
+    order. ``width`` is the number of their channels in the layer that writes most of them, ``per_atom`` how
+    many each atom holds.
     """
 
     index: int
@@ -108,12 +109,16 @@ class Graph:
         vectors: everything else that is cut with the channels.
         groups: the decisions, in the order of their first consumers.
         folds: pairs (layer name, batch norm name) in which the norm is the layer's only reader.
-        norms: names of layer norms, whose statistics run over channels.
+        norms: names of the weights of norms whose statistics run over channels.
         atoms: how many there are.
-        fixed: ``(atoms,)`` bool, true where an atom is in no group: the image, the classes, and what must stay.
+        fixed: ``(atoms,)`` bool, true where an atom is in no group: the image, the classes, and what must
+            stay.
         notes: why some channels must stay, a line each.
         fixed_params: parameters that no decision touches.
         shape: C, H, W of the image it was traced with.
+        blanks: atoms of the channels that no layer writes: the image, then all padding, in the order of the
+            forward.
+        outputs: ``(classes,)`` the atoms of the logits.
     """
 
     layers: tuple[Layer, ...]
@@ -126,6 +131,8 @@ class Graph:
     notes: tuple[str, ...]
     fixed_params: int
     shape: tuple[int, int, int]
+    blanks: tuple[Atoms, ...]
+    outputs: Atoms
 
     @cached_property
     def hash(self) -> str:

@@ -1,4 +1,4 @@
-"""How an action is spent: each compressor offers decisions with counts to choose from, and makes a plan of them."""
+"""How an action is spent: a compressor offers decisions with counts to choose from, and makes a plan."""
 
 from collections.abc import Sequence
 from typing import Protocol

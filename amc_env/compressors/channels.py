@@ -1,26 +1,28 @@
 """Channel pruning: which input channels of a layer stay."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from amc_env.cost import Ints
 from amc_env.graph import Graph, Group
 
-CRITERIA = ("magnitude", "first")
 WIDE_ENOUGH = 16  # choices that rounding must leave a group
 
 
 class Channels:
     """Keeps the channels of largest weight magnitude, in rounded numbers.
 
-    *Source*: AMC's released code ranks a layer's input channels by the sum of absolute weights that read them. Where
-    several layers read a group, each layer's sums are first divided by their mean, then added.
+    *Source*: AMC's released code ranks a layer's input channels by the sum of absolute weights that read
+    them. Where several layers read a group, each layer's sums are first divided by their mean, then added.
 
     Args:
         model: the dense network.
         graph: of it.
-        round_to: numbers of channels are multiples of this wherever that leaves a group 16 choices; narrower groups
-            use the largest of its halves that does.
+        round_to: numbers of channels are multiples of this wherever that leaves a group 16 choices; narrower
+            groups use the largest of its halves that does.
         floor: the smallest fraction of a group that may be kept, in (0, 1]; AMC's released code has 0.2.
     """
 
@@ -32,30 +34,29 @@ class Channels:
         if round_to < 1:
             raise ValueError(f"round_to is a number of channels, at least 1, not {round_to}")
         self.graph = graph
-        self.orders = tuple(
-            np.argsort(-magnitude(model, graph, group), kind="stable") for group in graph.groups
-        )
-        self.choices = tuple(allowed(group, round_to, floor) for group in graph.groups)
+        scores = (magnitude(model, graph, group) for group in graph.groups)
+        self.orders: Sequence[Ints] = [np.argsort(-score, kind="stable").astype(np.int64) for score in scores]
+        self.choices: Sequence[Ints] = [allowed(group, round_to, floor) for group in graph.groups]
 
     def choose(self, group: int, count: int) -> tuple[int, ...]:
         """The ``count`` positions of largest magnitude, ascending."""
         return tuple(sorted(self.orders[group][:count].tolist()))
 
 
-def magnitude(model: nn.Module, graph: Graph, group: Group) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+def magnitude(model: nn.Module, graph: Graph, group: Group) -> NDArray[np.float64]:
     """``(len(group),)`` the weight that reads each position, relative to the mean in each reading layer."""
     position = np.full(graph.atoms, -1)
     position[group.atoms] = np.arange(len(group))
     total = np.zeros(len(group))
     for index in group.layers:
         layer = graph.layers[index]
-        weight = model.get_submodule(layer.name).weight.detach().double().abs()  # type: ignore[union-attr, operator]
+        weight = model.get_parameter(f"{layer.name}.weight").detach().double().abs()
         if layer.kind == "transposed":
             columns = weight.flatten(1).sum(1)
         else:  # (out, in / groups, ...): the filters of a channel group read its channels only
             columns = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(2).sum(2).flatten()
         at = position[layer.reads]
-        scores = np.bincount(at[at >= 0], weights=columns.numpy()[at >= 0], minlength=len(group))
+        scores = np.bincount(at[at >= 0], weights=columns.cpu().numpy()[at >= 0], minlength=len(group))
         total += scores / max(scores.mean(), np.finfo(float).tiny)
     return total
 

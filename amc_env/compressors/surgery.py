@@ -1,15 +1,27 @@
 """A plan and dense weights make a physically smaller network."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from amc_env.graph import Graph, Layer, Vector
 from amc_env.plan import Plan
+from amc_env.tracing.checker import verify
+
+SIZES = {  # where modules note the number of channels that their vectors have
+    nn.BatchNorm2d: "num_features",
+    nn.BatchNorm1d: "num_features",
+    nn.LayerNorm: "normalized_shape",
+    nn.GroupNorm: "num_channels",
+    nn.PReLU: "num_parameters",
+}
 
 Solve = Callable[[Layer, int, Tensor, Tensor], Tensor]
 """(layer, channel group, dense weights ``(rows, d)``, kept columns ``(k,)``) -> weights ``(rows, k)``."""
@@ -26,27 +38,28 @@ class Surgeon:
     Args:
         model: the dense network; it is copied, never written.
         graph: of it.
-        fold: put each batch norm that directly follows a layer into that layer's weights and bias. The copy is then
-            for evaluation only.
+        fold: put each batch norm that directly follows a layer into that layer's weights and bias. The copy
+            is then for evaluation only.
     """
 
     def __init__(self, model: nn.Module, graph: Graph, *, fold: bool) -> None:
         self.graph = graph
         self.network = copy.deepcopy(model).requires_grad_(not fold)
-        self.folded: set[str] = set()
+        vectors = list(graph.vectors)
         if fold:
             self.network.eval()
-            for layer, norm in graph.folds:
-                fold_batch_norm(self.network, layer, norm)
-                self.folded.add(norm)
-        self._owners = {layer.name: self.network.get_submodule(layer.name) for layer in graph.layers}
-        self._dense = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        self._vectors = [v for v in graph.vectors if v.name.rpartition(".")[0] not in self.folded]
-        self._vectors += [
-            Vector(f"{layer}.bias", 0, graph.layer(layer).writes, 1, True)
-            for layer, norm in graph.folds
-            if norm in self.folded and not graph.layer(layer).bias
-        ]
+            for name, norm in graph.folds:
+                fold_batch_norm(self.network, name, norm)
+            folded = {norm for _, norm in graph.folds}
+            vectors = [vector for vector in vectors if vector.name.rpartition(".")[0] not in folded]
+            layers = [graph.layer(name) for name, _ in graph.folds]
+            vectors += [
+                Vector(f"{layer.name}.bias", 0, layer.writes, 1, True) for layer in layers if not layer.bias
+            ]
+        self._vectors = tuple(vectors)
+        self._dense = {name: value.detach() for name, value in self.network.state_dict().items()}
+        cut = {f"{layer.name}.weight" for layer in graph.layers} | {vector.name for vector in vectors}
+        self._uncut = [name for name in self._dense if name not in cut]
 
     def cut(self, plan: Plan, solve: Solve = drop) -> nn.Module:
         """The copy, filled with the network that a plan leaves; the next call refills the same module.
@@ -54,49 +67,56 @@ class Surgeon:
         Args:
             plan: made for this graph.
             solve: gives the weights of a layer that lost inputs.
+
+        Raises:
+            PlanError: for a plan that does not fit the graph.
         """
+        plan.check(self.graph)
         mask = self.graph.mask(plan.kept)
         with torch.no_grad():
             for layer in self.graph.layers:
-                weight = cut_weight(layer, self._dense[f"{layer.name}.weight"], mask, solve)
-                self._fill(self._owners[layer.name], "weight", weight)
-                resize(self._owners[layer.name], layer, mask)
+                self._fill(f"{layer.name}.weight", self._weight(layer, mask, solve))
+                resize(self.network.get_submodule(layer.name), layer, mask)
             for vector in self._vectors:
                 kept = torch.from_numpy(np.flatnonzero(mask[vector.atoms]))
-                owner, _, key = vector.name.rpartition(".")
-                self._fill(
-                    self.network.get_submodule(owner),
-                    key,
-                    self._dense[vector.name].index_select(vector.dim, kept),
-                )
+                dense = self._dense[vector.name]
+                self._fill(vector.name, dense.index_select(vector.dim, kept.to(dense.device)))
+            for name in self._uncut:
+                self._fill(name, self._dense[name].clone())
         return self.network
 
-    def _fill(self, module: nn.Module, key: str, value: Tensor) -> None:
+    def _weight(self, layer: Layer, mask: NDArray[np.bool_], solve: Solve) -> Tensor:
+        return cut_weight(layer, self._dense[f"{layer.name}.weight"], mask, solve)
+
+    def _fill(self, name: str, value: Tensor) -> None:
+        owner, _, key = name.rpartition(".")
+        module = self.network.get_submodule(owner)
         old = getattr(module, key)
         if isinstance(old, nn.Parameter):
             setattr(module, key, nn.Parameter(value, requires_grad=old.requires_grad))
         else:
             setattr(module, key, value)
-        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-            module.num_features = len(value)
-        elif isinstance(module, nn.LayerNorm):
-            module.normalized_shape = (len(value),)
+        for kind, attribute in SIZES.items():
+            if isinstance(module, kind) and key in ("weight", "running_mean"):
+                setattr(module, attribute, (len(value),) if kind is nn.LayerNorm else len(value))
 
 
 def cut(model: nn.Module, graph: Graph, plan: Plan, solve: Solve = drop) -> nn.Module:
-    """A new, trainable, physically smaller network; the dense one is not touched.
+    """A new, trainable, physically smaller network, verified against the graph; the dense one is not touched.
 
     Raises:
         PlanError: for a plan that does not fit the graph.
+        TraceError: when the smaller network does not compute with exactly the channels that stayed.
     """
-    plan.check(graph)
-    return Surgeon(model, graph, fold=False).cut(plan, solve)
+    network = Surgeon(model, graph, fold=False).cut(plan, solve)
+    verify(network, graph, graph.mask(plan.kept))
+    return network
 
 
 def masked(model: nn.Module, graph: Graph, plan: Plan, solve: Solve = drop) -> nn.Module:
-    """A full-size copy in which every weight that reads a removed channel is zero: what `cut` must equal.
+    """A full-size copy that computes what `cut` must compute: the oracle of tests.
 
-    The statistics of a layer norm, which a masked channel would enter, are not covered: see `Graph.norms`.
+    Every weight that reads a removed channel is zero, and statistics over channels leave removed ones out.
 
     Raises:
         PlanError: for a plan that does not fit the graph.
@@ -105,29 +125,72 @@ def masked(model: nn.Module, graph: Graph, plan: Plan, solve: Solve = drop) -> n
     mask = graph.mask(plan.kept)
     network = copy.deepcopy(model)
     for layer in graph.layers:
-        parameter = network.get_submodule(layer.name).weight
         if layer.kind != "depthwise":
-            parameter.data = masked_weight(layer, parameter.data, mask, solve)  # type: ignore[union-attr, arg-type]
-    return network
+            weight = network.get_parameter(f"{layer.name}.weight")
+            weight.data = masked_weight(layer, weight.data, mask, solve)
+    kept = {v.name: torch.from_numpy(np.flatnonzero(mask[v.atoms])) for v in graph.vectors}
+    return _Masked(network, {id(network.get_parameter(name)): kept[name] for name in graph.norms})
+
+
+class _Masked(nn.Module):
+    """A network in which layer norms and group norms see only some channels.
+
+    Args:
+        network: that calls them.
+        kept: by identity of a norm's weight, the channels that it sees.
+    """
+
+    def __init__(self, network: nn.Module, kept: dict[int, Tensor]) -> None:
+        super().__init__()
+        self.network, self.kept = network, kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        with _KeptStatistics(self.kept):
+            logits: Tensor = self.network(x)
+            return logits
+
+
+class _KeptStatistics(TorchFunctionMode):
+    def __init__(self, kept: dict[int, Tensor]) -> None:
+        super().__init__()
+        self.kept = kept
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        norm = {F.layer_norm: self._layer_norm, F.group_norm: self._group_norm}.get(function, function)
+        return norm(*args, **(kwargs or {}))
+
+    def _layer_norm(
+        self, x: Tensor, shape: Sequence[int], weight: Tensor, bias: Tensor, eps: float
+    ) -> Tensor:
+        at, y = self.kept[id(weight)], torch.zeros_like(x)
+        y[..., at] = F.layer_norm(x[..., at], (len(at),), weight[at], bias[at], eps)
+        return y
+
+    def _group_norm(self, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        at, y = self.kept[id(weight)], torch.zeros_like(x)
+        y[:, at] = F.group_norm(x[:, at], groups, weight[at], bias[at], eps)
+        return y
 
 
 def cut_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: Solve) -> Tensor:
     """The weights of a layer with only the rows and columns of kept atoms, the columns solved for."""
-    reads, writes = _flags(mask[layer.reads]), _flags(mask[layer.writes])
+    reads, writes = torch.from_numpy(mask[layer.reads]), torch.from_numpy(mask[layer.writes])
     if layer.kind == "depthwise":
         return weight[writes]
-    if layer.kind == "transposed":
+    if layer.kind == "transposed":  # (in, out / groups, ...), and all groups keep the same positions
         return weight[reads][:, writes[: weight.size(1)]]
-    parts = []
-    for block, (rows, columns) in enumerate(_blocks(layer, reads, writes)):
-        inputs = weight[rows].flatten(1)
-        parts.append(solve(layer, block, inputs, columns))
-    return torch.cat(parts).unflatten(1, (-1, *weight.shape[2:])) if weight.ndim == 4 else parts[0]
+    parts = [
+        solve(layer, block, weight[rows].flatten(1), columns)
+        for block, (rows, columns) in enumerate(_blocks(layer, reads, writes))
+    ]
+    return torch.cat(parts).unflatten(1, (-1, *weight.shape[2:])) if weight.ndim > 2 else parts[0]
 
 
 def masked_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: Solve) -> Tensor:
     """The weights of a layer at full size, zero wherever they read a removed atom."""
-    reads, everything = _flags(mask[layer.reads]), torch.ones(layer.c_out, dtype=torch.bool)
+    reads, everything = torch.from_numpy(mask[layer.reads]), torch.ones(layer.c_out, dtype=torch.bool)
     if layer.kind == "transposed":
         return weight * reads.view(-1, 1, 1, 1)
     flat = torch.zeros_like(weight).flatten(1)
@@ -138,17 +201,23 @@ def masked_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: 
 
 def _blocks(layer: Layer, reads: Tensor, writes: Tensor) -> list[tuple[Tensor, Tensor]]:
     """For each channel group of a layer, its kept rows and the flattened columns that they read."""
-    found = []
-    for block in range(layer.groups):
-        own = reads.view(layer.groups, -1)[block].repeat_interleave(layer.taps)
-        start = block * layer.c_out // layer.groups
-        rows = writes.view(layer.groups, -1)[block].nonzero().flatten() + start
-        found.append((rows, own.nonzero().flatten()))
-    return found
+    columns = reads.view(layer.groups, -1).repeat_interleave(layer.taps, dim=1)
+    rows = writes.view(layer.groups, -1)
+    starts = torch.arange(layer.groups) * rows.size(1)
+    return [
+        (row.nonzero().flatten() + start, column.nonzero().flatten())
+        for row, start, column in zip(rows, starts, columns, strict=True)
+    ]
 
 
-def _flags(mask: NDArray[np.bool_]) -> Tensor:
-    return torch.from_numpy(mask)
+def cut_shape(layer: Layer, mask: NDArray[np.bool_]) -> tuple[int, ...]:
+    """Of what `cut_weight` returns."""
+    reads, writes = int(mask[layer.reads].sum()), int(mask[layer.writes].sum())
+    if layer.kind == "linear":
+        return writes, reads
+    if layer.kind == "transposed":
+        return reads, writes // layer.groups, *layer.kernel
+    return writes, 1 if layer.kind == "depthwise" else reads // layer.groups, *layer.kernel
 
 
 def resize(module: nn.Module, layer: Layer, mask: NDArray[np.bool_]) -> None:
@@ -163,17 +232,22 @@ def resize(module: nn.Module, layer: Layer, mask: NDArray[np.bool_]) -> None:
 
 def fold_batch_norm(model: nn.Module, layer: str, norm: str) -> None:
     """Put a batch norm into the weights and bias of the layer before it, and an identity in its place."""
-    conv, bn = model.get_submodule(layer), model.get_submodule(norm)
-    assert isinstance(bn, nn.BatchNorm2d | nn.BatchNorm1d)
-    mean, variance = bn.running_mean, bn.running_var
-    assert mean is not None and variance is not None
-    scale = (variance + bn.eps).rsqrt()
+    conv: Any = model.get_submodule(layer)
+    bn: Any = model.get_submodule(norm)
+    mean = bn.running_mean
+    scale = (bn.running_var + bn.eps).rsqrt()
     scale = scale if bn.weight is None else scale * bn.weight.detach()
     shift = -mean * scale if bn.bias is None else bn.bias.detach() - mean * scale
-    weight: Tensor = conv.weight.detach()  # type: ignore[union-attr, operator, assignment]
-    dim = 1 if isinstance(conv, nn.ConvTranspose2d) else 0
-    across = [-1 if d == dim else 1 for d in range(weight.ndim)]
-    bias = torch.zeros_like(mean) if conv.bias is None else conv.bias.detach()  # type: ignore[union-attr, operator]
-    conv.weight = nn.Parameter(weight * scale.view(across), requires_grad=False)
+    bias = torch.zeros_like(mean) if conv.bias is None else conv.bias.detach()
+    conv.weight = nn.Parameter(_scale_rows(conv, scale), requires_grad=False)
     conv.bias = nn.Parameter(bias * scale + shift, requires_grad=False)
     model.set_submodule(norm, nn.Identity())
+
+
+def _scale_rows(conv: Any, scale: Tensor) -> Tensor:
+    """The weights with each output channel multiplied by its entry of ``scale``."""
+    weight: Tensor = conv.weight.detach()
+    if isinstance(conv, nn.ConvTranspose2d):  # (in, out / groups, ...)
+        across = scale.view(conv.groups, -1).repeat_interleave(len(weight) // conv.groups, dim=0)
+        return weight * across[..., None, None]
+    return weight * scale.view(-1, *[1] * (weight.ndim - 1))
