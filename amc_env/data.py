@@ -167,6 +167,67 @@ def split_dataset(spec: DataSpec, raw: Mapping[str, Tensor], seed: int) -> DataS
     return DataSet(spec.name, spec.classes, spec.mean, spec.std, spec.flip, splits, indices)
 
 
+def from_tensors(
+    train_images: Tensor,
+    train_labels: Tensor,
+    test_images: Tensor,
+    test_labels: Tensor,
+    *,
+    seed: int,
+    name: str = "tensors",
+    classes: int | None = None,
+    held_out: tuple[int, int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    flip: bool = False,
+) -> DataSet:
+    """A data set of one's own.
+
+    Args:
+        train_images: ``(N, C, H, W)`` uint8; calibration, reward and selection splits are cut from these.
+        train_labels: ``(N,)`` int64 from 0.
+        test_images: ``(M, C, H, W)`` uint8.
+        test_labels: ``(M,)`` int64 from 0.
+        seed: draws the held-out splits.
+        name: for messages and records.
+        classes: one more than the largest training label where left out.
+        held_out: sizes of the three splits; a tenth each, at most 2,000, 5,000 and 5,000, where left out.
+        mean: a channel, of images in [0, 1]; measured on the first 10,000 training images where left out.
+        std: likewise.
+        flip: whether training may mirror the images.
+
+    Raises:
+        DataError: for tensors of another type or shape, labels out of range, or too few images.
+    """
+    if train_images.ndim != 4 or len(train_images) == 0 or len(test_images) == 0:
+        raise DataError(f"{name}: images are (N, C, H, W), not {tuple(train_images.shape)}, and never none")
+    if train_images.dtype != torch.uint8:
+        raise DataError(f"{name}: images are {train_images.dtype}; bring them to 0..255 and torch.uint8")
+    count, channels, height, width = train_images.shape
+    sample = train_images[:10_000].float() / 255
+    deviation = sample.std((0, 2, 3)).clamp_min(1 / 255)  # a channel without variance keeps its scale
+    spec = DataSpec(
+        name,
+        int(train_labels.max()) + 1 if classes is None else classes,
+        (channels, height, width),
+        tuple(sample.mean((0, 2, 3)).tolist()) if mean is None else mean,
+        tuple(deviation.tolist()) if std is None else std,
+        (min(count // 10, 2000), min(count // 10, 5000), min(count // 10, 5000))
+        if held_out is None
+        else held_out,
+        flip,
+        (count, len(test_images)),
+    )
+    names = ("train_images", "train_labels", "test_images", "test_labels")
+    raw = dict(zip(names, (train_images, train_labels, test_images, test_labels), strict=True))
+    check_raw(spec, raw, name)
+    if min(spec.held_out) < 1:
+        raise DataError(
+            f"{name}: {count} training images leave {spec.held_out} for three splits; give held_out"
+        )
+    return split_dataset(spec, raw, seed)
+
+
 def read_raw(spec: DataSpec, root: Path) -> dict[str, Tensor]:
     """The tensors of a data set's file, checked against what `SPECS` says of them."""
     path = root / f"{spec.name}.safetensors"
