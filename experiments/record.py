@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 FORMAT = 1
@@ -176,6 +177,18 @@ class RunRecord:
         """Write the end of the run."""
         self.content["run"]["ended"] = _now()
         self.update(status=status)
+
+    def __enter__(self) -> Self:
+        """The run; leaving it writes how it ended, whatever ended it."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.finish()
+        else:
+            self.finish("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

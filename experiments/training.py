@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,22 +39,20 @@ def train(
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> list[Epoch]:
-    """Train a model in place on the train split; the last weights are the result, nothing is picked by
-    accuracy.
+    """Train a model in place on the train split; the last weights are the result, none is picked by accuracy.
 
     Args:
         model: gives logits ``(N, classes)``.
         data: the train split is learnt from, the selection split is only reported.
         recipe: what to do.
-        state: where everything needed to go on is kept, rewritten after each epoch; an existing file is
-        resumed
-            from, and the result equals that of an uninterrupted run.
+        state: where everything needed to go on is kept, rewritten after each epoch; an existing file is gone
+            on from, and the result equals that of an uninterrupted run.
         on_step: called with (step, steps in all, loss).
         on_epoch: called after each epoch.
 
     Raises:
         DivergedError: when the loss is not finite; the state of the last good epoch is kept.
-        RecipeError: when ``state`` belongs to another recipe.
+        RecipeError: when ``state`` is damaged, or belongs to another recipe or network.
     """
     model.to(memory_format=torch.channels_last)
     steps_an_epoch = math.ceil(len(data["train"]) / recipe.batch_size)
@@ -134,7 +134,7 @@ def _step(
         logits = model(images)
     loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     return loss.item()
 
@@ -172,13 +172,33 @@ def _resume(
 ) -> list[Epoch]:
     if path is None or not path.exists():
         return []
-    state = torch.load(path, weights_only=True)
-    if state["recipe"] != asdict(recipe):
+    state = _read(path)
+    asked = asdict(recipe)
+    if differences := [
+        f"{k} {state['recipe'].get(k)}, not {v}" for k, v in asked.items() if state["recipe"].get(k) != v
+    ]:
         raise RecipeError(
-            f"{path} was written with {state['recipe']}, asked for {asdict(recipe)}: delete it or match it"
+            f"{path} is of a training with {', '.join(differences)}: match it or delete the file"
         )
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        raise RecipeError(f"{path} is of another network ({error}): delete the file to start anew") from error
     scheduler.load_state_dict(state["scheduler"])
     generator.set_state(state["generator"])
     return [Epoch(**epoch) for epoch in state["history"]]
+
+
+def read_history(path: Path) -> list[Epoch]:
+    """The epochs that a state file has behind it; none where there is no file."""
+    return [Epoch(**epoch) for epoch in _read(path)["history"]] if path.exists() else []
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A state file; only tensors and plain data are read from it, nothing is run."""
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+        raise RecipeError(f"{path} cannot be read ({error}): delete the file to start anew") from error
+    return state

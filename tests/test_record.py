@@ -1,5 +1,6 @@
 """The record: whole or absent, the same for the same seed, and kept whatever happens."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -205,6 +206,19 @@ def test_phases_add_up_also_when_they_fail(tmp_path, monkeypatch):
         with pytest.raises(ZeroDivisionError), record.phase(name):
             raise ZeroDivisionError
     assert record.content["seconds"] == {"search": 3.5, "finetune": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, "finished"), (KeyboardInterrupt, "interrupted"), (ValueError, "failed")]
+)
+def test_how_a_run_ended_is_written(tmp_path, error, status):
+    with contextlib.suppress(KeyboardInterrupt, ValueError), start(tmp_path) as record:
+        record.add(episode=0)
+        if error is not None:
+            raise error
+    read = RunRecord.read(tmp_path)
+    assert (read.content["status"], len(read.rows)) == (status, 1)
+    assert "ended" in read.content["run"]
 
 
 def test_the_commit_says_what_runs(tmp_path, monkeypatch):

@@ -1,0 +1,97 @@
+"""Train a network of the zoo: ``python -m experiments.pretrain model=resnet20 data=fashion_mnist``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+
+from experiments import config
+from experiments.record import RECORD, RunRecord, commit
+
+if TYPE_CHECKING:  # torch takes seconds to import; a misspelt key is told before
+    from torch import nn
+
+    from amc_env.data import DataSet
+    from amc_env.zoo.weights import Card
+    from experiments.recipe import Recipe
+
+STATE = "training.state"
+
+
+@config.main("pretrain")
+def main(cfg: DictConfig, folder: Path) -> None:
+    """Train, and say where the checkpoint is."""
+    card = pretrain(cfg, folder)
+    print(", ".join(f"{split} {accuracy:.2%}" for split, accuracy in card.accuracy.items()))
+    print(f"written: {stem(cfg, folder)}.safetensors and .json; use: model.checkpoint={stem(cfg, folder)}")
+
+
+def pretrain(cfg: DictConfig, folder: Path) -> Card:
+    """Train what a configuration asks for, on from where an earlier call with the same folder was killed.
+
+    Returns:
+        The card of the checkpoint, which lies at `stem`, beside the record and the training's state.
+
+    Raises:
+        DataError, ModelError, RecipeError, RecordError, DivergedError: each says what to change.
+    """
+    from amc_env import zoo
+    from amc_env.zoo import weights
+    from experiments.fetch import load_data
+    from experiments.fitting import fit
+    from experiments.recipe import Recipe
+
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(settings, dict)
+    recipe, options = Recipe(**settings["recipe"]), settings["model"]["options"]
+    data = load_data(cfg.data)
+    model = zoo.build(
+        cfg.model.name, classes=data.classes, in_channels=data.shape[0], seed=recipe.seed, **options
+    )
+    zoo.check(model, data.shape, data.classes)
+    seeds = {"weights": recipe.seed, "batches": recipe.seed, "splits": cfg.data.seed}
+    if (folder / RECORD).exists():
+        record = RunRecord.resume(folder, settings, episodes=0)  # the state's epochs come in again
+    else:
+        record = RunRecord.create(folder, settings, seeds=seeds)
+    with record, config.instantiate(cfg.tracking, folder=folder, config=record.content["config"]) as tracker:
+        fit(model, data, recipe, state=folder / STATE, record=record, tracker=tracker, phase="train")
+        with record.phase("evaluate"):
+            card = _card(cfg, model, data, recipe, options)
+        card = weights.save(stem(cfg, folder), model, card)
+        record.update(results={"accuracy": card.accuracy, "sha256": card.sha256})
+        tracker.summary({f"accuracy/{split}": accuracy for split, accuracy in card.accuracy.items()})
+        tracker.artifact("checkpoint", "model", list(weights.files(stem(cfg, folder))), card.accuracy)
+    return card
+
+
+def stem(cfg: DictConfig, folder: Path) -> Path:
+    """The path, without suffixes, of the checkpoint that a configuration's training writes."""
+    return folder / f"{cfg.model.name.replace('/', '-')}-{cfg.data.name}"
+
+
+def _card(
+    cfg: DictConfig, model: nn.Module, data: DataSet, recipe: Recipe, options: dict[str, object]
+) -> Card:
+    from amc_env.evaluator import accuracy
+    from amc_env.zoo.weights import Card
+
+    return Card(
+        architecture=cfg.model.name,
+        classes=data.classes,
+        in_channels=data.shape[0],
+        data=data.name,
+        shape=data.shape,
+        seed=recipe.seed,
+        commit=commit(),
+        options=options,
+        recipe=asdict(recipe),
+        accuracy={split: accuracy(model, data, split) for split in data.splits},
+    )
+
+
+if __name__ == "__main__":
+    main()

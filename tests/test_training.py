@@ -1,0 +1,248 @@
+"""Training: the schedule and the batches by hand, and a killed training that ends as one that was not."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from amc_env.data import DataSet, DataSpec, split_dataset
+from amc_env.zoo import build, weights
+from experiments.config import ConfigError
+from experiments.fitting import fit
+from experiments.pretrain import STATE, pretrain, stem
+from experiments.recipe import Recipe, RecipeError
+from experiments.record import RecordError, RunRecord, without_clock
+from experiments.tracking import METRICS, NoTracker
+from experiments.training import DivergedError, augmented, read_history, schedule, sgd, train
+
+SPEC = DataSpec("stripes", 2, (1, 4, 4), (0.5,), (0.25,), (8, 8, 8), flip=True, sizes=(88, 8))
+
+
+def stripes(flip: bool = True) -> DataSet:
+    """Horizontal against vertical stripes: learnable in a few steps, whatever is shifted or flipped."""
+    rows = torch.tensor([0, 255, 0, 255], dtype=torch.uint8)
+    pair = torch.stack([rows[:, None].expand(4, 4), rows[None, :].expand(4, 4)]).unsqueeze(1)
+    raw = {}
+    for part, size in zip(("train", "test"), SPEC.sizes, strict=True):
+        raw[f"{part}_labels"] = torch.arange(size) % 2
+        raw[f"{part}_images"] = pair[raw[f"{part}_labels"]]
+    spec = SPEC if flip else DataSpec("stripes", 2, (1, 4, 4), (0.5,), (0.25,), (8, 8, 8), False, (88, 8))
+    return split_dataset(spec, raw, seed=0)
+
+
+def network(seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
+
+
+RECIPE = Recipe(epochs=4, batch_size=16, lr=0.1, shift=1, warmup=0.25)
+
+
+def test_the_onecycle_schedule_by_hand():
+    factor = schedule(Recipe(schedule="onecycle", warmup=0.25), 8)
+    assert [factor(step) for step in range(2)] == [pytest.approx(1 / 3), pytest.approx(2 / 3)]
+    assert factor(2) == 1.0
+    assert factor(5) == pytest.approx(0.5)
+    assert factor(8) == pytest.approx(0.0)
+
+
+def test_the_cosine_schedule_by_hand():
+    factor = schedule(Recipe(schedule="cosine", warmup=0.25), 4)
+    assert [factor(step) for step in (0, 2, 4)] == [pytest.approx(v) for v in (1.0, 0.5, 0.0)]
+
+
+def test_biases_and_batch_norm_are_not_decayed():
+    decayed, plain = sgd(network(), Recipe(weight_decay=0.1)).param_groups
+    assert [tuple(p.shape) for p in decayed["params"]] == [(4, 1, 3, 3), (2, 16)]
+    assert [tuple(p.shape) for p in plain["params"]] == [(4,), (4,), (4,), (2,)]
+    assert (decayed["weight_decay"], plain["weight_decay"], plain["nesterov"]) == (0.1, 0.0, True)
+
+
+def test_what_is_augmented_is_the_image_moved_or_mirrored():
+    """Each result is found among all shifts and mirrors of its own image, and all of them occur."""
+    data = stripes()
+    marked = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    marked[0, 0, 1, 2] = 255
+    data["train"].images[:1] = marked
+    images, labels = augmented(
+        data, data["train"], torch.zeros(500, dtype=torch.long), 1, torch.Generator().manual_seed(0)
+    )
+    zero = -2.0  # a black pixel is (0 - 0.5) / 0.25; what is shifted in is 0, the mean
+    assert labels.tolist() == [int(data["train"].labels[0])] * 500
+    places = {tuple(torch.nonzero(image[0] == 2.0)[0].tolist()) for image in images}
+    assert places == {
+        (row, column) for row in (0, 1, 2) for column in (0, 1, 2, 3)
+    }  # 2 moves to 1..3, 1 to 0..2
+    assert set(images.unique().tolist()) == {zero, 0.0, 2.0}
+
+
+def test_without_shift_and_flip_a_batch_is_the_images():
+    data = stripes(flip=False)
+    chosen = torch.tensor([3, 0, 7])
+    images, labels = augmented(data, data["train"], chosen, 0, torch.Generator())
+    torch.testing.assert_close(images, data.normalise(data["train"].images[chosen]))
+    assert torch.equal(labels, data["train"].labels[chosen])
+
+
+def test_it_learns_and_repeats_itself_and_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    first, second, other = network(), network(), network()
+    history = train(first, stripes(), RECIPE)
+    assert train(second, stripes(), RECIPE) == history
+    assert train(other, stripes(), replace(RECIPE, seed=1)) != history
+    assert [epoch.epoch for epoch in history] == [0, 1, 2, 3]
+    assert history[-1].loss < 0.2 < history[0].loss
+    assert history[-1].selection == 1.0
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not first.training
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_steps_and_epochs_are_reported():
+    steps, epochs = [], []
+    train(network(), stripes(), RECIPE, on_step=lambda *step: steps.append(step[:2]), on_epoch=epochs.append)
+    assert steps == [(step, 16) for step in range(1, 17)]  # 64 images, 16 a batch, 4 epochs
+    assert [epoch.epoch for epoch in epochs] == [0, 1, 2, 3]
+
+
+class Stop(Exception):
+    pass
+
+
+def interrupted_at(step: int):
+    def on_step(now: int, steps: int, loss: float) -> None:
+        if now == step:
+            raise Stop
+
+    return on_step
+
+
+@pytest.mark.parametrize("step", [1, 6, 8, 16])
+def test_a_training_that_is_cut_off_ends_as_one_that_is_not(tmp_path, step):
+    whole, resumed = network(), network()
+    history = train(whole, stripes(), RECIPE)
+    with pytest.raises(Stop):
+        train(resumed, stripes(), RECIPE, state=tmp_path / "state", on_step=interrupted_at(step))
+    resumed = network(seed=9)  # its weights come from the state, or are those of epoch 0 again
+    if not (tmp_path / "state").exists():
+        resumed = network()
+    assert read_history(tmp_path / "state") == history[: (step - 1) // 4]
+    assert train(resumed, stripes(), RECIPE, state=tmp_path / "state") == history
+    states = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in states)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_epoch(tmp_path):
+    model, state = network(), tmp_path / "state"
+
+    def poison(step: int, steps: int, loss: float) -> None:
+        if step == 6:
+            with torch.no_grad():
+                model[0].weight.fill_(float("nan"))
+
+    with pytest.raises(DivergedError, match=r"the loss is nan in epoch 1, step 2: lower lr from 0\.1"):
+        train(model, stripes(), RECIPE, state=state, on_step=poison)
+    assert len(read_history(state)) == 1
+
+
+def test_a_state_that_does_not_fit_is_told(tmp_path):
+    state = tmp_path / "state"
+    train(network(), stripes(), Recipe(epochs=1, batch_size=16), state=state)
+    with pytest.raises(RecipeError, match=r"is of a training with epochs 1, not 2: match it or delete"):
+        train(network(), stripes(), Recipe(epochs=2, batch_size=16), state=state)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    with pytest.raises(RecipeError, match="is of another network"):
+        train(other, stripes(), Recipe(epochs=1, batch_size=16), state=state)
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(RecipeError, match="cannot be read"):
+        train(network(), stripes(), Recipe(epochs=1, batch_size=16), state=state)
+
+
+def test_fit_keeps_the_record_and_shows_where_it_is(tmp_path):
+    record, out = RunRecord.create(tmp_path, {}, seeds={}), io.StringIO()
+    with NoTracker(tmp_path, {}) as tracker:
+        history = fit(
+            network(), stripes(), RECIPE, state=tmp_path / "state", record=record, tracker=tracker,
+            phase="finetune", console=Console(file=out, width=100),
+        )  # fmt: skip
+    assert record.rows == [
+        {"train/epoch": e.epoch, "train/loss": e.loss, "train/selection": e.selection} for e in history
+    ]
+    assert set(record.rows[0]) <= set(METRICS)
+    assert record.content["seconds"].keys() == {"finetune"}
+    assert "epoch 3: loss" in out.getvalue()
+    assert "steps 16/16  loss" in out.getvalue()
+
+
+DIGITS = ("model=digits_cnn", "data=digits", "recipe.epochs=3", "recipe.bfloat16=false", "tracking=none")
+
+KILLED = """
+import os, signal, sys
+from experiments import fitting, training
+save = training._save
+
+def save_and_die(*arguments):
+    save(*arguments)
+    if len(arguments[-1]) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+training._save = save_and_die
+from experiments.pretrain import main
+main()
+"""
+
+
+def test_a_killed_pretraining_ends_as_one_that_was_not(composed, tmp_path):
+    """The command, killed by the system after its second epoch, then called again in the same folder."""
+    cfg = composed("pretrain", *DIGITS)
+    whole = pretrain(cfg, tmp_path / "whole")
+    command = [sys.executable, "-c", KILLED, *DIGITS, f"output={tmp_path / 'broken'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(read_history(tmp_path / "broken" / STATE)) == 2
+    resumed = pretrain(cfg, tmp_path / "broken")
+    assert resumed == whole
+    records = [RunRecord.read(tmp_path / name) for name in ("whole", "broken")]
+    assert without_clock(records[0].rows) == without_clock(records[1].rows)
+    assert without_clock(records[0].content) == without_clock(records[1].content)
+    assert [row["train/epoch"] for row in records[1].rows] == [0, 1, 2]
+
+
+def test_what_pretraining_leaves(composed, tmp_path):
+    cfg = composed("pretrain", *DIGITS)
+    card = pretrain(cfg, tmp_path)
+    model, read = weights.load(stem(cfg, tmp_path))
+    assert read == card
+    assert (card.architecture, card.data, card.shape, card.classes) == ("digits_cnn", "digits", (1, 8, 8), 10)
+    assert set(card.accuracy) == {"train", "calibration", "reward", "selection", "test"}
+    assert card.recipe["epochs"] == 3
+    record = RunRecord.read(tmp_path)
+    assert record.content["results"] == {"accuracy": card.accuracy, "sha256": card.sha256}
+    assert record.content["status"] == "finished"
+    assert card.accuracy["selection"] == record.rows[-1]["train/selection"]
+    dense = build("digits_cnn", classes=10, in_channels=1)
+    assert {n: p.shape for n, p in model.named_parameters()} == {
+        n: p.shape for n, p in dense.named_parameters()
+    }
+
+
+def test_pretraining_says_what_is_wrong_before_it_starts(composed, tmp_path):
+    pretrain(composed("pretrain", *DIGITS, "recipe.epochs=1"), tmp_path)
+    with pytest.raises(RecordError, match=r"recipe\.epochs was 1, is 2"):
+        pretrain(composed("pretrain", *DIGITS, "recipe.epochs=2"), tmp_path)
+    with pytest.raises(RecipeError, match="epochs and batch_size are at least 1"):
+        pretrain(composed("pretrain", *DIGITS, "recipe.epochs=0"), tmp_path / "new")
+    with pytest.raises(ValueError, match="there is no model 'plain21'"):
+        pretrain(composed("pretrain", *DIGITS, "model.name=plain21"), tmp_path / "new")
+    with pytest.raises(ConfigError, match="not allowed"):
+        pretrain(composed("pretrain", *DIGITS, "tracking._target_=os.system"), tmp_path / "new")
+    assert not Path(tmp_path / "new" / STATE).exists()
