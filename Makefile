@@ -1,0 +1,49 @@
+# `make search` finds a smaller network, `make test` runs the fast tests; each sets up what it needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=  # e.g. --extra-index-url https://download.pytorch.org/whl/cpu for a torch without CUDA
+ARGS ?=      # e.g. make search ARGS="experiment=digits seed=1"
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup search test test-slow lint type check bench report clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[dev,cmaes,joblib]'
+	@touch $@
+
+search: setup
+	$(BIN)/python -m experiments.fetch data=fashion_mnist
+	$(BIN)/python -m experiments.search $(ARGS)
+
+test test-slow: export OMP_NUM_THREADS ?= 1
+test: setup
+	$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+
+test-slow: setup
+	$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: setup
+	$(BIN)/mypy
+
+check: lint type test
+
+bench: setup
+	$(BIN)/python -m experiments.benchmarks $(ARGS)
+
+report: setup
+	$(BIN)/python -m experiments.report $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
