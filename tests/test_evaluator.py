@@ -1,0 +1,173 @@
+"""What is measured, by hand; whom the evaluator disturbs; what it refuses."""
+
+import math
+
+import pytest
+import torch
+from generators import global_state
+from networks import NETWORKS, SHAPE, images, network
+from torch import nn
+
+from amc_env.compressors.surgery import cut, drop
+from amc_env.evaluator import Evaluation, EvaluationError, Evaluator, accuracy, evaluating, measure
+from amc_env.plan import Plan
+from amc_env.trace import trace
+
+DATA = images()
+
+
+def evaluator(model, **settings):
+    graph = trace(model, SHAPE)
+    return graph, Evaluator(model, graph, DATA, drop, **settings)
+
+
+def logs(*probabilities):
+    return torch.tensor(probabilities).log()
+
+
+def test_measure_by_hand_on_three_images():
+    """Six classes; the first image is hit, the second is second, the third is last of all."""
+    ours = logs(
+        (0.50, 0.10, 0.10, 0.10, 0.10, 0.10),
+        (0.40, 0.20, 0.10, 0.10, 0.10, 0.10),
+        (0.30, 0.20, 0.20, 0.15, 0.10, 0.05),
+    )
+    labels = torch.tensor([0, 1, 5])
+    theirs = logs(
+        (0.50, 0.10, 0.10, 0.10, 0.10, 0.10),
+        (0.20, 0.40, 0.10, 0.10, 0.10, 0.10),
+        (0.30, 0.20, 0.20, 0.15, 0.10, 0.05),
+    )
+    # in two batches, and shifted by a constant, which changes no distribution
+    found = measure(
+        [ours[:2] + 3, ours[2:]], [labels[:2], labels[2:]], [theirs[:2], theirs[2:] - 1], "reward"
+    )
+    assert (found.top1, found.top5, found.agreement) == (1 / 3, 2 / 3, 2 / 3)
+    assert found.loss == pytest.approx(-(math.log(0.5) + math.log(0.2) + math.log(0.05)) / 3, rel=1e-6)
+    assert found.kl == pytest.approx((0.2 * math.log(0.2 / 0.4) + 0.4 * math.log(0.4 / 0.2)) / 3, rel=1e-5)
+    assert (found.n_images, found.split) == (3, "reward")
+
+
+def test_top5_is_certain_where_there_are_at_most_five_classes():
+    logits = torch.zeros(2, 3)
+    assert measure([logits], [torch.tensor([2, 0])], [logits], "reward").top5 == 1
+
+
+def test_standard_error_is_binomial():
+    assert Evaluation(0.9, 1, 0, 1, 0, 400, "reward").std_error == pytest.approx(0.015)
+    assert Evaluation(1.0, 1, 0, 1, 0, 400, "reward").std_error == 0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_dense_plan_is_the_dense_network(name):
+    model = network(name)
+    graph, evaluate = evaluator(model)
+    found = evaluate(Plan.dense(graph))
+    assert found.top1 == accuracy(model, DATA, "reward")
+    assert found.agreement == 1
+    assert found.kl == pytest.approx(0, abs=1e-6)
+    assert found.n_images == len(DATA["reward"])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_plan_is_measured_as_its_cut_network_is(name):
+    model = network(name)
+    graph, evaluate = evaluator(model)
+    plan = Plan(graph.hash, tuple(tuple(range(0, len(group), 2)) for group in graph.groups))
+    small = cut(model, graph, plan).eval()
+    with torch.no_grad():
+        ((pixels, labels),) = DATA.batches("reward", 100)
+        expected = measure([small(pixels)], [labels], [model(pixels)], "reward")
+    found = evaluate(plan)
+    assert (found.top1, found.agreement) == (expected.top1, expected.agreement)
+    assert found.loss == pytest.approx(expected.loss, rel=1e-4)
+    assert found.kl == pytest.approx(expected.kl, rel=1e-3)
+    assert found.kl > 1e-3
+
+
+def test_a_plan_seen_before_is_answered_from_memory():
+    graph, evaluate = evaluator(network("chain"))
+    plan = Plan.dense(graph).with_group(0, (0, 1))
+    first, sent = evaluate(plan), evaluate.forwards
+    assert evaluate(Plan(plan.graph, plan.kept)) is first
+    assert (evaluate.forwards, evaluate.evaluations) == (sent, 1)
+    assert evaluate(plan.with_group(0, (0, 2))) != first
+    assert (evaluate.forwards, evaluate.evaluations) == (sent + 40, 2)
+
+
+def test_memory_or_not_and_in_any_order_a_plan_has_one_value():
+    """The cut network is refilled for each plan: nothing of one may be left in the next."""
+    graph, evaluate = evaluator(network("residual"))
+    plans = [Plan.dense(graph).with_group(0, kept) for kept in ((0,), tuple(range(12)), (3, 5, 7))]
+    forward = [evaluate(plan) for plan in plans]
+    _, fresh = evaluator(network("residual"))
+    assert [fresh(plan) for plan in reversed(plans)] == forward[::-1]
+
+
+def test_split_and_number_of_images_are_as_asked():
+    model = network("chain")
+    graph, evaluate = evaluator(model, split="selection", images=17, batch_size=5)
+    found = evaluate(Plan.dense(graph))
+    assert (found.n_images, found.split) == (17, "selection")
+    pixels, labels = next(DATA.batches("selection", 17))
+    with torch.no_grad():
+        assert found.top1 == (model(pixels).argmax(1) == labels).sum().item() / 17
+
+
+def test_model_modes_gradients_and_global_generators_are_left_alone():
+    model = network("chain").train()
+    model[1].eval()
+    modes = [module.training for module in model.modules()]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    generators = global_state()
+    graph, evaluate = evaluator(model)
+    evaluate(Plan.dense(graph).with_group(1, (0, 3)))
+    accuracy(model, DATA, "test")
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert global_state() == generators
+
+
+def test_modes_come_back_after_an_error():
+    model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+
+    def fail():
+        with evaluating(model):
+            assert not model[0].training
+            assert torch.is_inference_mode_enabled()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert [module.training for module in model.modules()] == [True, True, False]
+    assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_damaged_dense_weights_are_named_at_once(value):
+    model = network("chain")
+    model[1][0].weight.data[0, 0, 0, 0] = value
+    with pytest.raises(EvaluationError, match=r"dense network are not finite: 1\.0\.weight holds NaN or inf"):
+        evaluator(model)
+
+
+def test_a_refit_that_gives_nan_is_an_error_with_the_plan():
+    def damaged(layer, block, weight, columns):
+        return weight[:, columns] * (math.nan if len(columns) < weight.size(1) else 1)
+
+    model = network("chain")
+    graph = trace(model, SHAPE)
+    evaluate = Evaluator(model, graph, DATA, damaged)
+    plan = Plan.dense(graph).with_group(2, (0, 1))
+    with pytest.raises(EvaluationError, match=rf"plan {plan.hash} are not finite: 3\.2\.weight holds NaN"):
+        evaluate(plan)
+
+
+def test_finite_weights_that_overflow_are_told_apart():
+    model = network("chain")
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data.fill_(1e20)
+    with pytest.raises(EvaluationError, match="its weights are finite, so an activation overflows"):
+        evaluator(model)

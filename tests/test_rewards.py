@@ -1,0 +1,39 @@
+"""Each reward by hand."""
+
+import math
+
+import pytest
+
+from amc_env.evaluator import Evaluation
+from amc_env.rewards import REWARDS
+
+MEASURED = Evaluation(top1=0.9, top5=0.99, loss=0.3, agreement=0.95, kl=0.05, n_images=100, split="reward")
+
+BY_HAND = {
+    "error": -0.1,
+    "error_top5": -0.01,
+    "flops": -0.1 * 15.8949521,  # ln(8,000,000)
+    "params": -0.1 * 12.2060726,  # ln(200,000)
+    "loss": -0.3,
+    "agreement": -0.05,
+    "kl": -0.05,
+}
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_by_hand(name):
+    assert REWARDS[name](MEASURED, 8_000_000, 200_000) == pytest.approx(BY_HAND[name], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_nothing_is_better_than_no_error(name):
+    perfect = Evaluation(1.0, 1.0, 0.0, 1.0, 0.0, 100, "reward")
+    assert REWARDS[name](perfect, 1000, 1000) == 0
+    assert REWARDS[name](MEASURED, 1000, 1000) < 0
+
+
+def test_r_flops_weighs_cost_and_error():
+    """At equal error half of the MACs gain ln 2 times the error; R_Param does not see them."""
+    gain = REWARDS["flops"](MEASURED, 4_000_000, 1) - REWARDS["flops"](MEASURED, 8_000_000, 1)
+    assert gain == pytest.approx(0.1 * math.log(2))
+    assert REWARDS["params"](MEASURED, 4, 1000) == REWARDS["params"](MEASURED, 8, 1000)
