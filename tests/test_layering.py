@@ -1,0 +1,113 @@
+"""Imports run one way: experiments to agents and amc_env, which know nothing of each other."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("amc_env", "agents", "experiments")
+HEAVY = {"torch", "numpy", "gymnasium", "wandb", "stable_baselines3", "torchvision", "onnx", "onnxruntime"}
+
+# Which of our packages, and which of other people's, each package may import.
+MAY = {
+    "amc_env": {"amc_env"},
+    "agents": {"agents"},
+    "experiments": {"amc_env", "agents", "experiments"},
+}
+NEVER = {
+    "amc_env": {"hydra", "omegaconf", "wandb", "stable_baselines3", "rich", "cma", "onnx", "onnxruntime"},
+    "agents": {"hydra", "omegaconf", "wandb", "rich", "torchvision", "safetensors"},
+    "experiments": {"stable_baselines3"},
+}
+ONLY = {"stable_baselines3": {"agents/sb3.py"}, "cma": {"agents/blackbox.py"}}
+
+# Inside of amc_env: the only modules of ours that a module may import. What is not listed stands above these.
+INSIDE = {
+    "graph.py": set(),
+    "plan.py": {"graph"},
+    "cost.py": {"graph", "plan"},
+    "observation.py": {"graph", "plan", "cost"},
+    "compressors/channels.py": {"graph", "plan", "cost"},
+    "compressors/surgery.py": {"graph", "plan", "tracing"},
+    "compressors/reconstruct.py": {"graph", "plan", "data", "modes"},
+    "rewards.py": {"evaluator"},
+    "data.py": set(),
+    "imagefolder.py": {"data"},
+}
+
+
+def files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The dotted name of each module that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_one_way(package):
+    for path in files(package):
+        tops = {name.partition(".")[0] for name in imports(path)}
+        assert tops & set(PACKAGES) <= MAY[package], path
+        assert not tops & NEVER[package] or str(path.relative_to(ROOT)) in ONLY["stable_baselines3"], path
+
+
+@pytest.mark.parametrize("library", ONLY)
+def test_a_library_with_one_door(library):
+    doors = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in files(package)
+        if library in {name.partition(".")[0] for name in imports(path)}
+    }
+    assert doors <= ONLY[library]
+
+
+@pytest.mark.parametrize("file", INSIDE)
+def test_inside_of_amc_env(file):
+    ours = {name.split(".")[1] for name in imports(ROOT / "amc_env" / file) if name.startswith("amc_env.")}
+    assert ours <= INSIDE[file]
+
+
+def test_only_the_task_imports_the_env():
+    users = {p.relative_to(ROOT).as_posix() for p in files("amc_env") if "amc_env.env" in set(imports(p))}
+    assert users == set()  # the registered ids name it as a string
+
+
+def test_packages_without_a_file_of_odds_and_ends():
+    odd = {"utils", "common", "helpers", "misc"}
+    assert not [
+        path for package in PACKAGES for path in files(package) if odd & {path.stem, path.parent.name}
+    ]
+
+
+@pytest.mark.parametrize("entry", [p.stem for p in files("experiments") if "@config.main(" in p.read_text()])
+def test_an_entry_point_imports_nothing_heavy_before_its_config_is_checked(entry):
+    code = f"import sys, experiments.{entry}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import os.path as p", {"os.path"}),
+        ("def f():\n    from amc_env import data", {"amc_env", "amc_env.data"}),
+        ("from agents.search import Trial", {"agents.search", "agents.search.Trial"}),
+    ],
+)
+def test_the_finder_itself(tmp_path, source, expected):
+    (tmp_path / "m.py").write_text(source)
+    assert set(imports(tmp_path / "m.py")) == expected
