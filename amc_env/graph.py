@@ -118,6 +118,7 @@ class Graph:
         shape: C, H, W of the image it was traced with.
         blanks: atoms of the channels that no layer writes: the image, then all padding, in the order of the
             forward.
+        numbers: that enter the values by themselves, in the order of the forward.
         outputs: ``(classes,)`` the atoms of the logits.
     """
 
@@ -132,6 +133,7 @@ class Graph:
     fixed_params: int
     shape: tuple[int, int, int]
     blanks: tuple[Atoms, ...]
+    numbers: tuple[float, ...]
     outputs: Atoms
 
     @cached_property

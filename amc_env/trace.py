@@ -44,6 +44,7 @@ def trace(model: nn.Module, shape: tuple[int, int, int]) -> Graph:
     written = propagate(model, recorder, shape)
     _refuse_idle_parameters(model, written)
     graph = recorder.graph()
+    _refuse_borrowed_weights(graph, written)
     _try_cut(model, graph)
     return graph
 
@@ -86,6 +87,18 @@ def _refuse_shared_parameters(model: nn.Module) -> None:
                     f"{owners[id(parameter)]} and {full} are one tensor; call one module twice, or untie them"
                 )
             owners[id(parameter)] = full
+
+
+def _refuse_borrowed_weights(graph: Graph, written: fx.GraphModule) -> None:
+    """What else reads the weights of a layer does not expect fewer of them."""
+    weights = {f"{layer.name}.weight" for layer in graph.layers}
+    for node in written.graph.nodes:
+        used = [user for user in node.users if user.target not in (getattr, "size", "dim")]
+        if node.op == "get_attr" and str(node.target) in weights and used:
+            raise TraceError(
+                f"node {used[0].name!r} computes with {node.target}, which is cut with its layer; give it a "
+                "parameter of its own"
+            )
 
 
 def _refuse_idle_parameters(model: nn.Module, written: fx.GraphModule) -> None:

@@ -15,7 +15,14 @@ def same(scribe: Scribe, x: Labels, *settings: Any, **named: Any) -> Labels:
     """One operand: nothing happens to its labels."""
     if any(isinstance(value, Labels | Constant | Tensor) for value in (*settings, *named.values())):
         raise TraceError("a second tensor is not understood here; write it with add, mul, minimum or maximum")
+    for value in (*settings, *named.values()):
+        _hear_number(scribe, value)
     return x
+
+
+def _hear_number(scribe: Scribe, value: object) -> None:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        scribe.number(value)
 
 
 def binary(scribe: Scribe, a: Any, b: Any, *, alpha: Any = 1, rounding_mode: str | None = None) -> Labels:
@@ -25,9 +32,10 @@ def binary(scribe: Scribe, a: Any, b: Any, *, alpha: Any = 1, rounding_mode: str
         return _with_constant(scribe, x, y)
     if isinstance(y, Tensor):
         return _with_tensor(scribe, x, y)
-    if not isinstance(y, Labels):
-        return x
-    return _meet(scribe, x, y)
+    if isinstance(y, Labels):
+        return _meet(scribe, x, y)
+    _hear_number(scribe, y)
+    return x
 
 
 def where(scribe: Scribe, condition: Labels, a: Any, b: Any) -> Labels:

@@ -12,7 +12,7 @@ from amc_env.tracing.interpreter import propagate
 from amc_env.tracing.labels import TraceError, compact
 
 ADVICE = (
-    "this network uses channel counts in a way that tracing cannot follow; compute them from x.size(1), use "
+    "This network uses channel counts in a way that tracing cannot follow; compute them from x.size(1), use "
     "chunk instead of slices, or keep such a part out of the network that is compressed"
 )
 
@@ -47,6 +47,7 @@ class Checker:
         self._layers = {layer.name: layer for layer in self.graph.layers}
         self._vectors = {vector.name: vector.atoms for vector in self.graph.vectors}
         self._blanks = iter(self.graph.blanks)
+        self._numbers = iter(self.graph.numbers)
 
     def layer(
         self, name: str, module: nn.Module, reads: Tensor, in_size: tuple[int, int], out_size: tuple[int, int]
@@ -54,6 +55,8 @@ class Checker:
         """What stayed of what the dense layer reads; the atoms that it writes."""
         layer = self._layers[name]
         self._same(self._left(layer.reads), reads, f"{name!r} reads other channels than were kept for it")
+        if (in_size, out_size) != (layer.in_size, layer.out_size):
+            raise TraceError(f"{name!r} runs on {in_size}, in the dense network on {layer.in_size}")
         return self._left(layer.writes)
 
     def vector(self, name: str, value: Tensor, dim: int, ids: Tensor | None = None) -> Tensor:
@@ -86,6 +89,11 @@ class Checker:
         if len(atoms) != count:
             raise TraceError(f"{count} blank channels, {len(atoms)} in the dense network")
         return torch.from_numpy(atoms)
+
+    def number(self, value: float) -> None:
+        """The same as in the dense network."""
+        if value != next(self._numbers, None):
+            raise TraceError(f"the values depend on the number of channels, here {value}")
 
     def finish(self, ids: Tensor) -> None:
         """The logits are those of the dense network."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.fx.node import Argument, Target
 
 from amc_env.modes import evaluating
@@ -30,13 +30,13 @@ def propagate(model: nn.Module, scribe: Scribe, shape: tuple[int, int, int]) -> 
     """
     try:
         with evaluating(model):  # batch norm and auxiliary heads are traced as they are evaluated
-            written = fx.symbolic_trace(model)
+            written = fx.GraphModule(model, _Tracer().trace(model))
     except Exception as error:  # torch.fx passes on whatever the forward raises on a proxy
         raise TraceError(
-            f"{type(model).__name__} cannot be traced{_place(error)}: {error}. Its forward must not branch "
+            f"{type(model).__name__} cannot be traced{_place(error)}: {error}. A forward may not branch "
             "on the values or the size of its input; move such a choice to the constructor"
         ) from error
-    result = _Interpreter(written, scribe, shape).run()
+    result = _Interpreter(model, written, scribe, shape).run()
     if not isinstance(result, Labels):
         raise TraceError(
             f"{type(model).__name__} returns {type(result).__name__}, not one tensor of logits (N, classes)"
@@ -51,12 +51,21 @@ def _place(error: Exception) -> str:
     return f" ({lines[-1].filename}:{lines[-1].lineno}: {lines[-1].line})" if lines else ""
 
 
+class _Tracer(fx.Tracer):
+    """Follows buffers as it follows parameters."""
+
+    proxy_buffer_attributes = True
+
+
 class _Interpreter(fx.Interpreter):
     """Runs each node on labels; everything without a label in it runs as usual."""
 
-    def __init__(self, written: fx.GraphModule, scribe: Scribe, shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self, model: nn.Module, written: fx.GraphModule, scribe: Scribe, shape: tuple[int, int, int]
+    ) -> None:
         super().__init__(written, garbage_collect_values=True)
         self.extra_traceback = False
+        self.named = dict(model.named_parameters()) | dict(model.named_buffers())
         self.scribe = scribe
         self.image = shape
         self.first = next(iter(written.graph.nodes))
@@ -80,9 +89,9 @@ class _Interpreter(fx.Interpreter):
         return args[0]
 
     def get_attr(self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, Any]) -> Any:
-        """A parameter or buffer, with its name."""
-        value = self.fetch_attr(str(target))
-        return Constant(str(target), value) if isinstance(value, Tensor) else value
+        """A parameter or buffer, with its name; a tensor that the forward made is one of fixed size."""
+        name = str(target)
+        return Constant(name, self.named[name]) if name in self.named else self.fetch_attr(name)
 
     def call_module(self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, Any]) -> Any:
         """A leaf module."""

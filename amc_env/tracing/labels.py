@@ -67,6 +67,9 @@ class Scribe(Protocol):
     def blank(self, count: int) -> Tensor:
         """Labels for channels that no layer writes (the image, padding): they always stay."""
 
+    def number(self, value: float) -> None:
+        """Hear of a number that enters the values; it must not depend on how many channels are left."""
+
     def finish(self, ids: Tensor) -> None:
         """Hear of the labels of the logits."""
 

@@ -44,9 +44,9 @@ def apply_leaf(scribe: Scribe, name: str, module: nn.Module, x: object) -> Label
     if isinstance(module, SPATIAL):
         return spatial(module)(scribe, x)
     raise TraceError(
-        f"the module {name!r} of type {type(module).__name__} is not understood: nothing says what it does to "
-        "channels. Attention, recurrent and other leaf modules are out of scope; put another in its place, "
-        "or compress the convolutional part of the network alone"
+        f"the module {name!r} of type {type(module).__name__} is not understood: nothing says what it does "
+        "to channels. Attention, recurrent and other leaf modules are out of scope; put another in its "
+        "place, or compress the convolutional part of the network alone"
     )
 
 
@@ -63,15 +63,12 @@ def _refuse_hidden(name: str, module: nn.Module) -> None:
 
 def depthwise(module: nn.Module) -> bool:
     """Whether each output channel reads one input channel of its own."""
-    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
+    return isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and 1 < module.groups == module.in_channels
 
 
 def _convolution(scribe: Scribe, name: str, module: Any, x: Labels) -> Labels:
     if x.ids.ndim != 4 or x.shape[1] != module.in_channels:
         raise TraceError(f"{name!r} takes (N, {module.in_channels}, H, W), here comes {tuple(x.shape)}")
-    transposed = isinstance(module, nn.ConvTranspose2d)
-    if transposed and 1 < module.groups == module.in_channels:
-        raise TraceError(f"{name!r} is transposed and depthwise at once; use an upsampling and a convolution")
     tied = module.groups > 1 and not depthwise(module)
     reads = channels(x.ids, 1)
     if tied:

@@ -47,7 +47,7 @@ BINARY = (
     "add", "sub", "mul", "div", "truediv", "true_divide", "pow", "maximum", "minimum",
     "gt", "ge", "lt", "le", "eq", "ne",
 )  # fmt: skip
-AS_IT_IS = ("contiguous", "clone", "detach", "float", "to")
+AS_IT_IS = ("contiguous", "clone", "detach", "float", "to", "zeros_like", "ones_like")
 MOVING = ("permute", "transpose", "unsqueeze", "movedim", "swapaxes", "flip", "repeat", "repeat_interleave")
 POOLING = (
     "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "lp_pool2d", "interpolate",
@@ -76,6 +76,7 @@ OPERATIONS: dict[str, Operation] = {
     "split": shapes.split,
     "getitem": shapes.getitem,
     "pad": shapes.pad,
+    "new_zeros": shapes.new_zeros,
     "channel_shuffle": shapes.channel_shuffle,
     "size": _size,
     "dim": lambda scribe, x: x.ids.ndim,

@@ -37,6 +37,7 @@ class Recorder:
     vectors: dict[str, tuple[Tensor, int, Tensor]] = field(default_factory=dict)
     norms: list[str] = field(default_factory=list)
     blanks: list[Tensor] = field(default_factory=list)
+    numbers: list[float] = field(default_factory=list)
     kept: list[tuple[Tensor, str]] = field(default_factory=list)
     outputs: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
@@ -49,6 +50,8 @@ class Recorder:
         """Fresh labels, or those of the first call; a depthwise convolution passes on what it reads."""
         if name in self.calls:
             return self._again(self.calls[name], reads, in_size, out_size)
+        if depthwise(module) and isinstance(module, nn.ConvTranspose2d):
+            raise TraceError(f"{name!r} is transposed and depthwise; use an upsampling and a convolution")
         width = int(module.out_features if isinstance(module, nn.Linear) else module.out_channels)  # type: ignore[arg-type]
         writes = reads.repeat_interleave(width // len(reads)) if depthwise(module) else self._fresh(width)
         self.calls[name] = _Call(module, reads, writes, in_size, out_size, self.node)
@@ -87,6 +90,10 @@ class Recorder:
         self.blanks.append(self._fresh(count))
         return self.blanks[-1]
 
+    def number(self, value: float) -> None:
+        """Remember it for the `Checker`."""
+        self.numbers.append(float(value))
+
     def finish(self, ids: Tensor) -> None:
         """The classes stay."""
         self.outputs = compact(ids).flatten()
@@ -123,7 +130,13 @@ class Recorder:
         fixed = np.zeros(int(atom_of.max()) + 1, dtype=bool)
         for ids in (*self.blanks, self.outputs, *(ids for ids, _ in self.kept)):
             fixed[atoms(ids)] = True
+        notes = [why for _, why in self.kept]
+        pinned = fixed.copy()
         groups = find_groups(layers, fixed)
+        for layer in layers:
+            alone = fixed & ~pinned
+            if layer.kind != "depthwise" and alone[layer.writes].any():
+                notes.append(f"{layer.name}: its channels can only be removed all at once")
         counted = {f"{layer.name}.weight" for layer in layers} | set(self.vectors)
         return Graph(
             layers=layers,
@@ -133,10 +146,11 @@ class Recorder:
             norms=tuple(dict.fromkeys(self.norms)),
             atoms=len(fixed),
             fixed=fixed,
-            notes=tuple(dict.fromkeys(why for _, why in self.kept)),
+            notes=tuple(dict.fromkeys(notes)),
             fixed_params=sum(p.numel() for name, p in self.model.named_parameters() if name not in counted),
             shape=self.shape,
             blanks=tuple(atoms(ids) for ids in self.blanks),
+            numbers=tuple(self.numbers),
             outputs=atoms(self.outputs),
         )
 

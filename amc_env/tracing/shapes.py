@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from amc_env.tracing.labels import Labels, Scribe, TraceError, channels, spread, tie_along, varying
+from amc_env.tracing.labels import Constant, Labels, Scribe, TraceError, channels, spread, tie_along, varying
 
 
 def method(name: str) -> Callable[..., Labels]:
@@ -103,6 +103,11 @@ def squeeze(scribe: Scribe, x: Labels, dim: Any = None) -> Labels:
     return Labels(x.ids.squeeze(dim))
 
 
+def new_zeros(scribe: Scribe, x: Labels, *shape: Any, **settings: Any) -> Tensor:
+    """A tensor without channels; its size is that which the forward asks for."""
+    return torch.zeros(_sizes(shape))
+
+
 def chunk(scribe: Scribe, x: Labels, chunks: int, dim: int = 0) -> tuple[Labels, ...]:
     """Equal parts stay equal: they are unified position by position."""
     return _pieces(scribe, x, x.ids.chunk(chunks, dim), dim, "a chunk into unequal parts")
@@ -134,6 +139,8 @@ def getitem(scribe: Scribe, x: Any, index: Any) -> object:
     if not isinstance(x, Labels):
         return x[index]
     places: Any = index if isinstance(index, tuple) else (index,)
+    if any(isinstance(place, Labels | Constant | Tensor) for place in places):
+        raise TraceError("an index that is a tensor is not understood; use chunk, or mul with a mask")
     taken, dim = set(), 0
     for at, place in enumerate(places):
         if place is Ellipsis:

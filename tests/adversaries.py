@@ -1,0 +1,203 @@
+"""Networks that do arithmetic with their channels, and what tracing must make of each of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from nets import Net, conv, head
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Middle = Callable[[Any, Tensor], Tensor]
+
+
+def net(middle: Middle, width: int = 8, **parts: Any) -> nn.Module:
+    """A convolution to 8 channels, something peculiar that leaves ``width`` of them, another, a classifier."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.head(m.last(middle(m, m.first(x))).relu())
+
+    return Net(forward, first=conv(2, 8), last=conv(width, 6), **parts, head=head(6))
+
+
+def gathered(m: Any, x: Tensor) -> Tensor:
+    a, b = x.split([x.size(1) // 4, x.size(1) - x.size(1) // 4], 1)
+    return torch.cat([a, b], 1)
+
+
+def added_in_place(m: Any, x: Tensor) -> Tensor:
+    y = m.other(x)
+    y.add_(x)  # the result is not used, the change is
+    return F.relu_(y)
+
+
+def halves_by_split(m: Any, x: Tensor) -> Tensor:
+    a, b = x.split(x.shape[1] // 2, dim=1)
+    return torch.cat([b, a], dim=1)
+
+
+def mixed_stack(m: Any, x: Tensor) -> Tensor:
+    return torch.stack([x, m.other(x)], dim=2).flatten(1, 2)
+
+
+# Each is cut, and what is left computes what the masked network computes.
+CUT: dict[str, tuple[Middle, dict[str, Any]]] = {
+    "add_": (added_in_place, {"other": conv(8, 8)}),
+    "flip": (lambda m, x: torch.flip(x, [1]), {}),
+    "flip of positions": (lambda m, x: x.flip(2, 3), {}),
+    "split into computed halves": (halves_by_split, {}),
+    "repeat": (lambda m, x: x.repeat(1, 2, 1, 1), {"width": 16}),
+    "repeat_interleave": (lambda m, x: x.repeat_interleave(2, dim=1), {"width": 16}),
+    "stack and flatten": (mixed_stack, {"other": conv(8, 8), "width": 16}),
+    "stack and sum": (lambda m, x: torch.stack([x, m.other(x)]).sum(0), {"other": conv(8, 8)}),
+    "concatenation of positions": (lambda m, x: torch.cat([x, m.other(x)], 2), {"other": conv(8, 8)}),
+    "view by fours": (lambda m, x: x.view(x.size(0), x.size(1) // 4, 4, 8, 8).sum(2), {"width": 2}),
+    "view of two halves": (lambda m, x: x.unflatten(1, (2, -1)).mean(1), {"width": 4}),
+    "where": (lambda m, x: torch.where(x > 0, x, m.other(x)), {"other": conv(8, 8)}),
+    "padding by zeros": (
+        lambda m, x: torch.cat([x, x.new_zeros(x.size(0), 3, x.size(2), x.size(3))], dim=1),
+        {"width": 11},
+    ),
+    "halves of channels beside each other": (
+        lambda m, x: m.four(x.view(x.size(0), x.size(1) // 2, 16, 8)),
+        {"four": conv(4, 8)},
+    ),
+    "softmax over positions": (lambda m, x: x.flatten(2).softmax(2).view(x.shape), {}),
+    "a mask of positions": (lambda m, x: x * torch.ones(8, 1), {}),
+    "a scalar parameter": (lambda m, x: x * m.scale, {"scale": nn.Parameter(torch.ones(1))}),
+    "max pooling by function": (lambda m, x: F.adaptive_max_pool2d(F.max_pool2d(x, 2), 3), {}),
+    "resizing": (lambda m, x: F.interpolate(x, scale_factor=2.0), {}),
+    "positions by their number": (lambda m, x: x.sum((2, 3), keepdim=True) / (x.size(2) * x.size(3)) + x, {}),
+}
+
+# In each some channels must stay, and a note says at which node and why.
+PINNED: dict[str, tuple[Middle, dict[str, Any], str]] = {
+    "first four": (lambda m, x: x[:, :4], {"width": 4}, "getitem: an index that takes some"),
+    "all but two": (lambda m, x: x[:, : x.size(1) - 2], {"width": 6}, "getitem.*: an index that takes some"),
+    "every other": (lambda m, x: x[:, ::2], {"width": 4}, "getitem: an index that takes some"),
+    "a permutation": (lambda m, x: x[:, [3, 2, 1, 0, 7, 6, 5, 4]], {}, "getitem: an index that takes some"),
+    "last of an ellipsis": (
+        lambda m, x: x.permute(0, 2, 3, 1)[..., 2:].permute(0, 3, 1, 2),
+        {"width": 6},
+        "an index that takes some",
+    ),
+    "view of a literal": (lambda m, x: x.view(-1, 8, 4, 16), {}, "view: a view with a literal number"),
+    "reshape of all literals": (
+        lambda m, x: x.reshape(-1, 2, 4, 8, 8).sum(1),
+        {"width": 4},
+        "reshape: a view with a literal number",
+    ),
+    "unflatten of literals": (lambda m, x: x.unflatten(1, (2, 4)).sum(2), {"width": 2}, "unflatten: a view"),
+    "split of a literal": (lambda m, x: torch.cat(x.split(4, 1), 1), {}, "split: a split of literal"),
+    "split of unequal parts": (gathered, {}, "split: a split of literal or unequal"),
+    "a split of copies": (
+        lambda m, x: torch.cat([x, x], 1).split(8, 1)[1],
+        {},
+        "split: a split of literal",
+    ),
+    "chunk into unequal parts": (lambda m, x: torch.cat(x.chunk(3, 1), 1), {}, "chunk: a chunk into unequal"),
+    "expand of a literal": (lambda m, x: x.expand(-1, 8, 8, 8), {}, "expand: an expand to a literal"),
+    "mean over channels": (lambda m, x: x * x.mean(1, keepdim=True), {}, "mean: a reduction over channels"),
+    "mean of everything": (lambda m, x: x - x.mean(), {}, "mean: a reduction over channels"),
+    "softmax over channels": (lambda m, x: x.softmax(1), {}, "softmax: a softmax over channels"),
+    "a tensor of eight": (
+        lambda m, x: x * torch.arange(8.0).view(-1, 1, 1),
+        {},
+        "mul: a tensor of fixed size",
+    ),
+    "a map of all channels": (
+        lambda m, x: (x.flatten(2) + m.map.flatten(2)).view(x.shape),
+        {"map": nn.Parameter(torch.ones(1, 8, 8, 8))},
+        "add: a tensor of fixed size",
+    ),
+    "a count that happens to fit": (
+        lambda m, x: x.view(x.size(0), x.size(1) // 4, x.size(1) // (x.size(1) // 4), 8, 8).sum(2),
+        {"width": 2},
+        "sum_1: a reduction over channels",
+    ),
+    "a norm for each channel": (
+        lambda m, x: m.norm(x),
+        {"norm": nn.GroupNorm(8, 8)},
+        "norm: a group norm with one",
+    ),
+}
+
+# Each is refused; the message names the node, and says what can be done.
+REFUSED: dict[str, tuple[Middle, dict[str, Any], str]] = {
+    "roll": (lambda m, x: torch.roll(x, 1, 1), {}, "'roll'.*not understood.*OPERATIONS"),
+    "einsum": (lambda m, x: torch.einsum("nchw,nchw->nchw", x, x), {}, "'einsum'.*not understood"),
+    "matmul": (lambda m, x: x @ x, {}, "'matmul'.*not understood"),
+    "weights by function": (
+        lambda m, x: F.conv2d(x, m.w),
+        {"w": nn.Parameter(torch.ones(8, 8, 1, 1))},
+        "'conv2d'",
+    ),
+    "channels as images": (
+        lambda m, x: m.one(x.view(-1, 1, 8, 8)).view(x.shape),
+        {"one": conv(1, 1)},
+        "'one'.*dimension \\[0\\]",
+    ),
+    "channels as positions": (
+        lambda m, x: m.four(x.view(x.size(0), x.size(1) // 2, x.size(2) * 2, 8)),
+        {"four": conv(4, 8)},
+        "'four'.*dimension \\[1, 2\\].*permute, pool or flatten",
+    ),
+    "sixteen less": (
+        lambda m, x: F.pad(x, (0, 0, 0, 0, 0, 16 - x.size(1))),
+        {"width": 16},
+        "'pad'.*blank channels.*x.size\\(1\\)",
+    ),
+    "divided by the number of channels": (
+        lambda m, x: x / x.size(1),
+        {},
+        "'truediv'.*depend on the number of channels",
+    ),
+    "pooled by the number of channels": (
+        lambda m, x: F.avg_pool2d(x, x.size(1) // 4),
+        {},
+        "'last'.*runs on",
+    ),
+    "an index that is a buffer": (
+        lambda m, x: x[:, m.at],
+        {"at": nn.Parameter(torch.arange(8), requires_grad=False)},
+        "'getitem'.*use chunk",
+    ),
+    "a borrowed weight": (lambda m, x: x * m.last.weight.mean(), {}, "'mean'.*last.weight.*of its own"),
+    "squeeze": (
+        lambda m, x: x + x.mean((2, 3)).squeeze()[..., None, None],
+        {},
+        "'squeeze'.*name the dimension",
+    ),
+    "expand of a channel": (
+        lambda m, x: x + m.one(x).expand(-1, 8, -1, -1),
+        {"one": conv(8, 1)},
+        "'expand'.*expand_as",
+    ),
+    "indices of a maximum": (lambda m, x: F.max_pool2d(x, 2, return_indices=True)[0], {}, "indices"),
+    "instance norm": (lambda m, x: m.norm(x), {"norm": nn.InstanceNorm2d(8)}, "'norm'.*InstanceNorm2d"),
+    "norm of responses": (
+        lambda m, x: m.norm(x),
+        {"norm": nn.LocalResponseNorm(3)},
+        "'norm'.*LocalResponseNorm",
+    ),
+    "layer norm of positions": (
+        lambda m, x: m.norm(x),
+        {"norm": nn.LayerNorm([8, 8, 8])},
+        "'norm'.*expected along 3 only",
+    ),
+    "layer norm without weights": (
+        lambda m, x: m.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
+        {"norm": nn.LayerNorm(8, elementwise_affine=False)},
+        "'norm'.*without a weight",
+    ),
+    "depthwise and transposed": (
+        lambda m, x: m.up(x),
+        {"up": nn.ConvTranspose2d(8, 8, 2, groups=8)},
+        "'up' is transposed and depthwise",
+    ),
+    "batch statistics": (
+        lambda m, x: m.norm(x),
+        {"norm": nn.BatchNorm2d(8, track_running_stats=False)},
+        "'norm' has no running",
+    ),
+}
