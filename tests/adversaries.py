@@ -12,7 +12,7 @@ Middle = Callable[[Any, Tensor], Tensor]
 
 
 def net(middle: Middle, width: int = 8, **parts: Any) -> nn.Module:
-    """A convolution to 8 channels, something peculiar that leaves ``width`` of them, another, a classifier."""
+    """A convolution to 8 channels, something peculiar that leaves ``width`` of them, then two layers more."""
 
     def forward(m: Any, x: Tensor) -> Tensor:
         return m.head(m.last(middle(m, m.first(x))).relu())

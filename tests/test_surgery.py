@@ -1,0 +1,182 @@
+"""A cut network computes what the masked one does, costs what `cost.py` says, and leaves the dense one alone."""
+
+import copy
+
+import nets
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from amc_env.compressors.surgery import Surgeon, cut, drop, masked
+from amc_env.cost import Macs, Params, mask_widths
+from amc_env.graph import Graph
+from amc_env.plan import Plan, PlanError
+from amc_env.trace import trace
+
+names = pytest.mark.parametrize("name", nets.NETS)
+
+
+@pytest.fixture(scope="module")
+def traced() -> dict[str, tuple[nn.Module, Graph]]:
+    models = {name: nets.ready(build()) for name, build in nets.NETS.items()}
+    return {name: (model, trace(model, nets.SHAPE)) for name, model in models.items()}
+
+
+def assert_same_logits(one: nn.Module, other: nn.Module) -> None:
+    x = nets.images(3)
+    with torch.no_grad():
+        torch.testing.assert_close(one(x), other(x), rtol=0, atol=2e-6)
+
+
+@names
+@settings(max_examples=8)
+@given(seed=st.integers(0, 10_000))
+def test_cut_equals_masked(traced: dict[str, tuple[nn.Module, Graph]], name: str, seed: int) -> None:
+    model, graph = traced[name]
+    plan = nets.random_plan(graph, seed)
+    small = cut(model, graph, plan)
+    assert_same_logits(small, masked(model, graph, plan))
+    assert_same_logits(small, Surgeon(model, graph, fold=True).cut(plan))
+
+
+@names
+@settings(max_examples=8)
+@given(seed=st.integers(0, 10_000))
+def test_costs_equal_independent_counts(
+    traced: dict[str, tuple[nn.Module, Graph]], name: str, seed: int
+) -> None:
+    model, graph = traced[name]
+    plan = nets.random_plan(graph, seed)
+    small = cut(model, graph, plan)
+    widths = mask_widths(graph, graph.mask(plan.kept))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        small(nets.images(1))
+    assert 2 * int(Macs(graph)(widths)) == counter.get_total_flops()
+    assert int(Params(graph)(widths)) == sum(parameter.numel() for parameter in small.parameters())
+
+
+@names
+def test_the_dense_plan_gives_the_dense_network(
+    traced: dict[str, tuple[nn.Module, Graph]], name: str
+) -> None:
+    model, graph = traced[name]
+    assert_same_logits(cut(model, graph, Plan.dense(graph)), model)
+    assert_same_logits(masked(model, graph, Plan.dense(graph)), model)
+    widths = mask_widths(graph, graph.mask(Plan.dense(graph).kept))
+    assert int(Params(graph)(widths)) == sum(parameter.numel() for parameter in model.parameters())
+
+
+@names
+def test_the_state_of_a_cut_network_fits_the_same_plan(
+    traced: dict[str, tuple[nn.Module, Graph]], name: str
+) -> None:
+    model, graph = traced[name]
+    plan = nets.random_plan(graph, 3)
+    small = cut(model, graph, plan)
+    other = cut(nets.ready(nets.NETS[name](), seed=5), graph, plan)
+    other.load_state_dict(small.state_dict())
+    assert_same_logits(small, other)
+
+
+@names
+def test_a_cut_network_can_be_trained(traced: dict[str, tuple[nn.Module, Graph]], name: str) -> None:
+    model, graph = traced[name]
+    small = cut(model, graph, nets.random_plan(graph, 4)).train()
+    small(nets.images(4)).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in small.parameters())
+
+
+@names
+@pytest.mark.parametrize("fold", [False, True])
+def test_refilling_leaves_no_trace(traced: dict[str, tuple[nn.Module, Graph]], name: str, fold: bool) -> None:
+    model, graph = traced[name]
+    surgeon, plan = Surgeon(model, graph, fold=fold), nets.random_plan(graph, 1)
+    once = copy.deepcopy(surgeon.cut(plan))
+    for parameter in surgeon.cut(nets.random_plan(graph, 2)).parameters():
+        parameter.data.fill_(7)  # as if it had been trained
+
+    again = surgeon.cut(plan)
+
+    assert again.state_dict().keys() == once.state_dict().keys()
+    assert all(torch.equal(value, once.state_dict()[key]) for key, value in again.state_dict().items())
+    assert repr(again) == repr(once)
+
+
+@names
+def test_the_dense_network_is_never_written(traced: dict[str, tuple[nn.Module, Graph]], name: str) -> None:
+    model, graph = traced[name]
+    before, printed = copy.deepcopy(model.state_dict()), repr(model)
+    pointers = [value.data_ptr() for value in model.state_dict().values()]
+    for fold in (False, True):
+        for value in Surgeon(model, graph, fold=fold).cut(nets.random_plan(graph, 1)).state_dict().values():
+            value.zero_()
+    masked(model, graph, nets.random_plan(graph, 1))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert [value.data_ptr() for value in model.state_dict().values()] == pointers
+    assert repr(model) == printed
+
+
+def test_what_is_kept_by_hand(traced: dict[str, tuple[nn.Module, Graph]]) -> None:
+    model, graph = traced["residual"]
+    small = cut(model, graph, Plan(graph.hash, ((1, 4), (0, 2, 3))))
+    assert torch.equal(small.stem.weight, model.stem.weight[[1, 4]])
+    assert torch.equal(small.first.weight, model.first.weight[[0, 2, 3]][:, [1, 4]])
+    assert torch.equal(small.second.weight, model.second.weight[[1, 4]][:, [0, 2, 3]])
+    assert torch.equal(small.norm.running_var, model.norm.running_var[[1, 4]])
+    assert torch.equal(small.head[2].weight, model.head[2].weight[:, [1, 4]])
+    assert (small.first.in_channels, small.first.out_channels, small.norm.num_features) == (2, 3, 2)
+
+
+def test_columns_of_a_linear_layer_after_flatten(traced: dict[str, tuple[nn.Module, Graph]]) -> None:
+    model, graph = traced["flatten_linear"]
+    small = cut(model, graph, Plan(graph.hash, (None, (0, 2), None)))
+    assert torch.equal(small[7].weight, model[7].weight[:, [0, 1, 2, 3, 8, 9, 10, 11]])
+
+
+def test_the_solver_sees_each_block_and_what_is_left_of_it(
+    traced: dict[str, tuple[nn.Module, Graph]],
+) -> None:
+    model, graph = traced["grouped"]
+    seen = []
+
+    def solve(layer: object, block: int, weight: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        seen.append((layer.name, block, tuple(weight.shape), columns.tolist()))  # type: ignore[attr-defined]
+        return 2 * drop(layer, block, weight, columns)  # type: ignore[arg-type]
+
+    small = cut(model, graph, Plan(graph.hash, ((1,), (0, 2))), solve)
+
+    nine = list(range(9, 18))
+    assert seen[1:5] == [("2", block, (2, 18), nine) for block in range(4)]
+    rows = [0, 2, 3, 5, 6, 8, 9, 11]
+    assert torch.equal(small[2].weight, 2 * model[2].weight[rows][:, [1]])
+
+
+def test_a_plan_for_another_network_is_refused(traced: dict[str, tuple[nn.Module, Graph]]) -> None:
+    model, graph = traced["residual"]
+    other = Plan.dense(traced["chain"][1])
+    for use in (cut, masked, lambda m, g, p: Surgeon(m, g, fold=True).cut(p)):
+        with pytest.raises(PlanError, match=f"{other.graph}.*{graph.hash}"):
+            use(model, graph, other)
+
+
+def test_double_precision(traced: dict[str, tuple[nn.Module, Graph]]) -> None:
+    model = copy.deepcopy(traced["residual"][0]).double()
+    graph = trace(model, nets.SHAPE)
+    plan = nets.random_plan(graph, 0)
+    x = nets.images(2).double()
+    with torch.no_grad():
+        expected = masked(model, graph, plan)(x)
+        torch.testing.assert_close(cut(model, graph, plan)(x), expected, rtol=0, atol=1e-12)
+
+
+def test_masking_zeroes_what_reads_a_removed_channel(traced: dict[str, tuple[nn.Module, Graph]]) -> None:
+    model, graph = traced["chain"]
+    network = masked(model, graph, Plan(graph.hash, ((0, 5), None))).network
+    gone = np.arange(1, 5)
+    assert not network[3].weight[:, gone].any()
+    assert torch.equal(network[3].weight[:, [0, 5]], model[3].weight[:, [0, 5]])
+    assert torch.equal(network[0].weight, model[0].weight)
