@@ -1,11 +1,14 @@
 """The compression of a trained CNN as an episode of decisions."""
 
 import math
+import os
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
@@ -25,6 +28,10 @@ from amc_env.rewards import REWARDS
 from amc_env.scales import SCALES
 from amc_env.trace import TraceError, trace
 from amc_env.zoo import weights
+
+if hasattr(os, "register_at_fork"):
+    # OpenMP's threads do not survive a fork: a worker of AsyncVectorEnv would wait for them forever.
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
