@@ -6,12 +6,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from amc_env import data as datasets
 from amc_env import zoo
 from amc_env.data import DataSet
 from amc_env.env import CompressionEnv
 from amc_env.zoo import weights
 from amc_env.zoo.weights import Card
+from experiments.fetch import load_data
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,6 @@ def trained(cfg: DictConfig) -> Trained:
     options = settings(cfg.model.options)
     model = zoo.build(cfg.model.name, classes=data.classes, in_channels=data.shape[0], **options)
     return Trained(model.eval(), weights.load_into(model, stem), data)
-
-
-def load_data(cfg: DictConfig) -> DataSet:
-    """The data set of a configuration."""
-    if cfg.name == "imagefolder":
-        from amc_env import imagefolder
-
-        return imagefolder.load(cfg.root, seed=cfg.seed, **settings(cfg.options))
-    return datasets.load(cfg.name, seed=cfg.seed)
 
 
 def environment(cfg: DictConfig, subject: Trained) -> CompressionEnv:

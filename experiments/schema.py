@@ -59,6 +59,8 @@ class SearchConfig:
     seed: int = MISSING
     episodes: int = MISSING
     confirm: int = MISSING
+    save_every: int = MISSING
+    deliver: bool = MISSING
     output: str = MISSING
 
 

@@ -1,0 +1,36 @@
+"""Plans from the counts that a row of a record holds, and which of a search's plans are worth a second look."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from amc_env.env import CompressionEnv
+from amc_env.plan import Plan
+
+
+def counts(env: CompressionEnv, plan: Plan) -> list[int]:
+    """How many positions a plan keeps of each group."""
+    return [len(group) if kept is None else len(kept) for group, kept in zip(env.graph.groups, plan.kept, strict=True)]
+
+
+def plan_of(env: CompressionEnv, kept: Sequence[int]) -> Plan:
+    """The plan that keeps so many positions of each group, chosen by the environment's compressor."""
+    plan = Plan.dense(env.graph)
+    for group, count in enumerate(kept):
+        plan = plan.with_group(group, env.compressor.choose(group, count))
+    return plan
+
+
+def uniform(env: CompressionEnv) -> Plan:
+    """The plan of the uniform policy under the environment's budget: the share that is left, at each decision."""
+    kept: list[int] = []
+    for group in range(len(env.graph.groups)):
+        kept.append(min(env.budget.snap(group, env.budget.share(kept)), env.budget.bound(kept)))
+    return plan_of(env, kept)
+
+
+def candidates(rows: Iterable[Mapping[str, Any]], limit: int) -> list[Mapping[str, Any]]:
+    """The rows of largest reward, the earliest row of each distinct plan, best first."""
+    first: dict[tuple[int, ...], Mapping[str, Any]] = {}
+    for row in rows:
+        first.setdefault(tuple(row["counts"]), row)
+    return sorted(first.values(), key=lambda row: -row["reward"])[:limit]

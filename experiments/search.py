@@ -1,0 +1,150 @@
+"""The main job: ``python -m experiments.search``. Search, confirm, fine-tune, export, measure, record."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from experiments import config
+from experiments.record import RECORD, RunRecord
+
+if TYPE_CHECKING:  # torch takes seconds to import; a misspelt key is told before
+    from agents.search import Agent, Trial
+    from amc_env.env import CompressionEnv
+    from amc_env.plan import Plan
+    from experiments.tracking import Tracker
+
+PLAN = "plan.json"
+
+
+@config.main("config")
+def main(cfg: DictConfig, folder: Path) -> float:
+    """Run it, and give a sweep's optimiser the accuracy that it found, on the selection split."""
+    record = search(cfg, folder)
+    return float(record.content["best"]["selection"]["top1"])
+
+
+def search(cfg: DictConfig, folder: Path) -> RunRecord:
+    """Everything that `main` does, without Hydra's run time.
+
+    A folder that holds an unfinished search of the same configuration is gone on with, a finished one is read.
+    """
+    settings = _settings(cfg)
+    if (folder / RECORD).exists() and (done := RunRecord.read(folder)).content["status"] == "finished":
+        print(f"{folder} is finished: nothing to do; choose another output=FOLDER to search again")
+        return done
+    state = _saved(folder)
+    if (folder / RECORD).exists():
+        record = RunRecord.resume(folder, settings, episodes=state.episodes if state else 0)
+    else:
+        record = RunRecord.create(folder, settings, seeds={"search": cfg.seed, "splits": cfg.data.seed})
+
+    from experiments.deliver import deliver
+    from experiments.problem import environment, trained
+
+    with record, config.instantiate(cfg.tracking, folder=folder, config=record.content["config"]) as tracker:
+        with record.phase("prepare"):
+            subject = trained(cfg)
+            env = environment(cfg, subject)
+            spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
+            agent = config.instantiate(cfg.agent, **spaces, seed=cfg.seed)
+            if state is not None:
+                agent.load_state_dict(state.agent)
+        try:
+            explore(env, agent, record, tracker, episodes=cfg.episodes, seed=cfg.seed, save_every=cfg.save_every)
+        finally:
+            save_best(env, record)
+        plan = confirm(env, record, limit=cfg.confirm)
+        tracker.summary({"best_reward": record.content["best"]["reward"]} | record.content["best"]["selection"])
+        tracker.artifact("plan", "plan", [folder / PLAN], {"plan": plan.hash})
+        if cfg.deliver:
+            deliver(cfg, subject, env, plan, record, tracker)
+    return record
+
+
+def explore(
+    env: CompressionEnv, agent: Agent, record: RunRecord, tracker: Tracker, *, episodes: int, seed: int, save_every: int
+) -> None:
+    """Search on from the record's last row, with a row and a state of the agent for everything that is found."""
+    from agents.search import search as episodes_of
+    from experiments.plans import counts
+    from experiments.progress import Meter
+    from experiments.state import save
+    from experiments.tracking import episode_metrics
+
+    whole = env.budget.widths([])
+    dense = {"dense_macs": int(env.macs(whole)), "dense_params": int(env.params(whole))}
+    best = max((row["reward"] for row in record.rows), default=-float("inf"))
+    start = len(record.rows)
+    with record.phase("search"), Meter("episodes", episodes, done=start) as meter:
+        before = time.perf_counter()
+        for trial in episodes_of(env, agent, episodes=episodes, seed=seed, start=start):
+            best = max(best, trial.episode.reward)
+            seconds = time.perf_counter() - before
+            row = episode_metrics(trial, best_reward=best, seconds=seconds, **dense)
+            record.add(**row, counts=counts(env, trial.episode.final["plan"]), keep_asked=_asked(trial))
+            tracker.log(row)
+            meter.update(trial.index + 1, best=best, top1=row["top1"], keep=row["macs_share"])
+            if (trial.index + 1) % save_every == 0:
+                save(record.folder, agent, trial.index + 1)
+            before = time.perf_counter()
+    record.content["seconds"] |= {name: round(taken, 3) for name, taken in env.evaluator.seconds.items()}
+
+
+def save_best(env: CompressionEnv, record: RunRecord) -> None:
+    """Write the plan of largest reward so far, also after an interrupt; nothing where there is none yet."""
+    from experiments.plans import candidates, plan_of
+
+    for row in candidates(record.rows, 1):
+        plan = plan_of(env, row["counts"])
+        (record.folder / PLAN).write_text(plan.to_json() + "\n")
+        record.update(best={"episode": row["episode"], "reward": row["reward"], "plan": plan.to_dict()})
+
+
+def confirm(env: CompressionEnv, record: RunRecord, *, limit: int) -> Plan:
+    """Measure the ``limit`` best plans on the whole selection split and settle on the one of highest accuracy there.
+
+    The best of many on the reward images owes part of its reward to chance (design, decision 17).
+    """
+    from amc_env.evaluator import Evaluator
+    from experiments.plans import candidates, plan_of, uniform
+
+    with record.phase("confirm"):
+        judge = Evaluator(env.model, env.graph, env.data, env.solve, split="selection")
+        measured = [(row, judge(plan_of(env, row["counts"]))) for row in candidates(record.rows, limit)]
+        row, selection = max(measured, key=lambda item: (item[1].top1, item[0]["reward"]))
+        plan = plan_of(env, row["counts"])
+        reference = judge(uniform(env))
+    (record.folder / PLAN).write_text(plan.to_json() + "\n")
+    best = {"episode": row["episode"], "reward": row["reward"], "counts": row["counts"], "plan": plan.to_dict()}
+    best |= {"macs_share": row["macs_share"], "params_share": row["params_share"], "selection": selection}
+    tried = [{"episode": r["episode"], "reward": r["reward"], "selection": e.top1} for r, e in measured]
+    record.update(best=best, results={"candidates": tried, "uniform": {"selection": reference}})
+    return plan
+
+
+def _settings(cfg: DictConfig) -> dict[str, Any]:
+    if cfg.episodes < 1 or cfg.confirm < 1 or cfg.save_every < 1:
+        raise config.ConfigError(
+            f"episodes, confirm and save_every are at least 1, not {cfg.episodes}, {cfg.confirm} and {cfg.save_every}"
+        )
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(settings, dict)
+    return settings
+
+
+def _asked(trial: Trial) -> list[float]:
+    return [info["keep_asked"] for info in trial.episode.infos]
+
+
+def _saved(folder: Path) -> Any:
+    from experiments.state import load
+
+    return load(folder)
+
+
+if __name__ == "__main__":
+    main()
