@@ -20,6 +20,7 @@ from amc_env.data import (
     DataSpec,
     check_raw,
     digest,
+    from_tensors,
     load,
     read_raw,
     split_dataset,
@@ -202,3 +203,52 @@ def test_what_is_no_image_folder_is_told(folder, spoil, changes, message):
     spoil(folder)
     with pytest.raises(DataError, match=message):
         read(folder, **changes)
+
+
+def own(count=30, **changes):
+    """Two channels, three classes; the first channel is constant."""
+    images = torch.zeros(count, 2, 4, 4, dtype=torch.uint8)
+    images[:, 0], images[::2, 1] = 51, 255
+    labels = torch.arange(count) % 3
+    given = {
+        "train_images": images,
+        "train_labels": labels,
+        "test_images": images[:5],
+        "test_labels": labels[:5],
+    }
+    return from_tensors(**given | {"seed": 0} | changes)
+
+
+def test_tensors_of_ones_own_are_split_and_measured():
+    data = own()
+    assert (data.classes, data.shape, data.flip) == (3, (2, 4, 4), False)
+    assert {name: len(split) for name, split in data.splits.items()} == {
+        "train": 21, "calibration": 3, "reward": 3, "selection": 3, "test": 5,
+    }  # fmt: skip
+    assert data.mean == pytest.approx((0.2, 0.5))
+    assert data.std == pytest.approx((1 / 255, 0.5), rel=2e-3)  # a constant channel keeps its scale
+    assert own(seed=1).indices["reward"].tolist() != data.indices["reward"].tolist()
+    told = own(classes=10, held_out=(1, 2, 4), mean=(0.0, 0.0), std=(1.0, 1.0), flip=True, name="mine")
+    assert (told.name, told.classes, told.mean, told.flip) == ("mine", 10, (0.0, 0.0), True)
+    assert [len(told[name]) for name in ("calibration", "reward", "selection")] == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_images": torch.rand(30, 2, 4, 4)}, r"float32; bring them to 0\.\.255 and torch\.uint8"),
+        ({"train_images": torch.zeros(30, 4, 4, dtype=torch.uint8)}, r"\(N, C, H, W\), not \(30, 4, 4\)"),
+        ({"test_images": torch.zeros(5, 2, 3, 3, dtype=torch.uint8)}, r"tensors has \(2, 4, 4\) uint8"),
+        ({"test_images": torch.zeros(0, 2, 4, 4, dtype=torch.uint8)}, "never none"),
+        ({"train_labels": torch.arange(30.0) % 3}, "labels are torch.float32"),
+        ({"train_labels": torch.arange(29) % 3}, "for 29 labels"),
+        ({"train_labels": torch.arange(30) % 3 - 1}, "from -1 to 1"),
+        ({"test_labels": torch.full((5,), 3)}, "int64 below 3"),
+        ({"held_out": (10, 10, 10)}, "30 training images cannot hold out 30"),
+        ({"held_out": (10, 0, 10)}, "for three splits; give held_out"),
+        ({"count": 9}, "9 training images leave"),
+    ],
+)
+def test_tensors_that_are_no_data_set_are_told(changes, message):
+    with pytest.raises(DataError, match=message):
+        own(**changes)
