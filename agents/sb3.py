@@ -1,0 +1,202 @@
+"""DDPG, TD3 and SAC of Stable-Baselines3 as searchers; the only module that imports it.
+
+What is theirs: networks, losses, updates. What is AMC's, and not theirs: truncated normal noise around mu in
+units of the action, a warm-up that counts episodes, the episode's reward on every transition, as many updates
+after an episode as it had decisions. ``learn()`` is never called: `agents.search` drives the environment.
+"""
+
+import copy
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3 import DDPG, SAC, TD3
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from agents.noise import SigmaSchedule, truncated_normal
+from agents.search import Array, Episode, Info, Space, check_state
+
+Algorithm = Literal["ddpg", "td3", "sac"]
+Store = Literal["executed", "asked"]
+ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {"ddpg": DDPG, "td3": TD3, "sac": SAC}
+STORED = ("observations", "next_observations", "actions", "rewards", "dones")  # arrays of their replay buffer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What can be chosen; everything else is the library's default."""
+
+    algorithm: Algorithm = "ddpg"
+    hidden: int = 300  # units in each of two hidden layers, as in AMC
+    lr: float = 1e-3  # theirs has one for actor and critic
+    gamma: float = 1.0
+    tau: float = 0.01
+    batch: int = 64  # transitions
+    memory: int = 2000  # transitions
+    updates_per_step: float = 1.0
+    learn_after: int = 100  # episodes before the first update
+    sigma: float = 0.5  # of the noise, in units of the action in [0, 1]
+    warmup: int = 100  # episodes of constant sigma; SAC samples its own policy from then on
+    sigma_decay: float = 0.95  # an episode
+    sigma_floor: float = 0.0
+    store: Store = "executed"
+
+    def __post_init__(self) -> None:
+        for name, choice in (("algorithm", Algorithm), ("store", Store)):
+            if getattr(self, name) not in get_args(choice):
+                raise ValueError(f"{name} {getattr(self, name)!r}; there are {', '.join(get_args(choice))}")
+
+    @property
+    def schedule(self) -> SigmaSchedule:
+        """Sigma of each episode."""
+        return SigmaSchedule(self.sigma, self.warmup, self.sigma_decay, self.sigma_floor)
+
+
+class _Spaces(gym.Env[Array, Array]):
+    """Stands in for an environment in their constructor, which only looks at its spaces."""
+
+    def __init__(self, observation_space: Space) -> None:
+        self.observation_space = observation_space
+        self.action_space = gym.spaces.Box(-1, 1, (1,), np.float32)  # what their policies emit
+
+
+class StableBaselines:
+    """An algorithm of Stable-Baselines3 as an `agents.search.Agent`; see `Settings` for what can be chosen.
+
+    Their replay and SAC's policy draw from the global generators of numpy and torch. This agent has a state
+    of its own for each, which stands in for the global one while their code runs, so that it is deterministic
+    and disturbs nobody.
+    """
+
+    def __init__(self, observation_space: Space, action_space: Space, *, seed: int, **settings: Any) -> None:
+        assert action_space.shape == (1,)
+        self.settings = s = Settings(**settings)
+        self.schedule = s.schedule
+        for_model, for_noise = np.random.SeedSequence(seed).spawn(2)
+        self.rng = np.random.default_rng(for_noise)
+        self.episodes = 0
+        self._generators = _generators()  # a placeholder: their constructor seeds all three
+        with self._own_generators():
+            self.model = ALGORITHMS[s.algorithm](
+                "MlpPolicy",
+                _Spaces(observation_space),
+                learning_rate=s.lr,
+                buffer_size=s.memory,
+                batch_size=s.batch,
+                tau=s.tau,
+                gamma=s.gamma,
+                policy_kwargs={"net_arch": [s.hidden, s.hidden]},
+                seed=int(for_model.generate_state(1)[0]),
+                device="cpu",
+            )
+        self.model.set_logger(Logger(folder=None, output_formats=[]))
+
+    def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
+        """Mu of the observation; when exploring, with noise, or SAC's own draw after the warm-up."""
+        own_draw = explore and self.settings.algorithm == "sac" and self.episodes >= self.settings.warmup
+        with self._own_generators():
+            scaled, _ = self.model.predict(observation, deterministic=not own_draw)
+        action = ((scaled + 1) / 2).astype(np.float32)
+        if own_draw or not explore:
+            return action
+        return truncated_normal(action, self.schedule(self.episodes), self.rng)
+
+    def end_episode(self, episode: Episode) -> dict[str, float]:
+        """Remember the episode, its reward on each transition, and let their code update once a decision."""
+        s, memory = self.settings, self.model.replay_buffer
+        assert memory is not None
+        actions = episode.executed if s.store == "executed" else episode.asked
+        reward, last = np.array([episode.reward]), len(episode) - 1
+        for t, action in enumerate(2 * actions - 1):
+            row = episode.observations[t : t + 1], episode.observations[t + 1 : t + 2]
+            memory.add(*row, action[None], reward, np.array([t == last]), [{}])
+        metrics = {"sigma": self.schedule(self.episodes)}
+        if self.episodes >= s.learn_after:
+            with self._own_generators():
+                self.model.train(round(s.updates_per_step * len(episode)), batch_size=s.batch)
+            for name in ("critic_loss", "actor_loss", "ent_coef"):
+                if f"train/{name}" in self.model.logger.name_to_value:
+                    metrics[name] = float(self.model.logger.name_to_value[f"train/{name}"])
+        self.episodes += 1
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, targets, optimizers, replay, generators, counters; their ``save`` leaves some out."""
+        memory = self.model.replay_buffer
+        assert memory is not None
+        return (
+            self._identity()
+            | {
+                "parameters": copy.deepcopy(self.model.get_parameters()),
+                "entropy": entropy.detach().clone()
+                if (entropy := _log_entropy(self.model)) is not None
+                else None,
+                "updates": self.model._n_updates,  # TD3 delays its policy by it
+                "memory": {
+                    name: torch.from_numpy(getattr(memory, name)[: memory.size()].copy()) for name in STORED
+                },
+                "position": memory.pos,
+                "full": memory.full,
+                "generators": self._generators,
+                "rng": self.rng.bit_generator.state,
+                "episodes": self.episodes,
+            }
+        )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where the state was taken; raises `StateError` for one of other settings."""
+        check_state(state, **self._identity())
+        self.model.set_parameters(copy.deepcopy(state["parameters"]), exact_match=True)
+        entropy, memory = _log_entropy(self.model), self.model.replay_buffer
+        assert memory is not None
+        if entropy is not None:
+            entropy.data.copy_(state["entropy"])
+        self.model._n_updates = state["updates"]
+        memory.pos, memory.full = state["position"], state["full"]
+        for name, rows in state["memory"].items():
+            getattr(memory, name)[: memory.size()] = rows.numpy()
+        self._generators = copy.deepcopy(state["generators"])
+        self.rng.bit_generator.state = state["rng"]
+        self.episodes = state["episodes"]
+
+    def _identity(self) -> dict[str, Any]:
+        shape = self.model.observation_space.shape
+        assert shape is not None
+        return {"agent": "stable_baselines3", "observation_size": shape[0], "settings": asdict(self.settings)}
+
+    @contextmanager
+    def _own_generators(self) -> Iterator[None]:
+        others, python = _generators(), random.getstate()
+        _set_generators(self._generators)
+        try:
+            yield
+        finally:
+            self._generators = _generators()
+            _set_generators(others)
+            random.setstate(python)  # their constructor seeds it, nothing draws from it
+
+
+def _generators() -> dict[str, Any]:
+    """The global states of numpy and torch, as tensors and plain data."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - it is what their code draws from
+    return {
+        "numpy": [name, torch.from_numpy(np.asarray(keys, np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+    }
+
+
+def _set_generators(state: Mapping[str, Any]) -> None:
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+
+
+def _log_entropy(model: OffPolicyAlgorithm) -> torch.Tensor | None:
+    """SAC's entropy coefficient, a parameter that is in none of its modules."""
+    return model.log_ent_coef if isinstance(model, SAC) else None

@@ -1,0 +1,116 @@
+"""The adapter of Stable-Baselines3: what AMC asks of an agent and the library does otherwise."""
+
+import numpy as np
+import pytest
+import torch
+from identity import BEST_CONSTANT, FindTheKeeps, assert_resumes, global_generators
+from scipy import stats
+
+from agents.sb3 import StableBaselines
+from agents.search import Episode, StateError, run_episode, run_search
+
+ENV = FindTheKeeps()
+ALGORITHMS = ("ddpg", "td3", "sac")
+QUICK = {"hidden": 16, "learn_after": 0, "warmup": 2, "batch": 8, "memory": 18}
+
+
+def make(*, seed=0, **settings):
+    return StableBaselines(ENV.observation_space, ENV.action_space, seed=seed, **settings)
+
+
+def episode_of(reward):
+    column = [np.float32(actions)[:, None] for actions in ((0.1, 0.2, 0.3, 0.4), (0.5, 0.6, 0.7, 0.8))]
+    return Episode(np.eye(5, 4, dtype=np.float32), *column, reward, ({},) * 4)
+
+
+@pytest.mark.parametrize(
+    ("store", "scaled"), [("executed", [0, 0.2, 0.4, 0.6]), ("asked", [-0.8, -0.6, -0.4, -0.2])]
+)
+def test_their_memory_holds_the_final_reward_on_every_transition_and_actions_in_their_scale(store, scaled):
+    agent = make(store=store)
+    agent.end_episode(episode_of(-0.25))
+    memory = agent.model.replay_buffer
+    assert memory.size() == 4
+    np.testing.assert_array_equal(memory.rewards[:4, 0], -0.25)
+    np.testing.assert_array_equal(memory.dones[:4, 0], [0, 0, 0, 1])
+    np.testing.assert_allclose(memory.actions[:4, 0, 0], scaled, atol=1e-6)
+    np.testing.assert_array_equal(memory.observations[:4, 0], np.eye(4))
+    np.testing.assert_array_equal(memory.next_observations[:4, 0], np.eye(5, 4)[1:])
+
+
+def test_the_noise_is_a_truncated_normal_around_mu_in_units_of_the_action():
+    agent, observation = make(sigma=0.3), ENV.reset()[0]
+    mu = agent.act(observation, {}, explore=False).item()
+    sample = [agent.act(observation, {}, explore=True).item() for _ in range(400)]
+    assert stats.kstest(sample, stats.truncnorm(-mu / 0.3, (1 - mu) / 0.3, mu, 0.3).cdf).pvalue > 0.05
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_warm_up_counts_episodes_and_updates_count_decisions(algorithm):
+    agent = make(**QUICK | {"algorithm": algorithm, "warmup": 3, "learn_after": 2, "sigma_decay": 0.5})
+    metrics = [agent.end_episode(episode_of(0.0)) for _ in range(5)]
+    assert [row["sigma"] for row in metrics] == [0.5, 0.5, 0.5, 0.5, 0.25]
+    assert ["critic_loss" in row for row in metrics] == [False, False, True, True, True]
+    assert agent.model._n_updates == 3 * 4
+
+
+def test_sac_draws_from_its_own_policy_after_the_warm_up():
+    agent = make(**QUICK | {"algorithm": "sac", "warmup": 1, "learn_after": 100, "sigma": 0.0})
+    observation = ENV.reset()[0]
+    draw = [[agent.act(observation, {}, explore=True).item() for _ in range(3)]]
+    agent.end_episode(episode_of(0.0))
+    draw.append([agent.act(observation, {}, explore=True).item() for _ in range(3)])
+    assert len(set(draw[0])) == 1
+    assert len(set(draw[1])) == 3
+
+
+def test_the_networks_are_those_of_amc():
+    layers = [
+        tuple(weight.shape)
+        for name, weight in make().model.actor.named_parameters()
+        if name.endswith("weight")
+    ]
+    assert layers == [(300, 4), (300, 300), (1, 300)]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_resumed_search_is_the_uninterrupted_one(algorithm):
+    def make_quick(*, seed):
+        return make(seed=seed, **QUICK | {"algorithm": algorithm})
+
+    assert_resumes(make_quick, ENV, stop=5, episodes=8)
+
+
+def test_two_agents_in_one_process_do_not_disturb_each_other():
+    def play(agents, episodes=4):
+        rewards = {id(agent): [] for agent in agents}
+        for _ in range(episodes):
+            for agent in agents:
+                episode = run_episode(ENV, agent)
+                agent.end_episode(episode)
+                rewards[id(agent)].append(episode.reward)
+        return list(rewards.values())
+
+    def pair():
+        return make(algorithm="sac", seed=0, **QUICK), make(algorithm="td3", seed=1, **QUICK)
+
+    before = global_generators()
+    together = play(pair())
+    assert global_generators() == before
+    np.random.rand(5)  # noqa: NPY002 - the rest of the program draws meanwhile
+    torch.rand(5)
+    assert [play([agent])[0] for agent in pair()] == together
+
+
+def test_it_learns_what_no_constant_policy_can():
+    quick = {"hidden": 32, "learn_after": 0, "warmup": 40, "sigma_decay": 0.96, "lr": 3e-3}
+    agent = make(**quick)
+    run_search(ENV, agent, episodes=150, seed=0)
+    assert run_episode(ENV, agent, explore=False).reward > BEST_CONSTANT
+
+
+def test_wrong_settings_and_states_are_errors():
+    with pytest.raises(ValueError, match="there are ddpg, td3, sac"):
+        make(algorithm="ppo")
+    with pytest.raises(StateError, match="saved with algorithm 'ddpg', but this agent has 'td3'"):
+        make(algorithm="td3").load_state_dict(make().state_dict())
