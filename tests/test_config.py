@@ -267,10 +267,9 @@ main()
 
 def run(tmp_path: Path, body: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     (tmp_path / "entry.py").write_text(ENTRY.format(body=body))
-    return subprocess.run(
-        [sys.executable, str(tmp_path / "entry.py"), *words],
-        cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ | environment,
-    )  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(CONF.parent)} | environment
+    command = [sys.executable, str(tmp_path / "entry.py"), *words]
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
 
 
 def test_an_entry_point_tells_errors_apart(tmp_path):

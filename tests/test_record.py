@@ -72,6 +72,16 @@ def test_two_runs_differ_in_the_clock_alone(tmp_path, monkeypatch):
     assert contents(fill(other).folder) != contents(tmp_path / "a")
 
 
+def test_the_order_in_which_things_are_given_does_not_show(tmp_path):
+    for name, row in (("a", {"x": 1, "y": {"b": 2, "c": 3}}), ("b", {"y": {"c": 3, "b": 2}, "x": 1})):
+        record = start(tmp_path / name)
+        record.add(**row)
+        record.update(results=row)
+    assert (tmp_path / "a" / "record.jsonl").read_bytes() == (tmp_path / "b" / "record.jsonl").read_bytes()
+    orders = [list(RunRecord.read(tmp_path / name).content["results"]) for name in "ab"]
+    assert orders == [["x", "y"]] * 2
+
+
 def test_without_clock_by_hand():
     value = {
         "run": 1, "seconds": {"a": 2}, "step_seconds": 3, "latency_ms": [4], "runs": 5,
