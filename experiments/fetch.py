@@ -71,12 +71,12 @@ def fetch(name: str, root: Path | None = None, say: Callable[[str], None] = prin
 
 def write(raw: Raw, path: Path) -> None:
     """Write the tensors of a data set; a reader sees the old file or the whole new one, never a part."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        save_file(raw, partial)
+        partial.write_bytes(save(raw))  # save_file would make it readable by its owner alone
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
