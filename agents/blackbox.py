@@ -1,0 +1,256 @@
+"""Black-box optimisers: the actions of the T decisions are one point of [0, 1]^T; they never look at a state.
+
+Each is a generator that yields points and is sent their rewards. It depends on its seed and on these rewards
+alone, so both are its whole saved state: to restore one is to send it the rewards again, exactly, whatever it
+computed in between.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.search import Array, Episode, Info, Space, check_state
+
+Point = NDArray[np.float64]  # (T,), in [0, 1]
+Proposals = Generator[Point, float, None]
+
+MIDDLE = 0.5  # the uniform policy on the relative scale
+
+
+class BlackBox(ABC):
+    """A searcher over whole episodes: action t of the point at hand is played at decision t.
+
+    Args:
+        observation_space: not looked at.
+        action_space: ``Box(0, 1, (1,))``.
+        decisions: T.
+        seed: of the points.
+        **settings: of the optimiser; kept for the check of a saved state.
+    """
+
+    def __init__(
+        self, observation_space: Space, action_space: Space, *, decisions: int, seed: int, **settings: float
+    ) -> None:
+        assert action_space.shape == (1,)
+        self.decisions, self.settings = decisions, settings
+        self._origin = np.random.default_rng(seed).bit_generator.state
+        self._decision = 0
+        self._restart()
+
+    @abstractmethod
+    def proposals(self, rng: np.random.Generator) -> Proposals:
+        """Points to try, each sent its reward before the next; where they end, the best is tried again."""
+
+    def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
+        """The action of the point to try, or of the best so far when not exploring."""
+        if "decisions" in info:
+            if info["decisions"] != self.decisions:
+                raise ValueError(
+                    f"built for {self.decisions} decisions, but the episode has {info['decisions']}"
+                )
+            self._decision = 0
+        point = self._point if explore else self._best
+        self._decision += 1
+        return point[self._decision - 1 : self._decision].astype(np.float32)
+
+    def end_episode(self, episode: Episode) -> dict[str, float]:
+        """Learn the reward of the point at hand and go on to the next."""
+        self._tell(episode.reward)
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator as it was at first, and all rewards since."""
+        return self._identity() | {"origin": self._origin, "rewards": list(self._rewards)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where the state was taken; raises `StateError` for another optimiser's."""
+        check_state(state, **self._identity())
+        self._origin = state["origin"]
+        self._restart()
+        for reward in state["rewards"]:
+            self._tell(reward)
+
+    def _identity(self) -> dict[str, Any]:
+        return {"agent": type(self).__name__.lower(), "decisions": self.decisions, "settings": self.settings}
+
+    def _restart(self) -> None:
+        rng = np.random.default_rng()
+        rng.bit_generator.state = self._origin
+        self._rewards: list[float] = []
+        self._best, self._best_reward = np.full(self.decisions, MIDDLE), -np.inf
+        self._proposals = self.proposals(rng)
+        self._point = next(self._proposals)
+
+    def _tell(self, reward: float) -> None:
+        self._rewards.append(reward)
+        if reward > self._best_reward:
+            self._best, self._best_reward = self._point, reward
+        try:
+            self._point = self._proposals.send(reward)
+        except StopIteration:
+            self._point = self._best
+
+
+class RandomSearch(BlackBox):
+    """Every action uniform in [0, 1], independent of everything."""
+
+    def proposals(self, rng: np.random.Generator) -> Proposals:
+        """Points drawn uniformly, for ever."""
+        while True:
+            yield rng.random(self.decisions)
+
+
+class CMAES(BlackBox):
+    """Covariance matrix adaptation; once converged it restarts from the middle with twice the population.
+
+    Source: Hansen & Ostermeier, 2001; for the restarts, Auger & Hansen, CEC 2005; the package ``cma``.
+
+    Args:
+        sigma: the first step's deviation, in units of the action.
+        population: points a generation; 0 for the package's choice, 4 + 3 log T.
+    """
+
+    def __init__(self, *args: Any, sigma: float = 0.2, population: int = 0, **kwargs: Any) -> None:
+        try:
+            import cma  # here, because it takes seconds that other searchers need not wait for
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("CMAES needs the package cma: pip install 'amc-rl[cmaes]'") from error
+        self._cma: Any = cma  # an untyped package
+        self.sigma, self.population = sigma, population
+        super().__init__(*args, sigma=sigma, population=population, **kwargs)
+
+    def proposals(self, rng: np.random.Generator) -> Proposals:
+        """Generation after generation; the package draws from ``rng`` alone, and minimises."""
+        options: dict[str, Any] = {
+            "bounds": [0, 1],
+            "randn": lambda *shape: rng.standard_normal(shape),
+            "seed": np.nan,  # leave the global generator alone
+            "verbose": -9,
+            "signals_filename": "",  # do not read options from the working directory
+        }
+        if self.population:
+            options["popsize"] = self.population
+        while True:
+            strategy = self._cma.CMAEvolutionStrategy([MIDDLE] * self.decisions, self.sigma, options)
+            while not strategy.stop():
+                points = strategy.ask()
+                losses = []
+                for point in points:
+                    reward = yield np.clip(point, 0, 1)
+                    losses.append(-reward)
+                strategy.tell(points, losses)
+            options["popsize"] = 2 * strategy.popsize
+
+
+class Annealing(BlackBox):
+    """Simulated annealing with Gaussian steps, reflected at the walls, from the middle.
+
+    Source: Kirkpatrick, Gelatt & Vecchi, Science 1983.
+
+    Args:
+        step: deviation of a step, in units of the action.
+        temperature: the first, in units of the reward: a loss of that much is accepted in 37 % of the cases.
+        cooling: factor on the temperature after each episode.
+    """
+
+    def __init__(
+        self, *args: Any, step: float = 0.1, temperature: float = 0.01, cooling: float = 0.98, **kwargs: Any
+    ) -> None:
+        self.step, self.temperature, self.cooling = step, temperature, cooling
+        super().__init__(*args, step=step, temperature=temperature, cooling=cooling, **kwargs)
+
+    def proposals(self, rng: np.random.Generator) -> Proposals:
+        """A step from where it stands, which is taken or not."""
+        current, temperature = np.full(self.decisions, MIDDLE), self.temperature
+        value = yield current
+        while True:
+            candidate = reflect(current + self.step * rng.standard_normal(self.decisions))
+            reward = yield candidate
+            if rng.random() < acceptance(reward - value, temperature):
+                current, value = candidate, reward
+            temperature *= self.cooling
+
+
+class Greedy(BlackBox):
+    """The sensitivity of one decision at a time, then a bisection on the loss that is accepted of each.
+
+    A round tries each decision at a few levels around the centre, all others left at it. For a threshold,
+    each decision takes the lowest level that loses no more than that, or its best one; a bisection looks for
+    the best threshold, from each decision's own best level to the lowest for all. The next round starts from
+    the best point, with half the spread.
+
+    Args:
+        spread: of the first round's levels around the centre.
+        levels: how many, on either side.
+    """
+
+    def __init__(self, *args: Any, spread: float = 0.5, levels: int = 2, **kwargs: Any) -> None:
+        self.spread, self.levels = spread, levels
+        super().__init__(*args, spread=spread, levels=levels, **kwargs)
+
+    def proposals(self, rng: np.random.Generator) -> Proposals:
+        """Rounds, until the levels are too close to be told apart."""
+        centre, spread = np.full(self.decisions, MIDDLE), self.spread
+        value = yield centre
+        offsets = np.linspace(-1, 1, 2 * self.levels + 1)
+        while spread > 1e-3:
+            levels = np.clip(
+                centre + spread * offsets[:, None], 0, 1
+            )  # (L, T), ascending; the middle is the centre
+            losses = np.zeros_like(levels)
+            for at, level in np.ndenumerate(levels):
+                if level != centre[at[1]]:
+                    losses[at] = value - (yield _replaced(centre, at[1], level))
+            centre, value = yield from self._bisect(levels, losses, centre, value)
+            spread /= 2
+
+    def _bisect(
+        self, levels: Point, losses: Point, centre: Point, value: float
+    ) -> Generator[Point, float, tuple[Point, float]]:
+        """The best point and its reward, among the centre and what the thresholds lead to."""
+        thresholds, known = np.unique(losses), dict[int, float]()
+        low, high = 0, len(thresholds) - 1
+        while low < high:
+            middle = (low + high) // 2
+            for index in (middle, middle + 1):
+                if index not in known:
+                    point = accept(levels, losses, thresholds[index])
+                    known[index] = yield point
+                    if known[index] > value:
+                        centre, value = point, known[index]
+            low, high = (low, middle) if known[middle] >= known[middle + 1] else (middle + 1, high)
+        return centre, value
+
+
+def reflect(point: Point) -> Point:
+    """A point folded back into the box, as if its walls were mirrors."""
+    folded: Point = 1 - np.abs(1 - np.mod(point, 2))
+    return folded
+
+
+def acceptance(gain: float, temperature: float) -> float:
+    """The probability of a step that changes the reward by ``gain``: 1 upwards, exp(gain / T) downwards."""
+    return 1.0 if gain >= 0 else float(np.exp(gain / max(temperature, 1e-12)))
+
+
+def accept(levels: Point, losses: Point, threshold: float) -> Point:
+    """For each decision the lowest level that loses no more than the threshold, or the one that loses least.
+
+    Args:
+        levels: ``(L, T)``, ascending along the first axis.
+        losses: ``(L, T)``.
+        threshold: in units of the reward.
+    """
+    within = losses <= threshold
+    chosen = np.where(within.any(axis=0), within.argmax(axis=0), losses.argmin(axis=0))
+    accepted: Point = levels[chosen, np.arange(levels.shape[1])]
+    return accepted
+
+
+def _replaced(point: Point, index: int, value: float) -> Point:
+    changed = point.copy()
+    changed[index] = value
+    return changed
