@@ -40,6 +40,7 @@ class Golden:
 
 DIGITS, FASHION, CIFAR, IMAGENET = (1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 224, 224)
 BIG = {"small": False}
+G8 = {"groups": 8, "small": False}
 
 
 def big(width):
@@ -48,8 +49,16 @@ def big(width):
 
 HE = "He et al. 2016, table 6; ours has 2,752 more for the two projections"
 LI = "Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017, table 1; as above"
+LI_VGG = {"source": "the same; its hidden layer of 512 is left out here", "within": 0.02}
 TV = "torchvision's ResNet50_Weights"
 MN1 = "MobileNets, arXiv 1704.04861, tables 6 and 7"
+SN1 = "megvii-model/ShuffleNet-Series, ShuffleNetV1"
+SN2 = {
+    "source": "ShuffleNet V2, ECCV 2018, table 5; its counts are above convolutions alone",
+    "within": 0.015,
+}
+DC = "Deep Compression, ICLR 2016, tables 2 and 3"
+VGG = "Simonyan & Zisserman 2015, table 2 (138M); torchvision's VGG16_Weights (15.47 GMACs)"
 MN2 = {"source": "TensorFlow's MobileNetV2 checkpoints", "within": 0.003, "norms": False}
 
 GOLDEN = [
@@ -72,6 +81,27 @@ GOLDEN = [
     Golden("mobilenet_v2", IMAGENET, 1000, 300_774_272, 3_504_872, BIG, 300e6, 3.47e6, **MN2),
     Golden("mobilenet_v2", IMAGENET, 1000, 209_069_792, 2_636_424, big(0.75), 209e6, 2.61e6, **MN2),
     Golden("mobilenet_v2", IMAGENET, 1000, 582_195_824, 6_108_776, big(1.4), 582e6, 6.06e6, **MN2),
+    Golden("shufflenet_v1", FASHION, 10, 34_176_384, 913_906),
+    Golden("shufflenet_v1", FASHION, 10, 34_209_024, 912_706, {"groups": 8}),
+    Golden("shufflenet_v1", IMAGENET, 1000, 143_078_976, 1_531_936, {"groups": 1, **BIG}),
+    Golden("shufflenet_v1", IMAGENET, 1000, 140_836_512, 1_733_848, {"groups": 2, **BIG}),
+    Golden("shufflenet_v1", IMAGENET, 1000, 137_460_672, 1_865_728, BIG, 138e6, 1.9e6, SN1, 0.02),
+    Golden("shufflenet_v1", IMAGENET, 1000, 134_339_776, 1_968_344, {"groups": 4, **BIG}),
+    Golden("shufflenet_v1", IMAGENET, 1000, 138_365_952, 2_434_768, G8, 138e6, 2.4e6, SN1, 0.02),
+    Golden("shufflenet_v1", IMAGENET, 1000, 37_589_856, 718_324, big(0.5), 38e6, 0.7e6, SN1, 0.03),
+    Golden("shufflenet_v1", IMAGENET, 1000, 292_443_552, 3_442_168, big(1.5), 292e6, 3.4e6, SN1, 0.02),
+    Golden("shufflenet_v1", IMAGENET, 1000, 524_045_184, 5_450_776, big(2.0), 524e6, 5.4e6, SN1),
+    Golden("shufflenet_v2", FASHION, 10, 37_554_084, 1_263_422),
+    Golden("shufflenet_v2", FASHION, 10, 9_040_528, 351_610, {"width": 0.5}),
+    Golden("shufflenet_v2", IMAGENET, 1000, 40_476_448, 1_366_792, big(0.5), 41e6, 1_366_792, **SN2),
+    Golden("shufflenet_v2", IMAGENET, 1000, 144_907_992, 2_278_604, BIG, 146e6, 2_278_604, **SN2),
+    Golden("shufflenet_v2", IMAGENET, 1000, 295_759_392, 3_503_624, big(1.5), 299e6, 3_503_624, **SN2),
+    Golden("shufflenet_v2", IMAGENET, 1000, 583_253_464, 7_393_996, big(2.0), 591e6, 7_393_996, **SN2),
+    Golden("vgg16", CIFAR, 10, 313_201_664, 14_724_042, {}, 3.13e8, 1.5e7, **LI_VGG),
+    Golden("vgg16", FASHION, 10, 267_646_976, 14_722_890),
+    Golden("vgg16", IMAGENET, 1000, 15_470_264_320, 138_357_544, BIG, 15.47e9, 138e6, VGG),
+    Golden("lenet300_100", FASHION, 10, 266_200, 266_610, {}, None, 266e3, DC),
+    Golden("lenet5", FASHION, 10, 2_293_000, 431_080, {}, None, 431e3, DC),
 ]  # fmt: skip
 
 
@@ -97,6 +127,14 @@ def test_macs_and_params_to_the_unit_and_as_published(golden):
         assert params_of(model, norms=golden.norms) == pytest.approx(
             golden.published_params, rel=golden.within
         )
+
+
+@pytest.mark.parametrize(("groups", "millions"), [(1, 143), (2, 140), (3, 137), (4, 133), (8, 137)])
+def test_shufflenet_v1_costs_what_its_paper_says_of_all_but_the_classifier(groups, millions):
+    """Table 1 of Zhang et al.; that it leaves out the classifier is found by recounting, not said there."""
+    with torch.device("meta"):
+        model = zoo.build("shufflenet_v1", classes=1000, in_channels=3, groups=groups, small=False)
+    assert round((macs_of(model, IMAGENET) - model.classifier.weight.numel()) / 1e6) == millions
 
 
 def test_every_network_has_a_golden_row():

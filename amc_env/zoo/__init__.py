@@ -2,17 +2,20 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from amc_env.zoo import mobilenet, plain, resnet, tiny
+from amc_env.evaluator import evaluating
+from amc_env.zoo import external, lenet, mobilenet, plain, resnet, shufflenet, tiny, vgg
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "digits_cnn": tiny.DigitsCNN,
+    "lenet300_100": lenet.lenet300_100,
+    "lenet5": lenet.lenet5,
     "mobilenet_v1": mobilenet.mobilenet_v1,
     "mobilenet_v2": mobilenet.mobilenet_v2,
     "plain": plain.Plain,
@@ -21,7 +24,14 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet20": partial(resnet.cifar_resnet, 20),
     "resnet50": resnet.resnet50,
     "resnet56": partial(resnet.cifar_resnet, 56),
+    "shufflenet_v1": shufflenet.shufflenet_v1,
+    "shufflenet_v2": shufflenet.shufflenet_v2,
+    "vgg16": vgg.vgg16,
 }
+
+
+TORCHVISION = "torchvision/"
+GIVEN = ("classes", "in_channels")  # what every builder takes; the rest of its parameters are options
 
 
 class ModelError(ValueError):
@@ -37,7 +47,8 @@ def build(name: str, *, classes: int, in_channels: int, seed: int = 0, **options
     """A network by name, in training mode, with weights drawn from ``seed``; no global generator moves.
 
     Args:
-        name: one of `names`.
+        name: one of `names`; ``torchvision/<name>`` for any image classifier of torchvision; ``import`` for
+            the user's own, with the option ``target="module:function"``.
         classes: number of logits.
         in_channels: channels of the images.
         seed: of the first weights.
@@ -48,27 +59,40 @@ def build(name: str, *, classes: int, in_channels: int, seed: int = 0, **options
     """
     if classes < 1 or in_channels < 1:
         raise ModelError(f"{name}: classes and in_channels are at least 1, not {classes} and {in_channels}")
-    builder = _builder(name, options)
-    with torch.random.fork_rng(devices=[]):  # the layers' constructors draw from torch's default generator
-        torch.default_generator.manual_seed(seed)
-        try:
+    try:
+        builder = _builder(name)
+        _check_options(name, builder, options)
+        with torch.random.fork_rng(devices=[]):  # layers draw their weights from torch's default generator
+            torch.default_generator.manual_seed(seed)
             return builder(classes=classes, in_channels=in_channels, **options)
-        except (ValueError, TypeError) as error:
-            raise ModelError(f"{name}: {error}") from error
+    except ModelError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{name}: {error}") from error
 
 
-def _builder(name: str, options: Iterable[str]) -> Callable[..., nn.Module]:
-    if name not in MODELS:
-        raise ModelError(f"there is no model {name!r}; {nearest(name, names())}")
-    builder = MODELS[name]
-    own = [
-        option for option in inspect.signature(builder).parameters if option not in ("classes", "in_channels")
-    ]
-    for option in options:
-        if option not in own:
-            choices = nearest(option, own) if own else "it takes none"
-            raise ModelError(f"{name} has no option {option!r}; {choices}")
-    return builder
+def check(model: nn.Module, shape: tuple[int, int, int], classes: int) -> None:
+    """Refuse a network that does not turn such images into that many logits.
+
+    Args:
+        model: is run once, in evaluation mode, on two black images.
+        shape: ``(C, H, W)`` of the images.
+        classes: number of logits wanted.
+
+    Raises:
+        ModelError: with what the network says of such images, or with what it gives.
+    """
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    try:
+        with evaluating(model):
+            logits = model(torch.zeros(2, *shape, device=device))
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        size = "x".join(map(str, shape))
+        raise ModelError(f"the network does not take images of {size} (C x H x W): {error}") from error
+    if not isinstance(logits, Tensor):
+        raise ModelError(f"the network gives a {type(logits).__name__}, not one tensor of logits")
+    if logits.shape != (2, classes):
+        raise ModelError(f"the network gives {tuple(logits.shape)} for two images, not (2, {classes}) logits")
 
 
 def nearest(asked: str, choices: Iterable[str]) -> str:
@@ -77,3 +101,31 @@ def nearest(asked: str, choices: Iterable[str]) -> str:
     near = difflib.get_close_matches(asked, choices, n=3, cutoff=0.5)
     listed = f"choose from {', '.join(choices)}"
     return f"did you mean {' or '.join(near)}? Otherwise {listed}" if near else listed
+
+
+def _builder(name: str) -> Callable[..., nn.Module]:
+    if name in MODELS:
+        return MODELS[name]
+    if name == "import":
+        return external.imported
+    if name.startswith(TORCHVISION):
+        known, asked = external.torchvision_names(), name.removeprefix(TORCHVISION)
+        if asked not in known:
+            raise ModelError(f"torchvision has no classifier {asked!r}; {nearest(asked, known)}")
+        return partial(external.torchvision_model, asked)
+    others = f"{TORCHVISION}<name> or import with target=module:function"
+    raise ModelError(f"there is no model {name!r}; {nearest(name, names())}; or {others}")
+
+
+def _check_options(name: str, builder: Callable[..., nn.Module], options: Mapping[str, Any]) -> None:
+    parameters = {
+        key: value for key, value in inspect.signature(builder).parameters.items() if key not in GIVEN
+    }
+    takes_any = any(value.kind is value.VAR_KEYWORD for value in parameters.values())
+    for option in options:
+        if option not in parameters and not takes_any:
+            choices = nearest(option, parameters) if parameters else "it takes none"
+            raise ModelError(f"{name} has no option {option!r}; {choices}")
+    for key, value in parameters.items():
+        if value.default is value.empty and value.kind is not value.VAR_KEYWORD and key not in options:
+            raise ModelError(f"{name} needs the option {key}")

@@ -42,8 +42,8 @@ class CheckpointError(ValueError):
 class Card:
     """What a checkpoint's weights are and where they came from.
 
-    ``accuracy`` is top-1 in [0, 1] by split. ``options`` are those of `amc_env.zoo.build`. ``plan`` says what was
-    kept of that network, None for the whole of it. `save` fills in ``sha256``, the digest of the weights file.
+    ``accuracy`` is top-1 in [0, 1] by split. ``options`` are those of `amc_env.zoo.build`. ``plan`` says what
+    was kept of that network, None for the whole of it. `save` fills in ``sha256``, the weights file's digest.
     """
 
     architecture: str
@@ -167,7 +167,7 @@ def _fill(model: nn.Module, stem: Path | str, card: Card) -> None:
 
 
 def _cut(model: nn.Module, card: Card, card_file: Path) -> nn.Module:
-    """The smaller network that a card's plan leaves of the one it names; its weights are still to be filled in."""
+    """The smaller network that a card's plan leaves of the one it names, not yet with its weights."""
     try:
         height, width = card.shape[1:]
         graph = trace(model, (card.in_channels, height, width))
