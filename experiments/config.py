@@ -152,8 +152,10 @@ def instantiate(node: DictConfig | Mapping[str, Any], **arguments: Any) -> Any:
 
 def accepted(node: DictConfig, **offered: Any) -> dict[str, Any]:
     """Those of the offered arguments that a node's target takes by name, as some agents do ``decisions``."""
-    parameters = inspect.signature(_locate(node["_target_"])).parameters
-    return {name: value for name, value in offered.items() if name in parameters}
+    target = _locate(node["_target_"])
+    makers = [base.__init__ for base in target.__mro__[:-1]] if isinstance(target, type) else [target]
+    names = {name for maker in makers for name in inspect.signature(maker).parameters}
+    return {name: value for name, value in offered.items() if name in names}
 
 
 def _raised_here(error: Exception) -> bool:

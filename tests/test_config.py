@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf, open_dict
 
-from agents import ddpg
+from agents import ddpg, sb3
 from agents.search import Agent
 from amc_env.cost import RESOURCES
 from amc_env.data import SPECS, DataError
@@ -100,9 +100,26 @@ def test_every_agent_is_built_from_its_settings(composed, choice):
     assert all(hasattr(agent, method) for method in dir(Agent) if not method.startswith("_"))
 
 
-def test_the_papers_ddpg_is_the_class_as_it_stands(composed):
-    node = plain(composed("config", "agent=ddpg_paper").agent)
-    assert node == {"_target_": "agents.ddpg.DDPG"} | dataclasses.asdict(ddpg.Settings())
+@pytest.mark.parametrize(
+    ("choice", "target", "settings"),
+    [
+        ("ddpg_paper", "agents.ddpg.DDPG", ddpg.Settings()),
+        ("sb3_ddpg", "agents.sb3.StableBaselines", sb3.Settings()),
+        ("sb3_td3", "agents.sb3.StableBaselines", sb3.Settings(algorithm="td3")),
+        ("sb3_sac", "agents.sb3.StableBaselines", sb3.Settings(algorithm="sac")),
+    ],
+)
+def test_these_agents_are_their_classes_as_they_stand(composed, choice, target, settings):
+    node = plain(composed("config", f"agent={choice}").agent)
+    assert node == {"_target_": target} | dataclasses.asdict(settings)
+
+
+def test_arguments_are_offered_to_those_that_take_them():
+    rule = {"_target_": "agents.rules.Rule"}
+    assert accepted(rule, factor=1.0, decisions=4) == {"factor": 1.0}
+    assert accepted({"_target_": "agents.ddpg.DDPG"}, seed=0, decisions=4) == {"seed": 0}
+    function = {"_target_": "amc_env.data.load"}
+    assert accepted(function, seed=0, decisions=4) == {"seed": 0}
 
 
 def test_an_agent_brings_the_scale_that_it_wants_and_the_command_line_wins(composed):
