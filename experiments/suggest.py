@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -62,16 +63,18 @@ def _meant(name: str, known: list[str]) -> str:
 def _problems(overrides: list[Override], conf: Path, config_name: str, paths: list[str]) -> Iterator[str]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), version_base="1.3"):
-        groups = _groups(config_name, paths)
+        loader = GlobalHydra.instance().config_loader()
+        groups = list(_groups(loader))
         chosen, keys = list(paths), []
         for override in overrides:
             group = override.key_or_group
             if group not in groups:
                 keys += [] if override.is_add() else [group]
                 continue
+            choices = loader.get_group_options(group, ObjectType.CONFIG, config_name, paths)
             values = [str(value) for value in _values(override)]
-            wrong = [value for value in values if value not in (*groups[group], "null", "None")]
-            yield from (unknown_choice(group, value, groups[group]) for value in wrong)
+            wrong = [value for value in values if value not in (*choices, "null", "None")]
+            yield from (unknown_choice(group, value, choices) for value in wrong)
             if not wrong and override.input_line is not None and not override.is_sweep_override():
                 chosen.append(override.input_line)
         known = list(_keys(OmegaConf.to_container(compose(config_name, chosen, return_hydra_config=True))))
@@ -81,16 +84,11 @@ def _problems(overrides: list[Override], conf: Path, config_name: str, paths: li
                 yield unknown_key(key, known if key.startswith("hydra") else ours)
 
 
-def _groups(config_name: str, paths: list[str], parent: str = "") -> dict[str, list[str]]:
-    """The choices of each group, also from the folders that ``paths``, overrides, add to the search path."""
-    loader = GlobalHydra.instance().config_loader()
-    groups = {}
+def _groups(loader: ConfigLoader, parent: str = "") -> Iterator[str]:
     for name in loader.list_groups(parent):
         group = f"{parent}/{name}" if parent else name
-        if choices := loader.get_group_options(group, ObjectType.CONFIG, config_name, paths):
-            groups[group] = choices
-        groups |= _groups(config_name, paths, group)
-    return groups
+        yield group
+        yield from _groups(loader, group)
 
 
 def _values(override: Override) -> list[object]:

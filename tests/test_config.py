@@ -76,6 +76,10 @@ def test_model_choices_build(composed, choice):
         build(model.name, classes=10, in_channels=1, **plain(model.options))
 
 
+def test_the_zoos_networks_can_be_chosen():
+    assert set(names()) - {"plain", "resnet"} <= set(choices("model"))  # the two that leave their depth open
+
+
 @pytest.mark.parametrize("choice", choices("protocol"))
 def test_protocols_name_what_exists(composed, choice):
     protocol = composed("config", f"protocol={choice}").protocol
