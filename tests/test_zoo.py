@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from amc_env import zoo
 from amc_env.zoo.mobilenet import scaled
+from amc_env.zoo.shufflenet import shuffle
 
 
 @dataclass(frozen=True)
@@ -167,13 +168,31 @@ def test_fx_traces_the_network_and_runs_it_at_another_batch(name):
     torch.testing.assert_close(traced(images), model(images))
 
 
-def test_small_mobilenets_end_at_a_quarter_of_the_usual_stride():
-    for name in ("mobilenet_v1", "mobilenet_v2"):
-        with torch.device("meta"):
-            small, big = (zoo.build(name, classes=10, in_channels=3, small=small) for small in (True, False))
-            assert small.features(torch.zeros(1, 3, 32, 32)).shape[2:] == (4, 4)
-            assert small.features(torch.zeros(1, 3, 28, 28)).shape[2:] == (4, 4)
-            assert big.features(torch.zeros(1, 3, 224, 224)).shape[2:] == (7, 7)
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v1", "mobilenet_v2", "shufflenet_v1", "shufflenet_v2", "resnet50"]
+)
+def test_small_networks_leave_out_the_first_two_halvings(name):
+    sides = []
+    with torch.device("meta"):
+        for small, side in ((True, 32), (True, 28), (False, 224)):
+            model = zoo.build(name, classes=10, in_channels=3, small=small)
+            model.pool.register_forward_pre_hook(lambda module, inputs: sides.append(inputs[0].shape[2]))
+            model(torch.zeros(2, 3, side, side))
+    assert sides == [4, 4, 7]
+
+
+def test_shuffle_by_hand_and_on_fewer_channels_than_built_for():
+    channels = torch.arange(6.0).view(1, 6, 1, 1)
+    assert shuffle(channels, 2).flatten().tolist() == [0, 3, 1, 4, 2, 5]
+    assert shuffle(channels, 3).flatten().tolist() == [0, 2, 4, 1, 3, 5]
+    assert shuffle(channels[:, :4], 2).flatten().tolist() == [0, 2, 1, 3]
+
+
+def test_only_the_first_pointwise_convolution_of_shufflenet_v1_is_not_grouped():
+    with torch.device("meta"):
+        units = zoo.build("shufflenet_v1", classes=10, in_channels=3, groups=4).units
+    assert [unit.reduce[0].groups for unit in units] == [1] + [4] * 15
+    assert [unit.expand[0].groups for unit in units] == [4] * 16
 
 
 def test_scaled_channels_by_hand():
@@ -209,6 +228,12 @@ def test_depthwise_weights_start_at_the_scale_of_their_own_nine_inputs():
         ("plain", {"depth": 2}, ["6 n + 2", "not 2"]),
         ("mobilenet_v2", {"width": 0.0}, ["above 0", "not 0.0"]),
         ("mobilenet_v2", {"width": "wide"}, ["mobilenet_v2"]),
+        ("shufflenet_v1", {"groups": 5}, ["one of 1, 2, 3, 4, 8", "not 5"]),
+        ("shufflenet_v1", {"width": -1.0}, ["above 0", "not -1.0"]),
+        ("shufflenet_v2", {"width": 0.75}, ["one of 0.5, 1.0, 1.5, 2.0", "not 0.75"]),
+        ("lenet5", {"side": 15}, ["at least 16", "not 15"]),
+        ("lenet300_100", {"side": 0}, ["at least 1", "not 0"]),
+        ("resnet", {}, ["resnet needs the option depth"]),
     ],
 )
 def test_a_wrong_name_or_option_says_what_there_is(name, options, words):
@@ -222,3 +247,37 @@ def test_a_wrong_name_or_option_says_what_there_is(name, options, words):
 def test_no_classes_or_no_channels_is_an_error(classes, channels):
     with pytest.raises(zoo.ModelError, match="at least 1"):
         zoo.build("plain20", classes=classes, in_channels=channels)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "words"),
+    [
+        ("plain20", (3, 28, 28), 10, ["images of 3x28x28 (C x H x W)", "to have 1 channels"]),
+        ("lenet5", (1, 32, 32), 10, ["images of 1x32x32", "1250"]),
+        ("lenet300_100", (1, 8, 8), 10, ["images of 1x8x8"]),
+        ("plain20", (1, 28, 28), 100, ["(2, 10) for two images, not (2, 100) logits"]),
+    ],
+)
+def test_check_refuses_images_or_classes_that_do_not_fit(name, shape, classes, words):
+    model = zoo.build(name, classes=10, in_channels=1)
+    with pytest.raises(zoo.ModelError) as error:
+        zoo.check(model, shape, classes)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_check_passes_what_fits_and_gives_the_network_back_as_it_was():
+    model = zoo.build("digits_cnn", classes=10, in_channels=1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    zoo.check(model, DIGITS, 10)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_check_refuses_what_is_no_tensor():
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    with pytest.raises(zoo.ModelError, match="gives a tuple, not one tensor"):
+        zoo.check(Pair(), DIGITS, 10)
