@@ -94,6 +94,11 @@ def test_protocols_name_what_exists(choice):
     assert 0 < protocol.target <= 1
 
 
+@pytest.mark.parametrize("entry", sorted(path.stem for path in CONF.glob("*.yaml")))
+def test_every_entry_points_configuration_composes(composed, entry):
+    task(composed(entry, full=True))
+
+
 def test_env_compressor_and_protocol_are_arguments_of_the_environment(composed):
     cfg = composed("config")
     given = plain(cfg.env) | plain(cfg.compressor) | plain(cfg.protocol)
@@ -256,8 +261,8 @@ def test_near_names():
     ("words", "messages"),
     [
         (
-            "model=plan20 agent=dppg data=digits,cifar hydra/launcher=submitit_slurm modle=plain20 epsodes=3 sigma=3 "
-            "hydra.launchr.n_jobs=2 seed=1 +new=1",
+            "model=plan20 agent=dppg data=digits,cifar hydra/launcher=submitit_slurm modle=plain20 epsodes=3 "
+            "sigma=3 hydra.launchr.n_jobs=2 seed=1 +new=1",
             [
                 r"no 'plan20' in group 'model' \(did you mean plain20\?\); there are digits_cnn, ",
                 r"no 'dppg' in group 'agent' \(did you mean ddpg",
