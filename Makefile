@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PIP_ARGS ?=  # e.g. --extra-index-url https://download.pytorch.org/whl/cpu for a torch without CUDA
+PIP_ARGS ?=  # further arguments of pip, such as another index
 ARGS ?=      # e.g. make search ARGS="experiment=digits seed=1"
 
 BIN := $(VENV)/bin

@@ -1,6 +1,9 @@
 """Write a compressed network down: safetensors with its plan, and ONNX, each checked by reading it back."""
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +64,7 @@ def write_onnx(network: nn.Module, shape: tuple[int, ...], path: Path) -> Path:
     """One self-contained ONNX file, with inputs ``images (N, C, H, W)`` and outputs ``logits (N, classes)``."""
     example = torch.zeros(2, *shape)
     training = network.training
-    with warnings.catch_warnings():  # the exporter warns of its own deprecations
-        warnings.simplefilter("ignore")
+    with _quiet_exporter():
         program = torch.onnx.export(
             network.eval(), (example,), input_names=["images"], output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("N")},), dynamo=True, verbose=False,
@@ -71,6 +73,22 @@ def write_onnx(network: nn.Module, shape: tuple[int, ...], path: Path) -> Path:
     assert program is not None
     program.save(str(path), external_data=False)
     return path
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Without the exporter's warnings of its own deprecations, and its optimiser's log of every pass."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def agree(found: Tensor, expected: Tensor, source: Path) -> float:

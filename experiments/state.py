@@ -1,7 +1,8 @@
 """The state of a search on disk: what lets a killed one go on as if nothing had happened."""
 
+import hashlib
+import io
 import os
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,29 +27,31 @@ class State:
 
 
 def save(folder: Path, agent: Stateful, episodes: int) -> None:
-    """Write the state beside the old one, then put it in its place; the old one stays as the previous."""
+    """Write the state, behind its SHA-256, beside the old one; the old one stays as the previous."""
     import torch
 
+    content = io.BytesIO()
+    torch.save({"episodes": episodes, "agent": agent.state_dict()}, content)
     partial, path = folder / f"{STATE}.part", folder / STATE
-    torch.save({"episodes": episodes, "agent": agent.state_dict()}, partial)
+    partial.write_bytes(hashlib.sha256(content.getvalue()).digest() + content.getvalue())
     if path.exists():
         os.replace(path, folder / PREVIOUS)
     os.replace(partial, path)
 
 
 def load(folder: Path) -> State | None:
-    """The newest readable state, None where there is none; says so when the newest was damaged.
+    """The newest undamaged state, None where there is none; says so when the newest is damaged.
 
     Nothing is executed: a state holds tensors and plain data.
     """
-    for name in (STATE, PREVIOUS):
-        if not (folder / name).exists():
+    for path in (folder / STATE, folder / PREVIOUS):
+        if not path.exists():
             continue
-        import torch
+        found = path.read_bytes()
+        if hashlib.sha256(found[32:]).digest() == found[:32]:
+            import torch
 
-        try:
-            found = torch.load(folder / name, weights_only=True)
-            return State(found["episodes"], found["agent"])
-        except (RuntimeError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
-            print(f"{folder / name} is damaged ({error}); trying the one before")
+            state = torch.load(io.BytesIO(found[32:]), weights_only=True)
+            return State(state["episodes"], state["agent"])
+        print(f"{path} is damaged: going on from the state before it")
     return None

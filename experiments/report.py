@@ -1,0 +1,109 @@
+"""Tables from committed records; no number in them is typed by hand.
+
+``python -m experiments.report`` writes them into the README; ``python -m experiments.report keep RUN NAME`` takes a
+finished run into the committed records, where NAME begins with the agent's, as in ``ddpg-flops_30-0``.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.record import RunRecord
+
+RESULTS = Path(__file__).resolve().parent / "results"
+README = Path(__file__).resolve().parents[1] / "README.md"
+TABLE = "policies"  # folder in results/ and name of the block in the README
+
+
+class ReportError(ValueError):
+    """A record or a README that a table cannot be made of."""
+
+
+def main() -> None:
+    """Write every table into its block of the README, or keep a run's record."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb")
+    taken = verbs.add_parser("keep", help="take a finished run into the committed records")
+    taken.add_argument("run", type=Path)
+    taken.add_argument("name")
+    asked = parser.parse_args()
+    if asked.verb == "keep":
+        print(keep(asked.run, asked.name))
+        return
+    records = read(RESULTS / TABLE)
+    README.write_text(place(README.read_text(), TABLE, policies(records)))
+    print(f"{README.name}: block {TABLE!r} made from {len(records)} records")
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The records of a folder, by name."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def policies(records: Sequence[Mapping[str, Any]]) -> str:
+    """Accuracy on selection without fine-tuning, of each policy at each target: mean, and spread over seeds.
+
+    A deterministic policy has one record; of a searching one, each seed has one, measured on the plan that was
+    confirmed among its best.
+    """
+    cells: dict[tuple[str, float], list[float]] = {}
+    evaluations: dict[str, int] = {}
+    for record in records:
+        name, target = record["agent"], record["target"]
+        cells.setdefault((name, target), []).append(100 * record["best"]["selection"]["top1"])
+        evaluations[name] = record["episodes"]
+    targets = sorted({target for _, target in cells}, reverse=True)
+    lines = [
+        "| policy | evaluations | seeds | " + " | ".join(f"{100 * target:g} % of the MACs" for target in targets) + " |",
+        "|-|-|-|" + "-|" * len(targets),
+    ]
+    for name in dict.fromkeys(name for name, _ in sorted(cells, key=lambda key: statistics.mean(cells[key]))):
+        columns = [cells.get((name, target), []) for target in targets]
+        seeds = max(len(column) for column in columns)
+        lines.append(f"| {name} | {evaluations[name]} | {seeds} | " + " | ".join(map(_cell, columns)) + " |")
+    return "\n".join(lines)
+
+
+def place(text: str, name: str, block: str) -> str:
+    """The text with what stands between ``<!-- name -->`` and ``<!-- /name -->`` replaced.
+
+    Raises:
+        ReportError: when the markers are not there exactly once.
+    """
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise ReportError(f"the README needs {start} and {end}, once each")
+    before, _, rest = text.partition(start)
+    _, _, after = rest.partition(end)
+    return f"{before}{start}\n{block}\n{end}{after}"
+
+
+def keep(folder: Path, name: str) -> Path:
+    """Copy what the tables need of a run's record, and its curve, into the committed results."""
+    record = RunRecord.read(folder)
+    content, config = record.content, record.content["config"]
+    if content["status"] != "finished":
+        raise ReportError(f"{folder} is {content['status']}: only a finished run is reported")
+    kept = {key: content[key] for key in ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")}
+    kept |= {"agent": name.partition("-")[0], "target": config["protocol"]["target"], "episodes": config["episodes"]}
+    kept |= {"rewards": [round(row["reward"], 5) for row in record.rows if "reward" in row]}
+    path = RESULTS / TABLE / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    return path
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    mean = statistics.mean(values)
+    if len(values) == 1:
+        return f"{mean:.2f}"
+    return f"{mean:.2f} ({min(values):.2f} to {max(values):.2f}, sd {statistics.stdev(values):.2f})"
+
+
+if __name__ == "__main__":
+    main()

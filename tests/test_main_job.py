@@ -1,0 +1,123 @@
+"""The main job on digits, from the configuration to the exported network."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from torch.utils.flop_counter import FlopCounterMode
+
+from amc_env.data import load
+from amc_env.evaluator import accuracy
+from amc_env.zoo import weights
+from experiments.config import CONF, ConfigError
+from experiments.record import RunRecord, without_clock
+from experiments.search import search
+
+
+def config(folder: Path, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", ["experiment=digits", "episodes=6", f"output={folder}", *overrides])
+
+
+def rows(folder: Path) -> str:
+    return json.dumps(without_clock(RunRecord.read(folder).rows))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("search") / "run"
+    search(config(folder, "finetune.epochs=1"), folder)
+    return folder
+
+
+def test_the_files_hold_the_network_that_the_record_describes(finished: Path) -> None:
+    record = RunRecord.read(finished)
+    row = record.content["results"]["table"]["AMC, fine-tuned"]
+    network, card = weights.load(finished / "compressed")
+    assert row["params"] == sum(p.numel() for p in network.parameters())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, *card.shape))
+    assert counter.get_total_flops() // 2 == row["macs"]
+    assert row["macs"] <= record.content["config"]["protocol"]["target"] * record.content["results"]["table"]["dense"]["macs"]
+    assert accuracy(network, load("digits"), "test") == row["test"] == card.accuracy["test"]
+    assert record.content["results"]["onnx_difference"] < 1e-4
+    assert (finished / "compressed.onnx").exists()
+
+
+def test_the_confirmed_plan_is_the_best_of_its_candidates(finished: Path) -> None:
+    content = RunRecord.read(finished).content
+    tried = content["results"]["candidates"]
+    assert content["best"]["selection"]["top1"] == max(candidate["selection"] for candidate in tried)
+    assert json.loads((finished / "plan.json").read_text()) == content["best"]["plan"]
+
+
+def test_same_seed_same_record_another_seed_another(finished: Path, tmp_path: Path) -> None:
+    again, other = tmp_path / "again", tmp_path / "other"
+    search(config(again, "finetune.epochs=1", "deliver=false"), again)
+    search(config(other, "seed=1", "deliver=false"), other)
+    searched = [row for row in RunRecord.read(finished).rows if "episode" in row]
+    assert rows(again) == json.dumps(without_clock(searched))
+    assert rows(other) != rows(again)
+
+
+def test_a_killed_search_ends_with_the_record_of_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    search(config(whole, "deliver=false", "save_every=2"), whole)
+    add = RunRecord.add
+
+    def die(self: RunRecord, **row: object) -> None:
+        add(self, **row)
+        if row["episode"] == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunRecord, "add", die)
+    with pytest.raises(KeyboardInterrupt):
+        search(config(torn, "deliver=false", "save_every=2"), torn)
+    interrupted = RunRecord.read(torn)
+    assert interrupted.content["status"] == "interrupted"
+    assert len(interrupted.rows) == 5
+    assert json.loads((torn / "plan.json").read_text()) == interrupted.content["best"]["plan"]
+
+    monkeypatch.setattr(RunRecord, "add", add)
+    search(config(torn, "deliver=false", "save_every=2"), torn)
+    assert rows(torn) == rows(whole)
+    assert RunRecord.read(torn).content["best"] == RunRecord.read(whole).content["best"]
+
+
+def test_a_damaged_state_falls_back_to_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from experiments import state
+
+    class Counter:
+        def __init__(self, value: int) -> None:
+            self.value = value
+
+        def state_dict(self) -> dict[str, object]:
+            return {"value": self.value}
+
+    assert state.load(tmp_path) is None
+    state.save(tmp_path, Counter(1), 20)
+    state.save(tmp_path, Counter(2), 40)
+    assert state.load(tmp_path) == state.State(40, {"value": 2})
+    (tmp_path / state.STATE).write_bytes(b"torn")
+    assert state.load(tmp_path) == state.State(20, {"value": 1})
+    assert "damaged" in capsys.readouterr().out
+
+
+def test_a_finished_search_is_not_run_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished / "record.json").read_bytes()
+    search(config(finished, "finetune.epochs=1"), finished)
+    assert "nothing to do" in capsys.readouterr().out
+    assert (finished / "record.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("wrong", ["episodes=0", "episodes=-3", "confirm=0", "save_every=0"])
+def test_counts_below_one_are_refused_before_anything_is_written(wrong: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(ConfigError, match="at least 1"):
+        search(config(folder, wrong), folder)
+    assert not folder.exists()
