@@ -24,6 +24,7 @@ from amc_env.compressors.surgery import cut
 from amc_env.data import DataError, data_folder, load
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import EvaluationError, accuracy
+from amc_env.observation import FEATURES
 from amc_env.plan import Plan
 from amc_env.trace import TraceError
 from amc_env.zoo import weights
@@ -205,16 +206,24 @@ def test_every_step_says_what_was_asked_allowed_and_done(name, scale, actions):
     env = reused(name, scale)
     (_, info), *steps = episode(env, actions)
     assert info == {"share": env.budget.share([]), "decisions": len(env.graph.groups)}
-    share = info["share"]
+    assert env.reset()[1] == info
+    assert env.plan == Plan.dense(env.graph)  # nothing of the last episode is left
+    share, counts = info["share"], []
     for t, (observation, _, _, truncated, info) in enumerate(steps):
         asked, size = float(np.float32(actions[t])), len(env.graph.groups[t])
         keep = asked if scale == "absolute" else min(1.0, share * math.exp(0.7 * (2 * asked - 1)))
         assert (info["action_asked"], info["keep_asked"]) == (asked, pytest.approx(keep))
         assert info["keep_applied"] == min(env.budget.snap(t, keep) / size, info["keep_bound"])
-        assert 0 <= info["action_executed"] <= 1
+        meant = env.scale.to_keep(info["action_executed"], share)
+        assert meant == pytest.approx(info["keep_applied"]) or info["action_executed"] in (
+            0,
+            1,
+        )  # out of reach
+        assert observation[FEATURES.index("previous")] == pytest.approx(info["keep_applied"])
         assert not truncated
-        assert observation.max() <= 1
+        counts.append(round(size * info["keep_applied"]))
         share = info["share"]
+        assert share == env.budget.share(counts)
     assert [answer[2] for answer in steps] == [False] * (len(steps) - 1) + [True]
     assert [answer[1] for answer in steps[:-1]] == [0.0] * (len(steps) - 1)
 
