@@ -10,7 +10,9 @@ import torchvision
 from torch import nn
 
 from amc_env import zoo
+from amc_env.zoo import weights
 from amc_env.zoo.external import torchvision_names
+from amc_env.zoo.weights import Card
 
 SMALL = "torchvision/shufflenet_v2_x0_5"
 
@@ -26,7 +28,7 @@ def test_a_torchvision_network_reads_images_of_any_channels_and_follows_the_seed
     model, again, other = (zoo.build(SMALL, classes=7, in_channels=2, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), before)
     first = model.conv1[0]
-    assert first.weight.shape == (24, 2, 3, 3)
+    assert (first.in_channels, first.weight.shape) == (2, (24, 2, 3, 3))
     assert torch.equal(first.weight, again.conv1[0].weight)
     assert not torch.equal(first.weight, other.conv1[0].weight)
     zoo.check(model, (2, 64, 64), 7)
@@ -175,3 +177,16 @@ def test_a_users_own_function_gets_classes_channels_and_options():
 def test_a_module_that_is_there_but_lacks_a_dependency_is_not_reported_missing():
     with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
         zoo.build("import", classes=6, in_channels=2, target="half:build")
+
+
+def test_a_checkpoint_of_a_downloaded_network_is_loaded_without_a_download(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "torch.hub.download_url_to_file", lambda *rest, **more: pytest.fail("went to the network")
+    )
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    card = Card(SMALL, 1000, 3, "images", (3, 32, 32), 0, "abc", options={"weights": "DEFAULT"})
+    model = zoo.build(SMALL, classes=1000, in_channels=3, seed=4)
+    weights.save(tmp_path / "net", model, card)
+    loaded, read = weights.load(tmp_path / "net")
+    assert read.options == {"weights": "DEFAULT"}  # where they came from is not forgotten
+    assert torch.equal(loaded.fc.weight, model.fc.weight)
