@@ -35,7 +35,7 @@ def test_measure_by_hand_on_three_images():
     labels = torch.tensor([0, 1, 5])
     theirs = logs(
         (0.50, 0.10, 0.10, 0.10, 0.10, 0.10),
-        (0.20, 0.40, 0.10, 0.10, 0.10, 0.10),
+        (0.20, 0.30, 0.20, 0.10, 0.10, 0.10),
         (0.30, 0.20, 0.20, 0.15, 0.10, 0.05),
     )
     # in two batches, and shifted by a constant, which changes no distribution
@@ -44,7 +44,8 @@ def test_measure_by_hand_on_three_images():
     )
     assert (found.top1, found.top5, found.agreement) == (1 / 3, 2 / 3, 2 / 3)
     assert found.loss == pytest.approx(-(math.log(0.5) + math.log(0.2) + math.log(0.05)) / 3, rel=1e-6)
-    assert found.kl == pytest.approx((0.2 * math.log(0.2 / 0.4) + 0.4 * math.log(0.4 / 0.2)) / 3, rel=1e-5)
+    kl = 0.2 * math.log(0.2 / 0.4) + 0.3 * math.log(0.3 / 0.2) + 0.2 * math.log(0.2 / 0.1)
+    assert found.kl == pytest.approx(kl / 3, rel=1e-5)
     assert (found.n_images, found.split) == (3, "reward")
 
 
