@@ -112,7 +112,7 @@ def check_settings(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
         if key in cfg and cfg[key] < lowest:
             raise ConfigError(f"{key} is {cfg[key]}, it is at least {lowest}")
     if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise ConfigError(f"no value for {', '.join(missing)}: give it as {missing[0]}=VALUE")
+        raise ConfigError("\n".join(map(suggest.needed, missing)))
     added = [o.lstrip("+").partition("=")[0] for o in hydra_cfg.overrides.task if o.startswith("+")]
     folders = [Path(s.path) for s in hydra_cfg.runtime.config_sources if s.schema == "file"]
     for group in schema.OPEN:

@@ -37,6 +37,11 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     return f"no key {key!r} in the configuration{_meant(key, list(known))}"
 
 
+def needed(key: str) -> str:
+    """A message for a key that has no default."""
+    return f"no value for {key}: give it as {key}=VALUE"
+
+
 def unknown_choice(group: str, choice: str, choices: list[str]) -> str:
     """A message for a choice that a group does not have."""
     message = f"no {choice!r} in group {group!r}{_meant(choice, choices)}; there are {', '.join(choices)}"
@@ -72,16 +77,20 @@ def _problems(overrides: list[Override], conf: Path, config_name: str, paths: li
                 keys += [] if override.is_add() else [group]
                 continue
             choices = loader.get_group_options(group, ObjectType.CONFIG, config_name, paths)
-            values = [str(value) for value in _values(override)]
-            wrong = [value for value in values if value not in (*choices, "null", "None")]
+            asked = [str(value) for value in _values(override)]
+            wrong = [value for value in asked if value not in (*choices, "null", "None")]
             yield from (unknown_choice(group, value, choices) for value in wrong)
             if not wrong and override.input_line is not None and not override.is_sweep_override():
                 chosen.append(override.input_line)
-        known = list(_keys(OmegaConf.to_container(compose(config_name, chosen, return_hydra_config=True))))
+        values = dict(_keys(OmegaConf.to_container(compose(config_name, chosen, return_hydra_config=True))))
+        known = list(values)
         ours = [name for name in dict.fromkeys([*known, *groups]) if not name.startswith("hydra")]
         for key in keys:
             if key not in known:
                 yield unknown_key(key, known if key.startswith("hydra") else ours)
+        for key in ours:
+            if values.get(key) == "???" and key not in keys:
+                yield needed(key)
 
 
 def _groups(loader: ConfigLoader, parent: str = "") -> Iterator[str]:
@@ -98,10 +107,10 @@ def _values(override: Override) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-def _keys(node: object, prefix: str = "") -> Iterator[str]:
+def _keys(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
     if isinstance(node, dict):
         for key, value in node.items():
-            yield f"{prefix}{key}"
+            yield f"{prefix}{key}", value
             yield from _keys(value, f"{prefix}{key}.")
 
 

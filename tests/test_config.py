@@ -96,7 +96,8 @@ def test_protocols_name_what_exists(choice):
 
 @pytest.mark.parametrize("entry", sorted(path.stem for path in CONF.glob("*.yaml")))
 def test_every_entry_points_configuration_composes(composed, entry):
-    task(composed(entry, full=True))
+    needed = [key for key, value in OmegaConf.to_container(composed(entry)).items() if value == "???"]
+    task(composed(entry, *(f"{key}=given" for key in needed), full=True))
 
 
 def test_env_compressor_and_protocol_are_arguments_of_the_environment(composed):
@@ -281,6 +282,8 @@ def test_near_names():
                 r"no key 'model\.options\.widht' .*did you mean model\.options\.width",
             ],
         ),
+        ("model=import", [r"no value for model\.options\.target: give it as model\.options\.target=VALUE"]),
+        ("model=import model.options.target=m:f", ["the error itself"]),
         ("seed=[1", ["the error itself"]),
         ("seed=1", ["the error itself"]),
     ],
