@@ -57,23 +57,21 @@ def _try_cut(model: nn.Module, graph: Graph) -> None:
         plan = plan.with_group(
             group.index, tuple(np.sort(generator.permutation(len(group))[:count]).tolist())
         )
-    verify(_Sketch(_hollow(model, graph), graph, fold=False).cut(plan), graph, graph.mask(plan.kept))
+    verify(_Sketch(model, graph, fold=False).cut(plan), graph, graph.mask(plan.kept))
 
 
 class _Sketch(Surgeon):
-    """Cuts shapes alone: the weights of layers are one zero, expanded."""
+    """Cuts shapes alone: the weights of layers are one zero, expanded, and take no memory."""
+
+    def _copy(self, model: nn.Module) -> nn.Module:
+        memo: dict[int, nn.Parameter] = {}
+        for layer in self.graph.layers:
+            weight = model.get_parameter(f"{layer.name}.weight")
+            memo[id(weight)] = nn.Parameter(torch.zeros(()).expand(weight.shape))
+        return copy.deepcopy(model, memo)
 
     def _weight(self, layer: Layer, mask: NDArray[np.bool_], solve: Solve) -> Tensor:
         return torch.zeros(()).expand(cut_shape(layer, mask))
-
-
-def _hollow(model: nn.Module, graph: Graph) -> nn.Module:
-    """A copy in which the weights of layers take no memory."""
-    memo: dict[int, nn.Parameter] = {}
-    for layer in graph.layers:
-        weight = model.get_parameter(f"{layer.name}.weight")
-        memo[id(weight)] = nn.Parameter(torch.zeros(()).expand(weight.shape))
-    return copy.deepcopy(model, memo)
 
 
 def _refuse_shared_parameters(model: nn.Module) -> None:

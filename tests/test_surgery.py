@@ -1,4 +1,4 @@
-"""A cut network computes what the masked one does, costs what `cost.py` says, and leaves the dense one alone."""
+"""A cut network computes what the masked one does, costs what `cost.py` says, and spares the dense one."""
 
 import copy
 

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from amc_env.cost import Ints
-from amc_env.graph import Graph, Group
+from amc_env.graph import Graph, Group, Layer
 
+ROWS = 256  # of a weight matrix at a time in float64: a whole one may have 10⁸ numbers
 WIDE_ENOUGH = 16  # choices that rounding must leave a group
 
 
@@ -50,15 +52,23 @@ def magnitude(model: nn.Module, graph: Graph, group: Group) -> NDArray[np.float6
     total = np.zeros(len(group))
     for index in group.layers:
         layer = graph.layers[index]
-        weight = model.get_parameter(f"{layer.name}.weight").detach().double().abs()
-        if layer.kind == "transposed":
-            columns = weight.flatten(1).sum(1)
-        else:  # (out, in / groups, ...): the filters of a channel group read its channels only
-            columns = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(2).sum(2).flatten()
+        columns = _columns(layer, model.get_parameter(f"{layer.name}.weight").detach())
         at = position[layer.reads]
-        scores = np.bincount(at[at >= 0], weights=columns.cpu().numpy()[at >= 0], minlength=len(group))
+        scores = np.bincount(at[at >= 0], weights=columns[at >= 0], minlength=len(group))
         total += scores / max(scores.mean(), np.finfo(float).tiny)
     return total
+
+
+def _columns(layer: Layer, weight: Tensor) -> NDArray[np.float64]:
+    """``(c_in,)`` the sum of absolute weights that read each input channel."""
+    if layer.kind == "transposed":  # (in, out / groups, ...) to (groups, out / groups, in / groups, taps)
+        blocks = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(3)
+    else:  # (out, in / groups, ...): the filters of a channel group read its channels only
+        blocks = weight.unflatten(0, (layer.groups, -1)).unsqueeze(-1).flatten(3)
+    sums = torch.zeros(blocks.size(0), blocks.size(2), dtype=torch.float64, device=weight.device)
+    for part in blocks.split(ROWS, dim=1):
+        sums += part.abs().double().sum((1, 3))
+    return sums.flatten().cpu().numpy()
 
 
 def allowed(group: Group, round_to: int, floor: float) -> Ints:

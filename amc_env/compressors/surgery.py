@@ -44,7 +44,7 @@ class Surgeon:
 
     def __init__(self, model: nn.Module, graph: Graph, *, fold: bool) -> None:
         self.graph = graph
-        self.network = copy.deepcopy(model).requires_grad_(not fold)
+        self.network = self._copy(model).requires_grad_(not fold)
         vectors = list(graph.vectors)
         if fold:
             self.network.eval()
@@ -84,6 +84,9 @@ class Surgeon:
             for name in self._uncut:
                 self._fill(name, self._dense[name].clone())
         return self.network
+
+    def _copy(self, model: nn.Module) -> nn.Module:
+        return copy.deepcopy(model)
 
     def _weight(self, layer: Layer, mask: NDArray[np.bool_], solve: Solve) -> Tensor:
         return cut_weight(layer, self._dense[f"{layer.name}.weight"], mask, solve)
