@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import NETWORKS, SHAPE, network
 from torch import nn
@@ -84,6 +84,7 @@ def plans(draw):
     return name, Plan(graph.hash, tuple(kept))
 
 
+@settings(max_examples=25)
 @given(plans())
 def test_macs_and_params_are_those_of_the_cut_network_counted_by_torch(case):
     name, plan = case

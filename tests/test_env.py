@@ -188,7 +188,7 @@ def test_render(mode):
 
 names_, scales_ = st.sampled_from(sorted(NETWORKS)), st.sampled_from(["absolute", "relative"])
 actions_ = st.lists(st.floats(0, 1), min_size=6, max_size=6)
-quick = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 _made = {}
 
 

@@ -26,10 +26,10 @@ def logs(*probabilities):
 
 
 def test_measure_by_hand_on_three_images():
-    """Six classes; the first image is hit, the second is second, the third is last of all."""
+    """Six classes; the first image is hit, the second is fifth, the third is last of all."""
     ours = logs(
         (0.50, 0.10, 0.10, 0.10, 0.10, 0.10),
-        (0.40, 0.20, 0.10, 0.10, 0.10, 0.10),
+        (0.40, 0.08, 0.20, 0.15, 0.12, 0.05),
         (0.30, 0.20, 0.20, 0.15, 0.10, 0.05),
     )
     labels = torch.tensor([0, 1, 5])
@@ -43,8 +43,9 @@ def test_measure_by_hand_on_three_images():
         [ours[:2] + 3, ours[2:]], [labels[:2], labels[2:]], [theirs[:2], theirs[2:] - 1], "reward"
     )
     assert (found.top1, found.top5, found.agreement) == (1 / 3, 2 / 3, 2 / 3)
-    assert found.loss == pytest.approx(-(math.log(0.5) + math.log(0.2) + math.log(0.05)) / 3, rel=1e-6)
-    kl = 0.2 * math.log(0.2 / 0.4) + 0.3 * math.log(0.3 / 0.2) + 0.2 * math.log(0.2 / 0.1)
+    assert found.loss == pytest.approx(-(math.log(0.5) + math.log(0.08) + math.log(0.05)) / 3, rel=1e-6)
+    pairs = ((0.2, 0.4), (0.3, 0.08), (0.2, 0.2), (0.1, 0.15), (0.1, 0.12), (0.1, 0.05))  # dense, ours
+    kl = sum(p * math.log(p / q) for p, q in pairs)
     assert found.kl == pytest.approx(kl / 3, rel=1e-5)
     assert (found.n_images, found.split) == (3, "reward")
 

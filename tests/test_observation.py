@@ -41,3 +41,11 @@ def test_what_a_caller_does_to_an_observation_stays_with_the_caller():
     embed = Embedding(trace(network("chain"), SHAPE), np.ones(4, dtype=np.int64))
     embed(0, 0.0, 1.0)[:] = 9
     assert embed(0, 0.0, 1.0).max() <= 1
+
+
+def test_height_and_width_are_told_apart():
+    """Images of 8 x 5: the second decision reads 4 x 3, the third a vector."""
+    graph = trace(network("chain"), (1, 8, 5))
+    embed = Embedding(graph, np.ones(4, dtype=np.int64))
+    rows = np.array([embed(t, 0.0, 1.0)[3:5] for t in range(3)])
+    np.testing.assert_allclose(rows, [(1, 1), (4 / 8, 3 / 5), (1 / 8, 1 / 5)], rtol=1e-6)
