@@ -1,17 +1,60 @@
-"""Fine-tune a compressed network: ``python -m experiments.finetune run=runs/...``."""
+"""Fine-tune the network of a search's plan: ``python -m experiments.finetune run=runs/NAME recipe.epochs=30``."""
+
+from __future__ import annotations
 
 import copy
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import nn
+from omegaconf import DictConfig, OmegaConf
 
-from amc_env.data import DataSet
-from experiments.fitting import fit
-from experiments.recipe import Recipe
-from experiments.record import RunRecord
-from experiments.tracking import Tracker
+from experiments import config
+from experiments.record import RECORD, RunRecord, commit
+
+if TYPE_CHECKING:  # torch takes seconds to import; a misspelt key is told before
+    from torch import nn
+
+    from amc_env.data import DataSet
+    from experiments.recipe import Recipe
+    from experiments.tracking import Tracker
 
 STATE = "finetune.state"
+STEM = "compressed"  # name of the network's files in a run's folder
+
+
+@config.main("finetune")
+def main(cfg: DictConfig, folder: Path) -> None:
+    """Train the plan's network anew from its refitted weights, and write it with its accuracies."""
+    from amc_env.compressors.surgery import cut
+    from amc_env.evaluator import accuracy
+    from amc_env.plan import Plan
+    from amc_env.zoo import weights
+    from experiments.problem import environment, settings, trained
+    from experiments.recipe import Recipe
+
+    searched = OmegaConf.create(RunRecord.read(Path(cfg.run)).content["config"])
+    assert isinstance(searched, DictConfig)
+    asked, recipe = settings(cfg), Recipe(**settings(cfg.recipe))
+    if (folder / RECORD).exists():
+        record = RunRecord.resume(folder, asked, episodes=0)  # the state's epochs come in again
+    else:
+        record = RunRecord.create(folder, asked, seeds={"batches": recipe.seed})
+    with record, config.instantiate(cfg.tracking, folder=folder, config=asked) as tracker:
+        subject = trained(searched)
+        env = environment(searched, subject)
+        plan = Plan.read(Path(cfg.run) / "plan.json")
+        network = cut(subject.model, env.graph, plan, env.solve)
+        tuned = finetune(network, subject.data, recipe, record=record, tracker=tracker)
+        measured = {split: accuracy(tuned, subject.data, split) for split in ("selection", "test")}
+        card = replace(
+            subject.card, plan=plan.to_dict(), recipe=asdict(recipe), accuracy=measured, seed=recipe.seed,
+            commit=commit(), note=f"compressed from the checkpoint {subject.card.sha256[:12]}",
+        )  # fmt: skip
+        weights.save(folder / STEM, tuned, card)
+        record.update(results={"accuracy": measured})
+    print(", ".join(f"{split} {top1:.2%}" for split, top1 in measured.items()))
+    print(f"written: {folder / STEM}.safetensors and .json")
 
 
 def finetune(
@@ -26,7 +69,13 @@ def finetune(
         record: of the run; a killed fine-tuning goes on from the state in its folder.
         tracker: of the run.
     """
+    from experiments.fitting import fit
+
     tuned = copy.deepcopy(network)
     fit(tuned, data, recipe, state=record.folder / STATE, record=record, tracker=tracker, phase="finetune")
     (record.folder / STATE).unlink(missing_ok=True)
     return tuned.eval()
+
+
+if __name__ == "__main__":
+    main()

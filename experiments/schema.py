@@ -76,6 +76,25 @@ class PretrainConfig:
 
 
 @dataclass
+class FinetuneConfig:
+    """Everything that `experiments.finetune` reads."""
+
+    run: str = MISSING  # the folder of a search
+    tracking: Any = MISSING
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)  # type: ignore[valid-type]
+    output: str = MISSING
+
+
+@dataclass
+class EvaluateConfig:
+    """Everything that `experiments.evaluate` reads."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    checkpoint: str = MISSING  # path without suffix, of a dense or a compressed network
+    split: str = MISSING
+
+
+@dataclass
 class FetchConfig:
     """Everything that `experiments.fetch` reads."""
 
@@ -91,4 +110,6 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="search_schema", node=SearchConfig)
     store.store(name="pretrain_schema", node=PretrainConfig)
+    store.store(name="finetune_schema", node=FinetuneConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="fetch_schema", node=FetchConfig)

@@ -50,6 +50,7 @@ def search(cfg: DictConfig, folder: Path) -> RunRecord:
             subject = trained(cfg)
             env = environment(cfg, subject)
             spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
+            spaces |= config.accepted(cfg.agent, decisions=len(env.graph.groups))
             agent = config.instantiate(cfg.agent, **spaces, seed=cfg.seed)
             if state is not None:
                 agent.load_state_dict(state.agent)

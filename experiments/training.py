@@ -1,5 +1,6 @@
 """The training loop that pre-training and fine-tuning share: SGD, a schedule, flip and shift, resumable."""
 
+import functools
 import math
 import os
 from collections.abc import Callable
@@ -82,6 +83,13 @@ def train(
     return history
 
 
+@functools.cache
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies in bfloat16; where it does not, that is tens of times slower."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
 def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """SGD that decays weights of two and more dimensions only: not biases, not batch norm."""
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -130,7 +138,7 @@ def augmented(
 def _step(
     model: nn.Module, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, recipe: Recipe
 ) -> float:
-    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16 and has_bfloat16()):
         logits = model(images)
     loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
     optimizer.zero_grad()
