@@ -1,4 +1,4 @@
-"""From the plan that a search settled on to the network that a user holds: fine-tuned, tested, exported, timed."""
+"""From a search's plan to the network that a user holds: fine-tuned, tested, exported, timed."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -31,7 +31,7 @@ DENSE, UNIFORM, FOUND, TUNED = "dense", "uniform", "AMC", "AMC, fine-tuned"
 
 @dataclass(frozen=True)
 class Row:
-    """One network of the final table; accuracies in [0, 1], sizes in bytes, latencies by runtime and batch."""
+    """One network of the final table; accuracies in [0, 1], latencies by runtime and batch."""
 
     macs: int
     params: int
@@ -60,8 +60,8 @@ def deliver(
         }
     with record.phase("export"):
         card = replace(
-            subject.card, plan=plan.to_dict(), recipe=asdict(recipe), accuracy=accuracies[TUNED], seed=cfg.seed,
-            commit=commit(), note=f"compressed from the checkpoint {subject.card.sha256[:12]}",
+            subject.card, plan=plan.to_dict(), recipe=asdict(recipe), accuracy=accuracies[TUNED],
+            seed=cfg.seed, commit=commit(), note=f"compressed from the checkpoint {subject.card.sha256[:12]}",
         )  # fmt: skip
         images, _ = next(subject.data.batches("calibration", 64))
         written = export(networks[TUNED], card, record.folder / "compressed", images)
@@ -77,7 +77,9 @@ def deliver(
         for name, network in networks.items()
     }
     record.update(results={"table": rows, "onnx_difference": written.difference})
-    tracker.summary({f"{name}/{split}": value for name, row in accuracies.items() for split, value in row.items()})
+    tracker.summary(
+        {f"{name}/{split}": value for name, row in accuracies.items() for split, value in row.items()}
+    )
     tracker.artifact("compressed", "model", [written.weights, written.card, written.onnx], accuracies[TUNED])
     show(rows, [written.weights, written.card, written.onnx, *_others(record.folder)])
 
@@ -85,7 +87,7 @@ def deliver(
 def latencies(
     networks: Mapping[str, nn.Module], written: Exported, folder: Path, shape: tuple[int, int, int]
 ) -> dict[str, dict[str, list[Latency]]]:
-    """Each network under PyTorch and onnxruntime; before and after fine-tuning they have one shape, timed once."""
+    """Each network under PyTorch and onnxruntime; fine-tuning changes no shape."""
     shapes = {name: network for name, network in networks.items() if name != FOUND}
     files = {TUNED: written.onnx}
     for name in (DENSE, UNIFORM):
@@ -108,7 +110,11 @@ def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _others(folder: Path) -> list[Path]:
-    return [path for name in ("plan.json", "record.json", "record.jsonl", "wandb") if (path := folder / name).exists()]
+    return [
+        path
+        for name in ("plan.json", "record.json", "record.jsonl", "wandb")
+        if (path := folder / name).exists()
+    ]
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Accuracy of a checkpoint, dense or compressed: ``python -m experiments.evaluate checkpoint=runs/NAME/compressed``."""
+"""Accuracy of a checkpoint: ``python -m experiments.evaluate checkpoint=runs/NAME/compressed``."""
 
 from pathlib import Path
 
@@ -21,7 +21,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
     top1, images = accuracy(model, data, cfg.split), len(data[cfg.split])
     error = (top1 * (1 - top1) / images) ** 0.5
     what = "compressed" if card.plan is not None else "dense"
-    print(f"{what} {card.architecture} on {images:,} {cfg.split} images of {data.name}: {top1:.2%} ± {error:.2%}")
+    where = f"{images:,} {cfg.split} images of {data.name}"
+    print(f"{what} {card.architecture} on {where}: {top1:.2%} ± {error:.2%}")
 
 
 if __name__ == "__main__":

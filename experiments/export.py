@@ -26,7 +26,7 @@ class ExportError(ValueError):
 class Exported:
     """The files of one network.
 
-    ``difference`` is the largest one between the logits of PyTorch and onnxruntime, relative to the largest logit.
+    ``difference`` is the largest between the logits of PyTorch and onnxruntime, relative to the largest.
     """
 
     weights: Path
@@ -61,7 +61,7 @@ def export(network: nn.Module, card: Card, stem: Path, images: Tensor) -> Export
 
 
 def write_onnx(network: nn.Module, shape: tuple[int, ...], path: Path) -> Path:
-    """One self-contained ONNX file, with inputs ``images (N, C, H, W)`` and outputs ``logits (N, classes)``."""
+    """One self-contained ONNX file: ``images (N, C, H, W)`` in, ``logits (N, classes)`` out."""
     example = torch.zeros(2, *shape)
     training = network.training
     with _quiet_exporter():
@@ -95,5 +95,7 @@ def agree(found: Tensor, expected: Tensor, source: Path) -> float:
     """The largest difference relative to the largest logit; an `ExportError` when it is above `TOLERANCE`."""
     difference = ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()
     if not difference <= TOLERANCE:
-        raise ExportError(f"{source} gives logits that differ by {difference:.2e} of their scale, above {TOLERANCE}")
+        raise ExportError(
+            f"{source} gives logits that differ by {difference:.2e} of their scale, above {TOLERANCE}"
+        )
     return difference

@@ -1,4 +1,4 @@
-"""Fine-tune the network of a search's plan: ``python -m experiments.finetune run=runs/NAME recipe.epochs=30``."""
+"""Fine-tune the network of a search's plan: ``python -m experiments.finetune run=runs/NAME``."""
 
 from __future__ import annotations
 

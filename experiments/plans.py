@@ -1,4 +1,4 @@
-"""Plans from the counts that a row of a record holds, and which of a search's plans are worth a second look."""
+"""Plans from the counts in a record, and which of a search's plans are worth a second look."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,10 @@ from amc_env.plan import Plan
 
 def counts(env: CompressionEnv, plan: Plan) -> list[int]:
     """How many positions a plan keeps of each group."""
-    return [len(group) if kept is None else len(kept) for group, kept in zip(env.graph.groups, plan.kept, strict=True)]
+    return [
+        len(group) if kept is None else len(kept)
+        for group, kept in zip(env.graph.groups, plan.kept, strict=True)
+    ]
 
 
 def plan_of(env: CompressionEnv, kept: Sequence[int]) -> Plan:
@@ -21,7 +24,7 @@ def plan_of(env: CompressionEnv, kept: Sequence[int]) -> Plan:
 
 
 def uniform(env: CompressionEnv) -> Plan:
-    """The plan of the uniform policy under the environment's budget: the share that is left, at each decision."""
+    """The plan of the uniform policy: the share of the budget that is left, at each decision."""
     kept: list[int] = []
     for group in range(len(env.graph.groups)):
         kept.append(min(env.budget.snap(group, env.budget.share(kept)), env.budget.bound(kept)))

@@ -35,7 +35,8 @@ def trained(cfg: DictConfig) -> Trained:
         model, card = weights.load(stem)
         if card.architecture != cfg.model.name:
             raise weights.CheckpointError(
-                f"{stem} holds a {card.architecture}, asked for model.name={cfg.model.name}; give the checkpoint of that network"
+                f"{stem} holds a {card.architecture}, asked for model.name={cfg.model.name}; "
+                "give the checkpoint of that network"
             )
         return Trained(model, card, data)
     options = settings(cfg.model.options)

@@ -1,7 +1,7 @@
 """Tables from committed records; no number in them is typed by hand.
 
-``python -m experiments.report`` writes them into the README; ``python -m experiments.report keep RUN NAME`` takes a
-finished run into the committed records, where NAME begins with the agent's, as in ``ddpg-flops_30-0``.
+``python -m experiments.report`` writes them into the README; ``python -m experiments.report keep RUN NAME``
+takes a finished run into the committed records; NAME begins with the agent's, as in ``ddpg-flops_30-0``.
 """
 
 import argparse
@@ -46,8 +46,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
 def policies(records: Sequence[Mapping[str, Any]]) -> str:
     """Accuracy on selection without fine-tuning, of each policy at each target: mean, and spread over seeds.
 
-    A deterministic policy has one record; of a searching one, each seed has one, measured on the plan that was
-    confirmed among its best.
+    A deterministic policy has one record; of a searching one, each seed has one, measured on the plan that
+    was confirmed among its best.
     """
     cells: dict[tuple[str, float], list[float]] = {}
     evaluations: dict[str, int] = {}
@@ -57,7 +57,9 @@ def policies(records: Sequence[Mapping[str, Any]]) -> str:
         evaluations[name] = record["episodes"]
     targets = sorted({target for _, target in cells}, reverse=True)
     lines = [
-        "| policy | evaluations | seeds | " + " | ".join(f"{100 * target:g} % of the MACs" for target in targets) + " |",
+        "| policy | evaluations | seeds | "
+        + " | ".join(f"{100 * target:g} % of the MACs" for target in targets)
+        + " |",
         "|-|-|-|" + "-|" * len(targets),
     ]
     for name in dict.fromkeys(name for name, _ in sorted(cells, key=lambda key: statistics.mean(cells[key]))):
@@ -87,8 +89,15 @@ def keep(folder: Path, name: str) -> Path:
     content, config = record.content, record.content["config"]
     if content["status"] != "finished":
         raise ReportError(f"{folder} is {content['status']}: only a finished run is reported")
-    kept = {key: content[key] for key in ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")}
-    kept |= {"agent": name.partition("-")[0], "target": config["protocol"]["target"], "episodes": config["episodes"]}
+    kept = {
+        key: content[key]
+        for key in ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
+    }
+    kept |= {
+        "agent": name.partition("-")[0],
+        "target": config["protocol"]["target"],
+        "episodes": config["episodes"],
+    }
     kept |= {"rewards": [round(row["reward"], 5) for row in record.rows if "reward" in row]}
     path = RESULTS / TABLE / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ def main(cfg: DictConfig, folder: Path) -> float:
 def search(cfg: DictConfig, folder: Path) -> RunRecord:
     """Everything that `main` does, without Hydra's run time.
 
-    A folder that holds an unfinished search of the same configuration is gone on with, a finished one is read.
+    A folder that holds an unfinished search of the same configuration is gone on with, a finished one read.
     """
     settings = _settings(cfg)
     if (folder / RECORD).exists() and (done := RunRecord.read(folder)).content["status"] == "finished":
@@ -55,11 +55,15 @@ def search(cfg: DictConfig, folder: Path) -> RunRecord:
             if state is not None:
                 agent.load_state_dict(state.agent)
         try:
-            explore(env, agent, record, tracker, episodes=cfg.episodes, seed=cfg.seed, save_every=cfg.save_every)
+            explore(
+                env, agent, record, tracker, episodes=cfg.episodes, seed=cfg.seed, save_every=cfg.save_every
+            )
         finally:
             save_best(env, record)
         plan = confirm(env, record, limit=cfg.confirm)
-        tracker.summary({"best_reward": record.content["best"]["reward"]} | record.content["best"]["selection"])
+        tracker.summary(
+            {"best_reward": record.content["best"]["reward"]} | record.content["best"]["selection"]
+        )
         tracker.artifact("plan", "plan", [folder / PLAN], {"plan": plan.hash})
         if cfg.deliver:
             deliver(cfg, subject, env, plan, record, tracker)
@@ -67,9 +71,16 @@ def search(cfg: DictConfig, folder: Path) -> RunRecord:
 
 
 def explore(
-    env: CompressionEnv, agent: Agent, record: RunRecord, tracker: Tracker, *, episodes: int, seed: int, save_every: int
+    env: CompressionEnv,
+    agent: Agent,
+    record: RunRecord,
+    tracker: Tracker,
+    *,
+    episodes: int,
+    seed: int,
+    save_every: int,
 ) -> None:
-    """Search on from the record's last row, with a row and a state of the agent for everything that is found."""
+    """Search on from the record's last row: a row an episode, a state of the agent every few."""
     from agents.search import search as episodes_of
     from experiments.plans import counts
     from experiments.progress import Meter
@@ -106,7 +117,7 @@ def save_best(env: CompressionEnv, record: RunRecord) -> None:
 
 
 def confirm(env: CompressionEnv, record: RunRecord, *, limit: int) -> Plan:
-    """Measure the ``limit`` best plans on the whole selection split and settle on the one of highest accuracy there.
+    """Measure the ``limit`` best plans on the whole selection split and settle on the most accurate.
 
     The best of many on the reward images owes part of its reward to chance (design, decision 17).
     """
@@ -120,7 +131,12 @@ def confirm(env: CompressionEnv, record: RunRecord, *, limit: int) -> Plan:
         plan = plan_of(env, row["counts"])
         reference = judge(uniform(env))
     (record.folder / PLAN).write_text(plan.to_json() + "\n")
-    best = {"episode": row["episode"], "reward": row["reward"], "counts": row["counts"], "plan": plan.to_dict()}
+    best = {
+        "episode": row["episode"],
+        "reward": row["reward"],
+        "counts": row["counts"],
+        "plan": plan.to_dict(),
+    }
     best |= {"macs_share": row["macs_share"], "params_share": row["params_share"], "selection": selection}
     tried = [{"episode": r["episode"], "reward": r["reward"], "selection": e.top1} for r, e in measured]
     record.update(best=best, results={"candidates": tried, "uniform": {"selection": reference}})
@@ -130,7 +146,8 @@ def confirm(env: CompressionEnv, record: RunRecord, *, limit: int) -> Plan:
 def _settings(cfg: DictConfig) -> dict[str, Any]:
     if cfg.episodes < 1 or cfg.confirm < 1 or cfg.save_every < 1:
         raise config.ConfigError(
-            f"episodes, confirm and save_every are at least 1, not {cfg.episodes}, {cfg.confirm} and {cfg.save_every}"
+            "episodes, confirm and save_every are at least 1, "
+            f"not {cfg.episodes}, {cfg.confirm} and {cfg.save_every}"
         )
     settings = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(settings, dict)

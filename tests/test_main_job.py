@@ -41,7 +41,11 @@ def test_the_files_hold_the_network_that_the_record_describes(finished: Path) ->
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, *card.shape))
     assert counter.get_total_flops() // 2 == row["macs"]
-    assert row["macs"] <= record.content["config"]["protocol"]["target"] * record.content["results"]["table"]["dense"]["macs"]
+    assert (
+        row["macs"]
+        <= record.content["config"]["protocol"]["target"]
+        * record.content["results"]["table"]["dense"]["macs"]
+    )
     assert accuracy(network, load("digits"), "test") == row["test"] == card.accuracy["test"]
     assert record.content["results"]["onnx_difference"] < 1e-4
     assert (finished / "compressed.onnx").exists()
@@ -63,7 +67,9 @@ def test_same_seed_same_record_another_seed_another(finished: Path, tmp_path: Pa
     assert rows(other) != rows(again)
 
 
-def test_a_killed_search_ends_with_the_record_of_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_search_ends_with_the_record_of_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     search(config(whole, "deliver=false", "save_every=2"), whole)
     add = RunRecord.add
