@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.record import RunRecord
+from experiments.tracking import METRICS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -33,9 +34,23 @@ def main() -> None:
     if asked.verb == "keep":
         print(keep(asked.run, asked.name))
         return
-    records = read(RESULTS / TABLE)
-    README.write_text(place(README.read_text(), TABLE, policies(records)))
-    print(f"{README.name}: block {TABLE!r} made from {len(records)} records")
+    text = README.read_text()
+    for name, block in blocks().items():
+        text = place(text, name, block)
+    README.write_text(text)
+    print(f"{README.name}: written {', '.join(blocks())}")
+
+
+def blocks() -> dict[str, str]:
+    """Every block of the README that is made, by the name of its markers."""
+    return {TABLE: policies(read(RESULTS / TABLE)), "metrics": metrics()}
+
+
+def metrics() -> str:
+    """The table of what is logged."""
+    return "\n".join(
+        ["| metric | meaning |", "|-|-|", *(f"| `{name}` | {text} |" for name, text in METRICS.items())]
+    )
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
