@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import gymnasium as gym
@@ -348,9 +347,7 @@ def test_an_output_folder_that_cannot_be_made(tmp_path):
 def test_a_misspelt_command_fails_before_torch_is_imported():
     """The whole command, in a process of its own."""
     command = [sys.executable, "-X", "importtime", "-m", "experiments.fetch", "data=fasion_mnist"]
-    start = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert time.monotonic() - start < 10
     assert done.returncode == 2
     assert "did you mean fashion_mnist" in done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
