@@ -26,7 +26,7 @@ from experiments.record import RunRecord, commit
 from experiments.table import show
 from experiments.tracking import Tracker
 
-DENSE, UNIFORM, FOUND, TUNED = "dense", "uniform", "AMC", "AMC, fine-tuned"
+DENSE, UNIFORM, FOUND, TUNED = "dense", "uniform", "AMC", "AMC, tuned"
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def latencies(
         files[name] = write_onnx(networks[name], shape, folder / f"{name}.onnx")
     eager = measure({name: torch_forward(network) for name, network in shapes.items()}, shape)
     onnx = measure({name: onnx_forward(file) for name, file in files.items()}, shape)
-    found = {name: {"torch": eager[name], "onnxruntime": onnx[name]} for name in shapes}
+    found = {name: {"torch": eager[name], "onnx": onnx[name]} for name in shapes}
     for name in (DENSE, UNIFORM):
         files[name].unlink()
     return found | {FOUND: found[TUNED]}

@@ -75,6 +75,8 @@ def onnx_forward(path: Path, threads: int | None = None) -> Callable[[Tensor], T
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
+    # a session that waits by spinning takes the processors from whatever is timed in turn with it
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 

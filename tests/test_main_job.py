@@ -35,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_files_hold_the_network_that_the_record_describes(finished: Path) -> None:
     record = RunRecord.read(finished)
-    row = record.content["results"]["table"]["AMC, fine-tuned"]
+    row = record.content["results"]["table"]["AMC, tuned"]
     network, card = weights.load(finished / "compressed")
     assert row["params"] == sum(p.numel() for p in network.parameters())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
