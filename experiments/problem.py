@@ -11,7 +11,9 @@ from amc_env.data import DataSet
 from amc_env.env import CompressionEnv
 from amc_env.zoo import weights
 from amc_env.zoo.weights import Card
+from experiments import config
 from experiments.fetch import load_data
+from experiments.record import commit
 
 
 @dataclass(frozen=True)
@@ -26,29 +28,42 @@ class Trained:
 def trained(cfg: DictConfig) -> Trained:
     """The network and data that a configuration names.
 
+    A network of the zoo comes from its checkpoint. One of torchvision with ``options.weights`` and one of
+    the user's own may come trained out of their builders; a checkpoint is then read only where it is named.
+
     Raises:
         DataError, ModelError, CheckpointError: for what is missing, unknown or does not fit.
     """
     data = load_data(cfg.data)
-    stem = cfg.model.checkpoint or weights.shipped(f"{cfg.model.name}-{cfg.data.name}")
-    if cfg.model.name != "import":
-        model, card = weights.load(stem)
-        if card.architecture != cfg.model.name:
-            raise weights.CheckpointError(
-                f"{stem} holds a {card.architecture}, asked for model.name={cfg.model.name}; "
-                "give the checkpoint of that network"
-            )
+    name, options = cfg.model.name, settings(cfg.model.options)
+    if name == "import" or (options.get("weights") and cfg.model.checkpoint is None):
+        model = zoo.build(name, classes=data.classes, in_channels=data.shape[0], **options).eval()
+        card = Card(name, data.classes, data.shape[0], data.name, data.shape, 0, commit(), options)
+        if cfg.model.checkpoint is not None:
+            card = weights.load_into(model, cfg.model.checkpoint)
         return Trained(model, card, data)
-    options = settings(cfg.model.options)
-    model = zoo.build(cfg.model.name, classes=data.classes, in_channels=data.shape[0], **options)
-    return Trained(model.eval(), weights.load_into(model, stem), data)
+    stem = cfg.model.checkpoint or weights.shipped(f"{name}-{cfg.data.name}".replace("/", "-"))
+    model, card = weights.load(stem)
+    if card.architecture != name:
+        raise weights.CheckpointError(
+            f"{stem} holds a {card.architecture}, asked for model.name={name}; "
+            "give the checkpoint of that network"
+        )
+    if card.shape != data.shape:
+        raise weights.CheckpointError(
+            f"{stem} was trained on images of shape {card.shape}, those of {data.name} are {data.shape}; "
+            f"choose data={card.data}, or the checkpoint of a network trained on {data.name}"
+        )
+    return Trained(model, card, data)
 
 
 def environment(cfg: DictConfig, subject: Trained) -> CompressionEnv:
     """The environment of a configuration's protocol, compressor and env groups."""
-    return CompressionEnv(
-        subject.model, subject.data, **settings(cfg.protocol), **settings(cfg.compressor), **settings(cfg.env)
-    )
+    groups = settings(cfg.protocol) | settings(cfg.compressor) | settings(cfg.env)
+    node = {"_target_": "amc_env.env.CompressionEnv"} | groups
+    env = config.instantiate(node, model=subject.model, data=subject.data)
+    assert isinstance(env, CompressionEnv)
+    return env
 
 
 def settings(node: DictConfig) -> dict[str, Any]:

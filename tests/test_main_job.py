@@ -127,3 +127,24 @@ def test_counts_below_one_are_refused_before_anything_is_written(wrong: str, tmp
     with pytest.raises(ConfigError, match="at least 1"):
         search(config(folder, wrong), folder)
     assert not folder.exists()
+
+
+def test_a_checkpoint_of_other_images_is_refused(tmp_path: Path) -> None:
+    stem = weights.shipped("plain20-fashion_mnist")
+    asked = config(tmp_path / "run", "model=plain20", f"model.checkpoint={stem}")
+    with pytest.raises(
+        weights.CheckpointError, match=r"\(1, 28, 28\).*digits are \(1, 8, 8\).*data=fashion_mnist"
+    ):
+        search(asked, tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    stem = weights.shipped("plain20-fashion_mnist")
+    with pytest.raises(weights.CheckpointError, match=r"holds a plain20, asked for model\.name=digits_cnn"):
+        search(config(tmp_path / "run", f"model.checkpoint={stem}"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("wrong", ["protocol.resource=joules", "env.scale=log", "compressor.floor=0"])
+def test_a_setting_that_the_environment_refuses_is_told_in_one_message(wrong: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"CompressionEnv: "):
+        search(config(tmp_path / "run", wrong), tmp_path / "run")
