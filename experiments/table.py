@@ -36,4 +36,5 @@ def show(rows: "Mapping[str, Row]", files: Sequence[Path], console: Console | No
 
 
 def _with_share(value: int, whole: int) -> str:
-    return f"{value / 1e6:.3g}M {value / whole:.1%}"
+    size = f"{value / 1e6:.3g}M" if value >= 1e6 else f"{value / 1e3:.3g}k"
+    return f"{size} {value / whole:.1%}"
