@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from amc_env import render
 from amc_env.budget import Budget
+from amc_env.compressors import Compressor
 from amc_env.compressors.channels import Channels
 from amc_env.compressors.reconstruct import collect_cached
 from amc_env.compressors.surgery import Solve, drop
 from amc_env.cost import RESOURCES, Macs, Params
 from amc_env.data import DataError, DataSet, load
-from amc_env.evaluator import EvaluationError, Evaluator, culprit
+from amc_env.evaluator import Evaluation, EvaluationError, Evaluator, culprit
 from amc_env.graph import Graph
 from amc_env.modes import evaluating
 from amc_env.observation import FEATURES, Embedding, Observation
@@ -89,6 +90,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
 
     plan: Plan  # of the episode so far
     counts: list[int]  # kept of each group decided so far
+    evaluator: Callable[[Plan], Evaluation]
     _share: float
 
     def __init__(
@@ -110,29 +112,51 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         seed: int = 0,
         render_mode: str | None = None,
     ) -> None:
+        _positive(calibration_images=calibration_images, points=points, reward_images=reward_images)
+        check_fit(model, data)
+        self.model, self.data = model, data
+        graph = trace(model, data.shape)
+        if not graph.groups:
+            raise TraceError(f"nothing to decide in {type(model).__name__}: {_why_fixed(graph)}")
+        self._pose(
+            Channels(model, graph, round_to=round_to, floor=floor),
+            target=target,
+            resource=resource,
+            reward=reward,
+            scale=scale,
+            beta=beta,
+            render_mode=render_mode,
+        )
+        self.solve: Solve = drop
+        if refit:
+            self.solve = collect_cached(
+                model, graph, data, images=calibration_images, points=points, seed=seed
+            ).solve
+        self.evaluator = Evaluator(model, graph, data, self.solve, images=reward_images)
+
+    def _pose(
+        self,
+        compressor: Compressor,
+        *,
+        target: float,
+        resource: str,
+        reward: str,
+        scale: str,
+        beta: float,
+        render_mode: str | None,
+    ) -> None:
+        """Set up everything but what measures a plan."""
         _choice("resource", resource, RESOURCES)
         _choice("reward", reward, REWARDS)
         _choice("scale", scale, SCALES)
         _choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
-        _positive(
-            beta=beta, calibration_images=calibration_images, points=points, reward_images=reward_images
-        )
-        check_fit(model, data)
-        self.model, self.data, self.target, self.render_mode = model, data, target, render_mode
+        _positive(beta=beta)
+        self.compressor, self.graph = compressor, compressor.graph
+        self.target, self.render_mode = target, render_mode
         self.scale, self.reward = SCALES[scale](beta), REWARDS[reward]
-        self.graph = trace(model, data.shape)
-        if not self.graph.groups:
-            raise TraceError(f"nothing to decide in {type(model).__name__}: {_why_fixed(self.graph)}")
-        self.compressor = Channels(model, self.graph, round_to=round_to, floor=floor)
-        self.budget = Budget(self.compressor, RESOURCES[resource](self.graph), target)
+        self.budget = Budget(compressor, RESOURCES[resource](self.graph), target)
         self.macs, self.params = Macs(self.graph), Params(self.graph)
         self._embedding = Embedding(self.graph, self.macs.by_layer(self.budget.widths([])))
-        self.solve: Solve = drop
-        if refit:
-            self.solve = collect_cached(
-                model, self.graph, data, images=calibration_images, points=points, seed=seed
-            ).solve
-        self.evaluator = Evaluator(model, self.graph, data, self.solve, images=reward_images)
         self.observation_space = gym.spaces.Box(0, 1, (len(FEATURES),), np.float32)
         self.action_space = gym.spaces.Box(0, 1, (1,), np.float32)
         self._begin()
