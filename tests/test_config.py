@@ -75,7 +75,7 @@ def test_data_choices_are_data_sets(choice):
 def test_model_choices_build(choice):
     model = typed("model", choice, ModelConfig)
     if choice == "import":
-        model.options.target = "amc_env.zoo.tiny:DigitsCNN"
+        model.options.target = "amc_env.zoo.tiny:digits_cnn"
     assert model.name in (*names(), "torchvision/resnet18", "import")
     if choice != "torchvision":
         build(model.name, classes=10, in_channels=1, **plain(model.options))

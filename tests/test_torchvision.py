@@ -34,6 +34,7 @@ OPTIONS = {"plain": {"depth": 8}, "resnet": {"depth": 8}}
 SHAPES = {
     "torchvision/inception_v3": (3, 80, 80),
     "digits_cnn": (1, 8, 8),
+    "fashion_cnn": (1, 28, 28),
     "lenet300_100": (1, 28, 28),
     "lenet5": (1, 28, 28),
 }

@@ -64,6 +64,7 @@ MN2 = {"source": "TensorFlow's MobileNetV2 checkpoints", "within": 0.003, "norms
 
 GOLDEN = [
     Golden("digits_cnn", DIGITS, 10, 452_224, 35_674),
+    Golden("fashion_cnn", FASHION, 10, 223_432, 18_210),
     Golden("plain", FASHION, 10, 9_145_216, 75_002, {"depth": 8}),
     Golden("plain20", FASHION, 10, 30_821_248, 269_434),
     Golden("plain20", CIFAR, 10, 40_551_040, 269_722, {}, None, 0.27e6, "He et al. 2016, table 6, ResNet-20"),

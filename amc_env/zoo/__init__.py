@@ -13,7 +13,8 @@ from amc_env.evaluator import evaluating
 from amc_env.zoo import external, lenet, mobilenet, plain, resnet, shufflenet, tiny, vgg
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
-    "digits_cnn": tiny.DigitsCNN,
+    "digits_cnn": tiny.digits_cnn,
+    "fashion_cnn": tiny.fashion_cnn,
     "lenet300_100": lenet.lenet300_100,
     "lenet5": lenet.lenet5,
     "mobilenet_v1": mobilenet.mobilenet_v1,
