@@ -14,6 +14,8 @@ from amc_env.graph import Graph
 from amc_env.modes import evaluating
 from amc_env.plan import Plan
 
+ACTIVATIONS = 2**23  # bytes of one layer's input and output in a batch: beyond, they leave the cache
+
 __all__ = ["Evaluation", "EvaluationError", "Evaluator", "accuracy", "evaluating"]
 
 
@@ -57,7 +59,7 @@ class Evaluator:
         solve: repairs the layers that lose inputs.
         split: name of the split.
         images: how many of its images; None for all.
-        batch_size: images in one forward pass.
+        batch_size: images in one forward pass; None for what runs fastest.
 
     ``seconds`` adds up what cutting and forward passes took, ``forwards`` counts images sent through a
     network, and ``evaluations`` plans that were not answered from memory.
@@ -68,7 +70,7 @@ class Evaluator:
 
     def __init__(
         self, model: nn.Module, graph: Graph, data: DataSet, solve: Solve, *, split: str = "reward",
-        images: int | None = None, batch_size: int = 250,
+        images: int | None = None, batch_size: int | None = None,
     ) -> None:  # fmt: skip
         self.split = split
         self.seconds = {"cut": 0.0, "forward": 0.0}
@@ -76,7 +78,10 @@ class Evaluator:
         self.evaluations = 0
         self._surgeon = Surgeon(model, graph, fold=True)
         self._solve = solve
-        self._batches = list(data.batches(split, batch_size, images))
+        self._batches = [
+            (_channels_last(batch), labels)
+            for batch, labels in data.batches(split, batch_size or _batch_size(graph), images)
+        ]
         self._memo: dict[str, Evaluation] = {}
         self._dense = self._logits(self._surgeon.cut(Plan.dense(graph)))
         if not all(bool(logits.isfinite().all()) for logits in self._dense):
@@ -128,6 +133,20 @@ def measure(logits: list[Tensor], labels: list[Tensor], dense: list[Tensor], spl
         n_images=count,
         split=split,
     )
+
+
+def _batch_size(graph: Graph) -> int:
+    """As many images as keep the widest layer within `ACTIVATIONS`, from 8 to 100."""
+    floats = max(
+        layer.c_in * math.prod(layer.in_size) + layer.c_out * math.prod(layer.out_size)
+        for layer in graph.layers
+    )
+    return max(8, min(100, ACTIVATIONS // (4 * floats)))
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """A copy whose strides say so even where there is one channel, which is what convolutions go by."""
+    return torch.empty_like(images, memory_format=torch.channels_last).copy_(images)
 
 
 def culprit(model: nn.Module) -> str:

@@ -39,12 +39,14 @@ class Surgeon:
         model: the dense network; it is copied, never written.
         graph: of it.
         fold: put each batch norm that directly follows a layer into that layer's weights and bias. The copy
-            is then for evaluation only.
+            is then for evaluation only, and its kernels lie channels last, as they are multiplied: others are
+            reordered at every call.
     """
 
     def __init__(self, model: nn.Module, graph: Graph, *, fold: bool) -> None:
         self.graph = graph
         self.network = self._copy(model).requires_grad_(not fold)
+        self._channels_last = fold
         vectors = list(graph.vectors)
         if fold:
             self.network.eval()
@@ -95,6 +97,8 @@ class Surgeon:
         owner, _, key = name.rpartition(".")
         module = self.network.get_submodule(owner)
         old = getattr(module, key)
+        if self._channels_last and value.ndim == 4:
+            value = value.contiguous(memory_format=torch.channels_last)
         if isinstance(old, nn.Parameter):
             setattr(module, key, nn.Parameter(value, requires_grad=old.requires_grad))
         else:
