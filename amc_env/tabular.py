@@ -1,0 +1,279 @@
+"""The exhaustively evaluated benchmark: environments that answer from a table, with a known best plan.
+
+Each table holds the evaluation of every plan of one small trained network: five decisions with eight choices
+each, 32,768 plans. ``python -m experiments.tabulate`` makes them. An episode costs next to nothing, and how
+far a search ends from the best plan within the budget, its regret, is known.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amc_env import zoo
+from amc_env.budget import Budget
+from amc_env.compressors import Compressor
+from amc_env.cost import RESOURCES, Ints, Macs, Params, WidthTable
+from amc_env.env import CompressionEnv
+from amc_env.evaluator import Evaluation
+from amc_env.graph import Graph
+from amc_env.plan import Plan
+from amc_env.trace import trace
+from amc_env.zoo import nearest
+
+TABLES = Path(__file__).resolve().parent / "tables"
+FORMAT = 1
+LEVELS = 8  # choices of each decision
+COUNTED, REAL = ("top1", "top5", "agreement"), ("loss", "kl")  # images counted as uint16; nats in float32
+MAKE = "make it with `python -m experiments.tabulate {name}`"
+
+
+class TableError(ValueError):
+    """A table that is missing, damaged, or of another network; or a plan that it does not hold."""
+
+
+class Levels:
+    """Keeps one to eight eighths of each group; the order in which channels go is given, not computed.
+
+    Args:
+        graph: of the dense network, whose groups are multiples of eight.
+        orders: one a group: its positions, from the one that goes last to the one that goes first.
+    """
+
+    def __init__(self, graph: Graph, orders: Sequence[Ints]) -> None:
+        if odd := [len(group) for group in graph.groups if len(group) % LEVELS]:
+            raise TableError(f"groups of {odd} channels have no {LEVELS} equal levels; choose other widths")
+        self.graph, self.orders = graph, orders
+        self.choices: Sequence[Ints] = [
+            len(group) // LEVELS * np.arange(1, LEVELS + 1) for group in graph.groups
+        ]
+        self._chosen: dict[tuple[int, int], tuple[int, ...]] = {}
+
+    def choose(self, group: int, count: int) -> tuple[int, ...]:
+        """The first ``count`` positions of the group's order, ascending."""
+        if (group, count) not in self._chosen:
+            self._chosen[group, count] = tuple(sorted(self.orders[group][:count].tolist()))
+        return self._chosen[group, count]
+
+
+def plans(compressor: Compressor) -> list[Plan]:
+    """Every plan that a compressor can make, the last group's count running fastest."""
+    dense, found = Plan.dense(compressor.graph), []
+    for counts in itertools.product(*compressor.choices):
+        kept = tuple(compressor.choose(group, int(count)) for group, count in enumerate(counts))
+        found.append(Plan(dense.graph, kept))
+    return found
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a table was made from.
+
+    ``sha256`` is of the table's file, ``checkpoint_sha256`` of the weights of ``checkpoint``, whose network
+    was evaluated on the ``n_images`` reward images left by ``held_out``.
+    """
+
+    architecture: str
+    classes: int
+    shape: tuple[int, int, int]  # C, H, W of the images
+    data: str
+    held_out: tuple[int, int, int]  # sizes of the calibration, reward and selection splits
+    checkpoint: str
+    checkpoint_sha256: str
+    calibration_images: int
+    points: int  # positions sampled in each of them
+    seed: int  # draws them
+    n_images: int
+    graph: str
+    commit: str
+    sha256: str = ""
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The evaluation of every plan; called with a plan it answers as an `amc_env.evaluator.Evaluator` does.
+
+    Attributes:
+        card: where it comes from.
+        compressor: the levels and orders that the plans are made of.
+        columns: ``(8,) * groups`` each: ``top1``, ``top5``, ``agreement`` in images, ``loss`` and ``kl`` in
+            nats, ``macs`` and ``params``. Index i of an axis stands for i + 1 eighths of that group.
+    """
+
+    card: Card
+    compressor: Levels
+    columns: Mapping[str, NDArray[Any]]
+
+    def __call__(self, plan: Plan) -> Evaluation:
+        """What was measured of a plan.
+
+        Raises:
+            TableError: for a plan that is not one of the table's.
+        """
+        return self.evaluation(self._index(plan))
+
+    def evaluation(self, index: tuple[int, ...]) -> Evaluation:
+        """What was measured at an index of the columns."""
+        counted = {name: int(self.columns[name][index]) / self.card.n_images for name in COUNTED}
+        real = {name: float(self.columns[name][index]) for name in REAL}
+        return Evaluation(**counted, **real, n_images=self.card.n_images, split="reward")
+
+    def known_best(self, target: float, resource: str = "macs") -> tuple[tuple[int, ...], Evaluation]:
+        """The most accurate plan within a budget, and of equals that of the least loss: counts, evaluation.
+
+        Args:
+            target: fraction of the dense cost that may be spent, in (0, 1].
+            resource: a key of `amc_env.cost.RESOURCES`.
+
+        Raises:
+            BudgetError: when no plan is within it.
+        """
+        compressor = self.compressor
+        limit = Budget(compressor, RESOURCES[resource](compressor.graph), target).limit
+        bytes_each = {"macs": 1, "params": 1, "bytes": 4}[resource]
+        cost = bytes_each * self.columns["params" if resource == "bytes" else resource].astype(np.int64)
+        affordable = np.flatnonzero(cost.ravel() <= limit)
+        worth = self.columns["top1"].ravel()[affordable].astype(np.int64)
+        order = np.lexsort((self.columns["loss"].ravel()[affordable], -worth))
+        index = tuple(int(i) for i in np.unravel_index(affordable[order[0]], cost.shape))
+        counts = tuple(int(choices[i]) for choices, i in zip(compressor.choices, index, strict=True))
+        return counts, self.evaluation(index)
+
+    def _index(self, plan: Plan) -> tuple[int, ...]:
+        index = []
+        for group, kept in enumerate(plan.kept):
+            size = len(self.compressor.orders[group])
+            count = size if kept is None else len(kept)
+            if count * LEVELS % size or (kept is not None and kept != self.compressor.choose(group, count)):
+                raise TableError(
+                    f"group {group} keeps {kept}, which is no level of {self.card.checkpoint}; "
+                    "make plans with the table's own compressor"
+                )
+            index.append(count * LEVELS // size - 1)
+        return tuple(index)
+
+
+def names(folder: Path = TABLES) -> list[str]:
+    """The tables that ship."""
+    return sorted(path.stem for path in folder.glob("*.json"))
+
+
+def costs(compressor: Compressor) -> dict[str, Ints]:
+    """MACs and parameters of every plan, in the order of `plans`."""
+    graph = compressor.graph
+    widths, macs, params = WidthTable(graph, compressor.orders), Macs(graph), Params(graph)
+    each = [widths.widths(counts) for counts in itertools.product(*compressor.choices)]
+    return {
+        "macs": np.array([int(macs(one)) for one in each]),
+        "params": np.array([int(params(one)) for one in each]),
+    }
+
+
+def save(name: str, table: Table, folder: Path = TABLES) -> Card:
+    """Write ``<name>.npz`` and its card ``<name>.json``; gives the card back with the file's hash."""
+    folder.mkdir(parents=True, exist_ok=True)
+    orders = {f"order{i}": order.astype(np.int16) for i, order in enumerate(table.compressor.orders)}
+    path = folder / f"{name}.npz"
+    np.savez_compressed(path, **table.columns, **orders)  # type: ignore[arg-type]
+    card = Card(**asdict(table.card) | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+    (folder / f"{name}.json").write_text(json.dumps(asdict(card), indent=1, sort_keys=True) + "\n")
+    return card
+
+
+def load(name: str, folder: Path = TABLES) -> Table:
+    """A table by name; nothing in its file is executed.
+
+    Raises:
+        TableError: when it is missing, damaged, or of a network that is now another.
+    """
+    path, make_again = folder / f"{name}.npz", MAKE.format(name=name)
+    if name not in names(folder):
+        raise TableError(f"no table {name!r}; {nearest(name, names(folder))}; {make_again}")
+    card = _card(folder / f"{name}.json", make_again)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TableError(f"{path} cannot be read ({error.strerror}); {make_again}") from error
+    if (found := hashlib.sha256(content).hexdigest()) != card.sha256:
+        raise TableError(f"{path}: sha256 {found[:12]}..., its card has {card.sha256[:12]}...; {make_again}")
+    model = zoo.build(card.architecture, classes=card.classes, in_channels=card.shape[0])
+    graph = trace(model, card.shape)
+    if graph.hash != card.graph:
+        raise TableError(
+            f"{name} was made for the network {card.graph}, {card.architecture} is now {graph.hash}; "
+            f"{make_again}"
+        )
+    with np.load(path, allow_pickle=False) as stored:
+        orders = [stored[f"order{i}"].astype(np.int64) for i in range(len(graph.groups))]
+        columns = {key: stored[key] for key in (*COUNTED, *REAL, "macs", "params")}
+    return Table(card, Levels(graph, orders), columns)
+
+
+class TabularEnv(CompressionEnv):
+    """A `CompressionEnv` that looks its plans up; same spaces, same info.
+
+    Args:
+        table: a name of `names`, or a table.
+        target: fraction of the dense cost that may be spent, in (0, 1].
+        resource: what the target limits: a key of `amc_env.cost.RESOURCES`.
+        reward: a key of `amc_env.rewards.REWARDS`.
+        scale: a key of `amc_env.scales.SCALES`.
+        beta: half the width of the relative scale, in nats.
+        render_mode: "ansi" or "rgb_array".
+
+    There is no network in it and no data: of `CompressionEnv`'s attributes ``model``, ``data`` and ``solve``
+    are missing.
+
+    Raises:
+        TableError, BudgetError, ValueError: each says what is possible.
+
+    Version history: v0, first release.
+    """
+
+    def __init__(
+        self,
+        table: str | Table,
+        *,
+        target: float = 0.5,
+        resource: str = "macs",
+        reward: str = "error",
+        scale: str = "relative",
+        beta: float = 0.7,
+        render_mode: str | None = None,
+    ) -> None:
+        self.table = load(table) if isinstance(table, str) else table
+        self.evaluator = self.table
+        self._resource = resource
+        self._pose(
+            self.table.compressor,
+            target=target,
+            resource=resource,
+            reward=reward,
+            scale=scale,
+            beta=beta,
+            render_mode=render_mode,
+        )
+
+    @cached_property
+    def known_best(self) -> Evaluation:
+        """The evaluation of the most accurate plan within this environment's budget."""
+        return self.table.known_best(self.target, self._resource)[1]
+
+
+def _card(path: Path, make_again: str) -> Card:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise TableError(f"{path} cannot be read as a table's card ({error}); {make_again}") from error
+    known = {entry.name for entry in fields(Card)}
+    if not isinstance(content, dict) or content.keys() != known or content["format"] != FORMAT:
+        raise TableError(f"{path} is not a table's card of format {FORMAT}; {make_again}")
+    return Card(**content | {"shape": tuple(content["shape"]), "held_out": tuple(content["held_out"])})
