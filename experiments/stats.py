@@ -1,0 +1,123 @@
+"""Statistics of scores ``(runs, tasks)``: never a bare mean.
+
+*Source*: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS
+2021.
+Every draw is from a generator that is passed in: the same one gives the same interval.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Scores = NDArray[np.float64]
+Statistic = Callable[[Scores], float]
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+class StatsError(ValueError):
+    """Scores that a statistic cannot be taken of."""
+
+
+class Estimate(NamedTuple):
+    """A statistic and the ends of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def mean(scores: Scores) -> float:
+    """Over all runs and tasks."""
+    return float(scores.mean())
+
+
+def iqm(scores: Scores) -> float:
+    """Interquartile mean: that of what is left when a quarter, rounded down, goes at either end."""
+    flat = np.sort(scores, axis=None)
+    cut = flat.size // 4
+    return float(flat[cut : flat.size - cut].mean())
+
+
+def estimate(
+    scores: ArrayLike,
+    statistic: Statistic,
+    rng: np.random.Generator,
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Estimate:
+    """A statistic with its stratified percentile bootstrap interval: each task's runs are drawn anew.
+
+    Args:
+        scores: ``(runs, tasks)``.
+        statistic: of an array of that shape.
+        rng: draws the resamples.
+        resamples: how many.
+        level: share of the resamples inside of the interval.
+    """
+    values = _scores(scores)
+    runs, tasks = values.shape
+    drawn = rng.integers(runs, size=(resamples, runs, tasks))
+    return _interval(statistic(values), [statistic(values[at, np.arange(tasks)]) for at in drawn], level)
+
+
+def paired_difference(
+    ours: ArrayLike,
+    theirs: ArrayLike,
+    rng: np.random.Generator,
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Estimate:
+    """The mean of ours minus theirs, run by run of the same seed, with its interval.
+
+    Args:
+        ours: ``(runs, tasks)``, where row i of both is of the same seed.
+        theirs: likewise.
+        rng: draws the resamples, of whole pairs.
+        resamples: how many.
+        level: share of the resamples inside of the interval.
+    """
+    a, b = _scores(ours), _scores(theirs)
+    if a.shape != b.shape:
+        raise StatsError(f"pairs need equal shapes (runs, tasks), here are {a.shape} and {b.shape}")
+    return estimate(a - b, mean, rng, resamples=resamples, level=level)
+
+
+def probability_of_improvement(ours: ArrayLike, theirs: ArrayLike) -> float:
+    """The probability that a run of ours scores above one of theirs, a tie counted half; mean over tasks."""
+    a, b = _scores(ours), _scores(theirs)
+    if a.shape[1] != b.shape[1]:
+        raise StatsError(f"both need the same tasks, here are {a.shape[1]} and {b.shape[1]}")
+    difference = a[:, None] - b[None]
+    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
+
+
+def mean_ranks(scores: ArrayLike) -> Scores:
+    """``(agents,)`` the mean rank of each agent, 1 the best; of equals each gets the mean of their ranks.
+
+    Args:
+        scores: ``(agents, runs, tasks)``, higher is better.
+    """
+    values = np.asarray(scores, np.float64)
+    if values.ndim != 3 or values.size == 0:
+        raise StatsError(f"ranks need scores of (agents, runs, tasks), not {values.shape}")
+    above = (values[None] > values[:, None]).sum(1)  # agents that beat this one
+    equal = (values[None] == values[:, None]).sum(1)  # itself included
+    ranks: Scores = (above + (equal + 1) / 2).mean((1, 2))
+    return ranks
+
+
+def _scores(scores: ArrayLike) -> Scores:
+    values = np.asarray(scores, np.float64)
+    if values.ndim != 2 or values.size == 0 or not np.isfinite(values).all():
+        raise StatsError(f"scores are (runs, tasks), finite and at least one, not {values.shape}: {values}")
+    return values
+
+
+def _interval(value: float, drawn: list[float], level: float) -> Estimate:
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high))
