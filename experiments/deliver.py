@@ -18,11 +18,12 @@ from amc_env.plan import Plan
 from amc_env.trace import verify
 from experiments.export import Exported, export, write_onnx
 from experiments.finetune import finetune
-from experiments.latency import Latency, measure, onnx_forward, torch_forward
+from experiments.latency import Latency, measure
 from experiments.plans import uniform
 from experiments.problem import Trained
 from experiments.recipe import Recipe
 from experiments.record import RunRecord, commit
+from experiments.runtimes import onnx_forward, torch_forward
 from experiments.table import show
 from experiments.tracking import Tracker
 
@@ -80,8 +81,8 @@ def deliver(
     tracker.summary(
         {f"{name}/{split}": value for name, row in accuracies.items() for split, value in row.items()}
     )
-    tracker.artifact("compressed", "model", [written.weights, written.card, written.onnx], accuracies[TUNED])
-    show(rows, [written.weights, written.card, written.onnx, *_others(record.folder)])
+    tracker.artifact("compressed", "model", written.files, accuracies[TUNED])
+    show(rows, [*written.files, *_others(record.folder)])
 
 
 def latencies(

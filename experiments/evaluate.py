@@ -1,4 +1,7 @@
-"""Accuracy of a checkpoint: ``python -m experiments.evaluate checkpoint=runs/NAME/compressed``."""
+"""Accuracy of a network: ``python -m experiments.evaluate checkpoint=runs/NAME/compressed``.
+
+The path names a checkpoint without suffix, an ``.onnx`` or a ``.pt2``.
+"""
 
 from pathlib import Path
 
@@ -10,19 +13,20 @@ from experiments import config
 @config.main("evaluate")
 def main(cfg: DictConfig, folder: Path) -> None:
     """Print the top-1 accuracy on the split, with its standard error."""
-    from amc_env import zoo
     from amc_env.evaluator import accuracy
-    from amc_env.zoo import weights
     from experiments.fetch import load_data
+    from experiments.runtimes import read
 
-    model, card = weights.load(cfg.checkpoint)
+    network = read(cfg.checkpoint, cfg.target)
     data = load_data(cfg.data)
-    zoo.check(model, data.shape, data.classes)
-    top1, images = accuracy(model, data, cfg.split), len(data[cfg.split])
+    network.check(data.name, data.shape, data.classes)
+    top1, images = accuracy(network.module(), data, cfg.split), len(data[cfg.split])
     error = (top1 * (1 - top1) / images) ** 0.5
-    what = "compressed" if card.plan is not None else "dense"
+    what = network.source.name
+    if network.card is not None:
+        what = f"{'dense' if network.card.plan is None else 'compressed'} {network.card.architecture}"
     where = f"{images:,} {cfg.split} images of {data.name}"
-    print(f"{what} {card.architecture} on {where}: {top1:.2%} ± {error:.2%}")
+    print(f"{what} ({network.runtime}) on {where}: {top1:.2%} ± {error:.2%}")
 
 
 if __name__ == "__main__":

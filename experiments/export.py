@@ -1,4 +1,4 @@
-"""Write a compressed network down: safetensors with its plan, and ONNX, each checked by reading it back."""
+"""Write a compressed network down: safetensors with its plan, torch.export and ONNX, each read back."""
 
 import logging
 import warnings
@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
 
 from amc_env.evaluator import evaluating
 from amc_env.zoo import weights
 from amc_env.zoo.weights import Card
-from experiments.latency import onnx_forward
+from experiments.runtimes import ONNX, PT2, onnx_forward, pt2_forward
 
 TOLERANCE = 1e-4  # of the output's scale; float32 sums in another order differ by about 1e-6
 
@@ -32,11 +33,17 @@ class Exported:
     weights: Path
     card: Path
     onnx: Path
+    pt2: Path
     difference: float
+
+    @property
+    def files(self) -> list[Path]:
+        """All of them."""
+        return [self.weights, self.card, self.onnx, self.pt2]
 
 
 def export(network: nn.Module, card: Card, stem: Path, images: Tensor) -> Exported:
-    """Write ``<stem>.safetensors``, ``<stem>.json`` and ``<stem>.onnx``, and check all of them.
+    """Write ``<stem>.safetensors``, ``.json``, ``.pt2`` and ``.onnx``, and check all of them.
 
     Args:
         network: what to write; a trained network, cut or whole.
@@ -51,28 +58,42 @@ def export(network: nn.Module, card: Card, stem: Path, images: Tensor) -> Export
     weights.save(stem, network, card)
     with evaluating(network):
         expected = network(images)
-    restored = weights.load_into(network, stem) if card.architecture == "import" else weights.load(stem)[0]
-    if isinstance(restored, nn.Module):
+    if card.architecture == "import":  # reading a checkpoint back imports no code of the user's
+        weights.load_into(network, stem)
+    else:
+        restored, _ = weights.load(stem)
         with evaluating(restored):
-            agree(restored(images), expected, stem.with_suffix(".safetensors"))
-    onnx = write_onnx(network, tuple(images.shape[1:]), stem.with_name(f"{stem.name}.onnx"))
+            agree(restored(images), expected, weights.files(stem)[0])
+    program = trace(network, tuple(images.shape[1:]))
+    pt2, onnx = (stem.with_name(f"{stem.name}{suffix}") for suffix in (PT2, ONNX))
+    torch.export.save(program, pt2)
+    agree(pt2_forward(pt2)(images), expected, pt2)
+    _save_onnx(program, onnx)
     difference = agree(onnx_forward(onnx)(images), expected, onnx)
-    return Exported(*weights.files(stem), onnx, difference)
+    return Exported(*weights.files(stem), onnx, pt2, difference)
+
+
+def trace(network: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
+    """A network as `torch.export` writes it down in evaluation mode, for any number of images of a shape."""
+    example = torch.zeros(2, *shape)
+    with evaluating(network), _quiet_exporter():
+        return torch.export.export(network, (example,), dynamic_shapes=({0: Dim("N")},))
 
 
 def write_onnx(network: nn.Module, shape: tuple[int, ...], path: Path) -> Path:
     """One self-contained ONNX file: ``images (N, C, H, W)`` in, ``logits (N, classes)`` out."""
-    example = torch.zeros(2, *shape)
-    training = network.training
-    with _quiet_exporter():
-        program = torch.onnx.export(
-            network.eval(), (example,), input_names=["images"], output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("N")},), dynamo=True, verbose=False,
-        )  # fmt: skip
-    network.train(training)
-    assert program is not None
-    program.save(str(path), external_data=False)
+    _save_onnx(trace(network, shape), path)
     return path
+
+
+def _save_onnx(program: ExportedProgram, path: Path) -> None:
+    with _quiet_exporter():
+        written = torch.onnx.export(
+            program, (), input_names=["images"], output_names=["logits"],
+            dynamic_shapes=({0: Dim("N")},), dynamo=True, verbose=False,
+        )  # fmt: skip
+    assert written is not None
+    written.save(str(path), external_data=False)
 
 
 @contextmanager

@@ -1,18 +1,20 @@
-"""Milliseconds of one forward pass, measured so that networks can be compared."""
+"""Milliseconds of a forward pass: ``python -m experiments.latency checkpoint=runs/NAME/compressed.onnx``."""
+
+from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from omegaconf import DictConfig
 
-from amc_env.evaluator import evaluating
+from experiments import config
 
-Forward = Callable[[Tensor], object]
+if TYPE_CHECKING:  # torch takes seconds to import; a misspelt key is told before
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Latency:
 
 
 def measure(
-    forwards: Mapping[str, Forward],
+    forwards: Mapping[str, Callable[[Tensor], object]],
     shape: tuple[int, int, int],
     *,
     batches: Sequence[int] = (1, 64),
@@ -43,6 +45,8 @@ def measure(
         repeats: timed rounds.
         warmup: rounds before them.
     """
+    import torch
+
     found: dict[str, list[Latency]] = {name: [] for name in forwards}
     for batch in batches:
         images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
@@ -58,30 +62,32 @@ def measure(
     return found
 
 
-def torch_forward(network: nn.Module) -> Forward:
-    """A network as PyTorch runs it: evaluation mode, channels last, no gradients."""
-    network = network.to(memory_format=torch.channels_last)
+@config.main("latency")
+def main(cfg: DictConfig, folder: Path) -> None:
+    """Print the milliseconds of one network, or of several timed in turn."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
 
-    def forward(images: Tensor) -> object:
-        with evaluating(network):
-            return network(images.contiguous(memory_format=torch.channels_last))
+    from experiments.runtimes import read
 
-    return forward
+    paths = [cfg.checkpoint] if isinstance(cfg.checkpoint, str) else list(cfg.checkpoint)
+    networks = [read(path, cfg.target) for path in paths]
+    for other in networks[1:]:
+        other.check(str(networks[0].source), networks[0].shape, networks[0].classes)
+    timed = measure(
+        {path: network.forward for path, network in zip(paths, networks, strict=True)},
+        networks[0].shape, batches=cfg.batches, repeats=cfg.repeats, warmup=cfg.warmup,
+    )  # fmt: skip
+    table = Table("network", "runtime", "images", "median ms", "lowest", "highest", box=box.SIMPLE_HEAD)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for path, network in zip(paths, networks, strict=True):
+        for latency in timed[path]:
+            times = (latency.median_ms, latency.lowest_ms, latency.highest_ms)
+            table.add_row(path, network.runtime, str(latency.batch), *(f"{ms:.3f}" for ms in times))
+    Console().print(table)
 
 
-def onnx_forward(path: Path, threads: int | None = None) -> Callable[[Tensor], Tensor]:
-    """An ONNX file as onnxruntime runs it on the processor, with as many threads as PyTorch has."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
-    # a session that waits by spinning takes the processors from whatever is timed in turn with it
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def forward(images: Tensor) -> Tensor:
-        (logits,) = session.run(None, {name: np.ascontiguousarray(images.numpy())})
-        return torch.from_numpy(logits)
-
-    return forward
+if __name__ == "__main__":
+    main()

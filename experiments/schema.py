@@ -90,8 +90,35 @@ class EvaluateConfig:
     """Everything that `experiments.evaluate` reads."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    checkpoint: str = MISSING  # path without suffix, of a dense or a compressed network
+    checkpoint: str = MISSING  # a path without suffix, an .onnx or a .pt2
+    target: str | None = None  # module:function, for a checkpoint of a network of your own
     split: str = MISSING
+
+
+@dataclass
+class LatencyConfig:
+    """Everything that `experiments.latency` reads."""
+
+    checkpoint: Any = MISSING  # as above, or a list of them
+    target: str | None = None
+    batches: list[int] = MISSING
+    repeats: int = MISSING
+    warmup: int = MISSING
+
+
+@dataclass
+class InspectConfig:
+    """Everything that `experiments.inspect` reads."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    compressor: Any = MISSING
+    shape: list[int] | None = None
+    classes: int | None = None
+    batch: int = MISSING
+    repeats: int = MISSING
+    format: str = MISSING
+    picture: str | None = None
 
 
 @dataclass
@@ -112,4 +139,6 @@ def register() -> None:
     store.store(name="pretrain_schema", node=PretrainConfig)
     store.store(name="finetune_schema", node=FinetuneConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(name="latency_schema", node=LatencyConfig)
+    store.store(name="inspect_schema", node=InspectConfig)
     store.store(name="fetch_schema", node=FetchConfig)

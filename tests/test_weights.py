@@ -177,7 +177,7 @@ def test_a_users_own_network_is_loaded_into_what_they_built(stem):
     change(stem, architecture="import", options={"target": "os:abort"})
     message = error_of(stem)
     assert "os:abort" in message
-    assert "load_into(model, stem)" in message
+    assert "restore(model, stem)" in message
     model = network(seed=9)
     card = weights.load_into(model, stem)
     assert card.options == {"target": "os:abort"}

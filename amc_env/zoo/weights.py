@@ -91,17 +91,23 @@ def load(stem: Path | str) -> tuple[nn.Module, Card]:
     if card.architecture == "import":
         raise CheckpointError(
             f"{card_file} is of a network of your own ({card.options.get('target', 'no target')}), and "
-            "loading imports no code: build the network yourself and call load_into(model, stem)"
+            "loading imports no code: build the network yourself and call restore(model, stem)"
         )
     options = {name: value for name, value in card.options.items() if name != "weights"}  # never a download
     try:
         model = build(card.architecture, classes=card.classes, in_channels=card.in_channels, **options)
     except (ModelError, TypeError) as error:
         raise CheckpointError(f"{card_file} names a network that cannot be built: {error}") from error
-    if card.plan is not None:
-        model = _cut(model, card, card_file)
-    _fill(model, stem, card)
-    return model.eval(), card
+    return _restored(model, stem, card)
+
+
+def restore(dense: nn.Module, stem: Path | str) -> tuple[nn.Module, Card]:
+    """As `load`, from the dense network that the caller built: cut by the card's plan, where it has one.
+
+    Raises:
+        CheckpointError: as `load`.
+    """
+    return _restored(dense, stem, read_card(stem))
 
 
 def load_into(model: nn.Module, stem: Path | str) -> Card:
@@ -153,6 +159,12 @@ def files(stem: Path | str) -> tuple[Path, Path]:
     return stem.with_name(f"{stem.name}.safetensors"), stem.with_name(f"{stem.name}.json")
 
 
+def _restored(dense: nn.Module, stem: Path | str, card: Card) -> tuple[nn.Module, Card]:
+    model = dense if card.plan is None else _cut(dense, card, files(stem)[1])
+    _fill(model, stem, card)
+    return model.eval(), card
+
+
 def _fill(model: nn.Module, stem: Path | str, card: Card) -> None:
     path, _ = files(stem)
     content = _read(path, TRAIN.format(model=card.architecture, data=card.data))
@@ -173,7 +185,7 @@ def _cut(model: nn.Module, card: Card, card_file: Path) -> nn.Module:
         graph = trace(model, (card.in_channels, height, width))
         return cut(model, graph, Plan.from_dict(card.plan or {}))
     except (PlanError, TraceError) as error:
-        raise CheckpointError(f"{card_file} holds a plan that does not fit its network: {error}") from error
+        raise CheckpointError(f"{card_file}: plan: {error}") from error
 
 
 def _card_problem(content: object) -> str | None:
