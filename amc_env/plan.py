@@ -52,6 +52,12 @@ class Plan:
                 raise PlanError(f"{where}: nothing is kept; keep at least one of {len(group)}")
             if list(positions) != sorted(set(positions)) or positions[0] < 0 or positions[-1] >= len(group):
                 raise PlanError(f"{where}: kept positions are ascending, distinct, in 0..{len(group) - 1}")
+        mask = graph.mask(self.kept)
+        for layer in graph.layers:
+            if not mask[layer.reads].any() or not mask[layer.writes].any():
+                raise PlanError(
+                    f"layer {layer.name} is left without channels; keep one that it reads or writes"
+                )
 
     def keeps(self, graph: Graph) -> list[float]:
         """The fraction kept of each group, in [0, 1]."""

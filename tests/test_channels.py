@@ -15,7 +15,7 @@ from amc_env.compressors.channels import Channels, allowed, magnitude
 from amc_env.compressors.surgery import cut
 from amc_env.cost import mask_widths
 from amc_env.graph import Graph, Group
-from amc_env.plan import Plan
+from amc_env.plan import Plan, PlanError
 from amc_env.trace import trace
 
 
@@ -147,3 +147,26 @@ def test_a_floor_outside_its_range_is_refused(floor: float) -> None:
 def test_rounding_to_nothing_is_refused(round_to: int) -> None:
     with pytest.raises(ValueError, match="round_to is a number of channels, at least 1"):
         Channels(*traced(nets.chain), round_to=round_to)
+
+
+class Branches(nn.Module):
+    """Two branches of six and two channels, side by side, are added to a third of eight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow, self.third = conv(2, 6), conv(2, 2), conv(2, 8)
+        self.head = head(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.cat([self.wide(x), self.narrow(x)], 1) + self.third(x))
+
+
+def test_a_layer_that_holds_a_part_of_a_group_keeps_its_best_channel() -> None:
+    model, graph = traced(Branches)
+    set_columns(model.head[-1], [9, 8, 7, 6, 5, 4, 1, 2])  # the narrow branch is worth least
+    channels = Channels(model, graph, round_to=1, floor=0.1)
+    assert channels.orders[0].tolist() == [0, 7, 1, 2, 3, 4, 5, 6]
+    assert channels.choices[0][0] == 2
+    cut(model, graph, Plan.dense(graph).with_group(0, channels.choose(0, 2)))
+    with pytest.raises(PlanError, match=r"layer narrow.* is left without channels"):
+        cut(model, graph, Plan.dense(graph).with_group(0, (0, 1)))

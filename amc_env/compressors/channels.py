@@ -36,9 +36,13 @@ class Channels:
         if round_to < 1:
             raise ValueError(f"round_to is a number of channels, at least 1, not {round_to}")
         self.graph = graph
-        scores = (magnitude(model, graph, group) for group in graph.groups)
-        self.orders: Sequence[Ints] = [np.argsort(-score, kind="stable").astype(np.int64) for score in scores]
-        self.choices: Sequence[Ints] = [allowed(group, round_to, floor) for group in graph.groups]
+        self.orders: Sequence[Ints] = []
+        self.choices: Sequence[Ints] = []
+        for group in graph.groups:
+            order, least = ranked(graph, group, magnitude(model, graph, group))
+            counts = allowed(group, round_to, floor)
+            self.orders.append(order)
+            self.choices.append(counts[counts >= least])
 
     def choose(self, group: int, count: int) -> tuple[int, ...]:
         """The ``count`` positions of largest magnitude, ascending."""
@@ -57,6 +61,24 @@ def magnitude(model: nn.Module, graph: Graph, group: Group) -> NDArray[np.float6
         scores = np.bincount(at[at >= 0], weights=columns[at >= 0], minlength=len(group))
         total += scores / max(scores.mean(), np.finfo(float).tiny)
     return total
+
+
+def ranked(graph: Graph, group: Group, scores: NDArray[np.float64]) -> tuple[Ints, int]:
+    """``(len(group),)`` positions by falling score, and how many must be kept so that no layer is left empty.
+
+    Where a layer reads or writes only a part of a group, as one branch of a concatenation does, the best
+    position of each such part comes first.
+    """
+    order = np.argsort(-scores, kind="stable").astype(np.int64)
+    must: dict[int, None] = {}
+    for layer in graph.layers:
+        for side in (layer.reads, layer.writes):
+            own = np.isin(group.atoms[order], side)
+            if own.any() and not own.all() and not any(np.isin(group.atoms[at], side) for at in must):
+                must[int(order[own][0])] = None
+    front = [at for at in order.tolist() if at in must]
+    back = [at for at in order.tolist() if at not in must]
+    return np.array(front + back, dtype=np.int64), max(1, len(must))
 
 
 def _columns(layer: Layer, weight: Tensor) -> NDArray[np.float64]:
