@@ -3,13 +3,15 @@
 import functools
 import inspect
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -60,6 +62,14 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig, Path], object]], C
 
         @functools.wraps(function)
         def run() -> None:
+            typed = sys.argv
+            sys.argv = [typed[0], *spelled_out(typed[1:])]
+            try:
+                guarded()
+            finally:
+                sys.argv = typed
+
+        def guarded() -> None:
             if debugging:
                 entry()
                 return
@@ -79,6 +89,24 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig, Path], object]], C
         return run
 
     return decorate
+
+
+def spelled_out(words: Sequence[str]) -> list[str]:
+    """A command line as Hydra reads it, with the short names for networks from elsewhere understood.
+
+    ``model=torchvision/NAME`` becomes a choice of its own: ``conf/model/torchvision.yaml`` with that name.
+    Beside ``model=import``, ``target=module:function`` stands for ``model.options.target``. Both may be lists
+    of a sweep.
+    """
+    models = [word.partition("=")[2] for word in words if re.match(r"\+{0,2}model=", word)]
+    for name in re.findall(r"\btorchvision/(\w+)", " ".join(models)):
+        node = OmegaConf.merge(
+            OmegaConf.load(CONF / "model/torchvision.yaml"), {"name": f"torchvision/{name}"}
+        )
+        ConfigStore.instance().store(group="model/torchvision", name=name, node=node)
+    if not any(re.search(r"\bimport\b", model) for model in models):
+        return list(words)
+    return [re.sub(r"^(\+{0,2})target=", r"\1model.options.target=", word) for word in words]
 
 
 def stop_if_told(error: Exception) -> None:

@@ -76,7 +76,7 @@ def _problems(overrides: list[Override], conf: Path, config_name: str, paths: li
             if group not in groups:
                 keys += [] if override.is_add() else [group]
                 continue
-            choices = loader.get_group_options(group, ObjectType.CONFIG, config_name, paths)
+            choices = list(_choices(loader, group, config_name, paths))
             asked = [str(value) for value in _values(override)]
             wrong = [value for value in asked if value not in (*choices, "null", "None")]
             yield from (unknown_choice(group, value, choices) for value in wrong)
@@ -98,6 +98,13 @@ def _groups(loader: ConfigLoader, parent: str = "") -> Iterator[str]:
         group = f"{parent}/{name}" if parent else name
         yield group
         yield from _groups(loader, group)
+
+
+def _choices(loader: ConfigLoader, group: str, config_name: str, paths: list[str]) -> Iterator[str]:
+    yield from loader.get_group_options(group, ObjectType.CONFIG, config_name, paths)
+    for inner in loader.list_groups(group):  # as model=torchvision/resnet50
+        names = loader.get_group_options(f"{group}/{inner}", ObjectType.CONFIG, config_name, paths)
+        yield from (f"{inner}/{name}" for name in names)
 
 
 def _values(override: Override) -> list[object]:

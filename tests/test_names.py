@@ -1,0 +1,84 @@
+"""Networks from elsewhere by short names on the command line, in sweeps too."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.config import CONF, spelled_out
+from experiments.suggest import explain
+
+ENTRY = """
+from experiments import config
+
+@config.main("pretrain")
+def main(cfg, folder):
+    print(cfg.model.name, dict(cfg.model.options))
+
+main()
+"""
+
+
+def run(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "entry.py").write_text(ENTRY)
+    command = [sys.executable, str(tmp_path / "entry.py"), *words]
+    environment = os.environ | {"PYTHONPATH": str(CONF.parent)}
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("model=import target=m.n:f seed=1", "model=import model.options.target=m.n:f seed=1"),
+        ("model=plain20,import target=m:f,m:g", "model=plain20,import model.options.target=m:f,m:g"),
+        ("target=m:f model=import", "model.options.target=m:f model=import"),
+        ("model=import protocol.target=0.3 target=m:f", None),
+        ("model=plain20 target=0.3", "model=plain20 target=0.3"),
+        ("model=importance target=0.3", "model=importance target=0.3"),
+        ("target=m:f", "target=m:f"),
+        ("model.name=import target=0.3", "model.name=import target=0.3"),
+    ],
+)
+def test_target_beside_import_is_an_option_of_the_network(typed, read):
+    read = read or "model=import protocol.target=0.3 model.options.target=m:f"
+    assert spelled_out(typed.split()) == read.split()
+
+
+def test_any_classifier_of_torchvision_is_a_choice(composed):
+    words = ["model=torchvision/regnet_y_400mf", "model.options.weights=DEFAULT", "+model.options.width=2"]
+    assert spelled_out(words) == words
+    model = composed("config", *words).model
+    assert model == {
+        "name": "torchvision/regnet_y_400mf",
+        "options": {"weights": "DEFAULT", "width": 2},
+        "checkpoint": None,
+    }
+    assert composed("config", "model=torchvision").model.name == "torchvision/resnet18"
+
+
+def test_a_choice_of_torchvision_is_not_taken_for_a_mistake_beside_one():
+    words = spelled_out(["model=torchvision/resnet50", "epsodes=3"])
+    (line,) = explain(ValueError("unused"), CONF, "config", words).splitlines()
+    assert line.startswith("no key 'epsodes' in the configuration (did you mean episodes?)")
+
+
+def test_a_sweep_over_the_zoo_and_torchvision(tmp_path):
+    models = "model=plain20,torchvision/resnet50,torchvision/vgg11_bn"
+    done = run(tmp_path, "-m", models, "hydra.sweep.dir=sweep")
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if not line.startswith("[")] == [
+        "plain20 {}",
+        "torchvision/resnet50 {'weights': None}",
+        "torchvision/vgg11_bn {'weights': None}",
+    ]
+
+
+def test_a_sweep_over_ones_own_networks(tmp_path):
+    done = run(tmp_path, "-m", "model=import", "target=nets:one,nets:two", "hydra.sweep.dir=sweep")
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if not line.startswith("[")] == [
+        "import {'target': 'nets:one'}",
+        "import {'target': 'nets:two'}",
+    ]
