@@ -17,7 +17,8 @@ from amc_env.budget import Budget
 from amc_env.compressors import Compressor
 from amc_env.compressors.channels import Channels
 from amc_env.compressors.reconstruct import collect_cached
-from amc_env.compressors.surgery import Solve, drop
+from amc_env.compressors.sequential import Sequential
+from amc_env.compressors.surgery import Solve, Surgeon, cut, drop
 from amc_env.cost import RESOURCES, Macs, Params
 from amc_env.data import DataError, DataSet, load
 from amc_env.evaluator import Evaluation, EvaluationError, Evaluator, culprit
@@ -29,6 +30,8 @@ from amc_env.rewards import REWARDS
 from amc_env.scales import SCALES
 from amc_env.trace import TraceError, trace
 from amc_env.zoo import weights
+
+REFITS = ("moments", "sequential", "none")
 
 if hasattr(os, "register_at_fork"):
     # OpenMP's threads do not survive a fork: a worker of AsyncVectorEnv would wait for them forever.
@@ -72,7 +75,8 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         beta: half the width of the relative scale, in nats: 0.7 spans from half of the share to twice of it.
         round_to: channels are kept in multiples of this where a group is wide enough.
         floor: smallest fraction of a group that may be kept.
-        refit: repair each layer by least squares.
+        refit: repair the layers by least squares: "moments", from the dense network's inputs, without a
+            forward pass; "sequential", after that from the smaller network's own, in a pass of it; or "none".
         calibration_images: how many images the refit is made from.
         points: positions sampled in each of them.
         reward_images: how many images a reward is measured on; None for the whole reward split.
@@ -105,7 +109,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         beta: float = 0.7,
         round_to: int = 8,
         floor: float = 0.2,
-        refit: bool = True,
+        refit: str = "moments",
         calibration_images: int = 2000,
         points: int = 10,
         reward_images: int | None = 1000,
@@ -113,6 +117,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         render_mode: str | None = None,
     ) -> None:
         _positive(calibration_images=calibration_images, points=points, reward_images=reward_images)
+        _choice("refit", refit, REFITS)
         check_fit(model, data)
         self.model, self.data = model, data
         graph = trace(model, data.shape)
@@ -127,12 +132,12 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
             beta=beta,
             render_mode=render_mode,
         )
+        self._sample = {"images": calibration_images, "points": points, "seed": seed}
         self.solve: Solve = drop
-        if refit:
-            self.solve = collect_cached(
-                model, graph, data, images=calibration_images, points=points, seed=seed
-            ).solve
-        self.evaluator = Evaluator(model, graph, data, self.solve, images=reward_images)
+        if refit != "none":
+            self.solve = collect_cached(model, graph, data, **self._sample).solve
+        self.sequential = refit == "sequential"
+        self.evaluator = self.judge("reward", reward_images)
 
     def _pose(
         self,
@@ -199,6 +204,28 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
             return self._observe(), 0.0, False, False, info
         reward, measured = self._judge(info)
         return self._observe(), reward, True, False, info | measured
+
+    def judge(self, split: str, images: int | None = None) -> Evaluator:
+        """An evaluator of this environment's plans on a split, with its refit."""
+        repair = None
+        if self.sequential:
+            whole = Surgeon(self.model, self.graph, fold=True).cut(Plan.dense(self.graph))
+            repair = Sequential(whole, self.graph, self.data, **self._sample).repair
+        return Evaluator(
+            self.model, self.graph, self.data, self.solve, repair=repair, split=split, images=images
+        )
+
+    def network(self, plan: Plan) -> nn.Module:
+        """The physically smaller, trainable network that a plan leaves, refitted as its reward was measured.
+
+        Raises:
+            PlanError: for a plan of another network.
+        """
+        small = cut(self.model, self.graph, plan, self.solve)
+        if self.sequential:
+            repair = Sequential(self.model, self.graph, self.data, **self._sample).repair
+            repair(small, self.graph.mask(plan.kept))
+        return small
 
     def render(self) -> Any:
         """The keep ratios so far: a text for "ansi", an image ``(H, W, 3)`` uint8 for "rgb_array"."""

@@ -2,9 +2,12 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -49,6 +52,10 @@ class Evaluation:
         return math.sqrt(self.top1 * (1 - self.top1) / self.n_images)
 
 
+Repair = Callable[[nn.Module, NDArray[np.bool_]], None]
+"""(cut network, ``(atoms,)`` which atoms stayed) -> None."""
+
+
 class Evaluator:
     """Evaluates plans of one dense network on one split.
 
@@ -57,6 +64,7 @@ class Evaluator:
         graph: of it.
         data: the split is read from here once.
         solve: repairs the layers that lose inputs.
+        repair: repairs the whole cut network, its batch norms folded, in place; see `sequential.Sequential`.
         split: name of the split.
         images: how many of its images; None for all.
         batch_size: images in one forward pass; None for what runs fastest.
@@ -69,15 +77,15 @@ class Evaluator:
     """
 
     def __init__(
-        self, model: nn.Module, graph: Graph, data: DataSet, solve: Solve, *, split: str = "reward",
-        images: int | None = None, batch_size: int | None = None,
+        self, model: nn.Module, graph: Graph, data: DataSet, solve: Solve, *, repair: Repair | None = None,
+        split: str = "reward", images: int | None = None, batch_size: int | None = None,
     ) -> None:  # fmt: skip
         self.split = split
         self.seconds = {"cut": 0.0, "forward": 0.0}
         self.forwards = 0
         self.evaluations = 0
         self._surgeon = Surgeon(model, graph, fold=True)
-        self._solve = solve
+        self._graph, self._solve, self._repair = graph, solve, repair
         self._batches = [
             (_channels_last(batch), labels)
             for batch, labels in data.batches(split, batch_size or _batch_size(graph), images)
@@ -100,6 +108,8 @@ class Evaluator:
     def _evaluate(self, plan: Plan) -> Evaluation:
         start = time.perf_counter()
         network = self._surgeon.cut(plan, self._solve)
+        if self._repair is not None:
+            self._repair(network, self._graph.mask(plan.kept))
         middle = time.perf_counter()
         logits = self._logits(network)
         self.seconds["cut"] += middle - start

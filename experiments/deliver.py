@@ -10,7 +10,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from amc_env.compressors.surgery import cut
 from amc_env.cost import mask_widths
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import accuracy
@@ -48,8 +47,8 @@ def deliver(
     """Fine-tune the plan's network, read the test split, export, time, and show the table of all that."""
     networks = {
         DENSE: subject.model,
-        UNIFORM: cut(subject.model, env.graph, uniform(env), env.solve).eval(),
-        FOUND: cut(subject.model, env.graph, plan, env.solve).eval(),
+        UNIFORM: env.network(uniform(env)).eval(),
+        FOUND: env.network(plan).eval(),
     }
     verify(networks[FOUND], env.graph, env.graph.mask(plan.kept))
     recipe = Recipe(**_plain(cfg.finetune))

@@ -26,7 +26,6 @@ STEM = "compressed"  # name of the network's files in a run's folder
 @config.main("finetune")
 def main(cfg: DictConfig, folder: Path) -> None:
     """Train the plan's network anew from its refitted weights, and write it with its accuracies."""
-    from amc_env.compressors.surgery import cut
     from amc_env.evaluator import accuracy
     from amc_env.plan import Plan
     from amc_env.zoo import weights
@@ -44,7 +43,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         subject = trained(searched)
         env = environment(searched, subject)
         plan = Plan.read(Path(cfg.run) / "plan.json")
-        network = cut(subject.model, env.graph, plan, env.solve)
+        network = env.network(plan)
         tuned = finetune(network, subject.data, recipe, record=record, tracker=tracker)
         measured = {split: accuracy(tuned, subject.data, split) for split in ("selection", "test")}
         card = replace(

@@ -121,11 +121,10 @@ def confirm(env: CompressionEnv, record: RunRecord, *, limit: int) -> Plan:
 
     The best of many on the reward images owes part of its reward to chance (design, decision 17).
     """
-    from amc_env.evaluator import Evaluator
     from experiments.plans import candidates, plan_of, uniform
 
     with record.phase("confirm"):
-        judge = Evaluator(env.model, env.graph, env.data, env.solve, split="selection")
+        judge = env.judge("selection")
         measured = [(row, judge(plan_of(env, row["counts"]))) for row in candidates(record.rows, limit)]
         row, selection = max(measured, key=lambda item: (item[1].top1, item[0]["reward"]))
         plan = plan_of(env, row["counts"])

@@ -8,6 +8,7 @@ from generators import global_state
 from networks import NETWORKS, SHAPE, images, network
 from torch import nn
 
+from amc_env.compressors import surgery
 from amc_env.compressors.surgery import cut, drop
 from amc_env.evaluator import Evaluation, EvaluationError, Evaluator, accuracy, evaluating, measure
 from amc_env.plan import Plan
@@ -173,3 +174,43 @@ def test_finite_weights_that_overflow_are_told_apart():
             module.weight.data.fill_(1e20)
     with pytest.raises(EvaluationError, match="its weights are finite, so an activation overflows"):
         evaluator(model)
+
+
+class Counting:
+    """A `Solve` that scales what it is given and notes each layer that lost inputs, its rows and columns."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, layer, block, weight, columns):
+        if len(columns) < weight.size(1):
+            self.asked.append((layer.name, len(weight), len(columns)))
+        return weight[:, columns] * (1 + 1 / len(columns))
+
+
+def test_a_layer_is_solved_once_for_each_choice_of_its_inputs():
+    model, solve = network("residual"), Counting()
+    graph = trace(model, SHAPE)
+    evaluate = Evaluator(model, graph, DATA, solve)
+    first = Plan.dense(graph).with_group(0, (0, 1, 2))
+    evaluate(first)
+    asked = list(solve.asked)
+    assert all(rows == graph.layer(name).c_out for name, rows, _ in asked)
+    # another group, read by other layers: those of the first are known, whatever rows of them stay
+    evaluate(first.with_group(1, (0, 3)))
+    new = solve.asked[len(asked) :]
+    assert {name for name, _, _ in new} == {graph.consumer(graph.groups[1]).name}
+    evaluate(first.with_group(1, (1, 3)))
+    assert len(solve.asked) == len(asked) + 2 * len(new)
+
+
+def test_solutions_beyond_the_limit_are_made_again_and_are_the_same(monkeypatch):
+    monkeypatch.setattr(surgery, "REMEMBERED", 3000)  # bytes: one layer or two
+    model, solve = network("chain"), Counting()
+    graph = trace(model, SHAPE)
+    evaluate, fresh = Evaluator(model, graph, DATA, solve), Evaluator(model, graph, DATA, Counting())
+    plans = [Plan.dense(graph).with_group(1, kept) for kept in ((0, 1), (2, 3, 4), (0, 1))]
+    plans[2] = plans[2].with_group(0, (0, 1))
+    assert [evaluate(plan) for plan in plans] == [fresh(plan) for plan in plans]
+    assert evaluate._surgeon._solved.nbytes <= 3000
+    assert sum(value.nbytes for value in evaluate._surgeon._solved.values.values()) <= 3000

@@ -100,8 +100,8 @@ def calibrated(model: nn.Module, data: DataSet) -> nn.Module:
     """Batch norms with random scales, small as trained ones have them, and the statistics of the images.
 
     With torch's own scale of 1, deep networks of random weights are chaotic: a few images have logits many
-    times as large as all others, and after some twenty layers nothing of the dense network's is left, whatever
-    the repair of each layer.
+    times as large as all others, and after some twenty layers nothing of the dense network's is left,
+    whatever the repair of each layer.
     """
     norms = [module.train() for module in model.eval().modules() if isinstance(module, nn.BatchNorm2d)]
     generator = torch.Generator().manual_seed(0)

@@ -1,7 +1,7 @@
 """A plan and dense weights make a physically smaller network."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,11 @@ SIZES = {  # where modules note the number of channels that their vectors have
     nn.PReLU: "num_parameters",
 }
 
+REMEMBERED = 2**28  # bytes of solved weights that are kept for the next plans
+
 Solve = Callable[[Layer, int, Tensor, Tensor], Tensor]
-"""(layer, channel group, dense weights ``(rows, d)``, kept columns ``(k,)``) -> weights ``(rows, k)``."""
+"""(layer, channel group, dense weights ``(rows, d)``, kept columns ``(k,)``) -> weights ``(rows, k)``;
+of nothing but these."""
 
 
 def drop(layer: Layer, block: int, weight: Tensor, columns: Tensor) -> Tensor:
@@ -39,14 +42,15 @@ class Surgeon:
         model: the dense network; it is copied, never written.
         graph: of it.
         fold: put each batch norm that directly follows a layer into that layer's weights and bias. The copy
-            is then for evaluation only, and its kernels lie channels last, as they are multiplied: others are
-            reordered at every call.
+            is then for evaluation only: its kernels lie channels last, as they are multiplied (others are
+            reordered at every call), and a layer is solved once for each choice of its inputs, for all rows.
     """
 
     def __init__(self, model: nn.Module, graph: Graph, *, fold: bool) -> None:
         self.graph = graph
         self.network = self._copy(model).requires_grad_(not fold)
-        self._channels_last = fold
+        self._fold = fold
+        self._solved = _Recent(REMEMBERED)
         vectors = list(graph.vectors)
         if fold:
             self.network.eval()
@@ -91,13 +95,20 @@ class Surgeon:
         return copy.deepcopy(model)
 
     def _weight(self, layer: Layer, mask: NDArray[np.bool_], solve: Solve) -> Tensor:
-        return cut_weight(layer, self._dense[f"{layer.name}.weight"], mask, solve)
+        dense = self._dense[f"{layer.name}.weight"]
+        if not self._fold or layer.kind in ("depthwise", "transposed") or mask[layer.reads].all():
+            return cut_weight(layer, dense, mask, solve)
+        reads, writes = torch.from_numpy(mask[layer.reads]), torch.from_numpy(mask[layer.writes])
+        return self._solved.get(
+            (solve, layer.name, reads.numpy().tobytes()),
+            lambda: _solve_columns(layer, dense, reads, torch.ones_like(writes), solve),
+        )[writes]
 
     def _fill(self, name: str, value: Tensor) -> None:
         owner, _, key = name.rpartition(".")
         module = self.network.get_submodule(owner)
         old = getattr(module, key)
-        if self._channels_last and value.ndim == 4:
+        if self._fold and value.ndim == 4:
             value = value.contiguous(memory_format=torch.channels_last)
         if isinstance(old, nn.Parameter):
             setattr(module, key, nn.Parameter(value, requires_grad=old.requires_grad))
@@ -106,6 +117,23 @@ class Surgeon:
         for kind, attribute in SIZES.items():
             if isinstance(module, kind) and key in ("weight", "running_mean"):
                 setattr(module, attribute, (len(value),) if kind is nn.LayerNorm else len(value))
+
+
+class _Recent:
+    """Tensors that are made once; the oldest go when all take more than ``limit`` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.nbytes = limit, 0
+        self.values: dict[Hashable, Tensor] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        if key in self.values:
+            return self.values[key]
+        made = self.values[key] = make()
+        self.nbytes += made.nbytes
+        while self.nbytes > self.limit:
+            self.nbytes -= self.values.pop(next(iter(self.values))).nbytes
+        return made
 
 
 def cut(model: nn.Module, graph: Graph, plan: Plan, solve: Solve = drop) -> nn.Module:
@@ -188,6 +216,10 @@ def cut_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: Sol
         return weight[writes]
     if layer.kind == "transposed":  # (in, out / groups, ...), and all groups keep the same positions
         return weight[reads][:, writes[: weight.size(1)]]
+    return _solve_columns(layer, weight, reads, writes, solve)
+
+
+def _solve_columns(layer: Layer, weight: Tensor, reads: Tensor, writes: Tensor, solve: Solve) -> Tensor:
     parts = [
         solve(layer, block, weight[rows].flatten(1), columns)
         for block, (rows, columns) in enumerate(_blocks(layer, reads, writes))
