@@ -12,3 +12,7 @@ for _model, _data, _checkpoint in (
     gym.register(
         id=f"AMC/{_model}-{_data}-v0", entry_point="amc_env.env:make", kwargs={"checkpoint": _checkpoint}
     )
+for _name, _table in (("Digits", "digits"), ("Fashion", "fashion")):
+    gym.register(
+        id=f"AMC/Tabular-{_name}-v0", entry_point="amc_env.tabular:TabularEnv", kwargs={"table": _table}
+    )

@@ -8,7 +8,7 @@ far a search ends from the best plan within the budget, its regret, is known.
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from amc_env import zoo
 from amc_env.budget import Budget
 from amc_env.compressors import Compressor
-from amc_env.cost import RESOURCES, Ints, Macs, Params, WidthTable
+from amc_env.cost import RESOURCES, Ints, Macs, Params, Resource, WidthTable
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluation
 from amc_env.graph import Graph
@@ -217,6 +217,32 @@ def load(name: str, folder: Path = TABLES) -> Table:
     return Table(card, Levels(graph, orders), columns)
 
 
+class RecallingBudget(Budget):
+    """A `Budget` that works out each answer once; of a table there are few thousand questions."""
+
+    def __init__(self, compressor: Compressor, resource: Resource, target: float) -> None:
+        self._answers: dict[tuple[str | int, ...], float] = {}
+        super().__init__(compressor, resource, target)
+
+    def bound(self, decided: Sequence[int]) -> int:
+        """As of the parent."""
+        return int(self._recall("bound", decided, super().bound))
+
+    def share(self, decided: Sequence[int]) -> float:
+        """As of the parent."""
+        return float(self._recall("share", decided, super().share))
+
+    def spent(self, decided: Sequence[int]) -> float:
+        """As of the parent."""
+        return float(self._recall("spent", decided, super().spent))
+
+    def _recall(self, what: str, decided: Sequence[int], work: Callable[[Sequence[int]], float]) -> float:
+        key: tuple[str | int, ...] = (what, *decided)
+        if key not in self._answers:
+            self._answers[key] = work(decided)
+        return self._answers[key]
+
+
 class TabularEnv(CompressionEnv):
     """A `CompressionEnv` that looks its plans up; same spaces, same info.
 
@@ -261,11 +287,18 @@ class TabularEnv(CompressionEnv):
             beta=beta,
             render_mode=render_mode,
         )
+        self.budget = RecallingBudget(self.compressor, RESOURCES[resource](self.graph), target)
 
     @cached_property
     def known_best(self) -> Evaluation:
         """The evaluation of the most accurate plan within this environment's budget."""
         return self.table.known_best(self.target, self._resource)[1]
+
+    def _costs(self) -> dict[str, Any]:
+        sizes = [len(group) for group in self.graph.groups]
+        kept = [*self.counts, *sizes[len(self.counts) :]]
+        index = tuple(count * LEVELS // size - 1 for count, size in zip(kept, sizes, strict=True))
+        return {name: int(self.table.columns[name][index]) for name in ("macs", "params")}
 
 
 def _card(path: Path, make_again: str) -> Card:

@@ -122,6 +122,18 @@ class InspectConfig:
 
 
 @dataclass
+class CompareConfig:
+    """Everything that `experiments.compare` reads; ``contenders`` are overrides of the main job's config."""
+
+    contenders: dict[str, list[str]] = MISSING
+    table: str = MISSING
+    targets: list[float] = MISSING
+    seeds: int = MISSING
+    episodes: int = MISSING
+    output: str = MISSING
+
+
+@dataclass
 class FetchConfig:
     """Everything that `experiments.fetch` reads."""
 
@@ -141,4 +153,5 @@ def register() -> None:
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="latency_schema", node=LatencyConfig)
     store.store(name="inspect_schema", node=InspectConfig)
+    store.store(name="compare_schema", node=CompareConfig)
     store.store(name="fetch_schema", node=FetchConfig)

@@ -16,8 +16,10 @@ from amc_env import data as datasets
 from amc_env import tabular, zoo
 from amc_env.compressors.channels import magnitude
 from amc_env.compressors.reconstruct import collect
+from amc_env.cost import Ints
 from amc_env.data import DataSet
 from amc_env.evaluator import Evaluation, Evaluator, accuracy
+from amc_env.graph import Graph
 from amc_env.tabular import COUNTED, REAL, Card, Levels, Table
 from amc_env.trace import trace
 from amc_env.zoo import weights
@@ -86,8 +88,7 @@ def tabulate(
         ),
     )
     graph = trace(model, data.shape)
-    orders = [np.argsort(-magnitude(model, graph, group), kind="stable") for group in graph.groups]
-    levels = Levels(graph, [order.astype(np.int64) for order in orders])
+    levels = Levels(graph, orders(model, graph))
     card = Card(
         architecture=source.architecture,
         classes=data.classes,
@@ -111,6 +112,12 @@ def tabulate(
             found.append(evaluator(plan))
             meter.update(index + 1)
     return tabular.save(name, Table(card, levels, columns(found, levels)), tables)
+
+
+def orders(model: torch.nn.Module, graph: Graph) -> list[Ints]:
+    """The channels of each group, the largest magnitude first."""
+    scores = (magnitude(model, graph, group) for group in graph.groups)
+    return [np.argsort(-score, kind="stable").astype(np.int64) for score in scores]
 
 
 def evaluator_of(card: Card, model: torch.nn.Module, data: DataSet) -> Evaluator:
