@@ -1,5 +1,6 @@
 """Write a compressed network down: safetensors with its plan, torch.export and ONNX, each read back."""
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator
@@ -76,6 +77,7 @@ def export(network: nn.Module, card: Card, stem: Path, images: Tensor) -> Export
 def trace(network: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
     """A network as `torch.export` writes it down in evaluation mode, for any number of images of a shape."""
     example = torch.zeros(2, *shape)
+    network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # trained channels last
     with evaluating(network), _quiet_exporter():
         return torch.export.export(network, (example,), dynamic_shapes=({0: Dim("N")},))
 

@@ -108,9 +108,7 @@ class Surgeon:
         owner, _, key = name.rpartition(".")
         module = self.network.get_submodule(owner)
         old = getattr(module, key)
-        if not self._fold:  # a storage of its own, for files that are written by storage
-            value = value.clone(memory_format=torch.contiguous_format)
-        elif value.ndim == 4:
+        if self._fold and value.ndim == 4:
             value = value.contiguous(memory_format=torch.channels_last)
         if isinstance(old, nn.Parameter):
             setattr(module, key, nn.Parameter(value, requires_grad=old.requires_grad))
