@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra import compose
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments import config
 from experiments.record import RECORD, RunRecord
@@ -62,7 +62,10 @@ def contender(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """
     try:
         cfg = compose("config", list(overrides), return_hydra_config=True)
-        config.check_settings(cfg, cfg.hydra)
+        hydra = cfg.hydra
+        with open_dict(cfg):
+            del cfg["hydra"]
+        config.check_settings(cfg, hydra)
     except Exception as error:
         raise config.ConfigError(f"contender {name}: {error}") from error
     agent, env = (OmegaConf.to_container(cfg[group], resolve=True) for group in ("agent", "env"))

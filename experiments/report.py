@@ -1,7 +1,8 @@
 """Tables from committed records; no number in them is typed by hand.
 
-``python -m experiments.report`` writes them into the README; ``python -m experiments.report keep RUN NAME``
-takes a finished run into the committed records; NAME begins with the agent's, as in ``ddpg-flops_30-0``.
+``python -m experiments.report`` writes them into the README, and the plots beside the records;
+``python -m experiments.report keep RUN NAME`` takes a finished run into the committed records. The NAME of a
+search begins with its agent's, as in ``ddpg-flops_30-0``; that of a comparison is its table's.
 """
 
 import argparse
@@ -11,12 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments import regret
 from experiments.record import RunRecord
 from experiments.tracking import METRICS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 README = Path(__file__).resolve().parents[1] / "README.md"
-TABLE = "policies"  # folder in results/ and name of the block in the README
+POLICIES, REGRET = "policies", "regret"  # folders in results/ and names of blocks in the README
+SEARCH = ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
+COMPARISON = ("format", "config", "seeds", "versions", "commit", "results", "seconds")
 
 
 class ReportError(ValueError):
@@ -38,12 +42,18 @@ def main() -> None:
     for name, block in blocks().items():
         text = place(text, name, block)
     README.write_text(text)
+    for name, record in read(RESULTS / REGRET).items():
+        print(regret.plot(record, RESULTS / REGRET / f"{name}.png"))
     print(f"{README.name}: written {', '.join(blocks())}")
 
 
 def blocks() -> dict[str, str]:
     """Every block of the README that is made, by the name of its markers."""
-    return {TABLE: policies(read(RESULTS / TABLE)), "metrics": metrics()}
+    return {
+        POLICIES: policies(list(read(RESULTS / POLICIES).values())),
+        REGRET: regret_tables(read(RESULTS / REGRET)),
+        "metrics": metrics(),
+    }
 
 
 def metrics() -> str:
@@ -53,9 +63,19 @@ def metrics() -> str:
     )
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
+def read(folder: Path) -> dict[str, dict[str, Any]]:
     """The records of a folder, by name."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def regret_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table for each comparison on the tabular benchmark, with what it was made of."""
+    parts = []
+    for name, record in records.items():
+        config = record["config"]
+        parts.append(f"`{name}`, {config['seeds']} seeds, {config['episodes']} evaluations each:\n")
+        parts.append(regret.table(record) + "\n")
+    return "\n".join(parts).rstrip("\n")
 
 
 def policies(records: Sequence[Mapping[str, Any]]) -> str:
@@ -99,25 +119,40 @@ def place(text: str, name: str, block: str) -> str:
 
 
 def keep(folder: Path, name: str) -> Path:
-    """Copy what the tables need of a run's record, and its curve, into the committed results."""
+    """Copy what the tables need of a finished record into the committed results.
+
+    Raises:
+        ReportError: for a run that has not finished.
+    """
     record = RunRecord.read(folder)
-    content, config = record.content, record.content["config"]
-    if content["status"] != "finished":
-        raise ReportError(f"{folder} is {content['status']}: only a finished run is reported")
-    kept = {
-        key: content[key]
-        for key in ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
-    }
-    kept |= {
-        "agent": name.partition("-")[0],
-        "target": config["protocol"]["target"],
-        "episodes": config["episodes"],
-    }
-    kept |= {"rewards": [round(row["reward"], 5) for row in record.rows if "reward" in row]}
-    path = RESULTS / TABLE / f"{name}.json"
+    if (status := record.content["status"]) != "finished":
+        raise ReportError(f"{folder} is {status}: only a finished run is reported")
+    config = record.content["config"]
+    if "contenders" in config:
+        kept = {key: record.content[key] for key in COMPARISON} | {"rows": record.rows}
+        path = RESULTS / REGRET / f"{name}.json"
+    else:
+        kept = {key: record.content[key] for key in SEARCH}
+        kept |= {
+            "agent": name.partition("-")[0],
+            "target": config["protocol"]["target"],
+            "episodes": config["episodes"],
+            "rewards": [round(row["reward"], 5) for row in record.rows if "reward" in row],
+        }
+        path = RESULTS / POLICIES / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    path.write_text(_json(kept))
     return path
+
+
+def _json(kept: Mapping[str, Any]) -> str:
+    """Indented, but for rows, which take a line each."""
+    rows = kept.get("rows")
+    text = json.dumps({**kept, "rows": []} if rows else kept, indent=1, sort_keys=True)
+    if rows:
+        lines = ",\n".join("  " + json.dumps(row, sort_keys=True) for row in rows)
+        text = text.replace('"rows": []', f'"rows": [\n{lines}\n ]')
+    return text + "\n"
 
 
 def _cell(values: Sequence[float]) -> str:

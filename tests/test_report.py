@@ -1,8 +1,13 @@
 """Tables are made from records alone."""
 
+import json
+from pathlib import Path
+
 import pytest
 
-from experiments.report import README, ReportError, blocks, place, policies
+from experiments import report
+from experiments.record import RunRecord
+from experiments.report import README, ReportError, blocks, keep, place, policies
 
 
 def record(agent: str, target: float, top1: float, episodes: int = 400) -> dict[str, object]:
@@ -22,6 +27,33 @@ def test_a_block_is_replaced_and_the_rest_stays() -> None:
     assert place("a <!-- t --> old <!-- /t --> b", "t", "new") == "a <!-- t -->\nnew\n<!-- /t --> b"
     with pytest.raises(ReportError, match="once each"):
         place("a <!-- t --> b", "t", "new")
+
+
+@pytest.mark.parametrize(
+    ("config", "kept"),
+    [
+        ({"contenders": {}, "targets": [0.5]}, "regret/mine.json"),
+        ({"protocol": {"target": 0.5}, "episodes": 1}, "policies/mine.json"),
+    ],
+)
+def test_what_is_kept_is_what_was_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, object], kept: str
+) -> None:
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    record = RunRecord.create(tmp_path / "run", config, seeds={"first": 0})
+    with pytest.raises(ReportError, match="is running: only a finished run"):
+        keep(tmp_path / "run", "mine")
+    with record:
+        record.update(best={"top1": 0.5}, results={})
+        record.add(reward=-0.25, curve=[[1, 0.5], [3, 0.75]])
+    path = keep(tmp_path / "run", "mine")
+    assert path == tmp_path / "results" / kept
+    content = json.loads(path.read_text())
+    assert content["config"] == config
+    if "contenders" in config:
+        assert content["rows"] == [{"reward": -0.25, "curve": [[1, 0.5], [3, 0.75]]}]
+    else:
+        assert content["rewards"] == [-0.25]
 
 
 def test_the_readme_holds_what_the_records_say() -> None:

@@ -1,0 +1,55 @@
+"""Comparisons on the tabular benchmark: every run is there, and a killed one goes on."""
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from experiments import compare
+from experiments.config import ConfigError
+from experiments.record import RECORD, ROWS, without_clock
+
+pytestmark = pytest.mark.usefixtures("hydra")
+
+
+@pytest.fixture
+def hydra(composed):
+    """Contenders are composed as the entry point does it, under an initialised Hydra."""
+
+
+def config(**changes):
+    contenders = {"uniform": ["agent=uniform"], "ours": ["agent=ddpg", "agent.hidden=8"]}
+    settings = {"contenders": contenders, "table": "digits", "targets": [0.5, 0.3], "seeds": 2}
+    return OmegaConf.create({**settings, "episodes": 30, "output": "runs/x", **changes})
+
+
+def test_every_contender_target_and_seed(tmp_path):
+    record = compare.compare(config(), tmp_path)
+    keys = [(row["target"], row["contender"], row["seed"]) for row in record.rows]
+    assert keys == [(t, name, seed) for t in (0.5, 0.3) for name in ("uniform", "ours") for seed in (0, 1)]
+    for row in record.rows:
+        evaluations, top1 = zip(*row["curve"], strict=True)
+        assert evaluations[0] == 1
+        assert list(evaluations) == sorted(set(evaluations))
+        assert list(top1) == sorted(top1)  # the reward is the error's, so the best so far only rises
+        assert top1[-1] <= record.content["results"]["known_best"][str(row["target"])]
+        assert 1 <= row["distinct"] <= 30
+    assert {row["distinct"] for row in record.rows if row["contender"] == "uniform"} == {1}
+
+
+def test_killed_and_started_again_it_ends_with_the_same_record(tmp_path):
+    whole = compare.compare(config(), tmp_path / "whole")
+    compare.compare(config(), tmp_path / "killed")
+    rows = (tmp_path / "killed" / ROWS).read_text().splitlines(keepends=True)
+    (tmp_path / "killed" / ROWS).write_text("".join(rows[:3]))
+    content = json.loads((tmp_path / "killed" / RECORD).read_text())
+    (tmp_path / "killed" / RECORD).write_text(json.dumps(content | {"status": "running"}))
+    again = compare.compare(config(), tmp_path / "killed")
+    assert again.rows == whole.rows
+    assert without_clock(again.content) == without_clock(whole.content)
+
+
+@pytest.mark.parametrize("override", ["agent=ddpgg", "agent.hiden=3", "agent.hidden=many"])
+def test_a_contender_that_is_not_one_is_named(override):
+    with pytest.raises(ConfigError, match=r"contender mine: .*"):
+        compare.contender("mine", ["agent=ddpg", override])
