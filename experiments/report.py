@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments import regret
+from experiments.benchmarks import tables
 from experiments.record import RunRecord
 from experiments.tracking import METRICS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 README = Path(__file__).resolve().parents[1] / "README.md"
 POLICIES, REGRET = "policies", "regret"  # folders in results/ and names of blocks in the README
+BENCHMARKS = "benchmarks"  # likewise
 SEARCH = ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
 COMPARISON = ("format", "config", "seeds", "versions", "commit", "results", "seconds")
 
@@ -52,6 +54,7 @@ def blocks() -> dict[str, str]:
     return {
         POLICIES: policies(list(read(RESULTS / POLICIES).values())),
         REGRET: regret_tables(read(RESULTS / REGRET)),
+        BENCHMARKS: tables.table(read(RESULTS / BENCHMARKS)),
         "metrics": metrics(),
     }
 

@@ -1,0 +1,1 @@
+"""How fast an episode is: beside the released code's procedure, beside a bare pass, and as it grows."""

@@ -1,0 +1,103 @@
+"""Time an episode: ``python -m experiments.benchmarks plain20``; everything where no name is given.
+
+Beside it, on the same plans, the released code's procedure and the bare forward pass; and how it grows with
+images, layers and width. Minutes each, with nothing else running. One record a name;
+``python -m experiments.report`` puts them into the README.
+"""
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from experiments.benchmarks import memory, scaling, sides, subjects
+from experiments.benchmarks.subjects import Settings
+from experiments.benchmarks.tables import SCALING, table
+from experiments.record import commit, plain, versions
+
+NETWORKS = ("plain20", "resnet56", "mobilenet_v1")
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
+FORMAT = 1
+
+
+def main() -> None:
+    """Run what is named, write a record of each, print their table."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"any of {', '.join((*NETWORKS, SCALING))}")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the records")
+    for entry in fields(Settings):
+        flag = "--" + entry.name.replace("_", "-")
+        parser.add_argument(flag, type=type(entry.default), default=entry.default, help=f"{entry.default}")
+    asked = vars(parser.parse_args())
+    names, output = asked.pop("names") or [*NETWORKS, SCALING], asked.pop("output")
+    if unknown := set(names) - {*NETWORKS, SCALING}:
+        parser.error(
+            f"no benchmark {', '.join(sorted(unknown))}; choose from {', '.join((*NETWORKS, SCALING))}"
+        )
+    records = bench(names, Settings(**asked))
+    for name, record in records.items():
+        write(output / f"{name}.json", record)
+    print(table(records))
+
+
+def bench(names: list[str], settings: Settings) -> dict[str, dict[str, Any]]:
+    """The records of what is named; peak memory first, while this process is small."""
+    networks = [name for name in names if name != SCALING]
+    peaks = {name: {side: memory.peak(side, name, settings) for side in sides.SIDES} for name in networks}
+    records = {}
+    with subjects.threads(settings.threads):
+        for name in networks:
+            found = sides.compare(subjects.subject(name, subjects.images(settings)), settings)
+            found["results"]["peak_bytes"] = peaks[name]
+            records[name] = record(settings, **found)
+        if SCALING in names:
+            light = replace(settings, **scaling.LIGHT)
+            records[SCALING] = record(light, results=scaling.scale(light), rows=[])
+    return records
+
+
+def record(settings: Settings, *, results: Mapping[str, Any], rows: list[Any]) -> dict[str, Any]:
+    """What a benchmark's file holds."""
+    made = {
+        "format": FORMAT,
+        "config": asdict(settings),
+        "seeds": {"all": settings.seed},
+        "versions": versions(),
+        "commit": commit(),
+        "results": results,
+        "rows": rows,
+        "run": {
+            "machine": f"{platform.machine()}, {os.cpu_count()} processors, {platform.system()}",
+            "load": [round(load, 2) for load in os.getloadavg()],
+        },
+    }
+    content = plain(made)
+    assert isinstance(content, dict)
+    return content
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Indented, but for rows, which take a line each; numbers to six digits."""
+    content = _rounded(content)
+    text = json.dumps({**content, "rows": []}, indent=1, sort_keys=True)
+    lines = ",\n".join("  " + json.dumps(row, sort_keys=True) for row in content["rows"])
+    if lines:
+        text = text.replace('"rows": []', f'"rows": [\n{lines}\n ]')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""An episode of `CompressionEnv` by phase, and the forward pass that it cannot do without."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from amc_env.compressors.surgery import Surgeon
+from amc_env.env import CompressionEnv
+from amc_env.graph import Layer
+from amc_env.modes import evaluating
+from amc_env.plan import Plan
+from experiments.benchmarks.reference import Played
+from experiments.benchmarks.subjects import Settings, Subject, channels_last
+
+BATCHES = (25, 50, 100)  # images in a bare forward pass
+
+
+class Ours:
+    """Plays actions in the environment, and keeps the seconds of each phase apart."""
+
+    def __init__(self, subject: Subject, settings: Settings, **env: Any) -> None:
+        self._images = settings.reward_images
+        self.env = CompressionEnv(
+            subject.model,
+            subject.data,
+            target=settings.target,
+            calibration_images=settings.calibration_images,
+            points=settings.points,
+            reward_images=settings.reward_images,
+            seed=settings.seed,
+            **env,
+        )
+        self.solve = Stopwatch(self.env.solve)
+        self.env.solve = self.solve
+        self.forget()
+
+    def forget(self) -> None:
+        """A new evaluator: no plan is answered, and no layer solved, from memory."""
+        self.judge = self.env.judge("reward", self._images)
+        self.env.evaluator = self.judge
+
+    def play(self, actions: Sequence[NDArray[np.float32]]) -> Played:
+        """One episode; what is neither solving, cutting nor forward passes is under "choose"."""
+        before = self.clock()
+        start = time.perf_counter()
+        self.env.reset()
+        for action in actions:
+            *_, info = self.env.step(action)
+        total = time.perf_counter() - start
+        seconds = {phase: after - before[phase] for phase, after in self.clock().items()}
+        return Played(info["top1"], info["plan"].kept, {"choose": total - sum(seconds.values())} | seconds)
+
+    def clock(self) -> dict[str, float]:
+        """Running seconds of solving, of the rest of the surgery, and of forward passes.
+
+        Only differences within the life of one evaluator mean something.
+        """
+        taken = self.judge.seconds
+        return {
+            "solve": self.solve.seconds,
+            "cut": taken["cut"] - self.solve.seconds,
+            "forward": taken["forward"],
+        }
+
+
+class Stopwatch:
+    """A `surgery.Solve` that adds up what another one takes."""
+
+    def __init__(self, solve: Callable[[Layer, int, Tensor, Tensor], Tensor]) -> None:
+        self._solve, self.seconds = solve, 0.0
+
+    def __call__(self, layer: Layer, block: int, weight: Tensor, columns: Tensor) -> Tensor:
+        """What it gives."""
+        start = time.perf_counter()
+        solved = self._solve(layer, block, weight, columns)
+        self.seconds += time.perf_counter() - start
+        return solved
+
+
+class Bare:
+    """Forward passes of cut networks, batch norms folded and channels last, over the reward images alone.
+
+    Args:
+        subject: whose network is cut.
+        env: whose plans, and whose solves, it is cut by.
+        settings: the reward images are read.
+        batches: images in a pass; of several numbers, the one that is fastest with the dense network.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        env: CompressionEnv,
+        settings: Settings,
+        *,
+        batches: Sequence[int] = BATCHES,
+    ) -> None:
+        self._surgeon, self._solve = Surgeon(subject.model, env.graph, fold=True), env.solve
+        choices = {
+            size: [
+                channels_last(batch)
+                for batch, _ in subject.data.batches("reward", size, settings.reward_images)
+            ]
+            for size in batches
+        }
+        dense, taken = Plan.dense(env.graph), dict.fromkeys(batches, float("inf"))
+        for size in (*batches, *batches):
+            self._batches = choices[size]
+            taken[size] = min(taken[size], self.seconds(dense))
+        self.batch = min(taken, key=taken.__getitem__)
+        self._batches = choices[self.batch]
+
+    def seconds(self, plan: Plan) -> float:
+        """Of one pass over all images with the network that a plan leaves; cutting it does not count."""
+        network = self._surgeon.cut(plan, self._solve)
+        with evaluating(network), torch.inference_mode():
+            start = time.perf_counter()
+            for batch in self._batches:
+                network(batch)
+            return time.perf_counter() - start

@@ -1,0 +1,86 @@
+"""The tables of the README, from records of this suite alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+NAMES = {"reference": "released procedure", "ours": "here", "bare": "bare forward pass"}
+PHASES = ("choose", "solve", "cut", "forward", "episode")
+SCALING = "scaling"
+SIZES = {"images": "reward images", "layers": "layers (plain networks)", "width": "width (`mobilenet_v1`)"}
+
+
+def table(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown: seconds by phase, their ratios, and what an episode grows with; empty without records.
+
+    Args:
+        records: by name: those of networks, and `SCALING`.
+    """
+    networks = {name: record for name, record in records.items() if name != SCALING}
+    parts = [_seconds(networks), _ratios(networks)] if networks else []
+    if SCALING in records:
+        parts.append(_scaling(records[SCALING]))
+    return "\n\n".join(parts)
+
+
+def _seconds(records: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = _head("network", "seconds of", *PHASES, "peak memory, MB")
+    for name, record in records.items():
+        results = record["results"]
+        for at, (side, called) in enumerate(NAMES.items()):
+            taken = results["median_seconds"][side]
+            peak = results["peak_bytes"].get(side)
+            cells = [f"{taken[phase]:.3f}" if phase in taken else "" for phase in PHASES]
+            lines.append(
+                _row("" if at else f"`{name}`", called, *cells, f"{peak / 1e6:,.0f}" if peak else "")
+            )
+    return "\n".join(lines)
+
+
+def _ratios(records: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = _head(
+        "network", "weights", "plans x repeats", "rewards apart, points", "times faster",
+        "episode / bare pass", "with DDPG's updates / bare pass",
+    )  # fmt: skip
+    for name, record in records.items():
+        results, config = record["results"], record["config"]
+        lines.append(
+            _row(
+                f"`{name}`",
+                results["weights"].partition(", sha256")[0],
+                f"{config['plans']} x {config['repeats']}",
+                f"at most {results['rewards']['largest_points']:.2f}",
+                _range(results["faster"], 1),
+                _range(results["over_bare"], 2),
+                f"{results['search']['over_bare']:.2f}",
+            )
+        )
+    return "\n".join(lines)
+
+
+def _scaling(record: Mapping[str, Any]) -> str:
+    lines = _head("against", "at", "seconds of an episode", "exponent", "exponent of the bare pass")
+    for curve, found in record["results"].items():
+        points, exponents = found["points"], found["exponents"]
+        lines.append(
+            _row(
+                SIZES.get(curve, curve),
+                ", ".join(f"{point['x']:g}" for point in points),
+                ", ".join(f"{point['ours_seconds']:.2f}" for point in points),
+                f"{exponents['ours']:.2f}",
+                f"{exponents['bare']:.2f}",
+            )
+        )
+    return "\n".join(lines)
+
+
+def _range(ratio: Mapping[str, float], digits: int) -> str:
+    low, high = ratio["lowest"], ratio["highest"]
+    return f"{ratio['median']:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _head(*names: str) -> list[str]:
+    return [_row(*names), "|-" * len(names) + "|"]
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
