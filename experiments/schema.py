@@ -112,11 +112,10 @@ class InspectConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    compressor: Any = MISSING
     shape: list[int] | None = None
     classes: int | None = None
-    batch: int = MISSING
     repeats: int = MISSING
+    warmup: int = MISSING
     format: str = MISSING
     picture: str | None = None
 
