@@ -247,7 +247,7 @@ def _macs(layer: Layer) -> int:
 
 
 def _percent(part: int, total: int) -> float:
-    return round(100 * part / total, 4)
+    return round(100 * part / max(total, 1), 4)  # a network may have no layer at all
 
 
 def _shape(layer: Layer, channels: int, size: tuple[int, int]) -> tuple[int, ...]:
