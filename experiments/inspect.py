@@ -129,6 +129,21 @@ def network(cfg: DictConfig, shape: tuple[int, int, int], classes: int) -> nn.Mo
     return model
 
 
+def traced(model: nn.Module, shape: tuple[int, int, int]) -> Graph:
+    """The graph of a network that has something to show.
+
+    Raises:
+        TraceError: for a network that is not understood.
+        ConfigError: for one without layers.
+    """
+    from amc_env.trace import trace
+
+    graph = trace(model, shape)
+    if not graph.layers:
+        raise config.ConfigError("the network has neither a convolution nor a linear layer")
+    return graph
+
+
 def check(cfg: DictConfig) -> None:
     """Refuse what cannot be done before anything is built.
 
@@ -182,12 +197,11 @@ def _text(name: str, graph: Graph, table: Sequence[Row], repeats: int) -> str:
 def show(cfg: DictConfig, folder: Path) -> None:
     """Print what a network is made of."""
     check(cfg)
-    from amc_env.trace import trace
     from experiments import layers
 
     shape, classes = images(cfg)
     model = network(cfg, shape, classes)
-    graph = trace(model, shape)
+    graph = traced(model, shape)
     if cfg.picture is not None:
         picture = Path(cfg.picture)
         try:

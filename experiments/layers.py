@@ -123,8 +123,12 @@ def separable(graph: Graph) -> Separable | None:
     """A network's depthwise-separable pairs; None where it has none."""
     pairs = []
     for at, depthwise in enumerate(graph.layers):
-        behind = (layer for layer in graph.layers[at + 1 :] if kind(layer) == "pointwise")
-        reader = next((one for one in behind if np.array_equal(one.reads, depthwise.writes)), None)
+        behind = (
+            layer for layer in graph.layers[at + 1 :]
+            if kind(layer) == "pointwise" and np.array_equal(layer.reads, depthwise.writes)
+            and layer.in_size == depthwise.out_size  # not the squeeze of a squeeze-and-excitation
+        )  # fmt: skip
+        reader = next(behind, None)
         if depthwise.kind == "depthwise" and reader is not None:
             pairs.append((depthwise, reader))
     if not pairs:
@@ -247,7 +251,7 @@ def _macs(layer: Layer) -> int:
 
 
 def _percent(part: int, total: int) -> float:
-    return round(100 * part / max(total, 1), 4)  # a network may have no layer at all
+    return round(100 * part / total, 4)
 
 
 def _shape(layer: Layer, channels: int, size: tuple[int, int]) -> tuple[int, ...]:

@@ -130,6 +130,24 @@ def test_depthwise_separable_pairs():
     assert found.pairs == 13
 
 
+def test_the_squeeze_between_a_pair_is_no_part_of_it():
+    class Excited(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+            self.squeeze, self.excite = nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
+            self.pointwise = nn.Conv2d(8, 16, 1)
+
+        def forward(self, x):
+            x = self.depthwise(x)
+            x = x * self.excite(self.squeeze(x.mean((2, 3), keepdim=True))).sigmoid()
+            return self.pointwise(x).mean((2, 3))
+
+    found = layers.separable(trace(nn.Sequential(nn.Conv2d(1, 8, 1), Excited()), (1, 6, 6)))
+    assert found is not None
+    assert (found.pairs, found.standard) == (1, round(9 * 8 * 16 / (9 * 8 + 8 * 16), 4))
+
+
 def test_times_are_medians_over_the_timed_passes_with_all_calls_together(monkeypatch: pytest.MonkeyPatch):
     clock, shapes = [0.0], []
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
@@ -281,6 +299,10 @@ def attention(classes, in_channels):
     return Attention(classes, in_channels)
 
 
+def bare(classes, in_channels):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -293,6 +315,7 @@ def attention(classes, in_channels):
         ("repeats=0", "repeats is 0, it is at least 1"),
         ("model=lenet5 shape=[1,2,2]", "the network does not take images of 1x2x2"),
         ("model=import target=test_inspect:attention", "node 'mix' (call_module mix): the module 'mix'"),
+        ("model=import target=test_inspect:bare shape=[10,8,8]", "the network has neither a convolution"),
         ("model=import", "no value for model.options.target"),
         ("model=lenet5 data=imagefolder data.root={tmp}", "{tmp}/train holds no folders"),
         ("model=lenet5 model.checkpoint={tmp}/none", "{tmp}/none.json does not exist"),
