@@ -162,9 +162,9 @@ def test_family(name: str, table: list[Row]) -> None:
     ``dropped`` and ``refitted`` are the mean squared error of the logits against the dense network's, on
     images that the refit has not seen, over the mean square of the dense logits; ``factor`` is their ratio.
     The weights are random, and most of such networks' logits is the same for all images: that part is what
-    the refit restores. ``varying`` is the factor of the rest, which after many random layers is lost with or
-    without a refit: about 1. So this shows that a refit harms no family; what it is worth on trained networks
-    is in `test_refit`.
+    the refit restores. ``varying`` is the factor of the rest, which many random layers lose with or without a
+    refit: in most deep families it is about 1. So this shows that a refit harms no family; what it is worth
+    on trained networks is in `test_refit`.
     """
     shape = SHAPES.get(name, (3, 64, 64) if name.startswith(zoo.TORCHVISION) else (3, 32, 32))
     data = dataset(shape)
