@@ -46,6 +46,7 @@ class Settings:
     warmup_actions: Warmup = "noise"  # "uniform": in [0, 1] whatever the policy says, as in the released code
     sigma_decay: float = 0.95  # an episode; not in the paper, the released code's
     sigma_floor: float = 0.0
+    candidates: int = 1  # draws of the noise, of which the first critic picks the one that is played
 
     store: Store = "executed"  # which action the memory holds; the released code stores the one asked for
     baseline: Baseline = "episodes"  # what b averages: earlier episodes' rewards, or the batches drawn
@@ -64,7 +65,16 @@ class Settings:
         for name, choice in choices.items():
             if getattr(self, name) not in get_args(choice):
                 raise ValueError(f"{name} {getattr(self, name)!r}; there are {', '.join(get_args(choice))}")
-        for name in ("hidden", "batch", "memory", "critics", "updates_per_step", "lr_actor", "lr_critic"):
+        for name in (
+            "hidden",
+            "batch",
+            "memory",
+            "critics",
+            "candidates",
+            "updates_per_step",
+            "lr_actor",
+            "lr_critic",
+        ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} {getattr(self, name)}; it must be above 0")
         for name in ("gamma", "tau", "baseline_rate"):
@@ -191,7 +201,15 @@ class DDPG:
             return mu
         if self.settings.warmup_actions == "uniform" and self.episodes < self.settings.warmup:
             return self.rng.random(mu.shape, np.float32)
-        return truncated_normal(mu, self.schedule(self.episodes), self.rng)
+        sigma, count = self.schedule(self.episodes), self.settings.candidates
+        if count == 1 or self.episodes <= self.settings.learn_after:
+            return truncated_normal(mu, sigma, self.rng)
+        draws = truncated_normal(np.repeat(mu[None], count, axis=0), sigma, self.rng)
+        with torch.inference_mode():
+            states = torch.from_numpy(observation).expand(count, -1)
+            values = q_values(self.critic, states, torch.from_numpy(draws))[0]
+        chosen: NDArray[np.float32] = draws[int(values.argmax())]
+        return chosen
 
     def end_episode(self, episode: Episode) -> dict[str, float]:
         """Remember the episode, update once a decision, and only then let its reward into the baseline."""

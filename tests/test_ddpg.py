@@ -110,6 +110,21 @@ def test_mu_alone_is_played_when_not_exploring_and_when_greedy_at_first():
     np.testing.assert_array_equal(run_episode(ENV, agent, explore=False).asked, np.full((4, 1), 0.5))
 
 
+def test_the_critic_picks_among_the_candidates():
+    agent = make(candidates=64, learn_after=0, sigma=0.5)
+    observation = np.eye(4, dtype=np.float32)[0]
+    agent.end_episode(episode_of(0.0))
+    constant(agent.actor, 0.0)  # mu = 0.5
+    with torch.no_grad():
+        for weight in agent.critic.weights:
+            weight.zero_()
+        agent.critic.weights[0][0, -1, 0] = agent.critic.weights[1][0, 0, 0] = 1.0
+        agent.critic.weights[2][0, 0, 0] = -1.0  # Q(s, a) = -a
+    guided = [agent.act(observation, {}, explore=True).item() for _ in range(20)]
+    assert max(guided) < 0.2  # the least of 64 draws; of one, half are above 0.5
+    assert agent.act(observation, {}, explore=False) == np.float32([0.5])
+
+
 def test_a_uniform_warm_up_ignores_the_policy():
     agent = make(warmup=1, warmup_actions="uniform", sigma=0.0)
     constant(agent.actor, 20.0)  # mu = 1
