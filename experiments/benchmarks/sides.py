@@ -37,10 +37,8 @@ def compare(subject: Subject, settings: Settings, say: Callable[[str], None] = p
     Returns:
         ``results`` and ``rows``, plain data of a record.
     """
-    ours, prepare = Ours(subject, settings), {}
-    start = time.perf_counter()
+    ours = Ours(subject, settings)
     reference = Reference(subject, ours.env.graph, settings)
-    prepare["reference"] = time.perf_counter() - start
     bare = Bare(subject, ours.env, settings)
     plans = actions(settings, len(ours.env.graph.groups))
     rows = []
