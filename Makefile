@@ -24,7 +24,7 @@ search: setup
 
 test test-slow: export OMP_NUM_THREADS ?= 1
 test: setup
-	$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 $(ARGS)
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow $(ARGS)
