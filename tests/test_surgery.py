@@ -180,3 +180,16 @@ def test_masking_zeroes_what_reads_a_removed_channel(traced: dict[str, tuple[nn.
     assert not network[3].weight[:, gone].any()
     assert torch.equal(network[3].weight[:, [0, 5]], model[3].weight[:, [0, 5]])
     assert torch.equal(network[0].weight, model[0].weight)
+
+
+@names
+def test_a_cut_network_shares_no_memory_with_the_dense_one(
+    traced: dict[str, tuple[nn.Module, Graph]], name: str
+) -> None:
+    model, graph = traced[name]
+    before = copy.deepcopy(model.state_dict())
+    for plan in (Plan.dense(graph), nets.random_plan(graph, 0)):
+        for parameter in cut(model, graph, plan).parameters():
+            parameter.data.fill_(7)
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)

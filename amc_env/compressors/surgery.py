@@ -48,8 +48,8 @@ class Surgeon:
 
     def __init__(self, model: nn.Module, graph: Graph, *, fold: bool) -> None:
         self.graph = graph
-        self.network = self._copy(model).requires_grad_(not fold)
         self._fold = fold
+        self.network = self._copy(model).requires_grad_(not fold)
         self._solved = _Recent(REMEMBERED)
         vectors = list(graph.vectors)
         if fold:
@@ -92,7 +92,11 @@ class Surgeon:
         return self.network
 
     def _copy(self, model: nn.Module) -> nn.Module:
-        return copy.deepcopy(model)
+        if self._fold:
+            return copy.deepcopy(model)
+        weights = [model.get_parameter(f"{layer.name}.weight") for layer in self.graph.layers]
+        # read from the model itself: each cut indexes them, which makes tensors of their own
+        return copy.deepcopy(model, {id(weight): nn.Parameter(weight.detach()) for weight in weights})
 
     def _weight(self, layer: Layer, mask: NDArray[np.bool_], solve: Solve) -> Tensor:
         dense = self._dense[f"{layer.name}.weight"]
