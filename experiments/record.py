@@ -264,6 +264,16 @@ def commit() -> str:
     return done.stdout.strip()
 
 
+def row_a_line(content: Mapping[str, Any]) -> str:
+    """JSON, indented, keys sorted, but for ``rows``, which take a line each."""
+    rows = content.get("rows")
+    text = json.dumps({**content, "rows": []} if rows else content, indent=1, sort_keys=True)
+    if rows:
+        lines = ",\n".join("  " + json.dumps(row, sort_keys=True) for row in rows)
+        text = text.replace('"rows": []', f'"rows": [\n{lines}\n ]')
+    return text + "\n"
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from experiments import regret
 from experiments.benchmarks import tables
-from experiments.record import RunRecord
+from experiments.record import RunRecord, row_a_line
 from experiments.tracking import METRICS
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -144,18 +144,8 @@ def keep(folder: Path, name: str) -> Path:
         }
         path = RESULTS / POLICIES / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_json(kept))
+    path.write_text(row_a_line(kept))
     return path
-
-
-def _json(kept: Mapping[str, Any]) -> str:
-    """Indented, but for rows, which take a line each."""
-    rows = kept.get("rows")
-    text = json.dumps({**kept, "rows": []} if rows else kept, indent=1, sort_keys=True)
-    if rows:
-        lines = ",\n".join("  " + json.dumps(row, sort_keys=True) for row in rows)
-        text = text.replace('"rows": []', f'"rows": [\n{lines}\n ]')
-    return text + "\n"
 
 
 def _cell(values: Sequence[float]) -> str:

@@ -39,7 +39,7 @@ class Surgeon:
     """Cuts one network again and again: a copy of it is made once and refilled for each plan.
 
     Args:
-        model: the dense network; it is copied, never written.
+        model: the dense network, never written. Folding copies it; else its weights are read at each cut.
         graph: of it.
         fold: put each batch norm that directly follows a layer into that layer's weights and bias. The copy
             is then for evaluation only: its kernels lie channels last, as they are multiplied (others are

@@ -6,7 +6,6 @@ images, layers and width. Minutes each, with nothing else running. One record a 
 """
 
 import argparse
-import json
 import os
 import platform
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from typing import Any
 from experiments.benchmarks import memory, scaling, sides, subjects
 from experiments.benchmarks.subjects import Settings
 from experiments.benchmarks.tables import SCALING, table
-from experiments.record import commit, plain, versions
+from experiments.record import commit, plain, row_a_line, versions
 
 NETWORKS = ("plain20", "resnet56", "mobilenet_v1")
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
@@ -82,13 +81,8 @@ def record(settings: Settings, *, results: Mapping[str, Any], rows: list[Any]) -
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Indented, but for rows, which take a line each; numbers to six digits."""
-    content = _rounded(content)
-    text = json.dumps({**content, "rows": []}, indent=1, sort_keys=True)
-    lines = ",\n".join("  " + json.dumps(row, sort_keys=True) for row in content["rows"])
-    if lines:
-        text = text.replace('"rows": []', f'"rows": [\n{lines}\n ]')
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n")
+    path.write_text(row_a_line(_rounded(content)))
 
 
 def _rounded(value: Any) -> Any:
