@@ -1,21 +1,21 @@
 """Black-box optimisers: the actions of the T decisions are one point of [0, 1]^T; they never look at a state.
 
-Each is a generator that yields points and is sent their rewards. It depends on its seed and on these rewards
-alone, so both are its whole saved state: to restore one is to send it the rewards again, exactly, whatever it
-computed in between.
+Each is a generator that yields points, as many at once as do not depend on each other's rewards, and is sent
+these rewards. It depends on its seed and on the rewards alone, so both are its whole saved state: to restore
+one is to send it the rewards again, exactly, whatever it computed in between.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.search import Array, Episode, Info, Space, check_state
+from agents.search import AHEAD, Array, Episode, Info, Space, check_state
 
 Point = NDArray[np.float64]  # (T,), in [0, 1]
-Proposals = Generator[Point, float, None]
+Proposals = Generator[Sequence[Point], Sequence[float], None]
 
 MIDDLE = 0.5  # the uniform policy on the relative scale
 
@@ -42,7 +42,12 @@ class BlackBox(ABC):
 
     @abstractmethod
     def proposals(self, rng: np.random.Generator) -> Proposals:
-        """Points to try, each sent its reward before the next; where they end, the best is tried again."""
+        """Points to try, never none, and sent their rewards; where they end, the best is tried again."""
+
+    @property
+    def ahead(self) -> int:
+        """The points at hand that are still to be told of."""
+        return len(self._points) - len(self._told)
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
         """The action of the point to try, or of the best so far when not exploring."""
@@ -52,12 +57,12 @@ class BlackBox(ABC):
                     f"built for {self.decisions} decisions, but the episode has {info['decisions']}"
                 )
             self._decision = 0
-        point = self._point if explore else self._best
+        point = self._points[len(self._told) + info.get("pending", 0)] if explore else self._best
         self._decision += 1
         return point[self._decision - 1 : self._decision].astype(np.float32)
 
     def end_episode(self, episode: Episode) -> dict[str, float]:
-        """Learn the reward of the point at hand and go on to the next."""
+        """Learn the reward of the first point that is still to be told of."""
         self._tell(episode.reward)
         return {}
 
@@ -82,16 +87,19 @@ class BlackBox(ABC):
         self._rewards: list[float] = []
         self._best, self._best_reward = np.full(self.decisions, MIDDLE), -np.inf
         self._proposals = self.proposals(rng)
-        self._point = next(self._proposals)
+        self._points, self._told = next(self._proposals), list[float]()
 
     def _tell(self, reward: float) -> None:
         self._rewards.append(reward)
         if reward > self._best_reward:
-            self._best, self._best_reward = self._point, reward
+            self._best, self._best_reward = self._points[len(self._told)], reward
+        self._told.append(reward)
+        if self.ahead:
+            return
         try:
-            self._point = self._proposals.send(reward)
+            self._points, self._told = self._proposals.send(self._told), []
         except StopIteration:
-            self._point = self._best
+            self._points, self._told = [self._best], []
 
 
 class RandomSearch(BlackBox):
@@ -100,7 +108,7 @@ class RandomSearch(BlackBox):
     def proposals(self, rng: np.random.Generator) -> Proposals:
         """Points drawn uniformly, for ever."""
         while True:
-            yield rng.random(self.decisions)
+            yield list(rng.random((AHEAD, self.decisions)))
 
 
 class CMAES(BlackBox):
@@ -137,11 +145,8 @@ class CMAES(BlackBox):
             strategy = self._cma.CMAEvolutionStrategy([MIDDLE] * self.decisions, self.sigma, options)
             while not strategy.stop():
                 points = strategy.ask()
-                losses = []
-                for point in points:
-                    reward = yield np.clip(point, 0, 1)
-                    losses.append(-reward)
-                strategy.tell(points, losses)
+                rewards = yield [np.clip(point, 0, 1) for point in points]
+                strategy.tell(points, [-reward for reward in rewards])
             options["popsize"] = 2 * strategy.popsize
 
 
@@ -165,10 +170,10 @@ class Annealing(BlackBox):
     def proposals(self, rng: np.random.Generator) -> Proposals:
         """A step from where it stands, which is taken or not."""
         current, temperature = np.full(self.decisions, MIDDLE), self.temperature
-        value = yield current
+        (value,) = yield [current]
         while True:
             candidate = reflect(current + self.step * rng.standard_normal(self.decisions))
-            reward = yield candidate
+            (reward,) = yield [candidate]
             if rng.random() < acceptance(reward - value, temperature):
                 current, value = candidate, reward
             temperature *= self.cooling
@@ -194,33 +199,34 @@ class Greedy(BlackBox):
     def proposals(self, rng: np.random.Generator) -> Proposals:
         """Rounds, until the levels are too close to be told apart."""
         centre, spread = np.full(self.decisions, MIDDLE), self.spread
-        value = yield centre
+        (value,) = yield [centre]
         offsets = np.linspace(-1, 1, 2 * self.levels + 1)
         while spread > 1e-3:
             levels = np.clip(
                 centre + spread * offsets[:, None], 0, 1
             )  # (L, T), ascending; the middle is the centre
+            tried = levels != centre
+            rewards = yield [_replaced(centre, index, levels[at, index]) for at, index in np.argwhere(tried)]
             losses = np.zeros_like(levels)
-            for at, level in np.ndenumerate(levels):
-                if level != centre[at[1]]:
-                    losses[at] = value - (yield _replaced(centre, at[1], level))
+            losses[tried] = value - np.array(rewards)
             centre, value = yield from self._bisect(levels, losses, centre, value)
             spread /= 2
 
     def _bisect(
         self, levels: Point, losses: Point, centre: Point, value: float
-    ) -> Generator[Point, float, tuple[Point, float]]:
+    ) -> Generator[Sequence[Point], Sequence[float], tuple[Point, float]]:
         """The best point and its reward, among the centre and what the thresholds lead to."""
         thresholds, known = np.unique(losses), dict[int, float]()
         low, high = 0, len(thresholds) - 1
         while low < high:
             middle = (low + high) // 2
-            for index in (middle, middle + 1):
-                if index not in known:
-                    point = accept(levels, losses, thresholds[index])
-                    known[index] = yield point
-                    if known[index] > value:
-                        centre, value = point, known[index]
+            if asked := [index for index in (middle, middle + 1) if index not in known]:
+                points = [accept(levels, losses, thresholds[index]) for index in asked]
+                rewards = yield points
+                known |= dict(zip(asked, rewards, strict=True))
+                top = int(np.argmax(rewards))
+                if rewards[top] > value:
+                    centre, value = points[top], rewards[top]
             low, high = (low, middle) if known[middle] >= known[middle + 1] else (middle + 1, high)
         return centre, value
 

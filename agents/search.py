@@ -1,29 +1,52 @@
-"""The only place where an agent meets an environment."""
+"""The loop of every search: an agent explores, one or several environments evaluate, it learns."""
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
-Info = Mapping[str, Any]
-Environment = gym.Env[Array, Array]
-Space = gym.spaces.Space[Any]
+from agents.episode import (
+    ActionError,
+    Agent,
+    Array,
+    Environment,
+    Episode,
+    EpisodeError,
+    Info,
+    Play,
+    Space,
+    run_episode,
+)
 
+__all__ = [
+    "AHEAD",
+    "ActionError",
+    "Agent",
+    "Array",
+    "Best",
+    "Environment",
+    "Episode",
+    "EpisodeError",
+    "Info",
+    "RewardError",
+    "Space",
+    "StateError",
+    "Trial",
+    "check_state",
+    "episode_seed",
+    "run_episode",
+    "run_search",
+    "search",
+]
 
-class ActionError(ValueError):
-    """An agent asked for something that is not in the action space."""
+AHEAD = 16  # episodes that are played at most before an agent learns of the first: an interrupt loses them
 
 
 class RewardError(ValueError):
     """An episode ended with a reward that is not a number."""
-
-
-class EpisodeError(ValueError):
-    """An environment that does not keep to the form of an episode."""
 
 
 class StateError(ValueError):
@@ -31,105 +54,66 @@ class StateError(ValueError):
 
 
 @dataclass(frozen=True)
-class Episode:
-    """One pass through the network: T decisions and the one reward they earned.
-
-    ``observations`` is ``(T + 1, n)``, ``asked`` and ``executed`` are ``(T, 1)``, all float32. What was
-    asked may be more than the budget allowed; ``executed`` would have asked for exactly what was applied.
-    ``infos`` are those of the T steps.
-    """
-
-    observations: Array
-    asked: Array
-    executed: Array
-    reward: float
-    infos: tuple[Info, ...]
-
-    def __post_init__(self) -> None:
-        assert len(self.observations) - 1 == len(self.asked) == len(self.executed) == len(self.infos)
-
-    def __len__(self) -> int:
-        return len(self.asked)
-
-    @property
-    def final(self) -> Info:
-        """The info of the last step, which holds the evaluation."""
-        return self.infos[-1]
-
-
-class Agent(Protocol):
-    """Whatever can search: it proposes an action a decision and learns once an episode.
-
-    The info of `act` is that of ``reset`` at an episode's first decision, the only one that holds
-    ``decisions``, and that of the step before at all others. A state holds tensors and plain data alone, so
-    that it loads without running code.
-    """
-
-    def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
-        """The action ``(1,)`` float32 in [0, 1] for this decision."""
-        ...
-
-    def end_episode(self, episode: Episode) -> dict[str, float]:
-        """Learn from an episode that this agent explored; returns what is worth logging."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next episode depends on."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where `state_dict` was taken; raises `StateError` where it cannot."""
-        ...
-
-
-@dataclass(frozen=True)
 class Trial:
-    """An episode of a search, its index from 0, and what the agent had to say of it."""
+    """An episode of a search, its index from 0, and what the agent had to say of it.
+
+    ``seconds`` is its share of the time that its batch took, learning included. ``settled`` says that no
+    episode is pending: the agent's state can be taken.
+    """
 
     index: int
     episode: Episode
     metrics: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    settled: bool = True
 
 
 @dataclass
 class Best:
-    """The best trial so far by reward; of equals, the first."""
+    """The best trial so far by reward; of equals, the first.
+
+    ``plan`` is what its last info holds under that name. Where the trial itself is gone, as in a search that
+    goes on from a record, reward and plan stand for it.
+    """
 
     trial: Trial | None = None
+    reward: float = -np.inf
+    plan: Any = None
 
     def offer(self, trial: Trial) -> bool:
         """Keep a trial if it is better than all before; says whether it was."""
-        better = self.trial is None or trial.episode.reward > self.trial.episode.reward
+        better = trial.episode.reward > self.reward
         if better:
-            self.trial = trial
+            self.trial, self.reward = trial, trial.episode.reward
+            self.plan = trial.episode.final.get("plan")
         return better
 
 
-def run_episode(env: Environment, agent: Agent, *, explore: bool = True, seed: int | None = None) -> Episode:
-    """Play one episode; the agent does not learn from it."""
-    observation, info = env.reset(seed=seed)
-    observations, asked = [np.array(observation)], list[Array]()
-    rewards, infos = list[float](), list[dict[str, Any]]()
-    terminated = False
-    while not terminated:
-        action = agent.act(observation, info, explore=explore)
-        _check_action(action, env.action_space, decision=len(asked))
-        observation, reward, terminated, truncated, info = env.step(action)
-        if truncated:
-            raise EpisodeError(f"cut off after {len(asked) + 1} decisions; take away the time limit of {env}")
-        observations.append(np.array(observation))
-        asked.append(np.array(action))
-        rewards.append(float(reward))
-        infos.append(info)
-    return Episode(np.stack(observations), np.stack(asked), _executed(infos), sum(rewards), tuple(infos))
-
-
-def search(env: Environment, agent: Agent, *, episodes: int, seed: int, start: int = 0) -> Iterator[Trial]:
+def search(
+    env: Environment | Sequence[Environment],
+    agent: Agent,
+    *,
+    episodes: int,
+    seed: int,
+    start: int = 0,
+    best: Best | None = None,
+) -> Iterator[Trial]:
     """Explore, learn, and yield each trial: the loop of every search.
 
-    Each episode's reset has a seed of its own, drawn from (seed, index): an agent restored to the end of
-    episode ``start - 1`` continues as if it had never stopped. Whoever drives the loop holds the best,
-    whatever interrupts it.
+    Episodes are played in batches of what the agent can play `ahead`, at most `AHEAD`, and it learns from
+    them in the same order. Several environments, all of the same task, evaluate a batch side by side; that
+    changes nothing but the time. Each reset has a seed of its own, drawn from (seed, index), and is told the
+    best plan before the batch under the option ``incumbent``, so that an agent restored to the end of episode
+    ``start - 1``, where that was settled, continues as if it had never stopped.
+
+    Args:
+        env: what is asked; of several, each plays one episode at a time, its last step on another thread.
+        agent: who answers.
+        episodes: how many in all, those before ``start`` included.
+        seed: of the environment's resets; the agent has its own.
+        start: the first episode to play, where the agent was restored to that point.
+        best: of the episodes before ``start``; it is kept up to date, so that the caller has it after an
+            interrupt.
 
     Raises:
         ActionError: the agent's action is NaN, out of the box or of the wrong shape.
@@ -137,18 +121,29 @@ def search(env: Environment, agent: Agent, *, episodes: int, seed: int, start: i
     """
     if not 0 <= start <= episodes or episodes < 1:
         raise ValueError(f"episodes {start} to {episodes}: give at least 1, and a start within them")
-    for index in range(start, episodes):
-        episode = run_episode(env, agent, seed=episode_seed(seed, index))
-        if not np.isfinite(episode.reward):
-            raise RewardError(
-                f"episode {index} ended with reward {episode.reward}; its last info: {dict(episode.final)}; "
-                "look for NaN in the weights, the data or the reward function"
-            )
-        yield Trial(index, episode, agent.end_episode(episode))
+    envs = list(env) if isinstance(env, Sequence) else [env]
+    best, index = Best() if best is None else best, start
+    with ThreadPoolExecutor(len(envs)) if len(envs) > 1 else _Here() as executor:
+        while index < episodes:
+            count = min(getattr(agent, "ahead", 1), AHEAD, episodes - index)
+            seeds = [episode_seed(seed, i) for i in range(index, index + count)]
+            before = time.perf_counter()
+            batch = _play(envs, agent, seeds, best.plan, executor)
+            each = (time.perf_counter() - before) / len(batch)
+            for number, outcome in enumerate(batch, 1):
+                episode = outcome.result()
+                _check_reward(episode, index)
+                before = time.perf_counter()
+                metrics = agent.end_episode(episode)
+                seconds = each + time.perf_counter() - before
+                trial = Trial(index, episode, metrics, seconds, settled=number == count)
+                best.offer(trial)
+                index += 1
+                yield trial
 
 
 def run_search(
-    env: Environment,
+    env: Environment | Sequence[Environment],
     agent: Agent,
     *,
     episodes: int,
@@ -157,21 +152,12 @@ def run_search(
     best: Best | None = None,
     on_episode: Callable[[Trial], None] = lambda trial: None,
 ) -> Episode:
-    """Search to the end; the best episode by reward.
+    """Search to the end, as `search` does; the best episode by reward.
 
-    Args:
-        env: what is asked.
-        agent: who answers.
-        episodes: how many in all, those before ``start`` included.
-        seed: of the environment's resets; the agent has its own.
-        start: the first episode to play, where the agent was restored to that point.
-        best: the best of the episodes before ``start``; it is kept up to date, so that the caller has it
-            after an interrupt.
-        on_episode: called after each episode, with the best already updated.
+    ``on_episode`` is called after each, with the best already updated.
     """
     best = Best() if best is None else best
-    for trial in search(env, agent, episodes=episodes, seed=seed, start=start):
-        best.offer(trial)
+    for trial in search(env, agent, episodes=episodes, seed=seed, start=start, best=best):
         on_episode(trial)
     if best.trial is None:
         raise ValueError(
@@ -198,21 +184,44 @@ def check_state(state: Mapping[str, Any], **expected: Any) -> None:
             )
 
 
-def _check_action(action: Array, space: Space, *, decision: int) -> None:
-    assert isinstance(space, gym.spaces.Box)
-    where = f"at decision {decision} the agent answered"
-    if not isinstance(action, np.ndarray) or action.shape != space.shape:
-        raise ActionError(f"{where} {action!r}; an array of shape {space.shape} is asked for")
-    if np.isnan(action).any():
-        raise ActionError(f"{where} NaN; if it learns, it has most likely diverged: lower its learning rates")
-    if not space.contains(action.astype(space.dtype)):
-        raise ActionError(f"{where} {action}, outside [{space.low.min()}, {space.high.max()}]")
+class _Here(Executor):
+    """Runs everything at once, on the thread that asks."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = Future[Any]()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
 
-def _executed(infos: list[dict[str, Any]]) -> Array:
-    missing = [t for t, info in enumerate(infos) if "action_executed" not in info]
-    if missing:
-        raise EpisodeError(
-            f"no 'action_executed' in the info of steps {missing}; an environment must report it"
+def _play(
+    envs: list[Environment], agent: Agent, seeds: list[int], incumbent: Any, executor: Executor
+) -> list[Future[Episode]]:
+    """Play an episode a seed, the agent in that order; all are over, and after a failure no more are begun.
+
+    Each environment evaluates on ``executor`` while the agent acts in the next one that is free.
+    """
+    options = None if incumbent is None else {"incumbent": incumbent}
+    idle, running, begun = list(envs), dict[Future[Episode], Environment](), list[Future[Episode]]()
+    for pending, seed in enumerate(seeds):
+        if not idle:
+            over = wait(running, return_when=FIRST_COMPLETED).done
+            idle += [running.pop(outcome) for outcome in over]
+            if any(outcome.exception() for outcome in over):
+                break
+        play = Play(idle[-1], seed=seed, options=options)
+        play.decide(agent, explore=True, pending=pending)
+        begun.append(executor.submit(play.finish))
+        running[begun[-1]] = idle.pop()
+    wait(begun)
+    return begun
+
+
+def _check_reward(episode: Episode, index: int) -> None:
+    if not np.isfinite(episode.reward):
+        raise RewardError(
+            f"episode {index} ended with reward {episode.reward}; its last info: {dict(episode.final)}; "
+            "look for NaN in the weights, the data or the reward function"
         )
-    return np.array([[info["action_executed"]] for info in infos], np.float32)

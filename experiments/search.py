@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,28 +80,28 @@ def explore(
     save_every: int,
 ) -> None:
     """Search on from the record's last row: a row an episode, a state of the agent every few."""
+    from agents.search import Best
     from agents.search import search as episodes_of
-    from experiments.plans import counts
+    from experiments.plans import candidates, counts, plan_of
     from experiments.progress import Meter
     from experiments.state import save
     from experiments.tracking import episode_metrics
 
     whole = env.budget.widths([])
     dense = {"dense_macs": int(env.macs(whole)), "dense_params": int(env.params(whole))}
-    best = max((row["reward"] for row in record.rows), default=-float("inf"))
-    start = len(record.rows)
+    best, start = Best(), len(record.rows)
+    for row in candidates(record.rows, 1):
+        best = Best(reward=row["reward"], plan=plan_of(env, row["counts"]))
+    saved = start
     with record.phase("search"), Meter("episodes", episodes, done=start) as meter:
-        before = time.perf_counter()
-        for trial in episodes_of(env, agent, episodes=episodes, seed=seed, start=start):
-            best = max(best, trial.episode.reward)
-            seconds = time.perf_counter() - before
-            row = episode_metrics(trial, best_reward=best, seconds=seconds, **dense)
+        for trial in episodes_of(env, agent, episodes=episodes, seed=seed, start=start, best=best):
+            row = episode_metrics(trial, best_reward=best.reward, **dense)
             record.add(**row, counts=counts(env, trial.episode.final["plan"]), keep_asked=_asked(trial))
             tracker.log(row)
-            meter.update(trial.index + 1, best=best, top1=row["top1"], keep=row["macs_share"])
-            if (trial.index + 1) % save_every == 0:
-                save(record.folder, agent, trial.index + 1)
-            before = time.perf_counter()
+            meter.update(trial.index + 1, best=best.reward, top1=row["top1"], keep=row["macs_share"])
+            if trial.settled and trial.index + 1 - saved >= save_every:
+                saved = trial.index + 1
+                save(record.folder, agent, saved)
     record.content["seconds"] |= {name: round(taken, 3) for name, taken in env.evaluator.seconds.items()}
 
 

@@ -25,7 +25,7 @@ METRICS = {
     "macs_share": "macs as a share of the dense network's",
     "params_share": "params as a share of the dense network's",
     "bound_share": "share of the decisions that the budget bounded below what was asked",
-    "episode_seconds": "time of the episode, learning included",
+    "episode_seconds": "time of the episode, learning included; of those played together, the mean",
     "agent/sigma": "standard deviation of the exploration noise, in units of the action",
     "agent/baseline": "moving average b of rewards that is subtracted in the target",
     "agent/critic_loss": "mean squared error of the critic over the episode's updates",
@@ -65,7 +65,7 @@ class Tracker(Protocol):
 
 
 def episode_metrics(
-    trial: Trial, *, best_reward: float, dense_macs: int, dense_params: int, seconds: float
+    trial: Trial, *, best_reward: float, dense_macs: int, dense_params: int
 ) -> dict[str, float]:
     """An episode under the names in `METRICS`."""
     final, infos = trial.episode.final, trial.episode.infos
@@ -79,7 +79,7 @@ def episode_metrics(
         "macs_share": final["macs"] / dense_macs,
         "params_share": final["params"] / dense_params,
         "bound_share": bounded / len(infos),
-        "episode_seconds": seconds,
+        "episode_seconds": trial.seconds,
         **{f"agent/{name}": value for name, value in trial.metrics.items()},
     }
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.search import Agent, search
+from agents.search import Agent, run_episode, search
 
 TARGET = np.array([0.2, 0.9, 0.5, 0.7])
 BEST_CONSTANT = -float(np.var(TARGET))  # -0.067; actions drawn uniformly average -0.156
@@ -94,6 +94,16 @@ def played(env: gym.Env, agent: Agent, *, episodes: int, start: int = 0) -> NDAr
     """What an agent asks for in a search, ``(episodes, T)``."""
     trials = search(env, agent, episodes=episodes, seed=0, start=start)
     return np.array([trial.episode.asked[:, 0] for trial in trials])
+
+
+def assert_plays_ahead(make, env: gym.Env, *, episodes: int) -> None:
+    """An agent asks the same whether it learns from each episode at once or plays ahead as far as it says."""
+    agent, asked = make(), []
+    for _ in range(episodes):
+        episode = run_episode(env, agent)
+        agent.end_episode(episode)
+        asked.append(episode.asked[:, 0])
+    np.testing.assert_array_equal(played(env, make(), episodes=episodes), asked)
 
 
 def through_a_file(state: dict[str, Any]) -> dict[str, Any]:

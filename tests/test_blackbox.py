@@ -5,10 +5,18 @@ import sys
 import cma
 import numpy as np
 import pytest
-from identity import BEST_CONSTANT, TARGET, FindTheKeeps, SpendTheBudget, assert_resumes, played
+from identity import (
+    BEST_CONSTANT,
+    TARGET,
+    FindTheKeeps,
+    SpendTheBudget,
+    assert_plays_ahead,
+    assert_resumes,
+    played,
+)
 
 from agents.blackbox import CMAES, Annealing, BlackBox, Greedy, RandomSearch, accept, acceptance, reflect
-from agents.search import StateError, run_episode, run_search
+from agents.search import StateError, run_episode, run_search, search
 
 ENV = FindTheKeeps()
 ALL = (RandomSearch, CMAES, Annealing, Greedy)
@@ -67,6 +75,60 @@ def test_the_first_point_or_mean_is_the_middle(kind):
     np.testing.assert_array_equal(run_episode(ENV, make(kind), explore=False).asked, 0.5)
 
 
+# What the first version played, one point at a time: seed 5, episodes 0, 7, 17 and 39.
+PINNED = {
+    RandomSearch: [
+        [0.805003, 0.807941, 0.515326, 0.285801],
+        [0.872195, 0.018517, 0.707496, 0.0012],
+        [0.798523, 0.194025, 0.390459, 0.797934],
+        [0.042993, 0.529963, 0.477174, 0.833137],
+    ],
+    CMAES: [
+        [0.339614, 0.235125, 0.450326, 0.584092],
+        [0.303851, 0.465369, 0.24211, 0.504138],
+        [0.211089, 0.914755, 0.272466, 0.28295],
+        [0.512458, 0.863148, 0.555114, 0.544583],
+    ],
+    Annealing: [
+        [0.5, 0.5, 0.5, 0.5],
+        [0.04632, 0.416601, 0.348744, 0.389739],
+        [0.011807, 0.646717, 0.195416, 0.522062],
+        [0.281312, 0.809285, 0.43029, 0.693507],
+    ],
+    Greedy: [
+        [0.5, 0.5, 0.5, 0.5],
+        [0.5, 0.5, 0.25, 0.5],
+        [0.0, 0.5, 0.25, 0.5],
+        [0.125, 0.75, 0.375, 0.625],
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_the_points_of_a_seed_never_change(kind):
+    asked = played(ENV, make(kind, seed=5), episodes=40)
+    np.testing.assert_allclose(asked[[0, 7, 17, 39]], PINNED[kind], atol=1e-6)
+
+
+@pytest.mark.parametrize("env", [ENV, SpendTheBudget(relative=True)])
+@pytest.mark.parametrize("kind", ALL)
+def test_points_played_ahead_are_those_played_one_by_one(kind, env):
+    assert_plays_ahead(lambda: make(kind, env), env, episodes=90)
+
+
+def test_how_far_ahead_each_can_play():
+    def batches(kind, episodes, **settings):
+        trials = search(ENV, make(kind, **settings), episodes=episodes, seed=0)
+        ends = [trial.index + 1 for trial in trials if trial.settled]
+        return np.diff([0, *ends]).tolist()
+
+    assert batches(RandomSearch, 40) == [16, 16, 8]
+    assert batches(CMAES, 30, population=10) == [10, 10, 10]
+    assert batches(CMAES, 40, population=20) == [16, 4, 16, 4]  # no more at once than the loop allows
+    assert batches(Annealing, 3) == [1, 1, 1]
+    assert batches(Greedy, 18) == [1, 16, 1]  # the middle, each decision at four levels, the first thresholds
+
+
 def test_a_point_is_played_again_after_an_interrupted_episode():
     agent = make(RandomSearch)
     observation, info = ENV.reset()
@@ -96,8 +158,8 @@ def test_cmaes_restarts_with_twice_the_population_where_it_has_converged(monkeyp
 def test_an_optimiser_that_ends_repeats_its_best():
     class Three(BlackBox):
         def proposals(self, rng):
-            for value in (0.1, 0.5, 0.9):
-                yield np.full(4, value)
+            yield [np.full(4, 0.1)]
+            yield [np.full(4, 0.5), np.full(4, 0.9)]
 
     asked = played(ENV, make(Three), episodes=6)[:, 0]
     np.testing.assert_allclose(asked, [0.1, 0.5, 0.9, 0.5, 0.5, 0.5])

@@ -15,6 +15,7 @@ from amc_env.zoo import weights
 from experiments.config import CONF, ConfigError
 from experiments.record import RunRecord, without_clock
 from experiments.search import search
+from experiments.state import load as load_state
 
 
 def config(folder: Path, *overrides: str) -> DictConfig:
@@ -67,11 +68,20 @@ def test_same_seed_same_record_another_seed_another(finished: Path, tmp_path: Pa
     assert rows(other) != rows(again)
 
 
+@pytest.mark.parametrize(
+    ("agent", "saved"),
+    [
+        (["agent.learn_after=1"], 4),
+        (["agent=cmaes", "agent.population=3"], 3),  # killed in its second generation
+        (["agent=random"], 0),  # all in one batch
+    ],
+)
 def test_a_killed_search_ends_with_the_record_of_one_that_was_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    agent: list[str], saved: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
-    search(config(whole, "deliver=false", "save_every=2"), whole)
+    asked = [*agent, "deliver=false", "save_every=2"]
+    search(config(whole, *asked), whole)
     add = RunRecord.add
 
     def die(self: RunRecord, **row: object) -> None:
@@ -81,14 +91,15 @@ def test_a_killed_search_ends_with_the_record_of_one_that_was_not(
 
     monkeypatch.setattr(RunRecord, "add", die)
     with pytest.raises(KeyboardInterrupt):
-        search(config(torn, "deliver=false", "save_every=2"), torn)
+        search(config(torn, *asked), torn)
+    assert (state.episodes if (state := load_state(torn)) else 0) == saved
     interrupted = RunRecord.read(torn)
     assert interrupted.content["status"] == "interrupted"
     assert len(interrupted.rows) == 5
     assert json.loads((torn / "plan.json").read_text()) == interrupted.content["best"]["plan"]
 
     monkeypatch.setattr(RunRecord, "add", add)
-    search(config(torn, "deliver=false", "save_every=2"), torn)
+    search(config(torn, *asked), torn)
     assert rows(torn) == rows(whole)
     assert RunRecord.read(torn).content["best"] == RunRecord.read(whole).content["best"]
 

@@ -1,10 +1,14 @@
 """The loop: what an episode holds, which is the best, what stops a search, and that it can go on."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 from identity import FindTheKeeps
 
 from agents.search import (
+    AHEAD,
     ActionError,
     Best,
     Episode,
@@ -192,6 +196,127 @@ def test_a_state_of_other_settings_names_the_difference():
         check_state(state, decisions=4)
 
 
+# -- episodes played ahead, and several environments
+
+
+class Counter:
+    """Plays the number of the episode, pending ones included, and can do so for ``ahead`` of them."""
+
+    def __init__(self, ahead):
+        self.ahead, self.learnt, self.calls = ahead, [], []
+
+    def act(self, observation, info, *, explore):
+        number = len(self.learnt) + info["pending"]
+        if "decisions" in info:
+            self.calls.append(("act", number))
+        return np.array([number / 100], np.float32)
+
+    def end_episode(self, episode):
+        self.calls.append(("learn", len(self.learnt)))
+        self.learnt.append(episode.reward)
+        return {}
+
+
+class Slow(FindTheKeeps):
+    """Evaluates on another thread, later episodes before earlier ones; fails at the episodes named."""
+
+    def __init__(self, *failing, incumbents=None):
+        super().__init__()
+        self.failing, self.incumbents, self.playing = failing, incumbents, False
+        self.threads = set()
+
+    def reset(self, *, seed=None, options=None):
+        assert not self.playing, "an episode was still being played here"
+        self.playing = True
+        if self.incumbents is not None:
+            self.incumbents.append((options or {}).get("incumbent"))
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        observation, reward, done, truncated, info = super().step(action)
+        if done:
+            number = round(float(action[0]) * 100)
+            self.threads.add(threading.current_thread())
+            time.sleep(0.004 * (number % 3 == 0))
+            self.playing = False
+            if number in self.failing:
+                raise ArithmeticError(f"episode {number}")
+        return observation, reward, done, truncated, info | {"plan": round(reward, 4)}
+
+
+def test_a_batch_is_acted_in_order_then_learnt_in_order():
+    agent = Counter(3)
+    trials = list(search(Slow(), agent, episodes=8, seed=0))
+    expected = []
+    for first, last in ((0, 3), (3, 6), (6, 8)):
+        expected += [("act", number) for number in range(first, last)]
+        expected += [("learn", number) for number in range(first, last)]
+    assert agent.calls == expected
+    assert [trial.index for trial in trials] == list(range(8))
+    assert [trial.index for trial in trials if trial.settled] == [2, 5, 7]
+    assert all(trial.seconds > 0 for trial in trials)
+
+
+def test_no_more_is_played_ahead_than_the_loop_allows():
+    trials = search(FindTheKeeps(), Counter(1000), episodes=AHEAD + 5, seed=0)
+    assert [trial.index + 1 for trial in trials if trial.settled] == [AHEAD, AHEAD + 5]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_several_environments_play_what_one_plays(count):
+    def play(envs):
+        agent = Counter(5)
+        trials = list(search(envs, agent, episodes=23, seed=0))
+        return agent.calls, [(t.index, t.episode.reward, t.episode.asked.tolist(), t.settled) for t in trials]
+
+    envs = [Slow() for _ in range(count)]
+    assert play(envs) == play(Slow())
+    assert all(env.threads for env in envs)  # each had its share,
+    here = threading.current_thread()
+    assert all((env.threads == {here}) == (count == 1) for env in envs)  # several on threads of their own
+    assert not [thread for env in envs for thread in env.threads - {here} if thread.is_alive()]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_every_reset_is_told_the_best_plan_before_its_batch(count):
+    told = []
+    envs = [Slow(incumbents=told) for _ in range(count)]
+    trials = list(search(envs, Counter(3), episodes=7, seed=0, best=Best(reward=-1e9, plan="from before")))
+    best = [max(trial.episode.reward for trial in trials[:n]) for n in (3, 6)]
+    assert told == ["from before"] * 3 + [round(best[0], 4)] * 3 + [round(best[1], 4)]
+    assert best[0] != best[1]
+    told.clear()
+    list(search(envs, Counter(1), episodes=1, seed=0))
+    assert told == [None]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_trials_before_one_that_fails_are_kept_and_the_error_is_its_own(count):
+    kept, agent, envs = [], Counter(6), [Slow(8, 10) for _ in range(count)]
+    with pytest.raises(ArithmeticError, match="episode 8"):
+        run_search(envs, agent, episodes=20, seed=0, on_episode=kept.append)
+    assert [trial.index for trial in kept] == list(range(8))
+    assert len(agent.learnt) == 8
+
+
+def test_an_environment_must_say_how_many_decisions_there_are_and_keep_to_it():
+    class Wrong(FindTheKeeps):
+        def __init__(self, said):
+            super().__init__()
+            self.said = said
+
+        def reset(self, **kwargs):
+            observation, _ = super().reset(**kwargs)
+            return observation, {"share": 0.5} | self.said
+
+    with pytest.raises(EpisodeError, match="no 'decisions' in the info of reset"):
+        run_episode(Wrong({}), Script(0.5))
+    with pytest.raises(EpisodeError, match="announced 3 decisions, but did not end after 3"):
+        run_episode(Wrong({"decisions": 3}), Script(0.5))
+    with pytest.raises(EpisodeError, match="announced 5 decisions, but ended after 4"):
+        run_episode(Wrong({"decisions": 5}), Script(0.5))
+
+
 def test_the_best_says_whether_a_trial_was_better():
     def trial(index, reward):
         row = np.zeros((1, 1), np.float32)
@@ -205,3 +330,9 @@ def test_the_best_says_whether_a_trial_was_better():
         False,
     ]
     assert best.trial.index == 2
+
+
+def test_a_best_without_its_trial_is_beaten_by_more_alone():
+    best = Best(reward=-0.3, plan="old")
+    run_search(Rewarding(-0.4, -0.3, -0.2), Script(0.5), episodes=4, start=1, seed=0, best=best)
+    assert (best.trial.index, best.reward, best.plan) == (3, -0.2, None)
