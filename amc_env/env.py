@@ -28,6 +28,7 @@ from amc_env.observation import FEATURES, Embedding, Observation
 from amc_env.plan import Plan
 from amc_env.rewards import REWARDS
 from amc_env.scales import SCALES
+from amc_env.stopping import Stopping
 from amc_env.trace import TraceError, trace
 from amc_env.zoo import weights
 
@@ -65,6 +66,10 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     ``kl`` in nats, ``std_error`` of top1, ``n_images``, and the `Plan` under ``plan``. There are no clock
     times in it, so that equal runs compare equal.
 
+    With ``block`` set, ``reset(options={"incumbent": plan})`` tells the best plan so far: an episode whose
+    plan is worse with confidence ends with estimates from fewer images, see `amc_env.stopping`. The option
+    holds for one episode, and without it a plan is given all images.
+
     Args:
         model: the dense network; logits ``(N, classes)``. It is copied, not changed.
         data: calibration images for the refit, reward images for the reward; no other split is read.
@@ -80,6 +85,8 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         calibration_images: how many images the refit is made from.
         points: positions sampled in each of them.
         reward_images: how many images a reward is measured on; None for the whole reward split.
+        block: images between two looks at whether the plan may be stopped; None gives every plan all images.
+        confidence: standard errors by which a plan must be worse than the incumbent to be stopped.
         seed: draws the sampled positions.
         render_mode: "ansi" or "rgb_array": the keep ratios as bars.
 
@@ -94,7 +101,8 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
 
     plan: Plan  # of the episode so far
     counts: list[int]  # kept of each group decided so far
-    evaluator: Callable[[Plan], Evaluation]
+    incumbent: Plan | None  # the best plan before this episode, where it was told
+    evaluator: Callable[[Plan, Plan | None], Evaluation]
     _share: float
 
     def __init__(
@@ -113,10 +121,15 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         calibration_images: int = 2000,
         points: int = 10,
         reward_images: int | None = 1000,
+        block: int | None = None,
+        confidence: float = 3.0,
         seed: int = 0,
         render_mode: str | None = None,
     ) -> None:
         _positive(calibration_images=calibration_images, points=points, reward_images=reward_images)
+        _positive(confidence=confidence)
+        if block is not None and not block > 1:
+            raise ValueError(f"block is {block}, it must be above 1: an error needs two images")
         _choice("refit", refit, REFITS)
         check_fit(model, data)
         self.model, self.data = model, data
@@ -137,6 +150,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         if refit != "none":
             self.solve = collect_cached(model, graph, data, **self._sample).solve
         self.sequential = refit == "sequential"
+        self.stopping = None if block is None else Stopping(block, confidence, self._worth)
         self.evaluator = self.judge("reward", reward_images)
 
     def _pose(
@@ -169,9 +183,17 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Back to the dense network."""
+        """Back to the dense network.
+
+        Args:
+            seed: of ``np_random``, from which nothing is drawn.
+            options: ``incumbent``, a `Plan` or None.
+
+        Raises:
+            PlanError: for an incumbent of another network.
+        """
         super().reset(seed=seed)
-        self._begin()
+        self._begin((options or {}).get("incumbent"))
         return self._observe(), {"share": self._share, "decisions": len(self.graph.groups)}
 
     def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -212,8 +234,9 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
             whole = Surgeon(self.model, self.graph, fold=True).cut(Plan.dense(self.graph))
             repair = Sequential(whole, self.graph, self.data, **self._sample).repair
         return Evaluator(
-            self.model, self.graph, self.data, self.solve, repair=repair, split=split, images=images
-        )
+            self.model, self.graph, self.data, self.solve, repair=repair, split=split, images=images,
+            stopping=self.stopping,
+        )  # fmt: skip
 
     def network(self, plan: Plan) -> nn.Module:
         """The physically smaller, trainable network that a plan leaves, refitted as its reward was measured.
@@ -235,7 +258,10 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
             return render.picture(self.plan.keeps(self.graph), len(self.counts))
         return None
 
-    def _begin(self) -> None:
+    def _begin(self, incumbent: Plan | None = None) -> None:
+        if incumbent is not None:
+            incumbent.check(self.graph)
+        self.incumbent = incumbent
         self.plan = Plan.dense(self.graph)
         self.counts = []
         self._share = self.budget.share(self.counts)
@@ -246,7 +272,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         return len(self.counts)
 
     def _judge(self, costs: dict[str, Any]) -> tuple[float, dict[str, Any]]:
-        evaluation = self.evaluator(self.plan)
+        evaluation = self.evaluator(self.plan, self.incumbent)
         reward = self.reward(evaluation, costs["macs"], costs["params"])
         if not math.isfinite(reward):
             raise EvaluationError(
@@ -263,6 +289,13 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
             "plan": self.plan,
         }
         return reward, measured
+
+    def _worth(self, plan: Plan, evaluation: Evaluation) -> float:
+        """The reward of a plan of which that would have been measured."""
+        sizes = [len(group) for group in self.graph.groups]
+        kept = [size if k is None else len(k) for size, k in zip(sizes, plan.kept, strict=True)]
+        widths = self.budget.widths(kept)
+        return self.reward(evaluation, int(self.macs(widths)), int(self.params(widths)))
 
     def _costs(self) -> dict[str, Any]:
         widths = self.budget.widths(self.counts)

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -14,10 +14,13 @@ from torch.nn import functional as F
 from amc_env.compressors.surgery import Solve, Surgeon
 from amc_env.data import DataSet
 from amc_env.graph import Graph
+from amc_env.measures import IMAGE, Evaluation, Images, mean, per_image
 from amc_env.modes import evaluating
 from amc_env.plan import Plan
+from amc_env.stopping import Stopping, estimate
 
 ACTIVATIONS = 2**23  # bytes of one layer's input and output in a batch: beyond, they leave the cache
+REMEMBERED = 2**28  # bytes of what was measured of plans; those asked for longest ago are forgotten
 
 __all__ = ["Evaluation", "EvaluationError", "Evaluator", "accuracy", "evaluating"]
 
@@ -26,38 +29,15 @@ class EvaluationError(ArithmeticError):
     """A network whose outputs are not finite."""
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What was measured of one network on the first ``n_images`` of a split.
-
-    Attributes:
-        top1: share of images, in [0, 1], whose label has the largest logit.
-        top5: share whose label is among the five largest; equals 1 where there are at most five classes.
-        loss: mean cross-entropy in nats.
-        agreement: share of images on which the largest logit is that of the dense network.
-        kl: mean divergence KL(dense, this) of the predicted distributions in nats.
-    """
-
-    top1: float
-    top5: float
-    loss: float
-    agreement: float
-    kl: float
-    n_images: int
-    split: str
-
-    @property
-    def std_error(self) -> float:
-        """Binomial standard error of ``top1``."""
-        return math.sqrt(self.top1 * (1 - self.top1) / self.n_images)
-
-
 Repair = Callable[[nn.Module, NDArray[np.bool_]], None]
 """(cut network, ``(atoms,)`` which atoms stayed) -> None."""
 
 
 class Evaluator:
     """Evaluates plans of one dense network on one split.
+
+    What was measured of a plan's images is remembered, and an image is not run twice for a plan. The answer
+    is of nothing but the arguments: neither of what was asked before nor of what is remembered.
 
     Args:
         model: the dense network; copied, not changed.
@@ -68,9 +48,11 @@ class Evaluator:
         split: name of the split.
         images: how many of its images; None for all.
         batch_size: images in one forward pass; None for what runs fastest.
+        stopping: lets plans that are given an incumbent do with fewer images; None never does. Images are run
+            in the same batches with and without it.
 
     ``seconds`` adds up what cutting and forward passes took, ``forwards`` counts images sent through a
-    network, and ``evaluations`` plans that were not answered from memory.
+    network, the dense one included, and ``evaluations`` how often one was cut, for what was not remembered.
 
     Raises:
         EvaluationError: when the dense network's logits are not finite.
@@ -79,70 +61,103 @@ class Evaluator:
     def __init__(
         self, model: nn.Module, graph: Graph, data: DataSet, solve: Solve, *, repair: Repair | None = None,
         split: str = "reward", images: int | None = None, batch_size: int | None = None,
+        stopping: Stopping | None = None,
     ) -> None:  # fmt: skip
         self.split = split
         self.seconds = {"cut": 0.0, "forward": 0.0}
         self.forwards = 0
         self.evaluations = 0
         self._surgeon = Surgeon(model, graph, fold=True)
-        self._graph, self._solve, self._repair = graph, solve, repair
+        self._graph, self._solve, self._repair, self._stopping = graph, solve, repair, stopping
+        size = batch_size or _batch_size(graph)
         self._batches = [
-            (_channels_last(batch), labels)
-            for batch, labels in data.batches(split, batch_size or _batch_size(graph), images)
+            (_channels_last(batch), labels) for batch, labels in data.batches(split, size, images)
         ]
-        self._memo: dict[str, Evaluation] = {}
-        self._dense = self._logits(self._surgeon.cut(Plan.dense(graph)))
-        if not all(bool(logits.isfinite().all()) for logits in self._dense):
-            raise EvaluationError(f"the logits of the dense network are not finite: {culprit(model)}")
+        self._ends = list(accumulate(len(labels) for _, labels in self._batches))
+        self._looks = _looks(self._ends, size, stopping)
+        self._seen: dict[str, Images] = {}  # by hash of the plan, the one asked for last at the end
+        self._at_most = max(2, REMEMBERED // (self._ends[-1] * IMAGE.itemsize))
+        self._cut: str | None = None  # hash of the plan that the surgeon's network is cut to
+        self._dense = [F.log_softmax(logits, dim=1) for logits in self._logits_of_dense(model)]
 
-    def __call__(self, plan: Plan) -> Evaluation:
-        """The evaluation of a plan; a plan that was seen before is not run again.
+    def __call__(self, plan: Plan, incumbent: Plan | None = None) -> Evaluation:
+        """The evaluation of a plan.
+
+        Args:
+            plan: of this network.
+            incumbent: the best plan so far; with a rule of stopping, a plan that is worse with confidence
+                gets an estimate from fewer images. The incumbent itself is given all, as is every plan
+                without one.
 
         Raises:
             EvaluationError: when the cut network's logits are not finite.
         """
-        if plan.hash not in self._memo:
-            self._memo[plan.hash] = self._evaluate(plan)
-        return self._memo[plan.hash]
+        whole = self._ends[-1]
+        if self._stopping is not None and incumbent is not None and incumbent != plan:
+            known = self._measured(incumbent, whole)
+            for look in self._looks:
+                found = self._measured(plan, look)
+                if self._stopping.hopeless(plan, found, incumbent, known, self.split):
+                    return estimate(found, known, self.split)
+        return mean(self._measured(plan, whole), self.split)
 
-    def _evaluate(self, plan: Plan) -> Evaluation:
-        start = time.perf_counter()
-        network = self._surgeon.cut(plan, self._solve)
-        if self._repair is not None:
-            self._repair(network, self._graph.mask(plan.kept))
-        middle = time.perf_counter()
-        logits = self._logits(network)
-        self.seconds["cut"] += middle - start
-        self.seconds["forward"] += time.perf_counter() - middle
-        self.evaluations += 1
-        if not all(bool(part.isfinite().all()) for part in logits):
-            raise EvaluationError(
-                f"the logits of the network under plan {plan.hash} are not finite: {culprit(network)}"
-            )
-        return measure(logits, [labels for _, labels in self._batches], self._dense, self.split)
+    def _measured(self, plan: Plan, count: int) -> Images:
+        """``(count,)`` of the first images, which end with a batch; those that were never run are run."""
+        found = self._seen.pop(plan.hash, np.empty(0, IMAGE))
+        if len(found) < count:
+            found = np.concatenate([found, *self._run(plan, len(found), count)])
+        self._seen[plan.hash] = found
+        while len(self._seen) > self._at_most:
+            self._seen.pop(next(iter(self._seen)))
+        return found[:count]
 
-    def _logits(self, network: nn.Module) -> list[Tensor]:
+    def _run(self, plan: Plan, start: int, stop: int) -> list[Images]:
+        """What is measured of the images from ``start`` to ``stop``, batch by batch."""
+        network, measured = self._network(plan), []
+        before = time.perf_counter()
         with evaluating(network):
-            self.forwards += sum(len(labels) for _, labels in self._batches)
-            return [network(images) for images, _ in self._batches]
+            for (images, labels), dense, end in zip(self._batches, self._dense, self._ends, strict=True):
+                if start < end <= stop:
+                    logits = network(images)
+                    if not bool(logits.isfinite().all()):
+                        raise EvaluationError(
+                            f"the logits of the network under plan {plan.hash} are not finite: "
+                            f"{culprit(network)}"
+                        )
+                    measured.append(per_image(logits, labels, dense))
+        self.forwards += stop - start
+        self.seconds["forward"] += time.perf_counter() - before
+        return measured
+
+    def _network(self, plan: Plan) -> nn.Module:
+        """The surgeon's network, cut to a plan."""
+        if self._cut != plan.hash:
+            before = time.perf_counter()
+            self._cut = None
+            network = self._surgeon.cut(plan, self._solve)
+            if self._repair is not None:
+                self._repair(network, self._graph.mask(plan.kept))
+            self._cut = plan.hash
+            self.evaluations += 1
+            self.seconds["cut"] += time.perf_counter() - before
+        return self._surgeon.network
+
+    def _logits_of_dense(self, model: nn.Module) -> list[Tensor]:
+        network = self._surgeon.cut(Plan.dense(self._graph))
+        with evaluating(network):
+            found: list[Tensor] = [network(images) for images, _ in self._batches]
+        if not all(bool(logits.isfinite().all()) for logits in found):
+            raise EvaluationError(f"the logits of the dense network are not finite: {culprit(model)}")
+        self.forwards += self._ends[-1]
+        return found
 
 
-def measure(logits: list[Tensor], labels: list[Tensor], dense: list[Tensor], split: str) -> Evaluation:
-    """An `Evaluation` from batches: logits ``(N, classes)``, labels ``(N,)``, the dense network's logits."""
-    ours, truth, theirs = torch.cat(logits), torch.cat(labels), torch.cat(dense)
-    ranked = ours.topk(min(5, ours.size(1)), dim=1).indices
-    hits = ranked == truth[:, None]
-    reference = F.log_softmax(theirs, dim=1)
-    count = len(truth)
-    return Evaluation(
-        top1=int(hits[:, 0].sum()) / count,
-        top5=int(hits.any(1).sum()) / count,
-        loss=F.cross_entropy(ours, truth).item(),
-        agreement=int((ranked[:, 0] == theirs.argmax(1)).sum()) / count,
-        kl=F.kl_div(F.log_softmax(ours, dim=1), reference, reduction="batchmean", log_target=True).item(),
-        n_images=count,
-        split=split,
-    )
+def _looks(ends: Sequence[int], batch_size: int, stopping: Stopping | None) -> list[int]:
+    """After how many images a plan may stop: ends of batches, about a block apart, all images left out."""
+    if stopping is None:
+        return []
+    every = max(1, round(stopping.block / batch_size))
+    return [end for number, end in enumerate(ends[:-1], 1) if number % every == 0]
 
 
 def _batch_size(graph: Graph) -> int:

@@ -112,8 +112,8 @@ class Table:
     compressor: Levels
     columns: Mapping[str, NDArray[Any]]
 
-    def __call__(self, plan: Plan) -> Evaluation:
-        """What was measured of a plan.
+    def __call__(self, plan: Plan, incumbent: Plan | None = None) -> Evaluation:
+        """What was measured of a plan; with an incumbent too, for every plan has been given all images.
 
         Raises:
             TableError: for a plan that is not one of the table's.
@@ -122,8 +122,10 @@ class Table:
 
     def evaluation(self, index: tuple[int, ...]) -> Evaluation:
         """What was measured at an index of the columns."""
-        counted = {name: int(self.columns[name][index]) / self.card.n_images for name in COUNTED}
-        real = {name: float(self.columns[name][index]) for name in REAL}
+        counted: dict[str, Any] = {
+            name: int(self.columns[name][index]) / self.card.n_images for name in COUNTED
+        }
+        real: dict[str, Any] = {name: float(self.columns[name][index]) for name in REAL}
         return Evaluation(**counted, **real, n_images=self.card.n_images, split="reward")
 
     def known_best(self, target: float, resource: str = "macs") -> tuple[tuple[int, ...], Evaluation]:

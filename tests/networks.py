@@ -86,12 +86,14 @@ def network(name: str, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-def images(count: int = 200, seed: int = 0, classes: int = CLASSES) -> DataSet:
+def images(
+    count: int = 200, seed: int = 0, classes: int = CLASSES, held_out: tuple[int, int, int] = (40, 40, 40)
+) -> DataSet:
     """Noise with random labels."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(256, (count + 20, *SHAPE), generator=generator, dtype=torch.uint8)
     labels = torch.arange(count + 20) % classes
     return from_tensors(
         pixels[:count], labels[:count], pixels[count:], labels[count:], seed=seed, name="noise",
-        held_out=(40, 40, 40),
+        held_out=held_out,
     )  # fmt: skip

@@ -25,7 +25,7 @@ from amc_env.data import DataError, data_folder, load
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import EvaluationError, accuracy
 from amc_env.observation import FEATURES
-from amc_env.plan import Plan
+from amc_env.plan import Plan, PlanError
 from amc_env.trace import TraceError
 from amc_env.zoo import weights
 from amc_env.zoo.weights import CheckpointError
@@ -306,6 +306,52 @@ def test_parameters_and_bytes_can_be_what_is_limited():
         assert info["params"] <= 0.3 * env.params(env.budget.widths([]))
 
 
+# --- the best plan so far
+
+
+def with_incumbent(env, actions, incumbent):
+    """The last info of an episode that was told the best plan so far."""
+    env.reset(options={"incumbent": incumbent})
+    for action in actions:
+        *_, info = env.step(np.array([action], dtype=np.float32))
+    return info
+
+
+def test_a_plan_that_is_far_worse_than_the_incumbent_ends_with_fewer_images():
+    """A batch holds up to 100 of these images: of 240, the first look is after 100."""
+    settings = {"reward": "agreement", "target": 1.0, "scale": "absolute", "refit": "none"}
+    data = images(1000, held_out=(100, 240, 40))
+    settings |= {"reward_images": None, "block": 100}
+    env = CompressionEnv(network("residual"), data, **SMALL | settings)
+    best = with_incumbent(env, [1.0] * 3, None)
+    assert (best["n_images"], best["agreement"]) == (240, 1)
+    poor = with_incumbent(env, [0.4] * 3, best["plan"])
+    assert poor["n_images"] == 100
+    assert poor["agreement"] < best["agreement"]
+    whole = with_incumbent(env, [0.4] * 3, None)
+    assert whole["n_images"] == 240
+    assert abs(poor["top1"] - whole["top1"]) < 0.2
+    assert poor["std_error"] > whole["std_error"]
+    assert with_incumbent(env, [1.0] * 3, best["plan"]) == best
+    assert with_incumbent(env, [0.4] * 3, best["plan"]) == poor
+
+
+def test_an_incumbent_is_of_one_episode_and_changes_nothing_without_a_rule():
+    env = reused("chain", "relative")
+    first = episode(env, [0.2])[-1]
+    best = episode(env, [0.9])[-1][4]["plan"]
+    told = with_incumbent(env, [0.2] * 3, best)
+    assert env.incumbent == best
+    assert flat([(told,)]) == flat([(first[4],)])
+    env.reset()
+    assert env.incumbent is None
+
+
+def test_an_incumbent_of_another_network_is_refused():
+    with pytest.raises(PlanError, match="the plan was made for the network"):
+        make("chain").reset(options={"incumbent": Plan.dense(make("residual").graph)})
+
+
 # --- bad input
 
 
@@ -337,6 +383,8 @@ def test_a_step_after_the_last_one():
         ({"calibration_images": 0}, "calibration_images is 0"),
         ({"points": -1}, "points is -1"),
         ({"reward_images": 0}, "reward_images is 0"),
+        ({"block": 1}, "block is 1, it must be above 1"),
+        ({"confidence": 0.0}, "confidence is 0"),
         ({"floor": 0}, r"floor .* in \(0, 1\], not 0"),
         ({"round_to": 0}, "round_to .* at least 1, not 0"),
     ],

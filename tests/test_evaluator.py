@@ -1,4 +1,4 @@
-"""What is measured, by hand; whom the evaluator disturbs; what it refuses."""
+"""What the evaluator answers, remembers, saves and refuses, and whom it disturbs."""
 
 import math
 
@@ -10,7 +10,8 @@ from torch import nn
 
 from amc_env.compressors import surgery
 from amc_env.compressors.surgery import cut, drop
-from amc_env.evaluator import Evaluation, EvaluationError, Evaluator, accuracy, evaluating, measure
+from amc_env.evaluator import EvaluationError, Evaluator, accuracy, evaluating
+from amc_env.measures import mean, per_image
 from amc_env.plan import Plan
 from amc_env.trace import trace
 
@@ -20,45 +21,6 @@ DATA = images()
 def evaluator(model, **settings):
     graph = trace(model, SHAPE)
     return graph, Evaluator(model, graph, DATA, drop, **settings)
-
-
-def logs(*probabilities):
-    return torch.tensor(probabilities).log()
-
-
-def test_measure_by_hand_on_three_images():
-    """Six classes; the first image is hit, the second is fifth, the third is last of all."""
-    ours = logs(
-        (0.50, 0.10, 0.10, 0.10, 0.10, 0.10),
-        (0.40, 0.08, 0.20, 0.15, 0.12, 0.05),
-        (0.30, 0.20, 0.20, 0.15, 0.10, 0.05),
-    )
-    labels = torch.tensor([0, 1, 5])
-    theirs = logs(
-        (0.50, 0.10, 0.10, 0.10, 0.10, 0.10),
-        (0.20, 0.30, 0.20, 0.10, 0.10, 0.10),
-        (0.30, 0.20, 0.20, 0.15, 0.10, 0.05),
-    )
-    # in two batches, and shifted by a constant, which changes no distribution
-    found = measure(
-        [ours[:2] + 3, ours[2:]], [labels[:2], labels[2:]], [theirs[:2], theirs[2:] - 1], "reward"
-    )
-    assert (found.top1, found.top5, found.agreement) == (1 / 3, 2 / 3, 2 / 3)
-    assert found.loss == pytest.approx(-(math.log(0.5) + math.log(0.08) + math.log(0.05)) / 3, rel=1e-6)
-    pairs = ((0.2, 0.4), (0.3, 0.08), (0.2, 0.2), (0.1, 0.15), (0.1, 0.12), (0.1, 0.05))  # dense, ours
-    kl = sum(p * math.log(p / q) for p, q in pairs)
-    assert found.kl == pytest.approx(kl / 3, rel=1e-5)
-    assert (found.n_images, found.split) == (3, "reward")
-
-
-def test_top5_is_certain_where_there_are_at_most_five_classes():
-    logits = torch.zeros(2, 3)
-    assert measure([logits], [torch.tensor([2, 0])], [logits], "reward").top5 == 1
-
-
-def test_standard_error_is_binomial():
-    assert Evaluation(0.9, 1, 0, 1, 0, 400, "reward").std_error == pytest.approx(0.015)
-    assert Evaluation(1.0, 1, 0, 1, 0, 400, "reward").std_error == 0
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -80,7 +42,7 @@ def test_a_plan_is_measured_as_its_cut_network_is(name):
     small = cut(model, graph, plan).eval()
     with torch.no_grad():
         ((pixels, labels),) = DATA.batches("reward", 100)
-        expected = measure([small(pixels)], [labels], [model(pixels)], "reward")
+        expected = mean(per_image(small(pixels), labels, model(pixels).log_softmax(1)), "reward")
     found = evaluate(plan)
     assert (found.top1, found.agreement) == (expected.top1, expected.agreement)
     assert found.loss == pytest.approx(expected.loss, rel=1e-4)
@@ -92,7 +54,7 @@ def test_a_plan_seen_before_is_answered_from_memory():
     graph, evaluate = evaluator(network("chain"))
     plan = Plan.dense(graph).with_group(0, (0, 1))
     first, sent = evaluate(plan), evaluate.forwards
-    assert evaluate(Plan(plan.graph, plan.kept)) is first
+    assert evaluate(Plan(plan.graph, plan.kept)) == first
     assert (evaluate.forwards, evaluate.evaluations) == (sent, 1)
     assert evaluate(plan.with_group(0, (0, 2))) != first
     assert (evaluate.forwards, evaluate.evaluations) == (sent + 40, 2)

@@ -149,6 +149,16 @@ def test_the_reward_is_the_tables(made):
     assert info["macs"] == made.columns["macs"][index] == env.macs(env.budget.widths(env.counts))
 
 
+def test_an_incumbent_changes_nothing(made):
+    env = TabularEnv(made)
+    best = play(env, [0.9] * 5)[-1][4]["plan"]
+    first = play(env, [0.2] * 5)[-1]
+    env.reset(options={"incumbent": best})
+    again = [env.step(np.array([0.2], np.float32)) for _ in range(5)][-1]
+    assert again[1:] == first[1:]
+    assert again[4]["n_images"] == IMAGES
+
+
 def test_no_plan_of_an_episode_is_over_the_budget(made):
     env = TabularEnv(made, target=0.3)
     for seed in range(50):
