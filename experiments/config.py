@@ -5,6 +5,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,10 @@ class ConfigError(ValueError):
     """A configuration that cannot be run."""
 
 
+class RunError(RuntimeError):
+    """How a run of a sweep failed: a message alone, which also comes whole from another process."""
+
+
 def main(config_name: str) -> Callable[[Callable[[DictConfig, Path], object]], Callable[[], None]]:
     """Make an entry point of a function of (config, output folder).
 
@@ -53,9 +58,8 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig, Path], object]], C
                 check_settings(cfg, hydra_cfg)
                 return function(cfg, Path(hydra_cfg.runtime.output_dir))
             except Exception as error:
-                if debugging or hydra_cfg.mode == RunMode.MULTIRUN:
-                    raise  # the sweep goes on with its other jobs and raises this at its end
-                stop_if_told(error)
+                if not debugging:
+                    end_run(error, hydra_cfg)
                 raise
 
         entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
@@ -96,7 +100,7 @@ def spelled_out(words: Sequence[str]) -> list[str]:
 
     ``model=torchvision/NAME`` becomes a choice of its own: ``conf/model/torchvision.yaml`` with that name.
     Beside ``model=import``, ``target=module:function`` stands for ``model.options.target``. Both may be lists
-    of a sweep.
+    of a sweep. ``output``, the folder of a run, is that of a sweep as well.
     """
     models = [word.partition("=")[2] for word in words if re.match(r"\+{0,2}model=", word)]
     for name in re.findall(r"\btorchvision/(\w+)", " ".join(models)):
@@ -104,8 +108,10 @@ def spelled_out(words: Sequence[str]) -> list[str]:
             OmegaConf.load(CONF / "model/torchvision.yaml"), {"name": f"torchvision/{name}"}
         )
         ConfigStore.instance().store(group="model/torchvision", name=name, node=node)
+    folders = [word.partition("=")[2] for word in words if re.match(r"\+{0,2}output=", word)]
+    words = [*words, *(f"hydra.sweep.dir={folder}" for folder in folders)]
     if not any(re.search(r"\bimport\b", model) for model in models):
-        return list(words)
+        return words
     return [re.sub(r"^(\+{0,2})target=", r"\1model.options.target=", word) for word in words]
 
 
@@ -113,6 +119,22 @@ def stop_if_told(error: Exception) -> None:
     """Leave with an exception's message where it was raised to tell the user something."""
     if is_ours(error):
         stop(str(error))
+
+
+def end_run(error: Exception, hydra_cfg: DictConfig) -> None:
+    """Leave with an exception's message where it was raised to tell something; a sweep goes on instead.
+
+    Raises:
+        RunError: in a sweep, which tells it again at its end; here and now it is printed, a fault in full.
+    """
+    if hydra_cfg.mode != RunMode.MULTIRUN:
+        stop_if_told(error)
+        return
+    if not is_ours(error):
+        traceback.print_exception(error)
+    message = str(error) if is_ours(error) else f"{type(error).__name__}: {error}"
+    print(f"failed: {' '.join(hydra_cfg.overrides.task)}: {message}", file=sys.stderr)
+    raise RunError(message) from None
 
 
 def is_ours(error: BaseException) -> bool:

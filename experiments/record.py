@@ -135,11 +135,7 @@ class RunRecord:
             RecordError: when there is none, it is of another configuration, or has fewer rows.
         """
         record = cls.read(folder)
-        wanted = plain({key: value for key, value in config.items() if key != "output"})
-        if differences := sorted(_differences(record.content["config"], wanted)):
-            raise RecordError(
-                f"{folder} is of another configuration ({'; '.join(differences)}): match it or change output"
-            )
+        record.check(config)
         if len(record.rows) < episodes:
             raise RecordError(f"{folder} has {len(record.rows)} rows, cannot go on after {episodes}")
         record.rows = record.rows[:episodes]
@@ -150,6 +146,15 @@ class RunRecord:
         record.content["run"].setdefault("resumed", []).append(_now())
         record.update()
         return record
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Raise `RecordError`, and say what differs, unless the record is of this configuration."""
+        wanted = plain({key: value for key, value in config.items() if key != "output"})
+        if differences := sorted(_differences(self.content["config"], wanted)):
+            raise RecordError(
+                f"{self.folder} is of another configuration ({'; '.join(differences)}): "
+                "match it or change output"
+            )
 
     def add(self, **row: Any) -> None:
         """Append a row, and have it on the disk.

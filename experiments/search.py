@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import config
+from experiments.lock import alone
 from experiments.record import RECORD, RunRecord
 
 if TYPE_CHECKING:  # torch takes seconds to import; a misspelt key is told before
@@ -33,8 +34,14 @@ def search(cfg: DictConfig, folder: Path) -> RunRecord:
     """
     settings = _settings(cfg)
     if (folder / RECORD).exists() and (done := RunRecord.read(folder)).content["status"] == "finished":
+        done.check(settings)
         print(f"{folder} is finished: nothing to do; choose another output=FOLDER to search again")
         return done
+    with alone(folder):
+        return _search(cfg, folder, settings)
+
+
+def _search(cfg: DictConfig, folder: Path, settings: dict[str, Any]) -> RunRecord:
     state = _saved(folder)
     if (folder / RECORD).exists():
         record = RunRecord.resume(folder, settings, episodes=state.episodes if state else 0)

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+LAUNCHER = "hydra/launcher"
 EXTRAS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
 
 
@@ -44,10 +45,12 @@ def needed(key: str) -> str:
 
 def unknown_choice(group: str, choice: str, choices: list[str]) -> str:
     """A message for a choice that a group does not have."""
-    message = f"no {choice!r} in group {group!r}{_meant(choice, choices)}; there are {', '.join(choices)}"
-    if group == "hydra/launcher" and choice in EXTRAS:
-        message += f" ({choice} comes with `pip install -e .[{EXTRAS[choice]}]`)"
-    return message
+    return f"no {choice!r} in group {group!r}{_meant(choice, choices)}; there are {', '.join(choices)}"
+
+
+def not_installed(group: str, choice: str, extra: str) -> str:
+    """A message for a choice that comes with an extra of this package."""
+    return f"{group}={choice} is not installed: pip install 'amc-rl[{extra}]'"
 
 
 def near(name: str, known: list[str]) -> list[str]:
@@ -78,8 +81,8 @@ def _problems(overrides: list[Override], conf: Path, config_name: str, paths: li
                 continue
             choices = list(_choices(loader, group, config_name, paths))
             asked = [str(value) for value in _values(override)]
-            wrong = [value for value in asked if value not in (*choices, "null", "None")]
-            yield from (unknown_choice(group, value, choices) for value in wrong)
+            wrong = [text for value in asked if (text := _problem(group, value, choices, conf))]
+            yield from wrong
             if not wrong and override.input_line is not None and not override.is_sweep_override():
                 chosen.append(override.input_line)
         values = dict(_keys(OmegaConf.to_container(compose(config_name, chosen, return_hydra_config=True))))
@@ -91,6 +94,20 @@ def _problems(overrides: list[Override], conf: Path, config_name: str, paths: li
         for key in ours:
             if values.get(key) == "???" and key not in keys:
                 yield needed(key)
+
+
+def _problem(group: str, choice: str, choices: list[str], conf: Path) -> str | None:
+    if group == LAUNCHER:
+        parent = _parent(conf / group / f"{choice}.yaml") or choice
+        if parent in EXTRAS and parent not in choices:
+            return not_installed(group, choice, EXTRAS[parent])
+        choices = list(dict.fromkeys([*choices, *EXTRAS]))
+    return None if choice in (*choices, "null", "None") else unknown_choice(group, choice, choices)
+
+
+def _parent(path: Path) -> str | None:
+    """The choice that a file changes, the first of its defaults; None without a file."""
+    return str(OmegaConf.load(path).defaults[0]) if path.exists() else None
 
 
 def _groups(loader: ConfigLoader, parent: str = "") -> Iterator[str]:

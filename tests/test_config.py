@@ -261,13 +261,13 @@ def test_near_names():
     ("words", "messages"),
     [
         (
-            "model=plan20 agent=dppg data=digits,cifar hydra/launcher=submitit_slurm modle=plain20 epsodes=3 "
+            "model=plan20 agent=dppg data=digits,cifar hydra/launcher=joblibb modle=plain20 epsodes=3 "
             "sigma=3 hydra.launchr.n_jobs=2 seed=1 +new=1",
             [
                 r"no 'plan20' in group 'model' \(did you mean plain20\?\); there are digits_cnn, ",
                 r"no 'dppg' in group 'agent' \(did you mean ddpg",
                 r"no 'cifar' in group 'data' \(did you mean cifar10 or cifar100\?\)",
-                r"no 'submitit_slurm' .*comes with `pip install -e \.\[slurm\]`",
+                r"no 'joblibb' in group 'hydra/launcher' \(did you mean joblib\?\); there are basic, ",
                 r"no key 'modle' in the configuration \(did you mean model\?\)$",
                 r"no key 'epsodes' .*did you mean episodes",
                 r"no key 'sigma' .*did you mean agent\.sigma",
