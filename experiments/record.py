@@ -28,6 +28,7 @@ VERSIONS = (
     "wandb",
     "onnxruntime",
 )
+APART = ("output", "workers")  # keys of a configuration that change no result
 CLOCK = ("run", "seconds")  # keys whose values depend on the clock, the machine or the folder,
 CLOCK_ENDINGS = ("_seconds", "_ms")  # and what others that do end in
 
@@ -45,7 +46,7 @@ class RunRecord:
 
     | key of ``record.json`` | what |
     |-|-|
-    | ``config`` | resolved, without ``output`` |
+    | ``config`` | resolved, without the keys in `APART` |
     | ``seeds``, ``versions``, ``commit`` | what else the result depends on; the commit ends in ``-dirty``
     where files differ | | ``status`` | running, finished, interrupted or failed |
     | ``best``, ``results`` | what `update` was given |
@@ -73,7 +74,7 @@ class RunRecord:
             raise RecordError(f"{folder} already holds a record: choose another folder with output=FOLDER")
         content = {
             "format": FORMAT,
-            "config": {key: value for key, value in config.items() if key != "output"},
+            "config": {key: value for key, value in config.items() if key not in APART},
             "seeds": dict(seeds),
             "versions": versions(),
             "commit": commit(),
@@ -149,7 +150,7 @@ class RunRecord:
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Raise `RecordError`, and say what differs, unless the record is of this configuration."""
-        wanted = plain({key: value for key, value in config.items() if key != "output"})
+        wanted = plain({key: value for key, value in config.items() if key not in APART})
         if differences := sorted(_differences(self.content["config"], wanted)):
             raise RecordError(
                 f"{self.folder} is of another configuration ({'; '.join(differences)}): "
