@@ -1,10 +1,11 @@
 """The compression of a trained CNN as an episode of decisions."""
 
+import copy
 import math
 import os
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import gymnasium as gym
 import numpy as np
@@ -26,7 +27,7 @@ from amc_env.graph import Graph
 from amc_env.modes import evaluating
 from amc_env.observation import FEATURES, Embedding, Observation
 from amc_env.plan import Plan
-from amc_env.rewards import REWARDS
+from amc_env.rewards import REWARDS, Reward
 from amc_env.scales import SCALES
 from amc_env.stopping import Stopping
 from amc_env.trace import TraceError, trace
@@ -87,6 +88,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         reward_images: how many images a reward is measured on; None for the whole reward split.
         block: images between two looks at whether the plan may be stopped; None gives every plan all images.
         confidence: standard errors by which a plan must be worse than the incumbent to be stopped.
+        memo: keep what is measured in the cache folder, for other runs; see `amc_env.memo`.
         seed: draws the sampled positions.
         render_mode: "ansi" or "rgb_array": the keep ratios as bars.
 
@@ -123,6 +125,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         reward_images: int | None = 1000,
         block: int | None = None,
         confidence: float = 3.0,
+        memo: bool = False,
         seed: int = 0,
         render_mode: str | None = None,
     ) -> None:
@@ -150,7 +153,10 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         if refit != "none":
             self.solve = collect_cached(model, graph, data, **self._sample).solve
         self.sequential = refit == "sequential"
-        self.stopping = None if block is None else Stopping(block, confidence, self._worth)
+        self._memo = (
+            f"{refit} {data.fingerprint('calibration', calibration_images)} {self._sample}" if memo else None
+        )
+        self.stopping = None if block is None else Stopping(block, confidence, self._worth())
         self.evaluator = self.judge("reward", reward_images)
 
     def _pose(
@@ -235,7 +241,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
             repair = Sequential(whole, self.graph, self.data, **self._sample).repair
         return Evaluator(
             self.model, self.graph, self.data, self.solve, repair=repair, split=split, images=images,
-            stopping=self.stopping,
+            stopping=self.stopping, memo=self._memo,
         )  # fmt: skip
 
     def network(self, plan: Plan) -> nn.Module:
@@ -249,6 +255,12 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
             repair = Sequential(self.model, self.graph, self.data, **self._sample).repair
             repair(small, self.graph.mask(plan.kept))
         return small
+
+    def twin(self) -> Self:
+        """Another episode of the same task, which shares everything but the state of its episode."""
+        other = copy.copy(self)
+        other._begin()
+        return other
 
     def render(self) -> Any:
         """The keep ratios so far: a text for "ansi", an image ``(H, W, 3)`` uint8 for "rgb_array"."""
@@ -290,12 +302,9 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         }
         return reward, measured
 
-    def _worth(self, plan: Plan, evaluation: Evaluation) -> float:
-        """The reward of a plan of which that would have been measured."""
-        sizes = [len(group) for group in self.graph.groups]
-        kept = [size if k is None else len(k) for size, k in zip(sizes, plan.kept, strict=True)]
-        widths = self.budget.widths(kept)
-        return self.reward(evaluation, int(self.macs(widths)), int(self.params(widths)))
+    def _worth(self) -> Callable[[Plan, Evaluation], float]:
+        """(plan, evaluation) -> reward; without this environment and its data, for it is sent to workers."""
+        return partial(_reward, self.budget, self.macs, self.params, self.reward)
 
     def _costs(self) -> dict[str, Any]:
         widths = self.budget.widths(self.counts)
@@ -339,6 +348,15 @@ def check_fit(model: nn.Module, data: DataSet) -> None:
         )
     if not bool(logits.isfinite().all()):
         raise EvaluationError(f"the logits of {name} are not finite: {culprit(model)}")
+
+
+def _reward(
+    budget: Budget, macs: Macs, params: Params, reward: Reward, plan: Plan, evaluation: Evaluation
+) -> float:
+    """The reward of a plan of which that would have been measured."""
+    kept = [int(size) if k is None else len(k) for size, k in zip(budget.whole, plan.kept, strict=True)]
+    widths = budget.widths(kept)
+    return reward(evaluation, int(macs(widths)), int(params(widths)))
 
 
 def _number(action: ArrayLike, group: int) -> float:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amc_env.compressors.surgery import Solve, Surgeon
-from amc_env.data import DataSet
+from amc_env.data import DataSet, digest
 from amc_env.graph import Graph
 from amc_env.measures import IMAGE, Evaluation, Images, mean, per_image
+from amc_env.memo import Memo
 from amc_env.modes import evaluating
 from amc_env.plan import Plan
 from amc_env.stopping import Stopping, estimate
@@ -50,6 +51,9 @@ class Evaluator:
         batch_size: images in one forward pass; None for what runs fastest.
         stopping: lets plans that are given an incumbent do with fewer images; None never does. Images are run
             in the same batches with and without it.
+        memo: names what ``solve`` and ``repair`` depend on, and lets measurements be kept on disk for other
+            runs, see `amc_env.memo`. What is read from there is, bit by bit, what would be measured. None
+            keeps none.
 
     ``seconds`` adds up what cutting and forward passes took, ``forwards`` counts images sent through a
     network, the dense one included, and ``evaluations`` how often one was cut, for what was not remembered.
@@ -61,14 +65,14 @@ class Evaluator:
     def __init__(
         self, model: nn.Module, graph: Graph, data: DataSet, solve: Solve, *, repair: Repair | None = None,
         split: str = "reward", images: int | None = None, batch_size: int | None = None,
-        stopping: Stopping | None = None,
+        stopping: Stopping | None = None, memo: str | None = None,
     ) -> None:  # fmt: skip
         self.split = split
         self.seconds = {"cut": 0.0, "forward": 0.0}
         self.forwards = 0
         self.evaluations = 0
         self._surgeon = Surgeon(model, graph, fold=True)
-        self._graph, self._solve, self._repair, self._stopping = graph, solve, repair, stopping
+        self._graph, self._solve, self._repair, self.stopping = graph, solve, repair, stopping
         size = batch_size or _batch_size(graph)
         self._batches = [
             (_channels_last(batch), labels) for batch, labels in data.batches(split, size, images)
@@ -79,6 +83,15 @@ class Evaluator:
         self._at_most = max(2, REMEMBERED // (self._ends[-1] * IMAGE.itemsize))
         self._cut: str | None = None  # hash of the plan that the surgeon's network is cut to
         self._dense = [F.log_softmax(logits, dim=1) for logits in self._logits_of_dense(model)]
+        self._memo = None
+        if memo is not None:
+            self._memo = Memo(
+                repair=memo, graph=graph.hash, network=repr(model), split=split, batch=size,
+                weights=digest([value.cpu() for value in model.state_dict().values()]),
+                images=data.fingerprint(split, images),
+                logits=digest(self._dense),  # of the network's code, and of how this machine rounds
+                torch=torch.__version__,
+            )  # fmt: skip
 
     def __call__(self, plan: Plan, incumbent: Plan | None = None) -> Evaluation:
         """The evaluation of a plan.
@@ -93,22 +106,35 @@ class Evaluator:
             EvaluationError: when the cut network's logits are not finite.
         """
         whole = self._ends[-1]
-        if self._stopping is not None and incumbent is not None and incumbent != plan:
+        if self.stopping is not None and incumbent is not None and incumbent != plan:
             known = self._measured(incumbent, whole)
             for look in self._looks:
                 found = self._measured(plan, look)
-                if self._stopping.hopeless(plan, found, incumbent, known, self.split):
+                if self.stopping.hopeless(plan, found, incumbent, known, self.split):
                     return estimate(found, known, self.split)
         return mean(self._measured(plan, whole), self.split)
 
-    def _measured(self, plan: Plan, count: int) -> Images:
-        """``(count,)`` of the first images, which end with a batch; those that were never run are run."""
-        found = self._seen.pop(plan.hash, np.empty(0, IMAGE))
-        if len(found) < count:
-            found = np.concatenate([found, *self._run(plan, len(found), count)])
-        self._seen[plan.hash] = found
+    def remembered(self, plan: Plan) -> Images:
+        """``(n,)`` what was measured of a plan's first images and is held in memory."""
+        return self._seen.get(plan.hash, np.empty(0, IMAGE))
+
+    def remember(self, plan: Plan, images: Images) -> None:
+        """Take what was measured of a plan's first images, ``(n,)``, in place of what is remembered of it."""
+        self._seen.pop(plan.hash, None)
+        self._seen[plan.hash] = images
         while len(self._seen) > self._at_most:
             self._seen.pop(next(iter(self._seen)))
+
+    def _measured(self, plan: Plan, count: int) -> Images:
+        """``(count,)`` of the first images, which end with a batch; those that were never run are run."""
+        found = self.remembered(plan)
+        if len(found) < count and self._memo is not None:
+            found = max(found, self._memo.read(plan), key=len)
+        if len(found) < count:
+            found = np.concatenate([found, *self._run(plan, len(found), count)])
+            if self._memo is not None:
+                self._memo.write(plan, found)
+        self.remember(plan, found)
         return found[:count]
 
     def _run(self, plan: Plan, start: int, stop: int) -> list[Images]:

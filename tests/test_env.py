@@ -352,6 +352,22 @@ def test_an_incumbent_of_another_network_is_refused():
         make("chain").reset(options={"incumbent": Plan.dense(make("residual").graph)})
 
 
+def test_episodes_are_the_same_without_a_memo_with_a_cold_and_with_a_warm_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("AMC_CACHE", str(tmp_path))
+    actions = [[0.3], [0.9, 0.1], [0.3]]
+    cold, warm = [
+        [flat(episode(env, action)) for action in actions] for env in (make(memo=True), make(memo=True))
+    ]
+    assert cold == warm == [flat(episode(make(), action)) for action in actions]
+    reader = make(memo=True)
+    episode(reader, [0.3])
+    assert (reader.evaluator.forwards, reader.evaluator.evaluations) == (40, 0)
+    for options in ({"seed": 1}, {"points": 9}, {"refit": "none"}, {"calibration_images": 39}):
+        other = make(memo=True, **options)
+        episode(other, [0.3])
+        assert other.evaluator.evaluations == 1, options
+
+
 # --- bad input
 
 
