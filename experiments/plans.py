@@ -32,8 +32,13 @@ def uniform(env: CompressionEnv) -> Plan:
 
 
 def candidates(rows: Iterable[Mapping[str, Any]], limit: int) -> list[Mapping[str, Any]]:
-    """The rows of largest reward, the earliest row of each distinct plan, best first."""
-    first: dict[tuple[int, ...], Mapping[str, Any]] = {}
+    """The rows of largest reward, of equals the earliest, best first.
+
+    Each distinct plan stands there once, with the row in which it was given the most images.
+    """
+    best: dict[tuple[int, ...], Mapping[str, Any]] = {}
     for row in rows:
-        first.setdefault(tuple(row["counts"]), row)
-    return sorted(first.values(), key=lambda row: -row["reward"])[:limit]
+        known = best.setdefault(tuple(row["counts"]), row)
+        if row["n_images"] > known["n_images"]:
+            best[tuple(row["counts"])] = row
+    return sorted(best.values(), key=lambda row: (-row["reward"], row["episode"]))[:limit]

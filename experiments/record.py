@@ -29,7 +29,7 @@ VERSIONS = (
     "onnxruntime",
 )
 APART = ("output", "workers")  # keys of a configuration that change no result
-CLOCK = ("run", "seconds")  # keys whose values depend on the clock, the machine or the folder,
+CLOCK = ("run", "seconds", "work")  # keys that depend on the clock, the machine, the folder or the cache,
 CLOCK_ENDINGS = ("_seconds", "_ms")  # and what others that do end in
 
 
@@ -41,8 +41,9 @@ class RunRecord:
     """A run's folder: ``record.jsonl``, one row an episode, and ``record.json``, everything else.
 
     A row is on the disk when `add` returns, ``record.json`` when `update` does; a reader never sees half of
-    it. Everything that depends on the clock, the machine or the folder stands under keys that `without_clock`
-    strips: what is left is the same, byte for byte, for two runs of the same configuration and seed.
+    it. Everything that depends on the clock, the machine, the folder or the cache stands under keys that
+    `without_clock` strips: what is left is the same, byte for byte, for two runs of the same configuration
+    and seed.
 
     | key of ``record.json`` | what |
     |-|-|
