@@ -66,6 +66,7 @@ def _search(cfg: DictConfig, folder: Path, settings: dict[str, Any]) -> RunRecor
             )
         finally:
             save_best(env, record)
+            note_work(env, record)
         plan = confirm(env, record, limit=cfg.confirm)
         tracker.summary(
             {"best_reward": record.content["best"]["reward"]} | record.content["best"]["selection"]
@@ -120,6 +121,16 @@ def save_best(env: CompressionEnv, record: RunRecord) -> None:
         plan = plan_of(env, row["counts"])
         (record.folder / PLAN).write_text(plan.to_json() + "\n")
         record.update(best={"episode": row["episode"], "reward": row["reward"], "plan": plan.to_dict()})
+
+
+def note_work(env: CompressionEnv, record: RunRecord) -> None:
+    """Add to ``results.work`` what had to be done for the rewards, beside what was remembered.
+
+    ``evaluations`` are networks that were cut, ``forwards`` images that were sent through one.
+    """
+    before, judge = record.content["results"].get("work", {}), env.evaluator
+    done = {"evaluations": judge.evaluations, "forwards": judge.forwards}
+    record.update(results={"work": {name: before.get(name, 0) + count for name, count in done.items()}})
 
 
 def confirm(env: CompressionEnv, record: RunRecord, *, limit: int) -> Plan:

@@ -104,6 +104,42 @@ def test_a_killed_search_ends_with_the_record_of_one_that_was_not(
     assert RunRecord.read(torn).content["best"] == RunRecord.read(whole).content["best"]
 
 
+def test_stopping_and_a_warm_memo_leave_the_record_as_it_was(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same search without a memo, with a cold one, killed and gone on with, and with a warm one."""
+    asked = ["agent=cmaes", "episodes=40", "deliver=false", "env.block=50", "env.reward_images=200"]
+    kept = [*asked, "env.memo=true"]
+    none, cold, torn, warm = (tmp_path / name for name in ("none", "cold", "torn", "warm"))
+    for folder, overrides in ((none, asked), (cold, kept)):
+        search(config(folder, *overrides), folder)
+    add = RunRecord.add
+
+    def die(self: RunRecord, **row: object) -> None:
+        add(self, **row)
+        if row["episode"] == 27:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunRecord, "add", die)
+    with pytest.raises(KeyboardInterrupt):
+        search(config(torn, *asked), torn)
+    monkeypatch.setattr(RunRecord, "add", add)
+    search(config(torn, *asked), torn)
+    search(config(warm, *kept), warm)
+    assert rows(none) == rows(cold) == rows(torn) == rows(warm)
+    found = {folder: RunRecord.read(folder).content for folder in (none, cold, torn, warm)}
+    for folder in (cold, torn, warm):
+        assert found[folder]["best"] == found[none]["best"]
+        assert without_clock(found[folder]["results"]) == without_clock(found[none]["results"])
+    images = [row["n_images"] for row in RunRecord.read(none).rows]
+    assert min(images) < 200 == images[found[none]["best"]["episode"]]
+    work = {folder: content["results"]["work"] for folder, content in found.items()}
+    assert work[none] == work[cold]
+    assert work[cold]["forwards"] < 200 + 40 * 200
+    assert work[torn]["forwards"] > work[none]["forwards"]  # the dense network twice, and some episodes
+    assert work[warm] == {"evaluations": 0, "forwards": 200}
+
+
 def test_a_damaged_state_falls_back_to_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
