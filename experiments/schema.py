@@ -133,6 +133,20 @@ class CompareConfig:
 
 
 @dataclass
+class TuneConfig:
+    """Everything that `experiments.tune` reads; ``space`` holds overrides of the main job's config."""
+
+    space: dict[str, Any] = MISSING
+    table: str = MISSING
+    targets: list[float] = MISSING
+    seeds: int = MISSING
+    episodes: int = MISSING
+    trials: int = MISSING
+    seed: int = MISSING
+    output: str = MISSING
+
+
+@dataclass
 class FetchConfig:
     """Everything that `experiments.fetch` reads."""
 
@@ -153,4 +167,5 @@ def register() -> None:
     store.store(name="latency_schema", node=LatencyConfig)
     store.store(name="inspect_schema", node=InspectConfig)
     store.store(name="compare_schema", node=CompareConfig)
+    store.store(name="tune_schema", node=TuneConfig)
     store.store(name="fetch_schema", node=FetchConfig)

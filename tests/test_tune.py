@@ -1,0 +1,157 @@
+"""Tuning: a killed one ends as one that was not, nothing is tuned on the table that is reported on."""
+
+import sys
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from amc_env import tabular
+from experiments import compare, tune
+from experiments.config import CONF, ConfigError
+from experiments.record import RECORD, RecordError, RunRecord, without_clock
+
+optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'amc-rl[optuna]'")
+SPACE = {
+    "agent": "annealing",
+    "agent.step": "tag(log, interval(0.01, 1))",
+    "agent.temperature": "choice(0.0, 0.01, 0.1)",
+    "env.beta": "interval(0.3, 1.5)",
+}
+
+
+@pytest.fixture(autouse=True)
+def _hydra(composed):
+    """Trials are composed as the entry point does it, under an initialised Hydra."""
+
+
+def config(**changes):
+    settings = {"space": SPACE, "table": "digits", "targets": [0.5, 0.3], "seeds": 2, "episodes": 12}
+    return OmegaConf.create({**settings, "trials": 13, "seed": 0, "output": "runs/x", **changes})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return tune.tune(config(), tmp_path_factory.mktemp("tune"))
+
+
+def test_the_best_trial_is_the_one_of_least_mean_regret(whole, composed):
+    assert [row["trial"] for row in whole.rows] == list(range(14))
+    assert (whole.rows[0]["params"], whole.rows[0]["overrides"]) == ({}, ["agent=annealing"])
+    for row in whole.rows:
+        every = [regret for target in ("0.5", "0.3") for regret in row["regrets"][target]]
+        assert len(every) == 4
+        assert min(every) >= 0
+        assert row["regret"] == pytest.approx(sum(every) / 4)
+    best = whole.content["best"]
+    assert best["regret"] == min(row["regret"] for row in whole.rows)
+    assert best["overrides"] == whole.rows[best["trial"]]["overrides"]
+
+    tried = composed("config", *whole.rows[13]["overrides"])
+    params = whole.rows[13]["params"]
+    assert (tried.agent.step, tried.env.beta) == (params["agent.step"], params["env.beta"])
+    assert str(tried.agent.temperature) == params["agent.temperature"]
+
+
+def test_a_trial_is_a_contender_of_the_comparison(whole):
+    table, row = tabular.load("digits"), whole.rows[5]
+    settings = compare.contender("mine", row["overrides"])
+    curve = compare.run(settings, table, 0.3, episodes=12, seed=1)["curve"]
+    assert row["regrets"]["0.3"][1] == 100 * (table.known_best(0.3)[1].top1 - curve[-1][1])
+
+
+def test_killed_and_started_again_it_ends_with_the_same_record(whole, tmp_path, monkeypatch):
+    add = RunRecord.add
+
+    def die(self, **row):
+        add(self, **row)
+        if row["trial"] == 11:  # after the sampler's random start
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunRecord, "add", die)
+    with pytest.raises(KeyboardInterrupt):
+        tune.tune(config(), tmp_path)
+    monkeypatch.setattr(RunRecord, "add", add)
+    again = tune.tune(config(), tmp_path)
+    assert again.rows == whole.rows
+    assert without_clock(again.content) == without_clock(whole.content)
+
+
+def test_more_trials_go_on_with_the_same_record_and_other_settings_do_not(whole, tmp_path):
+    tune.tune(config(trials=2), tmp_path)
+    assert tune.tune(config(trials=4), tmp_path).rows == whole.rows[:5]
+    with pytest.raises(RecordError, match=r"another configuration \(seed was 0, is 1\)"):
+        tune.tune(config(seed=1), tmp_path)
+
+
+def test_the_sampler_learns_from_what_was_tried_and_its_seed():
+    _, space = tune.split({"a": "interval(0, 1)"})
+    rows = [{"params": {"a": a / 20}, "regret": abs(a / 20 - 0.2)} for a in range(21)]
+    drawn = [tune.propose(optuna, space, rows, seed=(seed, 21))["a"] for seed in range(10)]
+    assert len(set(drawn)) == 10
+    assert sum(abs(a - 0.2) < 0.15 for a in drawn) >= 8
+    assert drawn[3] == tune.propose(optuna, space, rows, seed=(3, 21))["a"]
+
+
+def test_the_table_that_is_reported_on_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigError, match="table=fashion is what results are reported on; tune on another"):
+        tune.tune(config(table="fashion"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_optuna_it_says_what_brings_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ConfigError, match=r"tuning needs Optuna: pip install 'amc-rl\[optuna\]'"):
+        tune.tune(config(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("interval(0.5, 1)", {"low": 0.5, "high": 1.0, "log": False, "step": None}),
+        ("tag(log, interval(1e-5, 1e-3))", {"low": 1e-5, "high": 1e-3, "log": True, "step": None}),
+        ("range(5, 101, 5)", {"low": 5, "high": 100, "log": False, "step": 5}),
+        ("range(3)", {"low": 0, "high": 2, "log": False, "step": 1}),
+        ("choice(64, many)", {"choices": ("64", "many")}),
+        ("true,false", {"choices": ("True", "False")}),
+    ],
+)
+def test_what_varies(value, expected):
+    fixed, varying = tune.split({"agent": "ddpg", "agent.x": value})
+    assert fixed == ["agent=ddpg"]
+    assert varying["agent.x"]._asdict() == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("3", "nothing in the space varies"),
+        ("glob(*)", r"agent.x=glob\(\*\): give choice"),
+        ("range(9, 0, -1)", "step"),
+        ("tag(log, interval(0, 1))", "low"),
+    ],
+)
+def test_what_cannot_vary(value, message):
+    with pytest.raises(ConfigError, match=message):
+        tune.split({"agent": "ddpg", "agent.x": value})
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "space").glob("*.yaml")))
+def test_every_space_that_ships_fits_its_agent(path):
+    fixed, varying = tune.split(OmegaConf.load(path))
+    for seed in range(3):
+        params = tune.propose(optuna, varying, [], seed=(seed,))
+        compare.contender(path.stem, fixed + [f"{key}={value}" for key, value in params.items()])
+
+
+def test_the_entry_point_prints_the_best_settings_as_the_main_job_takes_them(tmp_path, monkeypatch, capsys):
+    words = ["table=digits", "trials=1", "seeds=1", "episodes=1", f"output={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["experiments.tune", *words])
+    GlobalHydra.instance().clear()
+    tune.main()
+    last = capsys.readouterr().out.splitlines()[-1]
+    overrides = RunRecord.read(tmp_path).content["best"]["overrides"]
+    assert last == f"python -m experiments.search {' '.join(overrides)}"
+    assert (tmp_path / RECORD).exists()
