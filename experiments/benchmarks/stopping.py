@@ -154,7 +154,7 @@ def cache(folder: Path) -> Iterator[None]:
     """A cache folder in the place of the user's, with the user's data in it and nothing else."""
     folder.mkdir(parents=True, exist_ok=True)
     data, before = data_folder().resolve(), os.environ.get(CACHE)
-    if not (folder / "data").exists():
+    if not (folder / "data").is_symlink():
         (folder / "data").symlink_to(data)
     os.environ[CACHE] = str(folder)
     try:

@@ -1,0 +1,100 @@
+"""The searches with and without stopping and memory: what is counted, by hand and on a small network."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from amc_env.data import CACHE
+from experiments.benchmarks import stopping
+from experiments.benchmarks.stopping import Ablation, ablate, cache, summary
+from experiments.benchmarks.subjects import BenchmarkError
+from experiments.record import RunRecord
+
+SMALL = Ablation(
+    protocols=("flops_30",), seeds=1, block=50,
+    overrides=("experiment=digits", "agent=cmaes", "episodes=40", "env.reward_images=200", "confirm=2"),
+)  # fmt: skip
+
+
+def silent(line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], Path]:
+    folder = tmp_path_factory.mktemp("ablation")
+    return ablate(SMALL, folder, say=silent), folder
+
+
+def test_the_counts_are_those_of_the_searches(found):
+    (row,) = found[0]["rows"]
+    plain, stopped, again = (row[side] for side in ("plain", "stopping", "again"))
+    records = {side: RunRecord.read(found[1] / f"flops_30-0-{side}") for side in ("plain", "stopping")}
+    for side, facts in (("plain", plain), ("stopping", stopped)):
+        images = [line["n_images"] for line in records[side].rows]
+        assert facts["images"] == sum(images)
+        assert facts["episodes"] == len(images) == 40
+        assert facts["forwards"] <= facts["images"]
+        assert facts["best_images"] == 200
+    distinct = {tuple(line["counts"]) for line in records["plain"].rows}
+    assert plain["images"] == 40 * 200
+    assert plain["forwards"] == 200 * len(distinct)
+    assert plain["evaluations"] == len(distinct)
+    assert stopped["images"] < plain["images"]
+    assert (again["forwards"], again["evaluations"]) == (0, 0)
+    for name in ("reward", "selection", "images", "best_images"):
+        assert again[name] == stopped[name]
+
+
+def test_finished_searches_are_read_and_those_of_other_code_refused(found, monkeypatch):
+    assert ablate(SMALL, found[1], say=silent) == found[0]
+    monkeypatch.setattr(stopping, "commit", lambda: "another")
+    with pytest.raises(BenchmarkError, match=r"flops_30-0-plain is of .*: delete it"):
+        ablate(SMALL, found[1], say=silent)
+
+
+def test_a_memo_that_changes_what_is_found_is_told(found, tmp_path, monkeypatch):
+    search = stopping._search
+
+    def wrong(folder: Path, overrides: list[str]) -> RunRecord:
+        record = search(found[1] / folder.name, overrides)
+        if folder.name.endswith("again"):
+            record.rows[3]["loss"] += 1e-6
+        return record
+
+    monkeypatch.setattr(stopping, "_search", wrong)
+    with pytest.raises(BenchmarkError, match="flops_30, seed 0: what was kept on disk changed the search"):
+        ablate(SMALL, tmp_path, say=silent)
+
+
+def test_the_summary_by_hand():
+    def facts(images: int, forwards: int, selection: float) -> dict[str, float]:
+        return {"images": images, "forwards": forwards, "selection": selection}
+
+    rows = [
+        {"plain": facts(100, 90, 0.8), "stopping": facts(60, 50, 0.81), "again": facts(60, 0, 0.81)},
+        {"plain": facts(100, 70, 0.6), "stopping": facts(40, 25, 0.58), "again": facts(40, 0, 0.58)},
+    ]
+    results = summary(rows)
+    assert results["plain"] == {"images": 100, "forwards": 80, "selection": pytest.approx(0.7)}
+    assert results["stopping"]["images"] == 50
+    assert results["fewer"] == {"median": 3.0, "lowest": 2.0, "highest": 4.0}
+    assert results["apart"]["value"] == pytest.approx(-0.5)  # 1 and -2 points
+    assert results["apart"]["low"] == pytest.approx(-2)
+    assert results["apart"]["high"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("before", ["elsewhere", None])
+def test_the_cache_is_given_back(before, tmp_path, monkeypatch):
+    monkeypatch.setenv(CACHE, str(tmp_path))
+    if before is None:
+        monkeypatch.delenv(CACHE)
+    else:
+        monkeypatch.setenv(CACHE, before)
+    for _ in range(2):  # the second finds the link there
+        with suppress(KeyError), cache(tmp_path / "cache"):
+            assert os.environ[CACHE] == str(tmp_path / "cache")
+            raise KeyError
+        assert os.environ.get(CACHE) == before
