@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from agents.noise import SigmaSchedule, truncated_normal
 from agents.replay import Batch, ReplayBuffer
+from agents.revisits import Guide, Revisits
 from agents.search import Array, Episode, Info, Space, check_state
 
 Store = Literal["executed", "asked"]
@@ -47,6 +48,10 @@ class Settings:
     sigma_decay: float = 0.95  # an episode; not in the paper, the released code's
     sigma_floor: float = 0.0
     candidates: int = 1  # draws of the noise, of which the first critic picks the one that is played
+    revisit: float = 0.0  # share of the episodes after `learn_after` that vary a good one instead of mu
+    revisit_top: int = 10  # how many different episodes are good
+    revisit_sigma: float = 0.3  # of the noise on a decision that changes, in units of the action
+    revisit_changed: float = 0.5  # probability of a decision to change
 
     store: Store = "executed"  # which action the memory holds; the released code stores the one asked for
     baseline: Baseline = "episodes"  # what b averages: earlier episodes' rewards, or the batches drawn
@@ -77,7 +82,7 @@ class Settings:
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} {getattr(self, name)}; it must be above 0")
-        for name in ("gamma", "tau", "baseline_rate"):
+        for name in ("gamma", "tau", "baseline_rate", "revisit"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)}; it lies in [0, 1]")
 
@@ -190,23 +195,52 @@ class DDPG:
         self.actor_target, self.critic_target = copy.deepcopy(self.actor), copy.deepcopy(self.critic)
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), s.lr_actor, fused=True)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), s.lr_critic, fused=True)
+        self.revisits = Revisits(top=s.revisit_top, sigma=s.revisit_sigma, changed=s.revisit_changed)
         self.episodes = 0
         self.average: float | None = None  # b
+        self._guide: Guide | None = None  # of the episode at hand
+        self._decision = 0
+
+    @property
+    def ahead(self) -> int:
+        """Up to the first episode after which it learns, nothing that it plays depends on a reward."""
+        return max(1, self.settings.learn_after + 1 - self.episodes)
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
-        """Mu of the observation, with noise around it when exploring."""
+        """Mu of the observation; when exploring, with noise around it or around a good episode's action."""
+        number = self.episodes + info.get("pending", 0)  # of the episode at hand
+        if "decisions" in info:
+            self._begin(number, explore=explore)
+        self._decision += 1
         with torch.inference_mode():
-            mu = policy(self.actor, torch.from_numpy(observation)[None])[0].numpy()
-        if not explore or (self.settings.greedy_first and self.episodes == 0):
+            mu: Array = policy(self.actor, torch.from_numpy(observation)[None])[0].numpy()
+        if not explore or (self.settings.greedy_first and number == 0):
             return mu
-        if self.settings.warmup_actions == "uniform" and self.episodes < self.settings.warmup:
-            return self.rng.random(mu.shape, np.float32)
-        sigma, count = self.schedule(self.episodes), self.settings.candidates
-        if count == 1 or self.episodes <= self.settings.learn_after:
-            return truncated_normal(mu, sigma, self.rng)
-        draws = truncated_normal(np.repeat(mu[None], count, axis=0), sigma, self.rng)
+        if self.settings.warmup_actions == "uniform" and number < self.settings.warmup:
+            return self.rng.random((1,), np.float32)
+        centre: Array = mu
+        sigma = self.schedule(number)
+        if self._guide is not None:
+            centre = self._guide.actions[self._decision - 1]
+            if not self._guide.changes[self._decision - 1]:
+                return centre
+            sigma = self._guide.sigma
+        count = self.settings.candidates if number > self.settings.learn_after else 1
+        return self._best(observation, truncated_normal(np.repeat(centre[None], count, 0), sigma, self.rng))
+
+    def _begin(self, number: int, *, explore: bool) -> None:
+        """Choose what the episode of that number follows: a good one, or None for mu."""
+        self._guide, self._decision = None, 0
+        may = explore and number > self.settings.learn_after and self.settings.revisit > 0
+        if may and self.rng.random() < self.settings.revisit:
+            self._guide = self.revisits.choose(self.rng)
+
+    def _best(self, observation: Array, draws: Array) -> Array:
+        """Of draws ``(n, 1)`` the one that the first critic values most."""
+        if len(draws) == 1:
+            return np.array(draws[0])
         with torch.inference_mode():
-            states = torch.from_numpy(observation).expand(count, -1)
+            states = torch.from_numpy(observation).expand(len(draws), -1)
             values = q_values(self.critic, states, torch.from_numpy(draws))[0]
         chosen: NDArray[np.float32] = draws[int(values.argmax())]
         return chosen
@@ -216,6 +250,7 @@ class DDPG:
         s = self.settings
         actions = episode.executed if s.store == "executed" else episode.asked
         self.memory.add_episode(episode.observations, actions, episode.reward)
+        self.revisits.add(episode)
         if self.average is None:
             self.average = episode.reward
         metrics = {"sigma": self.schedule(self.episodes), "baseline": self.average}
@@ -282,5 +317,6 @@ class DDPG:
             "actor_optimizer",
             "critic_optimizer",
             "memory",
+            "revisits",
         )
         return {name: getattr(self, name) for name in names}

@@ -1,0 +1,82 @@
+"""Exploration that goes back to what was good: one of the best episodes is played again, in part changed.
+
+Source: the principle of returning before exploring is that of Ecoffet et al., "First return, then explore",
+Nature 2021.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agents.episode import Array, Episode
+
+RANK = 0.3  # probability of the best, of the next best if it is not that one, and so on
+WIDER = 1.3  # factor on sigma after an episode that was known already, until new ones take it back
+WIDEST = 4.0
+
+
+@dataclass(frozen=True)
+class Guide:
+    """The actions ``(T, 1)`` of a good episode, ``(T,)`` which of them change, and by how much at most."""
+
+    actions: Array
+    changes: NDArray[np.bool_]
+    sigma: float
+
+
+class Revisits:
+    """The best episodes that differ, and which of them is played again.
+
+    A good plan differs from a better one in a few decisions: only some change, the others are played as they
+    were. An episode that comes out as one that was played before taught nothing, so the next changes are
+    wider.
+
+    Args:
+        top: how many episodes are kept.
+        sigma: deviation of a change, in units of the action.
+        changed: probability of each decision to change; at least one does.
+    """
+
+    def __init__(self, *, top: int, sigma: float, changed: float) -> None:
+        if not (top > 0 and sigma > 0 and 0 < changed <= 1):
+            raise ValueError(f"revisits: {top=}, {sigma=}, {changed=}: wanted > 0, > 0, in (0, 1]")
+        self.top, self.sigma, self.changed = top, sigma, changed
+        self.best: list[tuple[float, Array]] = []  # reward and executed actions, the best first
+        self._known: set[bytes] = set()  # executed actions of all episodes
+        self._width = 1.0
+
+    def add(self, episode: Episode) -> None:
+        """Remember an episode; of equals that was played first counts as the better."""
+        key = episode.executed.tobytes()
+        if key in self._known:
+            self._width = min(self._width * WIDER, WIDEST)
+            return
+        self._known.add(key)
+        self._width = max(self._width / WIDER**0.5, 1.0)
+        self.best.append((episode.reward, episode.executed))
+        self.best.sort(key=lambda known: -known[0])
+        del self.best[self.top :]
+
+    def choose(self, rng: np.random.Generator) -> Guide:
+        """One of the best, a better one more likely, and what of it changes."""
+        rank = min(int(rng.geometric(RANK)), len(self.best)) - 1
+        actions = self.best[rank][1]
+        changes = rng.random(len(actions)) < self.changed
+        changes[rng.integers(len(actions))] |= not changes.any()
+        return Guide(actions, changes, min(self.sigma * self._width, 0.5))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best episodes, all that are known, and the width."""
+        best = [(reward, torch.from_numpy(actions.copy())) for reward, actions in self.best]
+        known = [torch.from_numpy(np.frombuffer(key, np.uint8).copy()) for key in sorted(self._known)]
+        return {"best": best, "known": known, "width": self._width}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Back to what was saved."""
+        self.best = [(reward, actions.numpy().copy()) for reward, actions in state["best"]]
+        self._known = {key.numpy().tobytes() for key in state["known"]}
+        self._width = state["width"]

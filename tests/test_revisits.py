@@ -1,0 +1,111 @@
+"""Going back to good episodes: which are kept, what of them changes, and that it finds what mu does not."""
+
+import numpy as np
+import pytest
+from identity import FindTheKeeps, assert_resumes
+
+from agents.ddpg import DDPG
+from agents.episode import Episode
+from agents.revisits import Revisits
+from agents.search import Best, run_search
+
+
+def episode_of(reward, *executed):
+    column = np.float32(executed)[:, None]
+    observations = np.zeros((len(executed) + 1, 2), np.float32)
+    return Episode(observations, column, column, reward, ({},) * len(executed))
+
+
+def filled(*episodes, **settings):
+    revisits = Revisits(**{"top": 2, "sigma": 0.1, "changed": 0.5} | settings)
+    for episode in episodes:
+        revisits.add(episode)
+    return revisits
+
+
+def test_the_best_different_episodes_are_kept():
+    revisits = filled(
+        episode_of(0.2, 0.1, 0.2),
+        episode_of(0.5, 0.3, 0.4),
+        episode_of(0.5, 0.3, 0.4),  # known
+        episode_of(0.1, 0.5, 0.6),
+        episode_of(0.5, 0.7, 0.8),  # as good as the first of that reward, and later
+    )
+    assert [(reward, actions.ravel().tolist()) for reward, actions in revisits.best] == [
+        (0.5, pytest.approx([0.3, 0.4])),
+        (0.5, pytest.approx([0.7, 0.8])),
+    ]
+
+
+def test_a_better_one_is_chosen_more_often_and_every_one_at_times():
+    revisits = filled(*(episode_of(reward, reward, reward) for reward in (0.1, 0.2, 0.3)), top=3)
+    rng = np.random.default_rng(0)
+    drawn = [revisits.choose(rng).actions[0, 0].item() for _ in range(2000)]
+    shares = [np.mean(np.isclose(drawn, reward)) for reward in (0.3, 0.2, 0.1)]
+    assert shares == pytest.approx([0.3, 0.21, 0.49], abs=0.04)  # geometric, all later ranks at the last
+
+
+def test_some_decisions_change_and_never_none():
+    revisits, rng = filled(episode_of(0.1, *np.linspace(0, 1, 8)), changed=0.1), np.random.default_rng(0)
+    changes = np.array([revisits.choose(rng).changes for _ in range(1000)])
+    assert changes.any(axis=1).all()
+    assert changes.mean() == pytest.approx(0.1 + 0.9**8 / 8, abs=0.02)
+
+
+def test_known_episodes_widen_the_changes_and_new_ones_narrow_them():
+    revisits, rng = filled(episode_of(0.1, 0.5)), np.random.default_rng(0)
+    assert revisits.choose(rng).sigma == pytest.approx(0.1)
+    for _ in range(2):
+        revisits.add(episode_of(0.1, 0.5))
+    assert revisits.choose(rng).sigma == pytest.approx(0.1 * 1.3**2)
+    revisits.add(episode_of(0.0, 0.25))
+    assert revisits.choose(rng).sigma == pytest.approx(0.1 * 1.3**1.5)
+    for _ in range(50):
+        revisits.add(episode_of(0.1, 0.5))
+    assert revisits.choose(rng).sigma == pytest.approx(0.1 * 4)
+
+
+@pytest.mark.parametrize("wrong", [{"top": 0}, {"sigma": 0.0}, {"changed": 0.0}, {"changed": 1.1}])
+def test_a_wrong_setting_is_an_error(wrong):
+    with pytest.raises(ValueError, match="wanted > 0"):
+        filled(**wrong)
+
+
+# -- in the learner
+
+SETTINGS = {"hidden": 16, "learn_after": 4, "warmup": 10, "batch": 16, "revisit": 1.0, "candidates": 2}
+
+
+def agent_of(env, *, seed, **settings):
+    return DDPG(env.observation_space, env.action_space, seed=seed, **SETTINGS | settings)
+
+
+def test_what_does_not_change_is_played_as_it_was():
+    env, played = FindTheKeeps(), []
+    agent = agent_of(env, seed=0, revisit_changed=1e-9, revisit_top=1)  # one decision changes, no more
+    best = Best()
+
+    def check(trial):
+        if trial.index > 5:
+            same = trial.episode.asked == played[-1]
+            assert same.sum() == len(same) - 1
+        played.append(best.trial.episode.executed)
+
+    run_search(env, agent, episodes=40, seed=0, best=best, on_episode=check)
+
+
+def test_it_ends_nearer_to_the_best_than_noise_around_mu():
+    env = FindTheKeeps()
+
+    def found(seed, **settings):
+        return run_search(env, agent_of(env, seed=seed, **settings), episodes=120, seed=seed).reward
+
+    seeds = range(5)
+    with_it, without = ([found(seed, revisit=share) for seed in seeds] for share in (1.0, 0.0))
+    assert all(a > b for a, b in zip(with_it, without, strict=True))
+    assert np.mean(with_it) > 0.5 * np.mean(without)  # rewards are below 0
+
+
+def test_a_resumed_search_is_the_uninterrupted_one():
+    env = FindTheKeeps()
+    assert_resumes(lambda *, seed: agent_of(env, seed=seed, revisit=0.7), env, stop=8, episodes=14)
