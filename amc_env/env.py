@@ -123,7 +123,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         calibration_images: int = 2000,
         points: int = 10,
         reward_images: int | None = 1000,
-        block: int | None = None,
+        block: int | None = 100,
         confidence: float = 3.0,
         memo: bool = False,
         seed: int = 0,
