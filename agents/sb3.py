@@ -97,15 +97,21 @@ class StableBaselines:
             )
         self.model.set_logger(Logger(folder=None, output_formats=[]))
 
+    @property
+    def ahead(self) -> int:
+        """Up to the first episode after which it learns, nothing that it plays depends on a reward."""
+        return max(1, self.settings.learn_after + 1 - self.episodes)
+
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
         """Mu of the observation; when exploring, with noise, or SAC's own draw after the warm-up."""
-        own_draw = explore and self.settings.algorithm == "sac" and self.episodes >= self.settings.warmup
+        number = self.episodes + info.get("pending", 0)  # of the episode at hand
+        own_draw = explore and self.settings.algorithm == "sac" and number >= self.settings.warmup
         with self._own_generators():
             scaled, _ = self.model.predict(observation, deterministic=not own_draw)
         action = ((scaled + 1) / 2).astype(np.float32)
         if own_draw or not explore:
             return action
-        return truncated_normal(action, self.schedule(self.episodes), self.rng)
+        return truncated_normal(action, self.schedule(number), self.rng)
 
     def end_episode(self, episode: Episode) -> dict[str, float]:
         """Remember the episode, its reward on each transition, and let their code update once a decision."""

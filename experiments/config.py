@@ -23,7 +23,7 @@ from experiments import schema, suggest
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 PACKAGES = ("amc_env", "agents", "experiments")
-LOWEST = {"seed": 0, "episodes": 1, "confirm": 1}
+LOWEST = {"seed": 0, "episodes": 1, "confirm": 1, "workers": 0}
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own switch: exceptions reach the caller instead of its printer
 
 schema.register()

@@ -1,14 +1,18 @@
 """From a configuration to what is searched: a trained network, its data, the environment."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from amc_env import zoo
 from amc_env.data import DataSet
 from amc_env.env import CompressionEnv
+from amc_env.workers import Workers
 from amc_env.zoo import weights
 from amc_env.zoo.weights import Card
 from experiments import config
@@ -64,6 +68,35 @@ def environment(cfg: DictConfig, subject: Trained) -> CompressionEnv:
     env = config.instantiate(node, model=subject.model, data=subject.data)
     assert isinstance(env, CompressionEnv)
     return env
+
+
+@contextmanager
+def side_by_side(cfg: DictConfig, env: CompressionEnv) -> Iterator[list[CompressionEnv]]:
+    """As many environments of one task as ``workers`` evaluate at the same time; without any, the one alone.
+
+    With workers this process has one thread as well: what is measured is then the same for any number.
+    """
+    if not cfg.workers:
+        yield [env]
+        return
+    with _one_thread():
+        evaluator = env.judge("reward", cfg.env.reward_images)  # its dense logits are of one thread as well
+        try:
+            with Workers(evaluator, cfg.workers) as workers:
+                env.evaluator = workers
+                yield [env, *(env.twin() for _ in range(cfg.workers - 1))]
+        finally:
+            env.evaluator = evaluator
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def settings(node: DictConfig) -> dict[str, Any]:

@@ -60,6 +60,7 @@ class SearchConfig:
     episodes: int = MISSING
     confirm: int = MISSING
     save_every: int = MISSING
+    workers: int = MISSING
     deliver: bool = MISSING
     output: str = MISSING
 

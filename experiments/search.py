@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ def _search(cfg: DictConfig, folder: Path, settings: dict[str, Any]) -> RunRecor
         record = RunRecord.create(folder, settings, seeds={"search": cfg.seed, "splits": cfg.data.seed})
 
     from experiments.deliver import deliver
-    from experiments.problem import environment, trained
+    from experiments.problem import environment, side_by_side, trained
 
     with record, config.instantiate(cfg.tracking, folder=folder, config=record.content["config"]) as tracker:
         with record.phase("prepare"):
@@ -61,9 +62,9 @@ def _search(cfg: DictConfig, folder: Path, settings: dict[str, Any]) -> RunRecor
             if state is not None:
                 agent.load_state_dict(state.agent)
         try:
-            explore(
-                env, agent, record, tracker, episodes=cfg.episodes, seed=cfg.seed, save_every=cfg.save_every
-            )
+            with side_by_side(cfg, env) as envs:
+                asked = {"episodes": cfg.episodes, "seed": cfg.seed, "save_every": cfg.save_every}
+                explore(envs, agent, record, tracker, **asked)
         finally:
             save_best(env, record)
             note_work(env, record)
@@ -78,7 +79,7 @@ def _search(cfg: DictConfig, folder: Path, settings: dict[str, Any]) -> RunRecor
 
 
 def explore(
-    env: CompressionEnv,
+    envs: Sequence[CompressionEnv],
     agent: Agent,
     record: RunRecord,
     tracker: Tracker,
@@ -87,22 +88,27 @@ def explore(
     seed: int,
     save_every: int,
 ) -> None:
-    """Search on from the record's last row: a row an episode, a state of the agent every few."""
+    """Search on from the record's last row: a row an episode, a state of the agent every few.
+
+    ``envs`` are of one task, as many as evaluate at the same time.
+    """
     from agents.search import Best
     from agents.search import search as episodes_of
-    from experiments.plans import candidates, counts, plan_of
+    from experiments.plans import counts, plan_of
     from experiments.progress import Meter
     from experiments.state import save
     from experiments.tracking import episode_metrics
 
+    env = envs[0]
     whole = env.budget.widths([])
     dense = {"dense_macs": int(env.macs(whole)), "dense_params": int(env.params(whole))}
     best, start = Best(), len(record.rows)
-    for row in candidates(record.rows, 1):
+    if record.rows:
+        row = max(record.rows, key=lambda row: row["reward"])  # of equals the first, as `Best` has it
         best = Best(reward=row["reward"], plan=plan_of(env, row["counts"]))
     saved = start
     with record.phase("search"), Meter("episodes", episodes, done=start) as meter:
-        for trial in episodes_of(env, agent, episodes=episodes, seed=seed, start=start, best=best):
+        for trial in episodes_of(envs, agent, episodes=episodes, seed=seed, start=start, best=best):
             row = episode_metrics(trial, best_reward=best.reward, **dense)
             record.add(**row, counts=counts(env, trial.episode.final["plan"]), keep_asked=_asked(trial))
             tracker.log(row)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from amc_env.trace import trace
-from experiments.benchmarks import memory, sides
+from experiments.benchmarks import memory, sides, workers
 from experiments.benchmarks.__main__ import record, write
 from experiments.benchmarks.ours import Bare, Ours
 from experiments.benchmarks.reference import Reference
@@ -23,7 +23,7 @@ from experiments.benchmarks.subjects import (
     subject,
     threads,
 )
-from experiments.benchmarks.tables import table
+from experiments.benchmarks.tables import WORKING, table
 
 TINY = Settings(
     data="digits",
@@ -168,6 +168,29 @@ def test_peak_memory_of_a_process_of_its_own():
 def test_memory_is_of_the_same_plan(cache):
     accuracies = [memory.episode(side, "digits_cnn", TINY) for side in sides.SIDES]
     assert accuracies[0] == pytest.approx(accuracies[1], abs=1 / 60 + 1e-9)
+
+
+def test_workers_are_timed_beside_threads_on_the_same_plans(digits, cache):
+    found = workers.compare(digits, replace(TINY, episodes=3), say=lambda line: None)
+    assert [row["agent"] for row in found["rows"]] == ["random", "cmaes"]
+    assert all(row[f"{side}_seconds"]["episode"] > 0 for row in found["rows"] for side in WORKING)
+    lines = table({"workers": record(TINY, **found)}).splitlines()
+    assert [line.count("|") for line in lines] == [7] * 4
+    assert lines[2].startswith("| `random` | ")
+
+
+def test_the_speed_of_workers_by_hand():
+    seconds = [(4.0, 3.0, 2.0), (2.0, 1.0, 1.0), (3.0, 1.0, 2.0)]
+    rows = [
+        {"agent": "random"}
+        | {f"{side}_seconds": {"episode": s} for side, s in zip(WORKING, row, strict=True)}
+        for row in seconds
+    ]
+    found = workers.summary([*rows, {**rows[0], "agent": "cmaes"}])
+    assert found["random"]["episodes_per_second"] == {"one_worker": 1 / 3, "threads": 1.0, "workers": 0.5}
+    assert found["random"]["over_one_worker"] == {"median": 2.0, "lowest": 1.5, "highest": 2.0}
+    assert found["random"]["over_threads"] == {"median": 1.0, "lowest": 0.5, "highest": 1.5}
+    assert found["cmaes"]["over_threads"]["median"] == 1.5
 
 
 def test_the_table_is_made_of_records_alone(compared, tmp_path, cache):

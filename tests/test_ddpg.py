@@ -5,13 +5,13 @@ import statistics
 import numpy as np
 import pytest
 import torch
-from identity import BEST_CONSTANT, FindTheKeeps, SpendTheBudget, assert_resumes
+from identity import BEST_CONSTANT, FindTheKeeps, SpendTheBudget, assert_plays_ahead, assert_resumes
 from scipy import stats
 
 from agents.ddpg import DDPG, deviation, moving_average, q_values, soft_update, td_target
 from agents.noise import SigmaSchedule, truncated_normal
 from agents.replay import ReplayBuffer
-from agents.search import Episode, StateError, run_episode, run_search
+from agents.search import Episode, StateError, run_episode, run_search, search
 
 ENV = FindTheKeeps()
 QUICK = {"hidden": 16, "learn_after": 0, "warmup": 2, "batch": 8, "memory": 20}
@@ -331,6 +331,35 @@ def test_a_resumed_search_is_the_uninterrupted_one(settings):
         return DDPG(env.observation_space, env.action_space, seed=seed, **QUICK | settings)
 
     assert_resumes(make, env, stop=5, episodes=9)
+
+
+RELEASED = {"warmup": 6, "warmup_actions": "uniform", "baseline": "batches", "candidates": 4}
+
+
+@pytest.mark.parametrize(
+    ("settings", "rewards"),
+    [
+        ({"warmup": 10}, [-0.190247, -0.230460, -0.054347, -0.051378, -0.039064]),
+        (RELEASED, [-0.273060, -0.182295, -0.139703, -0.115166, -0.108008]),
+    ],
+)
+def test_playing_ahead_changed_no_search(settings, rewards):
+    """Episodes 0, 5, 9, 14 and 19, as they were when each waited for the one before; it learns from 8 on."""
+    agent = make(seed=5, hidden=16, learn_after=8, batch=8, memory=100, **settings)
+    found = [trial.episode.reward for trial in search(ENV, agent, episodes=20, seed=0)]
+    np.testing.assert_allclose(np.array(found)[[0, 5, 9, 14, 19]], rewards, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"greedy_first": True, "uniform_start": True}, RELEASED, {"warmup": 3, "sigma_decay": 0.5}]
+)
+def test_the_warm_up_is_played_ahead_as_one_by_one(settings):
+    assert_plays_ahead(lambda: make(**QUICK | {"learn_after": 8} | settings), ENV, episodes=14)
+
+
+def test_how_far_it_plays_ahead():
+    trials = search(ENV, make(**QUICK | {"learn_after": 18}), episodes=22, seed=0)
+    assert [trial.index for trial in trials if trial.settled] == [15, 18, 19, 20, 21]
 
 
 def test_a_state_of_other_settings_is_refused():

@@ -1,7 +1,7 @@
 """Time an episode: ``python -m experiments.benchmarks plain20``; everything where no name is given.
 
-Beside it, on the same plans, the released code's procedure and the bare forward pass; and how it grows with
-images, layers and width. Minutes each, with nothing else running. One record a name;
+Beside it, on the same plans, the released code's procedure and the bare forward pass; how it grows with
+images, layers and width; and what workers bring. Minutes each, with nothing else running. One record a name;
 ``python -m experiments.report`` puts them into the README.
 """
 
@@ -13,12 +13,13 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks import memory, scaling, sides, subjects
+from experiments.benchmarks import memory, scaling, sides, subjects, workers
 from experiments.benchmarks.subjects import Settings
-from experiments.benchmarks.tables import SCALING, table
+from experiments.benchmarks.tables import SCALING, WORKERS, table
 from experiments.record import commit, plain, row_a_line, versions
 
 NETWORKS = ("plain20", "resnet56", "mobilenet_v1")
+NAMES = (*NETWORKS, SCALING, WORKERS)
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 FORMAT = 1
 
@@ -26,17 +27,15 @@ FORMAT = 1
 def main() -> None:
     """Run what is named, write a record of each, print their table."""
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"any of {', '.join((*NETWORKS, SCALING))}")
+    parser.add_argument("names", nargs="*", help=f"any of {', '.join(NAMES)}")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the records")
     for entry in fields(Settings):
         flag = "--" + entry.name.replace("_", "-")
         parser.add_argument(flag, type=type(entry.default), default=entry.default, help=f"{entry.default}")
     asked = vars(parser.parse_args())
-    names, output = asked.pop("names") or [*NETWORKS, SCALING], asked.pop("output")
-    if unknown := set(names) - {*NETWORKS, SCALING}:
-        parser.error(
-            f"no benchmark {', '.join(sorted(unknown))}; choose from {', '.join((*NETWORKS, SCALING))}"
-        )
+    names, output = asked.pop("names") or list(NAMES), asked.pop("output")
+    if unknown := set(names) - set(NAMES):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
     records = bench(names, Settings(**asked))
     for name, record in records.items():
         write(output / f"{name}.json", record)
@@ -45,7 +44,7 @@ def main() -> None:
 
 def bench(names: list[str], settings: Settings) -> dict[str, dict[str, Any]]:
     """The records of what is named; peak memory first, while this process is small."""
-    networks = [name for name in names if name != SCALING]
+    networks = [name for name in names if name in NETWORKS]
     peaks = {name: {side: memory.peak(side, name, settings) for side in sides.SIDES} for name in networks}
     records = {}
     with subjects.threads(settings.threads):
@@ -56,6 +55,10 @@ def bench(names: list[str], settings: Settings) -> dict[str, dict[str, Any]]:
         if SCALING in names:
             light = replace(settings, **scaling.LIGHT)
             records[SCALING] = record(light, results=scaling.scale(light), rows=[])
+        if WORKERS in names:
+            light = replace(settings, **workers.LIGHT)
+            found = workers.compare(subjects.subject("plain20", subjects.images(light)), light)
+            records[WORKERS] = record(light, **found)
     return records
 
 

@@ -5,7 +5,9 @@ from typing import Any
 
 NAMES = {"reference": "released procedure", "ours": "here", "bare": "bare forward pass"}
 PHASES = ("choose", "solve", "cut", "forward", "episode")
-SCALING = "scaling"
+SCALING, WORKERS = "scaling", "workers"
+AGENTS = ("random", "cmaes")  # that workers are timed with, and the sides
+WORKING = {"one_worker": "one worker", "threads": "one process, two threads", "workers": "two workers"}
 SIZES = {"images": "reward images", "layers": "layers (plain networks)", "width": "width (`mobilenet_v1`)"}
 
 
@@ -13,12 +15,14 @@ def table(records: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown: seconds by phase, their ratios, and what an episode grows with; empty without records.
 
     Args:
-        records: by name: those of networks, and `SCALING`.
+        records: by name: those of networks, `SCALING` and `WORKERS`.
     """
-    networks = {name: record for name, record in records.items() if name != SCALING}
+    networks = {name: record for name, record in records.items() if name not in (SCALING, WORKERS)}
     parts = [_seconds(networks), _ratios(networks)] if networks else []
     if SCALING in records:
         parts.append(_scaling(records[SCALING]))
+    if WORKERS in records:
+        parts.append(_workers(records[WORKERS]))
     return "\n\n".join(parts)
 
 
@@ -70,6 +74,17 @@ def _scaling(record: Mapping[str, Any]) -> str:
                 f"{exponents['bare']:.2f}",
             )
         )
+    return "\n".join(lines)
+
+
+def _workers(record: Mapping[str, Any]) -> str:
+    ratios = "two workers / one", "two workers / two threads"
+    lines = _head("episodes a second of", *WORKING.values(), *ratios)
+    for agent in AGENTS:
+        found = record["results"][agent]
+        speeds = [f"{found['episodes_per_second'][side]:.2f}" for side in WORKING]
+        ratios = _range(found["over_one_worker"], 2), _range(found["over_threads"], 2)
+        lines.append(_row(f"`{agent}`", *speeds, *ratios))
     return "\n".join(lines)
 
 
