@@ -337,7 +337,7 @@ def test_a_plan_that_is_far_worse_than_the_incumbent_ends_with_fewer_images():
 
 
 def test_an_incumbent_is_of_one_episode_and_changes_nothing_without_a_rule():
-    env = reused("chain", "relative")
+    env = reused("chain", "relative", block=None)
     first = episode(env, [0.2])[-1]
     best = episode(env, [0.9])[-1][4]["plan"]
     told = with_incumbent(env, [0.2] * 3, best)

@@ -32,6 +32,7 @@ class Ours:
             calibration_images=settings.calibration_images,
             points=settings.points,
             reward_images=settings.reward_images,
+            block=None,  # every episode is given all images, as the other side's are
             seed=settings.seed,
             **env,
         )
