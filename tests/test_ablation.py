@@ -1,5 +1,6 @@
 """The searches with and without stopping and memory: what is counted, by hand and on a small network."""
 
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -8,8 +9,10 @@ import pytest
 
 from amc_env.data import CACHE
 from experiments.benchmarks import stopping
+from experiments.benchmarks.__main__ import record, write
 from experiments.benchmarks.stopping import Ablation, ablate, cache, summary
 from experiments.benchmarks.subjects import BenchmarkError
+from experiments.benchmarks.tables import table
 from experiments.record import RunRecord
 
 SMALL = Ablation(
@@ -84,6 +87,24 @@ def test_the_summary_by_hand():
     assert results["apart"]["value"] == pytest.approx(-0.5)  # 1 and -2 points
     assert results["apart"]["low"] == pytest.approx(-2)
     assert results["apart"]["high"] == pytest.approx(1)
+
+
+def test_the_table_is_made_of_the_record_alone(found, tmp_path):
+    write(tmp_path / "stopping.json", record(SMALL, **found[0]))
+    content = json.loads((tmp_path / "stopping.json").read_text())
+    assert content["config"]["block"] == 50
+    head, _, *lines = table({"stopping": content}).splitlines()
+    assert head.startswith(
+        "| searches | with | networks cut | images run | times fewer | processor seconds |"
+    )
+    cells = [line.strip("| ").split(" | ") for line in lines]
+    (facts,) = content["rows"]
+    assert lines[0].startswith("| `flops_30`, 1 seeds | neither | 40 | 8,000 |  |  | ")
+    assert cells[1][:2] == ["memory", str(facts["plain"]["evaluations"])]
+    both = facts["stopping"]
+    assert cells[3][:3] == ["both", str(both["evaluations"]), f"{both['forwards']:,}"]
+    assert cells[3][3].startswith(f"{8000 / both['forwards']:.1f} (")
+    assert lines[4].startswith("|  | both, again from disk | 0 | 0 |  | ")
 
 
 @pytest.mark.parametrize("before", ["elsewhere", None])

@@ -1,7 +1,8 @@
 """Time an episode: ``python -m experiments.benchmarks plain20``; everything where no name is given.
 
 Beside it, on the same plans, the released code's procedure and the bare forward pass; how it grows with
-images, layers and width; and what workers bring. Minutes each, with nothing else running. One record a name;
+images, layers and width; and what workers bring. Minutes each, with nothing else running. ``stopping``, what
+fewer images cost a search, takes an hour and runs only where it is named. One record a name;
 ``python -m experiments.report`` puts them into the README.
 """
 
@@ -13,13 +14,14 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks import memory, scaling, sides, subjects, workers
+from experiments.benchmarks import memory, scaling, sides, stopping, subjects, workers
 from experiments.benchmarks.subjects import Settings
-from experiments.benchmarks.tables import SCALING, WORKERS, table
+from experiments.benchmarks.tables import SCALING, STOPPING, WORKERS, table
 from experiments.record import commit, plain, row_a_line, versions
 
 NETWORKS = ("plain20", "resnet56", "mobilenet_v1")
-NAMES = (*NETWORKS, SCALING, WORKERS)
+EVERYTHING = (*NETWORKS, SCALING, WORKERS)  # where no name is given
+NAMES = (*EVERYTHING, STOPPING)
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 FORMAT = 1
 
@@ -33,7 +35,7 @@ def main() -> None:
         flag = "--" + entry.name.replace("_", "-")
         parser.add_argument(flag, type=type(entry.default), default=entry.default, help=f"{entry.default}")
     asked = vars(parser.parse_args())
-    names, output = asked.pop("names") or list(NAMES), asked.pop("output")
+    names, output = asked.pop("names") or list(EVERYTHING), asked.pop("output")
     if unknown := set(names) - set(NAMES):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
     records = bench(names, Settings(**asked))
@@ -59,15 +61,20 @@ def bench(names: list[str], settings: Settings) -> dict[str, dict[str, Any]]:
             light = replace(settings, **workers.LIGHT)
             found = workers.compare(subjects.subject("plain20", subjects.images(light)), light)
             records[WORKERS] = record(light, **found)
+        if STOPPING in names:
+            asked = stopping.Ablation(threads=settings.threads)
+            records[STOPPING] = record(asked, **stopping.ablate(asked, Path("runs") / STOPPING))
     return records
 
 
-def record(settings: Settings, *, results: Mapping[str, Any], rows: list[Any]) -> dict[str, Any]:
+def record(
+    settings: Settings | stopping.Ablation, *, results: Mapping[str, Any], rows: list[Any]
+) -> dict[str, Any]:
     """What a benchmark's file holds."""
     made = {
         "format": FORMAT,
         "config": asdict(settings),
-        "seeds": {"all": settings.seed},
+        "seeds": {"all": settings.seed} if isinstance(settings, Settings) else {"first": 0},
         "versions": versions(),
         "commit": commit(),
         "results": results,

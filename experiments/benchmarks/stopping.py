@@ -39,6 +39,7 @@ class Ablation:
         overrides: of the main job's configuration.
         block: images between two looks, see `amc_env.stopping`.
         confidence: standard errors.
+        threads: of the process.
     """
 
     protocols: Sequence[str] = ("flops_50", "flops_30")
@@ -46,6 +47,7 @@ class Ablation:
     overrides: Sequence[str] = ("agent=ddpg",)
     block: int = 100
     confidence: float = 3.0
+    threads: int = 1
 
 
 def ablate(asked: Ablation, folder: Path, say: Callable[[str], None] = print) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 NAMES = {"reference": "released procedure", "ours": "here", "bare": "bare forward pass"}
 PHASES = ("choose", "solve", "cut", "forward", "episode")
-SCALING, WORKERS = "scaling", "workers"
+SCALING, WORKERS, STOPPING = "scaling", "workers", "stopping"
 AGENTS = ("random", "cmaes")  # that workers are timed with, and the sides
 WORKING = {"one_worker": "one worker", "threads": "one process, two threads", "workers": "two workers"}
 SIZES = {"images": "reward images", "layers": "layers (plain networks)", "width": "width (`mobilenet_v1`)"}
@@ -15,14 +15,12 @@ def table(records: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown: seconds by phase, their ratios, and what an episode grows with; empty without records.
 
     Args:
-        records: by name: those of networks, `SCALING` and `WORKERS`.
+        records: by name: those of networks, `SCALING`, `WORKERS` and `STOPPING`.
     """
-    networks = {name: record for name, record in records.items() if name not in (SCALING, WORKERS)}
+    others = {SCALING: _scaling, WORKERS: _workers, STOPPING: _stopping}
+    networks = {name: record for name, record in records.items() if name not in others}
     parts = [_seconds(networks), _ratios(networks)] if networks else []
-    if SCALING in records:
-        parts.append(_scaling(records[SCALING]))
-    if WORKERS in records:
-        parts.append(_workers(records[WORKERS]))
+    parts += [write(records[name]) for name, write in others.items() if name in records]
     return "\n\n".join(parts)
 
 
@@ -85,6 +83,32 @@ def _workers(record: Mapping[str, Any]) -> str:
         speeds = [f"{found['episodes_per_second'][side]:.2f}" for side in WORKING]
         ratios = _range(found["over_one_worker"], 2), _range(found["over_threads"], 2)
         lines.append(_row(f"`{agent}`", *speeds, *ratios))
+    return "\n".join(lines)
+
+
+def _stopping(record: Mapping[str, Any]) -> str:
+    """Only what was searched has seconds: without memory, the images that counted would have been run."""
+    lines = _head(
+        "searches", "with", "networks cut", "images run", "times fewer", "processor seconds", "best reward",
+        "selection, %", "points apart",
+    )  # fmt: skip
+    for protocol, found in record["results"].items():
+        plain, stopping, again = (found[side] for side in ("plain", "stopping", "again"))
+        apart, ran = found["apart"], ("evaluations", "forwards", "seconds")
+        interval = f"{apart['value']:+.2f} [{apart['low']:.2f}, {apart['high']:.2f}]"
+        cases = [
+            ("neither", plain, ("episodes", "images", ""), "", ""),
+            ("memory", plain, ran, "", ""),
+            ("stopping", stopping, ("episodes", "images", ""), "", ""),
+            ("both", stopping, ran, _range(found["fewer"], 1), interval),
+            ("both, again from disk", again, ran, "", ""),
+        ]
+        name = f"`{protocol}`, {record['config']['seeds']} seeds"
+        for case, facts, (cut, run, seconds), fewer, difference in cases:
+            counts = f"{facts[cut]:,.0f}", f"{facts[run]:,.0f}", fewer
+            outcome = f"{facts['reward']:.3f}", f"{100 * facts['selection']:.2f}", difference
+            lines.append(_row(name, case, *counts, f"{facts[seconds]:.0f}" if seconds else "", *outcome))
+            name = ""
     return "\n".join(lines)
 
 
