@@ -54,12 +54,12 @@ def table(record: Mapping[str, Any]) -> str:
     for name in sorted(final, key=lambda name: -stats.iqm(final[name])):
         columns = [final[name][:, [t]] for t in range(len(targets))]
         columns += [final[name]] if len(targets) > 1 else []
-        cells = [name, *(_cell(_estimate(column)) for column in columns)]
+        cells = [name, *(cell(_estimate(column)) for column in columns)]
         needed = evaluations(every[name])
         median = float(np.median(needed))
         cells += [f"{np.isfinite(needed).mean():.0%}", f"{median:.0f}" if np.isfinite(median) else "-"]
         if ours is not None:
-            cells += ["", ""] if name == ours else _against(final[name], final[ours])
+            cells += ["", ""] if name == ours else against(final[name], final[ours])
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -96,15 +96,17 @@ def band(curves: NDArray[np.float64], points: int = 60) -> tuple[NDArray[Any], .
     return at, *np.array(estimates).T
 
 
-def _against(theirs: NDArray[np.float64], ours: NDArray[np.float64]) -> list[str]:
+def against(theirs: NDArray[np.float64], ours: NDArray[np.float64]) -> list[str]:
+    """Two cells of losses ``(seeds, targets)``: by how much theirs are more, and how often ours are less."""
     difference = stats.paired_difference(theirs, ours, np.random.default_rng(SEED))
-    return [_cell(difference, sign="+"), f"{stats.probability_of_improvement(-ours, -theirs):.2f}"]
+    return [cell(difference, sign="+"), f"{stats.probability_of_improvement(-ours, -theirs):.2f}"]
 
 
 def _estimate(scores: NDArray[np.float64]) -> Estimate:
     return stats.estimate(scores, stats.iqm, np.random.default_rng(SEED))
 
 
-def _cell(estimate: Estimate, sign: str = "") -> str:
+def cell(estimate: Estimate, sign: str = "") -> str:
+    """A value and its interval."""
     value, low, high = (round(part, 2) + 0.0 for part in estimate)  # no minus zero
     return f"{value:{sign}.2f} [{low:.2f}, {high:.2f}]"

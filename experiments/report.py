@@ -7,12 +7,12 @@ search begins with its agent's, as in ``ddpg-flops_30-0``; that of a comparison 
 
 import argparse
 import json
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from experiments import regret
+from experiments import policies, regret
 from experiments.benchmarks import tables
 from experiments.record import RunRecord, row_a_line
 from experiments.tracking import METRICS
@@ -46,13 +46,14 @@ def main() -> None:
     README.write_text(text)
     for name, record in read(RESULTS / REGRET).items():
         print(regret.plot(record, RESULTS / REGRET / f"{name}.png"))
+    print(policies.plot(list(read(RESULTS / POLICIES).values()), RESULTS / POLICIES / "curves.png"))
     print(f"{README.name}: written {', '.join(blocks())}")
 
 
 def blocks() -> dict[str, str]:
     """Every block of the README that is made, by the name of its markers."""
     return {
-        POLICIES: policies(list(read(RESULTS / POLICIES).values())),
+        POLICIES: policies.table(list(read(RESULTS / POLICIES).values())),
         REGRET: regret_tables(read(RESULTS / REGRET)),
         BENCHMARKS: tables.table(read(RESULTS / BENCHMARKS)),
         "metrics": metrics(),
@@ -79,32 +80,6 @@ def regret_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
         parts.append(f"`{name}`, {config['seeds']} seeds, {config['episodes']} evaluations each:\n")
         parts.append(regret.table(record) + "\n")
     return "\n".join(parts).rstrip("\n")
-
-
-def policies(records: Sequence[Mapping[str, Any]]) -> str:
-    """Accuracy on selection without fine-tuning, of each policy at each target: mean, and spread over seeds.
-
-    A deterministic policy has one record; of a searching one, each seed has one, measured on the plan that
-    was confirmed among its best.
-    """
-    cells: dict[tuple[str, float], list[float]] = {}
-    evaluations: dict[str, int] = {}
-    for record in records:
-        name, target = record["agent"], record["target"]
-        cells.setdefault((name, target), []).append(100 * record["best"]["selection"]["top1"])
-        evaluations[name] = record["episodes"]
-    targets = sorted({target for _, target in cells}, reverse=True)
-    lines = [
-        "| policy | evaluations | seeds | "
-        + " | ".join(f"{100 * target:g} % of the MACs" for target in targets)
-        + " |",
-        "|-|-|-|" + "-|" * len(targets),
-    ]
-    for name in dict.fromkeys(name for name, _ in sorted(cells, key=lambda key: statistics.mean(cells[key]))):
-        columns = [cells.get((name, target), []) for target in targets]
-        seeds = max(len(column) for column in columns)
-        lines.append(f"| {name} | {evaluations[name]} | {seeds} | " + " | ".join(map(_cell, columns)) + " |")
-    return "\n".join(lines)
 
 
 def place(text: str, name: str, block: str) -> str:
@@ -135,26 +110,19 @@ def keep(folder: Path, name: str) -> Path:
         kept = {key: record.content[key] for key in COMPARISON} | {"rows": record.rows}
         path = RESULTS / REGRET / f"{name}.json"
     else:
+        episodes = [row for row in record.rows if "reward" in row]
         kept = {key: record.content[key] for key in SEARCH}
         kept |= {
             "agent": name.partition("-")[0],
             "target": config["protocol"]["target"],
             "episodes": config["episodes"],
-            "rewards": [round(row["reward"], 5) for row in record.rows if "reward" in row],
+            "rewards": [round(row["reward"], 5) for row in episodes],
+            "elapsed": [round(at, 2) for at in accumulate(row["episode_seconds"] for row in episodes)],
         }
         path = RESULTS / POLICIES / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(row_a_line(kept))
     return path
-
-
-def _cell(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    mean = statistics.mean(values)
-    if len(values) == 1:
-        return f"{mean:.2f}"
-    return f"{mean:.2f} ({min(values):.2f} to {max(values):.2f}, sd {statistics.stdev(values):.2f})"
 
 
 if __name__ == "__main__":
