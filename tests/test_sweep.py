@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -225,17 +226,16 @@ def command(where: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, cwd=where, env=environment, capture_output=True, text=True, check=False)
 
 
-def needed(launcher: str, plugin: str) -> object:
-    missing = importlib.util.find_spec(f"hydra_plugins.{plugin}") is None
-    reason = f"{launcher} is not installed: pip install 'amc-rl[{suggest.EXTRAS[launcher]}]'"
+def needed(launcher: str, plugin: str, program: str = sys.executable) -> object:
+    missing = importlib.util.find_spec(f"hydra_plugins.{plugin}") is None or not shutil.which(program)
+    reason = f"needs pip install 'amc-rl[{suggest.EXTRAS[launcher]}]' and {program}"
     return pytest.param(launcher, marks=pytest.mark.skipif(missing, reason=reason))
 
 
-LAUNCHERS = [
-    needed("joblib", "hydra_joblib_launcher"),
-    needed("submitit_local", "hydra_submitit_launcher"),
-    needed("ray", "hydra_ray_launcher"),
-]
+JOBLIB = needed("joblib", "hydra_joblib_launcher")
+RAY = needed("ray", "hydra_ray_launcher")
+LOCAL = needed("submitit_local", "hydra_submitit_launcher")
+SLURM = needed("submitit_slurm", "hydra_submitit_launcher", "sbatch")
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +252,7 @@ def six_records(where: Path, launcher: str) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", [JOBLIB, RAY, LOCAL, SLURM])
 def test_every_launcher_gives_the_records_of_the_basic_one(
     launcher: str, basic: dict[str, str], tmp_path: Path
 ) -> None:
@@ -262,7 +262,7 @@ def test_every_launcher_gives_the_records_of_the_basic_one(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("launcher", [LAUNCHERS[0], LAUNCHERS[2]])
+@pytest.mark.parametrize("launcher", [JOBLIB, RAY])
 def test_a_run_whose_process_is_killed_loses_no_other(launcher: object, tmp_path: Path) -> None:
     (tmp_path / "nets.py").write_text(NETS)
     words = ("agent=uniform", "model=import", "target=nets:killed,nets:fine", "seed=0,1", "output=sweep")
