@@ -297,6 +297,8 @@ def test_trials_before_one_that_fails_are_kept_and_the_error_is_its_own(count):
         run_search(envs, agent, episodes=20, seed=0, on_episode=kept.append)
     assert [trial.index for trial in kept] == list(range(8))
     assert len(agent.learnt) == 8
+    begun = [number for call, number in agent.calls if call == "act"]
+    assert begun == list(range(9 if count == 1 else len(begun)))  # one environment begins nothing more
 
 
 def test_an_environment_must_say_how_many_decisions_there_are_and_keep_to_it():

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from torch import nn
 
 from agents.blackbox import CMAES, RandomSearch
@@ -25,6 +26,7 @@ from amc_env.plan import Plan
 from amc_env.sharing import share
 from amc_env.workers import WorkerError, Workers
 from experiments.config import CONF
+from experiments.problem import side_by_side
 from experiments.record import RunRecord, without_clock
 from experiments.search import explore, search
 from experiments.tracking import NoTracker
@@ -154,6 +156,31 @@ def test_a_twin_has_an_episode_of_its_own():
     assert other["macs"] > info["macs"]
 
 
+def test_this_process_has_one_thread_beside_workers(monkeypatch):
+    class Fake:
+        def __init__(self, evaluator, count):
+            self.evaluator = evaluator
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr("experiments.problem.Workers", Fake)
+    env = make("digits_cnn-digits", target=0.3)
+    whole, before = OmegaConf.create({"reward_images": None}), env.evaluator
+    torch.set_num_threads(2)
+    with side_by_side(OmegaConf.create({"workers": 0, "env": whole}), env) as envs:
+        assert (torch.get_num_threads(), envs, env.evaluator) == (2, [env], before)
+    with side_by_side(OmegaConf.create({"workers": 3, "env": whole}), env) as envs:
+        assert torch.get_num_threads() == 1
+        assert len({id(each) for each in envs}) == 3
+        assert all(isinstance(each.evaluator, Fake) for each in envs)
+    assert torch.get_num_threads() == 2
+    assert env.evaluator is envs[1].evaluator.evaluator
+
+
 # -- what happens to a worker
 
 
@@ -177,6 +204,8 @@ class Scripted:
             raise EvaluationError("the logits are not finite")
         if told == FAILS_ODDLY:
             raise OddError(1, 2)
+        if told == COUNTS_THREADS:
+            told = torch.get_num_threads()
         if told == WAITS:
             time.sleep(60)
         return Evaluation(told / 100, 1.0, 0.0, 1.0, 0.0, 10, "reward")
@@ -193,7 +222,7 @@ class OddError(Exception):
         super().__init__(f"{one} and {two}")
 
 
-DIES, DIES_ONCE, FAILS, FAILS_ODDLY, WAITS = 1, 2, 3, 4, 5
+DIES, DIES_ONCE, FAILS, FAILS_ODDLY, WAITS, COUNTS_THREADS = 1, 2, 3, 4, 5, 6
 
 
 def plan(told):
@@ -202,8 +231,10 @@ def plan(told):
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory):
-    with Workers(Scripted(tmp_path_factory.mktemp("workers") / "log"), 1) as workers:
-        yield workers
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "2")  # what a worker would take without being told
+        with Workers(Scripted(tmp_path_factory.mktemp("workers") / "log"), 1) as workers:
+            yield workers
 
 
 @pytest.fixture
@@ -222,6 +253,10 @@ def test_a_worker_that_dies_is_replaced_and_its_plan_evaluated_again(pool, log):
     os.kill(after, signal.SIGKILL)  # and one that dies with nothing to do
     assert pool(plan(50)).top1 == 0.5
     assert len({before, after, *pids_of(pool)}) == 3
+
+
+def test_a_worker_has_one_thread(pool, log):
+    assert pool(plan(COUNTS_THREADS)).top1 == 0.01
 
 
 def test_a_plan_that_kills_its_workers_is_told(pool, log):
