@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from amc_env.compressors.surgery import Solve, Surgeon
 from amc_env.data import DataSet, digest
+from amc_env.execution import CPU, Execution
 from amc_env.graph import Graph
 from amc_env.measures import IMAGE, Evaluation, Images, mean, per_image
 from amc_env.memo import Memo
@@ -54,6 +55,7 @@ class Evaluator:
         memo: names what ``solve`` and ``repair`` depend on, and lets measurements be kept on disk for other
             runs, see `amc_env.memo`. What is read from there is, bit by bit, what would be measured. None
             keeps none.
+        execution: where and how networks are run; ``solve`` and ``repair`` get tensors on its device.
 
     ``seconds`` adds up what cutting and forward passes took, ``forwards`` counts images sent through a
     network, the dense one included, and ``evaluations`` how often one was cut, for what was not remembered.
@@ -65,17 +67,20 @@ class Evaluator:
     def __init__(
         self, model: nn.Module, graph: Graph, data: DataSet, solve: Solve, *, repair: Repair | None = None,
         split: str = "reward", images: int | None = None, batch_size: int | None = None,
-        stopping: Stopping | None = None, memo: str | None = None,
+        stopping: Stopping | None = None, memo: str | None = None, execution: Execution = CPU,
     ) -> None:  # fmt: skip
         self.split = split
         self.seconds = {"cut": 0.0, "forward": 0.0}
         self.forwards = 0
         self.evaluations = 0
-        self._surgeon = Surgeon(model, graph, fold=True)
+        self.execution = execution
+        self._surgeon = Surgeon(model, graph, fold=True, device=execution.device)
+        self._runner: nn.Module = self._surgeon.network
         self._graph, self._solve, self._repair, self.stopping = graph, solve, repair, stopping
         size = batch_size or _batch_size(graph)
         self._batches = [
-            (_channels_last(batch), labels) for batch, labels in data.batches(split, size, images)
+            (execution.place(_channels_last(batch)), execution.place(labels))
+            for batch, labels in data.batches(split, size, images)
         ]
         self._ends = list(accumulate(len(labels) for _, labels in self._batches))
         self._looks = _looks(self._ends, size, stopping)
@@ -89,8 +94,9 @@ class Evaluator:
                 repair=memo, graph=graph.hash, network=repr(model), split=split, batch=size,
                 weights=digest([value.cpu() for value in model.state_dict().values()]),
                 images=data.fingerprint(split, images),
-                logits=digest(self._dense),  # of the network's code, and of how this machine rounds
-                torch=torch.__version__,
+                # of the network's code, and of how this machine rounds
+                logits=digest([part.cpu() for part in self._dense]),
+                torch=torch.__version__, execution=str(execution),
             )  # fmt: skip
 
     def __call__(self, plan: Plan, incumbent: Plan | None = None) -> Evaluation:
@@ -144,7 +150,7 @@ class Evaluator:
         with evaluating(network):
             for (images, labels), dense, end in zip(self._batches, self._dense, self._ends, strict=True):
                 if start < end <= stop:
-                    logits = network(images)
+                    logits = self.execution.logits(self._runner, images)
                     if not bool(logits.isfinite().all()):
                         raise EvaluationError(
                             f"the logits of the network under plan {plan.hash} are not finite: "
@@ -163,6 +169,7 @@ class Evaluator:
             network = self._surgeon.cut(plan, self._solve)
             if self._repair is not None:
                 self._repair(network, self._graph.mask(plan.kept))
+            self._runner = self.execution.ready(network)
             self._cut = plan.hash
             self.evaluations += 1
             self.seconds["cut"] += time.perf_counter() - before
@@ -171,7 +178,7 @@ class Evaluator:
     def _logits_of_dense(self, model: nn.Module) -> list[Tensor]:
         network = self._surgeon.cut(Plan.dense(self._graph))
         with evaluating(network):
-            found: list[Tensor] = [network(images) for images, _ in self._batches]
+            found = [self.execution.logits(network, images) for images, _ in self._batches]
         if not all(bool(logits.isfinite().all()) for logits in found):
             raise EvaluationError(f"the logits of the dense network are not finite: {culprit(model)}")
         self.forwards += self._ends[-1]

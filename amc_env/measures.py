@@ -59,14 +59,19 @@ def per_image(logits: Tensor, labels: Tensor, dense: Tensor) -> Images:
         labels: ``(n,)`` int64.
         dense: ``(n, classes)`` logarithms of the dense network's predicted distributions.
     """
-    images = np.empty(len(labels), IMAGE)
     ranked = logits.topk(min(5, logits.size(1)), dim=1).indices
     hits = ranked == labels[:, None]
-    images["top1"], images["top5"] = hits[:, 0].numpy(), hits.any(1).numpy()
-    images["agreement"] = (ranked[:, 0] == dense.argmax(1)).numpy()
-    images["loss"] = F.cross_entropy(logits, labels, reduction="none").numpy()
     divergence = F.kl_div(F.log_softmax(logits, dim=1), dense, reduction="none", log_target=True)
-    images["kl"] = divergence.sum(1).numpy()
+    found = {
+        "top1": hits[:, 0],
+        "top5": hits.any(1),
+        "agreement": ranked[:, 0] == dense.argmax(1),
+        "loss": F.cross_entropy(logits, labels, reduction="none"),
+        "kl": divergence.sum(1),
+    }
+    images = np.empty(len(labels), IMAGE)
+    for name, values in found.items():
+        images[name] = values.cpu().numpy()
     return images
 
 

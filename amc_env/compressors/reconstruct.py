@@ -45,6 +45,13 @@ class Moments:
     counts: Mapping[str, int]
     ridge: float = 1e-6
 
+    def to(self, device: torch.device) -> "Moments":
+        """The same on a device."""
+        grams, rows = (
+            {name: value.to(device) for name, value in part.items()} for part in (self.grams, self.rows)
+        )
+        return Moments(grams, rows, self.counts, self.ridge)
+
     def solve(self, layer: Layer, block: int, weight: Tensor, columns: Tensor) -> Tensor:
         """A `surgery.Solve`: refitted weights where moments are known, the dense ones where they are not."""
         if layer.name not in self.counts or len(columns) == weight.size(1):

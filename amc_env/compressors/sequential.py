@@ -36,7 +36,8 @@ class Sequential:
         self, dense: nn.Module, graph: Graph, data: DataSet, *, images: int, points: int, seed: int
     ) -> None:
         self.graph = graph
-        self.images = data.normalise(data["calibration"].head(images).images)
+        device = next(dense.parameters()).device
+        self.images = data.normalise(data["calibration"].head(images).images).to(device)
         self.layers = [layer for layer in refittable(graph) if layer.calls == 1]
         generator = torch.Generator().manual_seed(seed)
         self.positions = {

@@ -44,12 +44,15 @@ class Surgeon:
         fold: put each batch norm that directly follows a layer into that layer's weights and bias. The copy
             is then for evaluation only: its kernels lie channels last, as they are multiplied (others are
             reordered at every call), and a layer is solved once for each choice of its inputs, for all rows.
+        device: of the copy; None for the model's.
     """
 
-    def __init__(self, model: nn.Module, graph: Graph, *, fold: bool) -> None:
+    def __init__(
+        self, model: nn.Module, graph: Graph, *, fold: bool, device: torch.device | None = None
+    ) -> None:
         self.graph = graph
         self._fold = fold
-        self.network = self._copy(model).requires_grad_(not fold)
+        self.network = self._copy(model).to(device).requires_grad_(not fold)
         self._solved = _Recent(REMEMBERED)
         vectors = list(graph.vectors)
         if fold:
