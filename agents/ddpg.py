@@ -133,7 +133,7 @@ def policy_value(actor: Networks, critic: Networks, observation: Tensor) -> Tens
     return q_values(critic, observation, policy(actor, observation)).amin(dim=0)
 
 
-def td_target(reward: Tensor, baseline: float, done: Tensor, next_q: Tensor, gamma: float) -> Tensor:
+def td_target(reward: Tensor, baseline: float | Tensor, done: Tensor, next_q: Tensor, gamma: float) -> Tensor:
     """``r - b + gamma (1 - done) Q'(s', mu'(s'))``, AMC's equation of the target; all ``(B,)``."""
     return reward - baseline + gamma * (1 - done) * next_q
 
@@ -233,7 +233,11 @@ class DDPG:
         self._guide, self._decision = None, 0
         may = explore and number > self.settings.learn_after and self.settings.revisit > 0
         if may and self.rng.random() < self.settings.revisit:
-            self._guide = self.revisits.choose(self.rng)
+            self._guide = self._guided()
+
+    def _guided(self) -> Guide | None:
+        """One of the good episodes, and what of it changes."""
+        return self.revisits.choose(self.rng)
 
     def _best(self, observation: Array, draws: Array) -> Array:
         """Of draws ``(n, 1)`` the one that the first critic values most."""
@@ -249,7 +253,8 @@ class DDPG:
         """Remember the episode, update once a decision, and only then let its reward into the baseline."""
         s = self.settings
         actions = episode.executed if s.store == "executed" else episode.asked
-        self.memory.add_episode(episode.observations, actions, episode.reward)
+        goal = episode.final.get("target", 0.0)
+        self.memory.add_episode(episode.observations, actions, episode.reward, goal)
         self.revisits.add(episode)
         if self.average is None:
             self.average = episode.reward
@@ -281,15 +286,20 @@ class DDPG:
     def _target(self, batch: Batch) -> Tensor:
         """What the critics are to say of each transition, ``(B,)``."""
         s = self.settings
-        assert self.average is not None
-        if s.baseline == "batches":  # the batch's own mean included, as in the released code
-            self.average = moving_average(self.average, batch.reward.mean().item(), s.baseline_rate)
-        scale = deviation(self.memory.rewards) if s.normalise else 1.0
+        baseline, scale = self._standard(batch)
         if s.target == "monte_carlo":
             next_q = torch.zeros_like(batch.reward)
         else:
             next_q = policy_value(self.actor_target, self.critic_target, batch.next_observation)
-        return td_target(batch.reward / scale, self.average / scale, batch.done, next_q, s.gamma)
+        return td_target(batch.reward / scale, baseline / scale, batch.done, next_q, s.gamma)
+
+    def _standard(self, batch: Batch) -> tuple[float | Tensor, float | Tensor]:
+        """What is subtracted from each reward, and what it is divided by then; each a number or ``(B,)``."""
+        s = self.settings
+        assert self.average is not None
+        if s.baseline == "batches":  # the batch's own mean included, as in the released code
+            self.average = moving_average(self.average, batch.reward.mean().item(), s.baseline_rate)
+        return self.average, deviation(self.memory.rewards) if s.normalise else 1.0
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, targets, optimizers, memory, generators and counters."""

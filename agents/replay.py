@@ -12,13 +12,14 @@ Floats = NDArray[np.float32]
 
 
 class Batch(NamedTuple):
-    """B transitions, float32: observations ``(B, n)``, actions ``(B, 1)``, rewards and ends ``(B,)``."""
+    """B transitions, float32: observations ``(B, n)``, actions ``(B, 1)``, and ``(B,)`` of the others."""
 
     observation: Tensor
     action: Tensor
     reward: Tensor
     next_observation: Tensor
     done: Tensor
+    goal: Tensor
 
 
 class ReplayBuffer:
@@ -47,6 +48,7 @@ class ReplayBuffer:
             "reward": np.zeros(capacity, np.float32),
             "next_observation": np.zeros((capacity, observation_size), np.float32),
             "done": np.zeros(capacity, np.float32),
+            "goal": np.zeros(capacity, np.float32),
         }
         self._best = np.zeros(0, np.int64)
 
@@ -58,13 +60,19 @@ class ReplayBuffer:
         """The reward of each transition in memory, in no order."""
         return self._fields["reward"][: len(self)]
 
-    def add_episode(self, observations: Floats, actions: Floats, reward: float) -> None:
+    @property
+    def goals(self) -> Floats:
+        """The goal of each, in the same order."""
+        return self._fields["goal"][: len(self)]
+
+    def add_episode(self, observations: Floats, actions: Floats, reward: float, goal: float = 0.0) -> None:
         """Store T transitions, the episode's final reward on each (AMC, section 3.2).
 
         Args:
             observations: ``(T + 1, n)`` float32.
             actions: ``(T, 1)`` float32.
             reward: the episode's.
+            goal: the episode's, in an environment that sets one; 0 stands for none.
         """
         count = len(actions)
         rows = {
@@ -73,6 +81,7 @@ class ReplayBuffer:
             "reward": np.full(count, reward, np.float32),
             "next_observation": observations[1:],
             "done": np.arange(1, count + 1) == count,
+            "goal": np.full(count, goal, np.float32),
         }
         at = (self.added + np.arange(count)) % self.capacity
         for name, row in rows.items():

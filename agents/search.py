@@ -73,19 +73,35 @@ class Best:
     """The best trial so far by reward; of equals, the first.
 
     ``plan`` is what its last info holds under that name. Where the trial itself is gone, as in a search that
-    goes on from a record, reward and plan stand for it.
+    goes on from a record, reward and plan stand for it. Where episodes have goals, numbers that their last
+    info holds under ``target``, ``goals`` has the best reward of each and its plan.
     """
 
     trial: Trial | None = None
     reward: float = -np.inf
     plan: Any = None
+    goals: dict[float, tuple[float, Any]] = field(default_factory=dict)
+
+    @property
+    def incumbent(self) -> Any:
+        """What a reset is told: the best plan, or that of each goal; None before there is any."""
+        return {goal: plan for goal, (_, plan) in self.goals.items()} or self.plan
 
     def offer(self, trial: Trial) -> bool:
         """Keep a trial if it is better than all before; says whether it was."""
-        better = trial.episode.reward > self.reward
+        final = trial.episode.final
+        better = self.note(trial.episode.reward, final.get("plan"), final.get("target"))
         if better:
-            self.trial, self.reward = trial, trial.episode.reward
-            self.plan = trial.episode.final.get("plan")
+            self.trial = trial
+        return better
+
+    def note(self, reward: float, plan: Any, goal: float | None = None) -> bool:
+        """The same of a trial that is gone."""
+        if goal is not None and reward > self.goals.get(goal, (-np.inf,))[0]:
+            self.goals[goal] = reward, plan
+        better = reward > self.reward
+        if better:
+            self.trial, self.reward, self.plan = None, reward, plan
         return better
 
 
@@ -103,8 +119,9 @@ def search(
     Episodes are played in batches of what the agent can play `ahead`, at most `AHEAD`, and it learns from
     them in the same order. Several environments, all of the same task, evaluate a batch side by side; that
     changes nothing but the time. Each reset has a seed of its own, drawn from (seed, index), and is told the
-    best plan before the batch under the option ``incumbent``, so that an agent restored to the end of episode
-    ``start - 1``, where that was settled, continues as if it had never stopped.
+    best plan before the batch, or that of each goal, under the option ``incumbent``, so that an agent
+    restored to the end of episode ``start - 1``, where that was settled, continues as if it had never
+    stopped.
 
     Args:
         env: what is asked; of several, each plays one episode at a time, its last step on another thread.
@@ -128,7 +145,7 @@ def search(
             count = min(getattr(agent, "ahead", 1), AHEAD, episodes - index)
             seeds = [episode_seed(seed, i) for i in range(index, index + count)]
             before = time.perf_counter()
-            batch = _play(envs, agent, seeds, best.plan, executor)
+            batch = _play(envs, agent, seeds, best.incumbent, executor)
             each = (time.perf_counter() - before) / len(batch)
             for number, outcome in enumerate(batch, 1):
                 episode = outcome.result()

@@ -85,6 +85,10 @@ class Budget:
         """Cost of that network, as a fraction of the dense one's."""
         return int(self.resource(self.widths(decided))) / self.dense
 
+    def allows(self, counts: Sequence[int]) -> bool:
+        """Whether a network with so many channels in each group is within the target."""
+        return self._price(counts) <= self.limit
+
     def _price(self, counts: Sequence[int] | Ints) -> int:
         return int(self.resource(self.table.widths(counts)))
 

@@ -23,6 +23,7 @@ from amc_env.compressors.surgery import Solve, Surgeon, cut, drop
 from amc_env.cost import RESOURCES, Macs, Params
 from amc_env.data import DataError, DataSet, load
 from amc_env.evaluator import Evaluation, EvaluationError, Evaluator, culprit
+from amc_env.execution import Execution, device_of
 from amc_env.graph import Graph
 from amc_env.modes import evaluating
 from amc_env.observation import FEATURES, Embedding, Observation
@@ -89,12 +90,15 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         block: images between two looks at whether the plan may be stopped; None gives every plan all images.
         confidence: standard errors by which a plan must be worse than the incumbent to be stopped.
         memo: keep what is measured in the cache folder, for other runs; see `amc_env.memo`.
+        device: where plans are solved and run: a name in `amc_env.execution.DEVICES`.
+        bfloat16: run them in bfloat16, see `amc_env.execution.Execution`.
+        compile: compile each plan's network before it is run, likewise.
         seed: draws the sampled positions.
         render_mode: "ansi" or "rgb_array": the keep ratios as bars.
 
     Raises:
-        TraceError, BudgetError, DataError, EvaluationError, ValueError: for what does not fit together,
-            before any long work; each says what is possible.
+        TraceError, BudgetError, DataError, DeviceError, EvaluationError, ValueError: for what does not fit
+            together, before any long work; each says what is possible.
 
     Version history: v0, first release.
     """
@@ -105,6 +109,10 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     counts: list[int]  # kept of each group decided so far
     incumbent: Plan | None  # the best plan before this episode, where it was told
     evaluator: Callable[[Plan, Plan | None], Evaluation]
+    target: float
+    budget: Budget
+    _budgets: dict[float, Budget]  # by target, each built once
+    _budget_of: type[Budget] = Budget
     _share: float
 
     def __init__(
@@ -126,6 +134,9 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         block: int | None = 100,
         confidence: float = 3.0,
         memo: bool = False,
+        device: str = "auto",
+        bfloat16: bool = False,
+        compile: bool = False,
         seed: int = 0,
         render_mode: str | None = None,
     ) -> None:
@@ -149,9 +160,12 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
             render_mode=render_mode,
         )
         self._sample = {"images": calibration_images, "points": points, "seed": seed}
+        self.execution = Execution(device_of(device), bfloat16, compile)
         self.solve: Solve = drop
+        self._solve_there: Solve = drop  # on the device
         if refit != "none":
-            self.solve = collect_cached(model, graph, data, **self._sample).solve
+            moments = collect_cached(model, graph, data, **self._sample)
+            self.solve, self._solve_there = moments.solve, moments.to(self.execution.device).solve
         self.sequential = refit == "sequential"
         self._memo = (
             f"{refit} {data.fingerprint('calibration', calibration_images)} {self._sample}" if memo else None
@@ -176,14 +190,24 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         _choice("scale", scale, SCALES)
         _choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         _positive(beta=beta)
-        self.compressor, self.graph = compressor, compressor.graph
-        self.target, self.render_mode = target, render_mode
+        self.compressor, self.graph, self.render_mode = compressor, compressor.graph, render_mode
         self.scale, self.reward = SCALES[scale](beta), REWARDS[reward]
-        self.budget = Budget(compressor, RESOURCES[resource](self.graph), target)
+        self._resource, self._budgets = RESOURCES[resource](self.graph), {}
+        self.aim(target)
         self.macs, self.params = Macs(self.graph), Params(self.graph)
         self._embedding = Embedding(self.graph, self.macs.by_layer(self.budget.widths([])))
         self.observation_space = gym.spaces.Box(0, 1, (len(FEATURES),), np.float32)
         self.action_space = gym.spaces.Box(0, 1, (1,), np.float32)
+
+    def aim(self, target: float) -> None:
+        """Go for another target, in (0, 1], from the beginning of an episode; the one at hand is given up.
+
+        Raises:
+            BudgetError: when no plan is within it; the target is then the one before.
+        """
+        if target not in self._budgets:
+            self._budgets[target] = self._budget_of(self.compressor, self._resource, target)
+        self.target, self.budget = target, self._budgets[target]
         self._begin()
 
     def reset(
@@ -237,11 +261,12 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         """An evaluator of this environment's plans on a split, with its refit."""
         repair = None
         if self.sequential:
-            whole = Surgeon(self.model, self.graph, fold=True).cut(Plan.dense(self.graph))
+            surgeon = Surgeon(self.model, self.graph, fold=True, device=self.execution.device)
+            whole = surgeon.cut(Plan.dense(self.graph))
             repair = Sequential(whole, self.graph, self.data, **self._sample).repair
         return Evaluator(
-            self.model, self.graph, self.data, self.solve, repair=repair, split=split, images=images,
-            stopping=self.stopping, memo=self._memo,
+            self.model, self.graph, self.data, self._solve_there, repair=repair, split=split, images=images,
+            stopping=self.stopping, memo=self._memo, execution=self.execution,
         )  # fmt: skip
 
     def network(self, plan: Plan) -> nn.Module:
@@ -256,10 +281,14 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
             repair(small, self.graph.mask(plan.kept))
         return small
 
-    def twin(self) -> Self:
-        """Another episode of the same task, which shares everything but the state of its episode."""
+    def twin(self, target: float | None = None) -> Self:
+        """Another episode of the same task, which shares everything but its own state.
+
+        Args:
+            target: what it aims at; None for the same.
+        """
         other = copy.copy(self)
-        other._begin()
+        other.aim(self.target if target is None else target)
         return other
 
     def render(self) -> Any:

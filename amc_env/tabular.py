@@ -10,7 +10,6 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +265,8 @@ class TabularEnv(CompressionEnv):
     Version history: v0, first release.
     """
 
+    _budget_of = RecallingBudget
+
     def __init__(
         self,
         table: str | Table,
@@ -278,8 +279,7 @@ class TabularEnv(CompressionEnv):
         render_mode: str | None = None,
     ) -> None:
         self.table = load(table) if isinstance(table, str) else table
-        self.evaluator = self.table
-        self._resource = resource
+        self.evaluator, self._limited = self.table, resource
         self._pose(
             self.table.compressor,
             target=target,
@@ -289,12 +289,11 @@ class TabularEnv(CompressionEnv):
             beta=beta,
             render_mode=render_mode,
         )
-        self.budget = RecallingBudget(self.compressor, RESOURCES[resource](self.graph), target)
 
-    @cached_property
+    @property
     def known_best(self) -> Evaluation:
         """The evaluation of the most accurate plan within this environment's budget."""
-        return self.table.known_best(self.target, self._resource)[1]
+        return self.table.known_best(self.target, self._limited)[1]
 
     def _costs(self) -> dict[str, Any]:
         sizes = [len(group) for group in self.graph.groups]

@@ -1,0 +1,85 @@
+"""One environment for many budgets: each episode is given a target of its own, and sees it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from amc_env.env import CompressionEnv
+from amc_env.observation import Observation
+
+Action = NDArray[np.float32]
+
+
+class Goals(gym.Wrapper[Observation, Action, Observation, Action], gym.utils.RecordConstructorArgs):
+    """A `CompressionEnv` whose episodes are each limited by a target drawn from a grid.
+
+    Observations have one feature more, the last one: the target. ``info`` of ``reset`` and that of the last
+    step hold it under ``target``. Nothing else of an episode differs from one of an environment that has this
+    target alone.
+
+    *Source*: the goal as an input of the policy is that of Schaul et al., "Universal Value Function
+    Approximators", ICML 2015.
+
+    Args:
+        env: a `CompressionEnv`, a `TabularEnv` or a wrapper of one; the target of it is changed.
+        targets: fractions of the dense cost that may be spent, each in (0, 1] and there once.
+
+    Raises:
+        ValueError: for no targets, one that is there twice, or another environment.
+        BudgetError: for a target that no allowed network meets.
+    """
+
+    def __init__(self, env: gym.Env[Observation, Action], targets: Sequence[float]) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, targets=targets)
+        super().__init__(env)
+        if not isinstance(env.unwrapped, CompressionEnv):
+            raise ValueError(f"goals are for a CompressionEnv, not for {env}")
+        if not targets or len(set(targets)) < len(targets):
+            raise ValueError(f"targets {list(targets)}: give at least one, and each once")
+        self.task, self.targets = env.unwrapped, tuple(float(target) for target in targets)
+        for target in self.targets:
+            self.task.aim(target)
+        shape = env.observation_space.shape
+        assert shape is not None
+        self.observation_space = gym.spaces.Box(0, 1, (shape[0] + 1,), np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Back to the dense network, with a target drawn uniformly from the grid.
+
+        Args:
+            seed: of ``np_random``, from which the target is drawn.
+            options: ``target``, in place of a drawn one and not of the grid alone; and ``incumbent``, the
+                best plans so far by target, of which that of this episode's target alone is told on: what is
+                best within a larger budget would stop everything within a smaller one.
+
+        Raises:
+            BudgetError: for a target that no allowed network meets.
+            ValueError: for an incumbent that does not say of which targets.
+        """
+        options = dict(options or {})
+        incumbents = options.pop("incumbent", None) or {}
+        if not isinstance(incumbents, Mapping):
+            raise ValueError(f"incumbent {incumbents!r}: with goals it is a mapping from targets to plans")
+        if seed is not None:
+            self.env.reset(seed=seed)
+        drawn = self.targets[self.np_random.integers(len(self.targets))]
+        target = options.pop("target", None)
+        self.task.aim(drawn if target is None else float(target))
+        told = {"incumbent": incumbents.get(self.task.target)}
+        observation, info = self.env.reset(options=options | told)
+        return self._with_target(observation), info | {"target": self.task.target}
+
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """As of the environment."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if terminated:
+            info = info | {"target": self.task.target}
+        return self._with_target(observation), float(reward), terminated, truncated, info
+
+    def _with_target(self, observation: Observation) -> Observation:
+        return np.append(observation, np.float32(self.task.target))
