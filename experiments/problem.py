@@ -79,6 +79,11 @@ def side_by_side(cfg: DictConfig, env: CompressionEnv) -> Iterator[list[Compress
     if not cfg.workers:
         yield [env]
         return
+    if env.execution.device.type != "cpu" or env.execution.compile:
+        raise config.ConfigError(
+            f"workers={cfg.workers} are processes of one CPU thread each, and plans are run on "
+            f"{env.execution}: choose workers=0, or env.device=cpu env.compile=false"
+        )
     with _one_thread():
         evaluator = env.judge("reward", cfg.env.reward_images)  # its dense logits are of one thread as well
         try:

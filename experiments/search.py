@@ -132,11 +132,13 @@ def save_best(env: CompressionEnv, record: RunRecord) -> None:
 def note_work(env: CompressionEnv, record: RunRecord) -> None:
     """Add to ``results.work`` what had to be done for the rewards, beside what was remembered.
 
-    ``evaluations`` are networks that were cut, ``forwards`` images that were sent through one.
+    ``evaluations`` are networks that were cut, ``forwards`` images that were sent through one;
+    ``results.execution`` says on what.
     """
     before, judge = record.content["results"].get("work", {}), env.evaluator
     done = {"evaluations": judge.evaluations, "forwards": judge.forwards}
-    record.update(results={"work": {name: before.get(name, 0) + count for name, count in done.items()}})
+    work = {name: before.get(name, 0) + count for name, count in done.items()}
+    record.update(results={"work": work, "execution": str(env.execution)})
 
 
 def confirm(env: CompressionEnv, record: RunRecord, *, limit: int) -> Plan:
