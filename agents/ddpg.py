@@ -220,12 +220,12 @@ class DDPG:
             return self.rng.random((1,), np.float32)
         centre: Array = mu
         sigma = self.schedule(number)
+        count = self.settings.candidates if number > self.settings.learn_after else 1
         if self._guide is not None:
             centre = self._guide.actions[self._decision - 1]
             if not self._guide.changes[self._decision - 1]:
                 return centre
-            sigma = self._guide.sigma
-        count = self.settings.candidates if number > self.settings.learn_after else 1
+            sigma, count = self._guide.sigma, self._guide.candidates(count)
         return self._best(observation, truncated_normal(np.repeat(centre[None], count, 0), sigma, self.rng))
 
     def _begin(self, number: int, *, explore: bool) -> None:

@@ -15,30 +15,39 @@ from numpy.typing import NDArray
 from agents.episode import Array, Episode
 
 RANK = 0.3  # probability of the best, of the next best if it is not that one, and so on
-WIDER = 1.3  # factor on sigma after an episode that was known already, until new ones take it back
+WIDER = 1.3  # factor on the width after an episode that was known already, until new ones take it back
 WIDEST = 4.0
+SIGMA = 0.5  # deviation of the widest change, next to uniform
 
 
 @dataclass(frozen=True)
 class Guide:
-    """The actions ``(T, 1)`` of a good episode, ``(T,)`` which of them change, and by how much at most."""
+    """The actions ``(T, 1)`` of a good episode, and ``(T,)`` which of them change, by what deviation.
+
+    ``width``, from 1, says how much of that is for the sake of something new.
+    """
 
     actions: Array
     changes: NDArray[np.bool_]
     sigma: float
+    width: float
+
+    def candidates(self, count: int) -> int:
+        """Of how many draws the best is played: fewer where something new is wanted, down to 1."""
+        return max(1, round(count / self.width))
 
 
 class Revisits:
     """The best episodes that differ, and which of them is played again.
 
     A good plan differs from a better one in a few decisions: only some change, the others are played as they
-    were. An episode that comes out as one that was played before taught nothing, so the next changes are
-    wider.
+    were. An episode that comes out as one that was played before taught nothing, so the next ones change more
+    decisions, and by more.
 
     Args:
         top: how many episodes are kept.
         sigma: deviation of a change, in units of the action.
-        changed: probability of each decision to change; at least one does.
+        changed: probability of each decision to change, at width 1; at least one does.
     """
 
     def __init__(self, *, top: int, sigma: float, changed: float) -> None:
@@ -65,9 +74,9 @@ class Revisits:
         """One of the best, a better one more likely, and what of it changes."""
         rank = min(int(rng.geometric(RANK)), len(self.best)) - 1
         actions = self.best[rank][1]
-        changes = rng.random(len(actions)) < self.changed
+        changes = rng.random(len(actions)) < self.changed * self._width**0.5
         changes[rng.integers(len(actions))] |= not changes.any()
-        return Guide(actions, changes, min(self.sigma * self._width, 0.5))
+        return Guide(actions, changes, min(self.sigma * self._width, SIGMA), self._width)
 
     def state_dict(self) -> dict[str, Any]:
         """The best episodes, all that are known, and the width."""

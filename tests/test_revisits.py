@@ -54,6 +54,7 @@ def test_some_decisions_change_and_never_none():
 
 def test_known_episodes_widen_the_changes_and_new_ones_narrow_them():
     revisits, rng = filled(episode_of(0.1, 0.5)), np.random.default_rng(0)
+    assert revisits.choose(rng).candidates(4) == 4
     assert revisits.choose(rng).sigma == pytest.approx(0.1)
     for _ in range(2):
         revisits.add(episode_of(0.1, 0.5))
@@ -63,6 +64,16 @@ def test_known_episodes_widen_the_changes_and_new_ones_narrow_them():
     for _ in range(50):
         revisits.add(episode_of(0.1, 0.5))
     assert revisits.choose(rng).sigma == pytest.approx(0.1 * 4)
+    assert [revisits.choose(rng).candidates(count) for count in (1, 4, 8)] == [1, 1, 2]
+
+
+def test_after_known_episodes_more_decisions_change():
+    good, rng = episode_of(0.1, *np.linspace(0, 1, 8)), np.random.default_rng(0)
+    revisits = filled(*[good] * 50, changed=0.2)  # at its widest, 4
+    changes = np.array([revisits.choose(rng).changes for _ in range(1000)])
+    assert changes.mean() == pytest.approx(0.4, abs=0.02)
+    revisits = filled(*[good] * 50, changed=0.6)
+    assert revisits.choose(rng).changes.all()
 
 
 @pytest.mark.parametrize("wrong", [{"top": 0}, {"sigma": 0.0}, {"changed": 0.0}, {"changed": 1.1}])
