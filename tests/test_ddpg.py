@@ -8,7 +8,8 @@ import torch
 from identity import BEST_CONSTANT, FindTheKeeps, SpendTheBudget, assert_plays_ahead, assert_resumes
 from scipy import stats
 
-from agents.ddpg import DDPG, deviation, moving_average, q_values, soft_update, td_target
+from agents.ddpg import DDPG, deviation, moving_average, td_target
+from agents.networks import q_values, soft_update
 from agents.noise import SigmaSchedule, truncated_normal
 from agents.replay import ReplayBuffer
 from agents.search import Episode, StateError, run_episode, run_search, search
