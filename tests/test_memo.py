@@ -76,6 +76,10 @@ def test_what_was_remembered_from_elsewhere_does_not_hide_the_disk(cache):
     second.remember(POOR, first.remembered(POOR)[:8])
     assert second(POOR) == first(POOR)
     assert second.forwards == 40
+    third = make("nothing on disk")
+    third.remember(POOR, first.remembered(POOR)[:8])
+    assert third(POOR) == first(POOR)
+    assert third.forwards == 40 + 32
 
 
 @pytest.mark.parametrize(
