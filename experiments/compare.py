@@ -29,14 +29,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
 def compare(cfg: DictConfig, folder: Path) -> RunRecord:
     """Every contender at every target with every seed; goes on with an unfinished record of the same."""
-    settings = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(settings, dict)
-    contenders = {name: contender(name, overrides) for name, overrides in cfg.contenders.items()}
-    settings["contenders"] = contenders
-    if (folder / RECORD).exists():
-        record = RunRecord.resume(folder, settings, episodes=len(RunRecord.read(folder).rows))
-    else:
-        record = RunRecord.create(folder, settings, seeds={"first": 0, "runs": cfg.seeds})
+    record = opened(cfg, folder)
+    contenders = {name: record.content["config"]["contenders"][name] for name in cfg.contenders}
 
     from amc_env import tabular
     from experiments.progress import Meter
@@ -54,8 +48,20 @@ def compare(cfg: DictConfig, folder: Path) -> RunRecord:
     return record
 
 
+def opened(cfg: DictConfig, folder: Path) -> RunRecord:
+    """A record of these contenders: the folder's, to be gone on with after its last row, or a new one."""
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(settings, dict)
+    settings["contenders"] = {name: contender(name, words) for name, words in cfg.contenders.items()}
+    if (folder / RECORD).exists():
+        return RunRecord.resume(folder, settings, episodes=len(RunRecord.read(folder).rows))
+    return RunRecord.create(folder, settings, seeds={"first": 0, "runs": cfg.seeds})
+
+
 def contender(name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The agent's settings, and the environment's that it brings, under overrides of the main job's config.
+    """The settings of an agent and of the environment it brings, under overrides of the main job's config.
+
+    Of one that takes many targets in one search there are these as well.
 
     Raises:
         ConfigError: for a setting that does not exist or is of another type.
@@ -70,7 +76,8 @@ def contender(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         raise config.ConfigError(f"contender {name}: {error}") from error
     agent, env = (OmegaConf.to_container(cfg[group], resolve=True) for group in ("agent", "env"))
     assert isinstance(env, dict)
-    return {"agent": agent, "env": {key: env[key] for key in ("scale", "beta")}}
+    many = {"targets": list(cfg.targets)} if cfg.targets else {}
+    return {"agent": agent, "env": {key: env[key] for key in ("scale", "beta")}} | many
 
 
 def run(
@@ -80,10 +87,16 @@ def run(
     from amc_env.tabular import TabularEnv
 
     env = TabularEnv(table, target=target, **settings["env"])
-    agent = settings["agent"]
-    offered = config.accepted(OmegaConf.create(agent), decisions=len(env.graph.groups))
+    return play(env, agent_of(settings, env, seed=seed), episodes=episodes, seed=seed)
+
+
+def agent_of(settings: Mapping[str, Any], env: Environment, *, seed: int) -> Agent:
+    """A contender's agent for an environment."""
+    task: Any = env.unwrapped
+    offered = config.accepted(OmegaConf.create(settings["agent"]), decisions=len(task.graph.groups))
     spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
-    return play(env, config.instantiate(agent, **spaces, **offered, seed=seed), episodes=episodes, seed=seed)
+    agent: Agent = config.instantiate(settings["agent"], **spaces, **offered, seed=seed)
+    return agent
 
 
 def play(env: Environment, agent: Agent, *, episodes: int, seed: int) -> dict[str, Any]:

@@ -31,6 +31,20 @@ def uniform(env: CompressionEnv) -> Plan:
     return plan_of(env, kept)
 
 
+def within(env: CompressionEnv, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows whose plan is within the environment's budget, whatever target they were found for."""
+    return [row for row in rows if env.budget.allows(row["counts"])]
+
+
+def leaders(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The row of largest reward of each target, of equals the first; without targets one, of no rows none."""
+    targets = dict.fromkeys(row.get("target") for row in rows)
+    return [
+        max((row for row in rows if row.get("target") == target), key=lambda row: row["reward"])
+        for target in targets
+    ]
+
+
 def candidates(rows: Iterable[Mapping[str, Any]], limit: int) -> list[Mapping[str, Any]]:
     """The rows of largest reward, of equals the earliest, best first.
 

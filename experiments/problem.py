@@ -9,9 +9,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from agents.search import Environment
 from amc_env import zoo
 from amc_env.data import DataSet
 from amc_env.env import CompressionEnv
+from amc_env.goals import Goals
 from amc_env.workers import Workers
 from amc_env.zoo import weights
 from amc_env.zoo.weights import Card
@@ -68,6 +70,11 @@ def environment(cfg: DictConfig, subject: Trained) -> CompressionEnv:
     env = config.instantiate(node, model=subject.model, data=subject.data)
     assert isinstance(env, CompressionEnv)
     return env
+
+
+def played(cfg: DictConfig, env: CompressionEnv) -> Environment:
+    """What an agent plays: the environment itself, or a twin of it whose episodes are given targets."""
+    return Goals(env.twin(), list(cfg.targets)) if cfg.targets else env
 
 
 @contextmanager

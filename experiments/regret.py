@@ -64,6 +64,29 @@ def table(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def budgets_table(record: Mapping[str, Any]) -> str:
+    """A row a contender of `experiments.budgets`, the one with the largest mean regret first."""
+    targets, known = record["config"]["targets"], record["results"]["known_best"]
+    best = np.array([known[str(target)] for target in targets])
+    shown = sorted({0, len(targets) // 2, len(targets) - 1})
+    head = ["agent", "searches x evaluations", "mean of all targets", "of each target's own plans"]
+    head += [f"{100 * targets[t]:g} % of the MACs" for t in shown]
+    found: dict[str, dict[str, NDArray[np.float64]]] = {}
+    contenders = record["config"]["contenders"]
+    for name in contenders:
+        rows = [row for row in record["rows"] if row["contender"] == name]
+        found[name] = {
+            key: 100 * (best - np.array([row[key] for row in rows], float)) for key in ("top1", "own")
+        }
+    lines = ["| " + " | ".join(head) + " |", "|-" * len(head) + "|"]
+    for name in sorted(found, key=lambda name: -float(found[name]["top1"].mean())):
+        searches = 1 if "targets" in contenders[name] else len(targets)
+        columns = [found[name]["top1"], found[name]["own"], *(found[name]["top1"][:, [t]] for t in shown)]
+        cells = [name, f"{searches} x {record['config']['episodes'] // searches}", *map(_mean, columns)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def plot(record: Mapping[str, Any], path: Path, names: Sequence[str] = PLOTTED) -> Path:
     """Mean regret so far against evaluations, one panel a target, with 95 % bands; a PNG."""
     from matplotlib.figure import Figure
@@ -100,6 +123,13 @@ def against(theirs: NDArray[np.float64], ours: NDArray[np.float64]) -> list[str]
     """Two cells of losses ``(seeds, targets)``: by how much theirs are more, and how often ours are less."""
     difference = stats.paired_difference(theirs, ours, np.random.default_rng(SEED))
     return [cell(difference, sign="+"), f"{stats.probability_of_improvement(-ours, -theirs):.2f}"]
+
+
+def _mean(scores: NDArray[np.float64]) -> str:
+    """A cell; without a plan for some target there is no mean."""
+    if not np.isfinite(scores).all():
+        return "-"
+    return cell(stats.estimate(scores, stats.mean, np.random.default_rng(SEED)))
 
 
 def _estimate(scores: NDArray[np.float64]) -> Estimate:

@@ -2,7 +2,8 @@
 
 ``python -m experiments.report`` writes them into the README, and the plots beside the records;
 ``python -m experiments.report keep RUN NAME`` takes a finished run into the committed records. The NAME of a
-search begins with its agent's, as in ``ddpg-flops_30-0``; that of a comparison is its table's.
+search begins with its agent's, as in ``ddpg-flops_30-0``; that of a comparison is its table's, and contenders
+are added to those that are there.
 """
 
 import argparse
@@ -14,13 +15,14 @@ from typing import Any
 
 from experiments import policies, regret
 from experiments.benchmarks import tables
+from experiments.joining import joined
 from experiments.record import RunRecord, row_a_line
 from experiments.tracking import METRICS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 README = Path(__file__).resolve().parents[1] / "README.md"
 POLICIES, REGRET = "policies", "regret"  # folders in results/ and names of blocks in the README
-BENCHMARKS = "benchmarks"  # likewise
+BENCHMARKS, BUDGETS = "benchmarks", "budgets"  # likewise
 SEARCH = ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
 COMPARISON = ("format", "config", "seeds", "versions", "commit", "results", "seconds")
 
@@ -55,6 +57,7 @@ def blocks() -> dict[str, str]:
     return {
         POLICIES: policies.table(list(read(RESULTS / POLICIES).values())),
         REGRET: regret_tables(read(RESULTS / REGRET)),
+        BUDGETS: budgets_tables(read(RESULTS / BUDGETS)),
         BENCHMARKS: tables.table(read(RESULTS / BENCHMARKS)),
         "metrics": metrics(),
     }
@@ -79,6 +82,16 @@ def regret_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
         config = record["config"]
         parts.append(f"`{name}`, {config['seeds']} seeds, {config['episodes']} evaluations each:\n")
         parts.append(regret.table(record) + "\n")
+    return "\n".join(parts).rstrip("\n")
+
+
+def budgets_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table for each comparison of one search for all budgets with a search for each."""
+    parts = []
+    for name, record in records.items():
+        config = record["config"]
+        parts.append(f"`{name}`, {config['seeds']} seeds, {len(config['targets'])} targets:\n")
+        parts.append(regret.budgets_table(record) + "\n")
     return "\n".join(parts).rstrip("\n")
 
 
@@ -108,7 +121,10 @@ def keep(folder: Path, name: str) -> Path:
     config = record.content["config"]
     if "contenders" in config:
         kept = {key: record.content[key] for key in COMPARISON} | {"rows": record.rows}
-        path = RESULTS / REGRET / f"{name}.json"
+        folder_of = BUDGETS if "searches" in kept["results"] else REGRET
+        path = RESULTS / folder_of / f"{name}.json"
+        if path.exists():
+            kept = joined(json.loads(path.read_text()), kept)
     else:
         episodes = [row for row in record.rows if "reward" in row]
         kept = {key: record.content[key] for key in SEARCH}

@@ -57,6 +57,7 @@ class SearchConfig:
     tracking: Any = MISSING
     finetune: RecipeConfig = field(default_factory=RecipeConfig)  # type: ignore[valid-type]
     seed: int = MISSING
+    targets: list[float] = field(default_factory=list)
     episodes: int = MISSING
     confirm: int = MISSING
     save_every: int = MISSING

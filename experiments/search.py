@@ -13,7 +13,7 @@ from experiments.lock import alone
 from experiments.record import RECORD, RunRecord
 
 if TYPE_CHECKING:  # torch takes seconds to import; a misspelt key is told before
-    from agents.search import Agent, Trial
+    from agents.search import Agent, Environment, Trial
     from amc_env.env import CompressionEnv
     from amc_env.plan import Plan
     from experiments.tracking import Tracker
@@ -50,13 +50,14 @@ def _search(cfg: DictConfig, folder: Path, settings: dict[str, Any]) -> RunRecor
         record = RunRecord.create(folder, settings, seeds={"search": cfg.seed, "splits": cfg.data.seed})
 
     from experiments.deliver import deliver
-    from experiments.problem import environment, side_by_side, trained
+    from experiments.problem import environment, played, side_by_side, trained
 
     with record, config.instantiate(cfg.tracking, folder=folder, config=record.content["config"]) as tracker:
         with record.phase("prepare"):
             subject = trained(cfg)
             env = environment(cfg, subject)
-            spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
+            task = played(cfg, env)
+            spaces = {"observation_space": task.observation_space, "action_space": task.action_space}
             spaces |= config.accepted(cfg.agent, decisions=len(env.graph.groups))
             agent = config.instantiate(cfg.agent, **spaces, seed=cfg.seed)
             if state is not None:
@@ -64,11 +65,11 @@ def _search(cfg: DictConfig, folder: Path, settings: dict[str, Any]) -> RunRecor
         try:
             with side_by_side(cfg, env) as envs:
                 asked = {"episodes": cfg.episodes, "seed": cfg.seed, "save_every": cfg.save_every}
-                explore(envs, agent, record, tracker, **asked)
+                explore([played(cfg, env) for env in envs], agent, record, tracker, **asked)
         finally:
             save_best(env, record)
             note_work(env, record)
-        plan = confirm(env, record, limit=cfg.confirm)
+        plan = confirm(env, record, limit=cfg.confirm, targets=cfg.targets)
         tracker.summary(
             {"best_reward": record.content["best"]["reward"]} | record.content["best"]["selection"]
         )
@@ -79,7 +80,7 @@ def _search(cfg: DictConfig, folder: Path, settings: dict[str, Any]) -> RunRecor
 
 
 def explore(
-    envs: Sequence[CompressionEnv],
+    envs: Sequence[Environment],
     agent: Agent,
     record: RunRecord,
     tracker: Tracker,
@@ -94,18 +95,17 @@ def explore(
     """
     from agents.search import Best
     from agents.search import search as episodes_of
-    from experiments.plans import counts, plan_of
+    from experiments.plans import counts, leaders, plan_of
     from experiments.progress import Meter
     from experiments.state import save
     from experiments.tracking import episode_metrics
 
-    env = envs[0]
+    env: Any = envs[0].unwrapped
     whole = env.budget.widths([])
     dense = {"dense_macs": int(env.macs(whole)), "dense_params": int(env.params(whole))}
     best, start = Best(), len(record.rows)
-    if record.rows:
-        row = max(record.rows, key=lambda row: row["reward"])  # of equals the first, as `Best` has it
-        best = Best(reward=row["reward"], plan=plan_of(env, row["counts"]))
+    for row in leaders(record.rows):
+        best.note(row["reward"], plan_of(env, row["counts"]), row.get("target"))
     saved = start
     with record.phase("search"), Meter("episodes", episodes, done=start) as meter:
         for trial in episodes_of(envs, agent, episodes=episodes, seed=seed, start=start, best=best):
@@ -121,9 +121,9 @@ def explore(
 
 def save_best(env: CompressionEnv, record: RunRecord) -> None:
     """Write the plan of largest reward so far, also after an interrupt; nothing where there is none yet."""
-    from experiments.plans import candidates, plan_of
+    from experiments.plans import candidates, plan_of, within
 
-    for row in candidates(record.rows, 1):
+    for row in candidates(within(env, record.rows), 1):
         plan = plan_of(env, row["counts"])
         (record.folder / PLAN).write_text(plan.to_json() + "\n")
         record.update(best={"episode": row["episode"], "reward": row["reward"], "plan": plan.to_dict()})
@@ -141,17 +141,23 @@ def note_work(env: CompressionEnv, record: RunRecord) -> None:
     record.update(results={"work": work, "execution": str(env.execution)})
 
 
-def confirm(env: CompressionEnv, record: RunRecord, *, limit: int) -> Plan:
+def confirm(env: CompressionEnv, record: RunRecord, *, limit: int, targets: Sequence[float] = ()) -> Plan:
     """Measure the ``limit`` best plans on the whole selection split and settle on the most accurate.
 
-    The best of many on the reward images owes part of its reward to chance (design, decision 17).
+    The best of many on the reward images owes part of its reward to chance (design, decision 17). With
+    targets the same is done for each of them, and the curve that they make is drawn and shown.
     """
-    from experiments.plans import candidates, plan_of, uniform
+    from experiments.curve import chosen, draw
+    from experiments.plans import candidates, plan_of, uniform, within
 
+    aims = [env, *(env.twin(target) for target in targets)]
+    rows = {row["episode"]: row for aim in aims for row in candidates(within(aim, record.rows), limit)}
     with record.phase("confirm"):
         judge = env.judge("selection")
-        measured = [(row, judge(plan_of(env, row["counts"]))) for row in candidates(record.rows, limit)]
-        row, selection = max(measured, key=lambda item: (item[1].top1, item[0]["reward"]))
+        measured = [(row, judge(plan_of(env, row["counts"]))) for row in rows.values()]
+        row, selection = chosen(env, measured)
+        if targets:
+            draw(aims[1:], measured, judge, record)
         plan = plan_of(env, row["counts"])
         reference = judge(uniform(env))
     (record.folder / PLAN).write_text(plan.to_json() + "\n")

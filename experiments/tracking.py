@@ -11,10 +11,11 @@ from agents.search import Trial
 # Every name that is logged, and what it means; the table in the README is made from this.
 METRICS = {
     "episode": "number of the episode, from 0",
+    "target": "share of the cost that the episode may spend, where each has a target of its own",
     "reward": "what the agent is given at the end; the protocol names the formula",
     "best_reward": "highest reward up to this episode",
-    "top1": "share of the reward images, in [0, 1], that the cut and refitted network gets right; all that is "
-    "measured is an estimate of what all images would give where a plan was stopped",
+    "top1": "share of the reward images, in [0, 1], that the cut and refitted network gets right; all that "
+    "is measured is an estimate of what all images would give where a plan was stopped",
     "std_error": "standard error of top1: binomial, and that of the estimate on top where a plan was stopped",
     "top5": "share of the reward images whose label is among the five largest logits",
     "loss": "mean cross-entropy on the reward images, in nats",
@@ -74,6 +75,7 @@ def episode_metrics(
     bounded = sum(info["keep_applied"] >= info["keep_bound"] < info["keep_asked"] for info in infos)
     return {
         "episode": trial.index,
+        **{name: final[name] for name in ("target",) if name in final},
         "reward": trial.episode.reward,
         "best_reward": best_reward,
         **{name: final[name] for name in measured},

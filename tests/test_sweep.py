@@ -111,8 +111,8 @@ def test_a_failed_run_is_named_at_the_end_and_loses_no_other(
 ) -> None:
     confirm = search.confirm
 
-    def fault(env: object, of: RunRecord, *, limit: int) -> object:
-        return 1 / 0 if of.content["seeds"]["search"] == 1 else confirm(env, of, limit=limit)
+    def fault(env: object, of: RunRecord, **asked: object) -> object:
+        return 1 / 0 if of.content["seeds"]["search"] == 1 else confirm(env, of, **asked)
 
     monkeypatch.setattr(search, "confirm", fault)
     words = ("agent=random", "protocol.target=0.001,0.5", "seed=0,1", "output=sweep")
