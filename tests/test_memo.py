@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -177,16 +178,19 @@ def test_writers_that_are_killed_leave_whole_files(cache):
         for writer in writers:
             assert writer.stdout.readline().strip() == str(reader.folder)
         read = set()
-        for _ in range(300):
+        for _ in range(6000):  # at most; a minute
             found = reader.read(plan)
             assert len(set(found["top1"].tolist())) <= 1
             read.add(len(found))
+            if len(read) > 100:
+                break
+            time.sleep(0.01)
     finally:
         for writer in writers:
             os.kill(writer.pid, signal.SIGKILL)
             writer.wait()
             writer.stdout.close()
-    assert len(read) > 1
+    assert len(read) > 100
     assert len(reader.read(plan)) >= 1
     reader.write(plan, np.zeros(7, IMAGE))
     assert len(reader.read(plan)) == 7
