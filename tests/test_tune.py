@@ -55,6 +55,12 @@ def test_the_best_trial_is_the_one_of_least_mean_regret(whole, composed):
     assert str(tried.agent.temperature) == params["agent.temperature"]
 
 
+def test_a_trial_follows_from_those_before_it(whole):
+    _, space = tune.split(SPACE)
+    assert whole.rows[13]["params"] == tune.propose(optuna, space, whole.rows[1:13], seed=(0, 13))
+    assert whole.rows[13]["params"] != tune.propose(optuna, space, [], seed=(0, 13))
+
+
 def test_a_trial_is_a_contender_of_the_comparison(whole):
     table, row = tabular.load("digits"), whole.rows[5]
     settings = compare.contender("mine", row["overrides"])
