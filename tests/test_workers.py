@@ -79,6 +79,7 @@ def record_of(envs, name, folder):
     return without_clock(record.rows)
 
 
+@pytest.mark.timeout(1200)  # seven processes start, seconds each where others are at work
 def test_the_record_is_the_same_for_any_number_of_workers(tmp_path):
     env = make("digits_cnn-digits", target=0.3, block=20, confidence=1.0)
     alone = {name: record_of([env], name, tmp_path / f"{name}-0") for name in AGENTS}
@@ -145,6 +146,7 @@ def test_a_twin_has_an_episode_of_its_own():
     env.step([0.9])
     twin = env.twin()
     assert twin.evaluator is env.evaluator
+    assert (len(env.counts), len(twin.counts)) == (1, 0)
     first, _ = twin.reset(seed=0)
     np.testing.assert_array_equal(first, env.twin().reset(seed=1)[0])
     for _ in range(5):
@@ -273,6 +275,7 @@ def test_an_error_in_a_worker_arrives_as_itself_and_the_worker_lives_on(pool, lo
         with pytest.raises(EvaluationError) as caught:
             pool(plan(FAILS))
         assert str(caught.value) == "the logits are not finite"
+    assert log.read_text().count("\n") == 2
     assert "in __call__" in "".join(caught.value.__notes__)  # where it was raised
     with pytest.raises(WorkerError, match="OddError: 1 and 2"):
         pool(plan(FAILS_ODDLY))
