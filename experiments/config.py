@@ -27,6 +27,7 @@ LOWEST = {"seed": 0, "episodes": 1, "confirm": 1, "workers": 0}
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own switch: exceptions reach the caller instead of its printer
 
 schema.register()
+sys.path.append(str(Path(__file__).parent / "plugins"))  # Hydra takes plugins from packages of one name alone
 
 
 class ConfigError(ValueError):
