@@ -31,23 +31,18 @@ class GoalDDPG(DDPG):
     is to show it. A reward within a small budget says nothing against one within a large one, so each is
     centred and scaled among those of its own goal.
 
-    A good episode of another goal may be followed as well: on the relative scale its actions are how much
-    more and less than uniform each layer keeps, which is a proposal for any budget. They lead to another plan
-    there, so that it never counts as a good episode of the goal at hand, whatever it cost.
+    An episode counts for its own goal alone, also where its plan is within other budgets: on the relative
+    scale the same actions lead to another plan there.
 
     Args:
-        transfer: share of the revisits that follow a good episode of a neighbouring goal.
         *args: as of `DDPG`.
         **kwargs: as of `DDPG`.
     """
 
-    def __init__(self, *args: Space, transfer: float = 0.0, **kwargs: Any) -> None:
-        if not 0 <= transfer <= 1:
-            raise ValueError(f"transfer {transfer}; it lies in [0, 1]")
+    def __init__(self, *args: Space, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.settings.baseline == "batches":
             raise ValueError("baseline 'batches' averages over goals; there is 'episodes'")
-        self.transfer = transfer
         self.goals: dict[float, Goal] = {}
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
@@ -74,20 +69,8 @@ class GoalDDPG(DDPG):
         return goal
 
     def _guided(self) -> Guide | None:
-        """A good episode of the goal at hand, or of the nearest at either side; None where there is none."""
-        known = sorted(target for target, goal in self.goals.items() if goal.revisits.best)
-        below = [target for target in known if target < self._goal][-1:]
-        above = [target for target in known if target > self._goal][:1]
-        sources = [self._goal] if self._goal in known else []
-        if (near := below + above) and (not sources or self._chance(self.transfer)):
-            sources = near
-        if not sources:
-            return None
-        source = sources[0] if len(sources) == 1 else sources[int(self.rng.integers(len(sources)))]
-        return self.goals[source].revisits.choose(self.rng)
-
-    def _chance(self, share: float) -> bool:
-        return share > 0 and bool(self.rng.random() < share)
+        """A good episode of the goal at hand; None where it has none yet."""
+        return super()._guided() if self.revisits.best else None
 
     def _standard(self, batch: Batch) -> tuple[float | Tensor, float | Tensor]:
         """As of the parent, of each transition's own goal."""
@@ -122,4 +105,4 @@ class GoalDDPG(DDPG):
             goal.revisits.load_state_dict(saved["revisits"])
 
     def _identity(self) -> dict[str, Any]:
-        return super()._identity() | {"agent": "ddpg_goal", "transfer": self.transfer}
+        return super()._identity() | {"agent": "ddpg_goal"}
