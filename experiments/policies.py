@@ -68,7 +68,10 @@ def plot(records: Records, path: Path, names: Sequence[str] = PLOTTED) -> Path:
             axis.set_title(f"{100 * target:g} % of the MACs", fontsize=10)
             axis.grid(alpha=0.25)
         row[0].set_ylabel("best reward so far")
-    axes[0, 0].legend(fontsize=8)
+    lines = {line.get_label(): line for axis in axes.flat for line in axis.lines}
+    figure.legend(
+        lines.values(), lines.keys(), loc="outside lower center", ncols=max(1, len(lines)), fontsize=8
+    )
     figure.savefig(path)
     return path
 
