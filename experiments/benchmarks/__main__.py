@@ -2,7 +2,7 @@
 
 Beside it, on the same plans, the released code's procedure and the bare forward pass; how it grows with
 images, layers and width; and what workers bring. Minutes each, with nothing else running. ``stopping``, what
-fewer images cost a search, takes an hour and runs only where it is named. One record a name;
+fewer images cost a search, takes half an hour and runs only where it is named. One record a name;
 ``python -m experiments.report`` puts them into the README.
 """
 
