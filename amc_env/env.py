@@ -162,10 +162,10 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._sample = {"images": calibration_images, "points": points, "seed": seed}
         self.execution = Execution(device_of(device), bfloat16, compile)
         self.solve: Solve = drop
-        self._solve_there: Solve = drop  # on the device
+        self.device_solve: Solve = drop  # on the device
         if refit != "none":
             moments = collect_cached(model, graph, data, **self._sample)
-            self.solve, self._solve_there = moments.solve, moments.to(self.execution.device).solve
+            self.solve, self.device_solve = moments.solve, moments.to(self.execution.device).solve
         self.sequential = refit == "sequential"
         self._memo = (
             f"{refit} {data.fingerprint('calibration', calibration_images)} {self._sample}" if memo else None
@@ -265,7 +265,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
             whole = surgeon.cut(Plan.dense(self.graph))
             repair = Sequential(whole, self.graph, self.data, **self._sample).repair
         return Evaluator(
-            self.model, self.graph, self.data, self._solve_there, repair=repair, split=split, images=images,
+            self.model, self.graph, self.data, self.device_solve, repair=repair, split=split, images=images,
             stopping=self.stopping, memo=self._memo, execution=self.execution,
         )  # fmt: skip
 

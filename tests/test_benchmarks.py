@@ -34,6 +34,7 @@ TINY = Settings(
     plans=2,
     repeats=1,
     episodes=3,
+    stopped=4,
 )
 
 
@@ -54,10 +55,18 @@ def test_both_sides_agree_on_the_same_plans(compared):
     assert compared["results"]["rewards"]["largest_points"] == max(abs(r["difference_points"]) for r in rows)
 
 
+def test_a_search_that_stops_is_held_to_the_yardstick(compared):
+    for found in compared["results"]["stopping"].values():
+        assert found["episodes"] == TINY.stopped
+        assert 0 < found["images"] <= TINY.reward_images
+        yardstick = compared["results"]["median_seconds"]["reference"]["episode"]
+        assert found["faster"] == yardstick / found["episode"]
+
+
 def test_the_stored_rows_are_those_of_the_moments(digits, cache):
     ours = Ours(digits, TINY)
     features = Reference(digits, ours.env.graph, TINY).features
-    moments = ours.env.solve._solve.__self__
+    moments = ours.env.device_solve._solve.__self__
     assert features.keys() == moments.counts.keys()
     for name, gram in moments.grams.items():
         inputs, outputs = features[name]
@@ -108,6 +117,7 @@ def test_each_play_starts_without_memory(digits, cache):
         ours.forget()
         ours.play(chosen)
         assert ours.judge.evaluations == 1
+    assert ours.solve.seconds > 0
     assert Bare(digits, ours.env, TINY, batches=(20, 60)).batch in (20, 60)
 
 
@@ -121,8 +131,16 @@ def test_ratios_are_of_each_row_with_itself():
 
 
 def test_the_agreement_of_rewards():
-    rows = [{"difference_points": -0.5}, {"difference_points": 0.1}]
-    assert sides.rewards(rows) == {"largest_points": 0.5, "mean_points": 0.3, "agree": False}
+    rows = [
+        {"difference_points": -0.5, "difference_points_bfloat16": 0.2},
+        {"difference_points": 0.1, "difference_points_bfloat16": -0.4},
+    ]
+    assert sides.rewards(rows) == {
+        "largest_points": 0.5,
+        "mean_points": 0.3,
+        "agree": False,
+        "largest_points_bfloat16": 0.4,
+    }
     assert sides.rewards(rows[1:])["agree"]
 
 
@@ -163,6 +181,23 @@ def test_threads_are_given_back():
 
 def test_peak_memory_of_a_process_of_its_own():
     assert memory.peak("reference", "digits_cnn", TINY) > 2**26
+
+
+def test_peak_memory_of_a_long_search_and_of_a_large_network(cache):
+    first, last = memory.peak("long", "digits_cnn", [2, 4], replace(TINY, reward_images=30))
+    assert 2**26 < first <= last
+    light = {"images": 8, "size": 32, "classes": 10, "points": 2}
+    assert 0 <= memory.large(TINY, **light) <= 1
+    assert memory.most() > 2**26
+
+
+def test_the_table_of_memory():
+    results = {"long": {"episodes": [1, 2000], "bytes": [10**9, 2 * 10**9]}}
+    results["large"] = {**memory.LARGE, "bytes": 3 * 10**9}
+    lines = table({"memory": record(TINY, results=results, rows=[])}).splitlines()
+    assert lines[0].startswith("| peak memory, MB | after 1 episodes of `plain20` | after 2,000 episodes")
+    assert lines[0].endswith("| `resnet50` at 224, 512 + 512 images |")
+    assert lines[2] == "|  | 1,000 | 2,000 | 3,000 |"
 
 
 def test_memory_is_of_the_same_plan(cache):
@@ -206,6 +241,6 @@ def test_the_table_is_made_of_records_alone(compared, tmp_path, cache):
     assert lines[2].startswith("| `digits_cnn` | released procedure | ")
     assert lines[2].endswith(" | 1,500 |")
     assert lines[4].startswith("|  | bare forward pass |  |  |  |  | ")
-    assert "| `digits_cnn` | digits_cnn-digits | 2 x 1 | at most " in table(read)
+    assert "| `digits_cnn` | digits_cnn-digits | 2 x 1 | " in table(read)
     assert lines[-1].startswith("| reward images | 30, 60 | ")
     assert table({}) == ""

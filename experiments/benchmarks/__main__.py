@@ -1,9 +1,9 @@
 """Time an episode: ``python -m experiments.benchmarks plain20``; everything where no name is given.
 
 Beside it, on the same plans, the released code's procedure and the bare forward pass; how it grows with
-images, layers and width; and what workers bring. Minutes each, with nothing else running. ``stopping``, what
-fewer images cost a search, takes half an hour and runs only where it is named. One record a name;
-``python -m experiments.report`` puts them into the README.
+images, layers and width; what workers bring; and peak memory. Minutes each, with nothing else running.
+``stopping``, what fewer images cost a search, takes half an hour and runs only where it is named. One record
+a name; ``python -m experiments.report`` puts them into the README.
 """
 
 import argparse
@@ -16,11 +16,11 @@ from typing import Any
 
 from experiments.benchmarks import memory, scaling, sides, stopping, subjects, workers
 from experiments.benchmarks.subjects import Settings
-from experiments.benchmarks.tables import SCALING, STOPPING, WORKERS, table
+from experiments.benchmarks.tables import MEMORY, SCALING, STOPPING, WORKERS, table
 from experiments.record import commit, plain, row_a_line, versions
 
 NETWORKS = ("plain20", "resnet56", "mobilenet_v1")
-EVERYTHING = (*NETWORKS, SCALING, WORKERS)  # where no name is given
+EVERYTHING = (*NETWORKS, SCALING, WORKERS, MEMORY)  # where no name is given
 NAMES = (*EVERYTHING, STOPPING)
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 FORMAT = 1
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def bench(names: list[str], settings: Settings) -> dict[str, dict[str, Any]]:
-    """The records of what is named; peak memory first, while this process is small."""
+    """The records of what is named."""
     networks = [name for name in names if name in NETWORKS]
     peaks = {name: {side: memory.peak(side, name, settings) for side in sides.SIDES} for name in networks}
     records = {}
@@ -61,6 +61,9 @@ def bench(names: list[str], settings: Settings) -> dict[str, dict[str, Any]]:
             light = replace(settings, **workers.LIGHT)
             found = workers.compare(subjects.subject("plain20", subjects.images(light)), light)
             records[WORKERS] = record(light, **found)
+        if MEMORY in names:
+            light = replace(settings, **memory.LIGHT)
+            records[MEMORY] = record(light, results=memory.measure(light), rows=[])
         if STOPPING in names:
             asked = stopping.Ablation(threads=settings.threads)
             records[STOPPING] = record(asked, **stopping.ablate(asked, Path("runs") / STOPPING))

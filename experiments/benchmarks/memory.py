@@ -1,32 +1,112 @@
-"""Peak memory of one episode, in a process of its own."""
+"""Peak memory: of one episode, of many, and of a large network; each in a process of its own."""
 
 import json
+import re
 import resource
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from experiments.benchmarks.subjects import Settings
 
-UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_maxrss
+STATUS = Path("/proc/self/status")
+LOOKS = (10, 100, 500, 1000, 1500, 2000)  # episodes after which a long search is looked at
+LIGHT = {"calibration_images": 2000, "reward_images": 100}  # of `Settings`, in a long search
+LARGE = {"images": 512, "size": 224, "classes": 1000, "points": 10}
 
 
-def peak(side: str, name: str, settings: Settings) -> int:
-    """Bytes that a process has held at most when it has prepared a side and played one episode.
-
-    Linux counts what the parent held when it started a child as the child's: call this while the parent is
-    small.
+def measure(settings: Settings, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Peaks in bytes: ``long``, of random episodes of Plain-20 at each of `LOOKS`; ``large``, of a ResNet-50
+    with random weights, its moments and a plan on `LARGE`.
     """
-    code = "import sys; from experiments.benchmarks import memory; memory.child(*sys.argv[1:])"
-    command = [sys.executable, "-c", code, side, name, json.dumps(asdict(settings))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(done.stdout)
+    long = peak("long", "plain20", LOOKS, settings)
+    say(f"memory: {long[-1] / 1e6:,.0f} MB after {LOOKS[-1]} episodes")
+    large = peak("large", LARGE, settings)
+    say(f"memory: {large / 1e6:,.0f} MB of a ResNet-50")
+    return {"long": {"episodes": list(LOOKS), "bytes": long}, "large": LARGE | {"bytes": large}}
 
 
-def child(side: str, name: str, settings: str) -> None:
-    """What runs in that process: prints the bytes."""
-    episode(side, name, Settings(**json.loads(settings)))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT)
+def peak(*work: Any) -> Any:
+    """What a process of its own prints that does some work: see `child`."""
+    code = "import sys; from experiments.benchmarks import memory; memory.child(sys.argv[1])"
+    asked = json.dumps([asdict(part) if isinstance(part, Settings) else part for part in work])
+    done = subprocess.run([sys.executable, "-c", code, asked], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def child(asked: str) -> None:
+    """What runs in that process: prints the most bytes that it has held, or a list of these."""
+    what, *rest, settings = json.loads(asked)
+    if what == "long":
+        print(long(*rest, Settings(**settings)))
+        return
+    if what == "large":
+        large(Settings(**settings), **rest[0])
+    else:
+        episode(what, rest[0], Settings(**settings))
+    print(most())
+
+
+def most() -> int:
+    """The most bytes that this process has held.
+
+    On Linux from its own status: the counter of `resource` begins with what the parent held.
+    """
+    if STATUS.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())):
+        return 1024 * int(found.group(1))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def long(name: str, looks: Sequence[int], settings: Settings) -> list[int]:
+    """The most bytes after so many episodes of random search, as it is by default."""
+    from agents.blackbox import RandomSearch
+    from agents.search import search
+    from experiments.benchmarks.ours import Ours
+    from experiments.benchmarks.sides import BLOCK
+    from experiments.benchmarks.subjects import images, subject, threads
+
+    with threads(settings.threads):
+        env = Ours(subject(name, images(settings)), settings, block=BLOCK).env
+        spaces = env.observation_space, env.action_space
+        agent = RandomSearch(*spaces, decisions=len(env.graph.groups), seed=settings.seed)
+        found = []
+        for trial in search(env, agent, episodes=looks[-1], seed=settings.seed):
+            if trial.index + 1 in looks:
+                found.append(most())
+        return found
+
+
+def large(settings: Settings, *, images: int, size: int, classes: int, points: int) -> float:
+    """Moments and one plan of a ResNet-50 with random weights, on noise; both on as many images."""
+    import torch
+
+    from amc_env import zoo
+    from amc_env.data import from_tensors
+    from amc_env.env import CompressionEnv
+    from experiments.benchmarks.subjects import calibrate, threads
+
+    generator = torch.Generator().manual_seed(settings.seed)
+    with threads(settings.threads):
+        count = 2 * images + 16
+        noise = torch.randint(256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+        labels = torch.arange(count) % classes
+        data = from_tensors(
+            noise, labels, noise[:1], labels[:1], seed=0, classes=classes, held_out=(images, images, 1),
+            mean=(0.5,) * 3, std=(0.25,) * 3,
+        )  # fmt: skip
+        model = calibrate(zoo.build("resnet50", classes=classes, in_channels=3, seed=0), data, images=15)
+        env = CompressionEnv(
+            model, data, target=settings.target, calibration_images=images, reward_images=images,
+            points=points, seed=settings.seed,
+        )  # fmt: skip
+        env.reset()
+        for _ in env.graph.groups:
+            *_, info = env.step(env.action_space.low + 0.5)
+        top1: float = info["top1"]
+        return top1
 
 
 def episode(side: str, name: str, settings: Settings) -> float:

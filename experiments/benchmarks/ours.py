@@ -21,9 +21,16 @@ BATCHES = (25, 50, 100)  # images in a bare forward pass
 
 
 class Ours:
-    """Plays actions in the environment, and keeps the seconds of each phase apart."""
+    """Plays actions in the environment, and keeps the seconds of each phase apart.
 
-    def __init__(self, subject: Subject, settings: Settings, **env: Any) -> None:
+    Args:
+        subject: whose network is compressed.
+        settings: images, points, target and seed are read.
+        block: of the environment; None gives every episode all images, as the other side's are.
+        **env: of the environment.
+    """
+
+    def __init__(self, subject: Subject, settings: Settings, *, block: int | None = None, **env: Any) -> None:
         self._images = settings.reward_images
         self.env = CompressionEnv(
             subject.model,
@@ -32,12 +39,12 @@ class Ours:
             calibration_images=settings.calibration_images,
             points=settings.points,
             reward_images=settings.reward_images,
-            block=None,  # every episode is given all images, as the other side's are
+            block=block,
             seed=settings.seed,
             **env,
         )
-        self.solve = Stopwatch(self.env.solve)
-        self.env.solve = self.solve
+        self.solve = Stopwatch(self.env.device_solve)
+        self.env.device_solve = self.solve
         self.forget()
 
     def forget(self) -> None:

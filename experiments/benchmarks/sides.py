@@ -18,15 +18,17 @@ from experiments.benchmarks.subjects import BenchmarkError, Settings, Subject
 from experiments.compare import contender
 
 SIDES = ("ours", "reference")
+HALF = "bfloat16"  # ours as well, with its forward passes in bfloat16
 TOLERANCE = 0.3  # points between the rewards of the two sides
+BLOCK = 100  # images between two looks at a plan, where plans are stopped
 
 Row = dict[str, Any]
 
 
 def compare(subject: Subject, settings: Settings, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Play the same random plans on both sides and time them; then a short search.
+    """Play the same random plans on both sides and time them; then short searches.
 
-    A play of ours begins with a new evaluator, so that nothing is answered from memory; the search keeps
+    A play of ours begins with a new evaluator, so that nothing is answered from memory; a search keeps
     its evaluator, as searches do.
 
     Args:
@@ -37,24 +39,30 @@ def compare(subject: Subject, settings: Settings, say: Callable[[str], None] = p
     Returns:
         ``results`` and ``rows``, plain data of a record.
     """
-    ours = Ours(subject, settings)
+    ours, half = Ours(subject, settings), Ours(subject, settings, bfloat16=True)
     reference = Reference(subject, ours.env.graph, settings)
     bare = Bare(subject, ours.env, settings)
     plans = actions(settings, len(ours.env.graph.groups))
     rows = []
     for repeat in range(settings.repeats):
         for index, chosen in enumerate(plans):
-            rows.append({"repeat": repeat, "plan": index} | play(ours, reference, bare, chosen))
+            rows.append({"repeat": repeat, "plan": index} | play(ours, half, reference, bare, chosen))
         worst = max(abs(row["difference_points"]) for row in rows)
         say(f"{subject.name}: round {repeat + 1} of {settings.repeats}, rewards within {worst:.2f} points")
     results = {
         "weights": subject.weights,
         "rewards": rewards(rows[: len(plans)]),
-        "median_seconds": {side: medians(rows, side) for side in (*SIDES, "bare")},
+        "median_seconds": {side: medians(rows, side) for side in (*SIDES, HALF, "bare")},
         "faster": ratio(rows, "reference", "ours"),
+        "faster_bfloat16": ratio(rows, "reference", HALF),
         "over_bare": ratio(rows, "ours", "bare"),
         "batch": bare.batch,
         "search": search(ours, bare, settings),
+    }
+    yardstick = results["median_seconds"]["reference"]["episode"]
+    results["stopping"] = {
+        name: stopped(Ours(subject, settings, block=BLOCK, bfloat16=bfloat16), yardstick, settings)
+        for name, bfloat16 in (("ours", False), (HALF, True))
     }
     return {"results": results, "rows": rows}
 
@@ -65,14 +73,17 @@ def actions(settings: Settings, decisions: int) -> list[list[NDArray[np.float32]
     return [list(rng.random((decisions, 1), np.float32)) for _ in range(settings.plans)]
 
 
-def play(ours: Ours, reference: Reference, bare: Bare, chosen: Sequence[NDArray[np.float32]]) -> Row:
-    """One plan on both sides and through the bare network.
+def play(
+    ours: Ours, half: Ours, reference: Reference, bare: Bare, chosen: Sequence[NDArray[np.float32]]
+) -> Row:
+    """One plan on both sides, on ours in bfloat16 as well, and through the bare network.
 
     Raises:
         BenchmarkError: when the sides keep different channels.
     """
     ours.forget()
-    mine = ours.play(chosen)
+    half.forget()
+    mine, rounded = ours.play(chosen), half.play(chosen)
     plan = ours.env.plan
     theirs = reference.play(ours.env.counts)
     if mine.kept != theirs.kept:
@@ -81,9 +92,11 @@ def play(ours: Ours, reference: Reference, bare: Bare, chosen: Sequence[NDArray[
         )
     return {
         "hash": plan.hash,
-        "top1": {"ours": mine.top1, "reference": theirs.top1},
+        "top1": {"ours": mine.top1, HALF: rounded.top1, "reference": theirs.top1},
         "difference_points": 100 * (mine.top1 - theirs.top1),
+        "difference_points_bfloat16": 100 * (rounded.top1 - theirs.top1),
         "ours_seconds": by_phase(mine),
+        f"{HALF}_seconds": by_phase(rounded),
         "reference_seconds": by_phase(theirs),
         "bare_seconds": {"episode": bare.seconds(plan)},
     }
@@ -113,6 +126,7 @@ def rewards(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "largest_points": max(apart),
         "mean_points": statistics.mean(apart),
         "agree": max(apart) <= TOLERANCE,
+        "largest_points_bfloat16": max(abs(row["difference_points_bfloat16"]) for row in rows),
     }
 
 
@@ -122,10 +136,7 @@ def search(ours: Ours, bare: Bare, settings: Settings) -> dict[str, Any]:
     ``episode_seconds`` has the agent in it, and ``over_bare`` its ratio to the bare pass.
     """
     ours.forget()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        settled = contender("ddpg", ["agent=ddpg"])["agent"] | {"learn_after": 0}
-    spaces = {"observation_space": ours.env.observation_space, "action_space": ours.env.action_space}
-    agent = Timed(config.instantiate(settled, **spaces, seed=settings.seed))
+    agent = Timed(learner(ours, settings, learn_after=0))
     rows, last = [], time.perf_counter()
     for trial in trials(ours.env, agent, episodes=settings.episodes, seed=settings.seed):
         episode = time.perf_counter() - last
@@ -145,6 +156,29 @@ def search(ours: Ours, bare: Bare, settings: Settings) -> dict[str, Any]:
         "median_seconds": middle,
         "over_bare": statistics.median(row["episode"] / row["bare"] for row in rows),
     }
+
+
+def stopped(ours: Ours, yardstick: float, settings: Settings) -> dict[str, float]:
+    """A search by DDPG as it is by default, plans stopped early.
+
+    Returns:
+        means over its ``episodes`` of the seconds of an ``episode`` and of ``images``, and how many times
+        more a yardstick's seconds are, as ``faster``.
+    """
+    start = time.perf_counter()
+    played = list(trials(ours.env, learner(ours, settings), episodes=settings.stopped, seed=settings.seed))
+    episode = (time.perf_counter() - start) / len(played)
+    images = statistics.mean(trial.episode.final["n_images"] for trial in played)
+    return {"episodes": len(played), "episode": episode, "images": images, "faster": yardstick / episode}
+
+
+def learner(ours: Ours, settings: Settings, **changes: Any) -> Agent:
+    """The main job's default agent, but for what changes."""
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        settled = contender("ddpg", ["agent=ddpg"])["agent"] | changes
+    spaces = {"observation_space": ours.env.observation_space, "action_space": ours.env.action_space}
+    agent: Agent = config.instantiate(settled, **spaces, seed=settings.seed)
+    return agent
 
 
 class Timed:

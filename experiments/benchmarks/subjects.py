@@ -47,6 +47,7 @@ class Settings:
     plans: int = 4  # random ones, that both sides play
     repeats: int = 3  # of each
     episodes: int = 20  # of DDPG, every one with its updates
+    stopped: int = 100  # of DDPG, its plans stopped early
     threads: int = 1
     seed: int = 0
 

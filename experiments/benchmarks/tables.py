@@ -3,9 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-NAMES = {"reference": "released procedure", "ours": "here", "bare": "bare forward pass"}
+NAMES = {
+    "reference": "released procedure",
+    "ours": "here",
+    "bare": "bare forward pass",
+    "bfloat16": "here, bfloat16",
+}
 PHASES = ("choose", "solve", "cut", "forward", "episode")
-SCALING, WORKERS, STOPPING = "scaling", "workers", "stopping"
+SCALING, WORKERS, MEMORY, STOPPING = "scaling", "workers", "memory", "stopping"
 AGENTS = ("random", "cmaes")  # that workers are timed with, and the sides
 WORKING = {"one_worker": "one worker", "threads": "one process, two threads", "workers": "two workers"}
 SIZES = {"images": "reward images", "layers": "layers (plain networks)", "width": "width (`mobilenet_v1`)"}
@@ -15,9 +20,9 @@ def table(records: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown: seconds by phase, their ratios, and what an episode grows with; empty without records.
 
     Args:
-        records: by name: those of networks, `SCALING`, `WORKERS` and `STOPPING`.
+        records: by name: those of networks, `SCALING`, `WORKERS`, `MEMORY` and `STOPPING`.
     """
-    others = {SCALING: _scaling, WORKERS: _workers, STOPPING: _stopping}
+    others = {SCALING: _scaling, WORKERS: _workers, MEMORY: _memory, STOPPING: _stopping}
     networks = {name: record for name, record in records.items() if name not in others}
     parts = [_seconds(networks), _ratios(networks)] if networks else []
     parts += [write(records[name]) for name, write in others.items() if name in records]
@@ -40,8 +45,9 @@ def _seconds(records: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _ratios(records: Mapping[str, Mapping[str, Any]]) -> str:
     lines = _head(
-        "network", "weights", "plans x repeats", "rewards apart, points", "times faster",
-        "episode / bare pass", "with DDPG's updates / bare pass",
+        "network", "weights", "plans x repeats", "episode / bare pass", "with DDPG's updates / bare pass",
+        "rewards apart, points", "times faster", "rewards apart, bfloat16", "times faster, bfloat16",
+        "times faster in a search that stops", "the same, bfloat16",
     )  # fmt: skip
     for name, record in records.items():
         results, config = record["results"], record["config"]
@@ -50,10 +56,13 @@ def _ratios(records: Mapping[str, Mapping[str, Any]]) -> str:
                 f"`{name}`",
                 results["weights"].partition(", sha256")[0],
                 f"{config['plans']} x {config['repeats']}",
-                f"at most {results['rewards']['largest_points']:.2f}",
-                _range(results["faster"], 1),
                 _range(results["over_bare"], 2),
                 f"{results['search']['over_bare']:.2f}",
+                f"at most {results['rewards']['largest_points']:.2f}",
+                _range(results["faster"], 1),
+                f"at most {results['rewards']['largest_points_bfloat16']:.2f}",
+                _range(results["faster_bfloat16"], 1),
+                *(f"{results['stopping'][side]['faster']:.1f}" for side in ("ours", "bfloat16")),
             )
         )
     return "\n".join(lines)
@@ -84,6 +93,14 @@ def _workers(record: Mapping[str, Any]) -> str:
         ratios = _range(found["over_one_worker"], 2), _range(found["over_threads"], 2)
         lines.append(_row(f"`{agent}`", *speeds, *ratios))
     return "\n".join(lines)
+
+
+def _memory(record: Mapping[str, Any]) -> str:
+    long, large = record["results"]["long"], record["results"]["large"]
+    cells = [f"{bytes_ / 1e6:,.0f}" for bytes_ in (*long["bytes"], large["bytes"])]
+    heads = [f"after {count:,} episodes of `plain20`" for count in long["episodes"]]
+    network = f"`resnet50` at {large['size']}, {large['images']} + {large['images']} images"
+    return "\n".join([*_head("peak memory, MB", *heads, network), _row("", *cells)])
 
 
 def _stopping(record: Mapping[str, Any]) -> str:
