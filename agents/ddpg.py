@@ -50,7 +50,8 @@ class Settings:
     revisit: float = 0.0  # share of the episodes after `learn_after` that vary a good one instead of mu
     revisit_top: int = 10  # how many different episodes are good
     revisit_sigma: float = 0.3  # of the noise on a decision that changes, in units of the action
-    revisit_changed: float = 0.5  # probability of a decision to change
+    revisit_changed: float = 0.35  # probability of a decision to change
+    revisit_mixed: float = 0.5  # probability of a step along the difference of two good episodes
 
     store: Store = "executed"  # which action the memory holds; the released code stores the one asked for
     baseline: Baseline = "episodes"  # what b averages: earlier episodes' rewards, or the batches drawn
@@ -138,7 +139,7 @@ class DDPG:
         self.actor_target, self.critic_target = copy.deepcopy(self.actor), copy.deepcopy(self.critic)
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), s.lr_actor, fused=True)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), s.lr_critic, fused=True)
-        self.revisits = Revisits(top=s.revisit_top, sigma=s.revisit_sigma, changed=s.revisit_changed)
+        self.revisits = self._revisits()
         self.episodes = 0
         self.average: float | None = None  # b
         self._guide: Guide | None = None  # of the episode at hand
@@ -161,15 +162,12 @@ class DDPG:
             return mu
         if self.settings.warmup_actions == "uniform" and number < self.settings.warmup:
             return self.rng.random((1,), np.float32)
-        centre: Array = mu
-        sigma = self.schedule(number)
         count = self.settings.candidates if number > self.settings.learn_after else 1
         if self._guide is not None:
-            centre = self._guide.actions[self._decision - 1]
-            if not self._guide.changes[self._decision - 1]:
-                return centre
-            sigma, count = self._guide.sigma, self._guide.candidates(count)
-        return self._best(observation, truncated_normal(np.repeat(centre[None], count, 0), sigma, self.rng))
+            draws = self._guide.draws(self._decision - 1, count, self.rng)
+        else:
+            draws = truncated_normal(np.repeat(mu[None], count, 0), self.schedule(number), self.rng)
+        return self._best(observation, draws)
 
     def _begin(self, number: int, *, explore: bool) -> None:
         """Choose what the episode of that number follows: a good one, or None for mu."""
@@ -177,6 +175,13 @@ class DDPG:
         may = explore and number > self.settings.learn_after and self.settings.revisit > 0
         if may and self.rng.random() < self.settings.revisit:
             self._guide = self._guided()
+
+    def _revisits(self) -> Revisits:
+        """None yet."""
+        s = self.settings
+        return Revisits(
+            top=s.revisit_top, sigma=s.revisit_sigma, changed=s.revisit_changed, mixed=s.revisit_mixed
+        )
 
     def _guided(self) -> Guide | None:
         """One of the good episodes, and what of it changes."""

@@ -61,9 +61,7 @@ class GoalDDPG(DDPG):
     def _turn_to(self, target: float) -> Goal:
         """Make a goal's baseline and good episodes those at hand."""
         if target not in self.goals:
-            s = self.settings
-            revisits = Revisits(top=s.revisit_top, sigma=s.revisit_sigma, changed=s.revisit_changed)
-            self.goals[target] = Goal(revisits)
+            self.goals[target] = Goal(self._revisits())
         self._goal, goal = target, self.goals[target]
         self.revisits, self.average = goal.revisits, goal.average
         return goal

@@ -170,7 +170,14 @@ def test_baseline_and_deviation_are_of_each_goal() -> None:
 
 
 def test_good_episodes_are_of_each_goal() -> None:
-    learner = agent(FindTheKeeps(), learn_after=0, revisit=1.0, revisit_changed=1e-9, revisit_sigma=1e-6)
+    learner = agent(
+        FindTheKeeps(),
+        learn_after=0,
+        revisit=1.0,
+        revisit_changed=1e-9,
+        revisit_sigma=1e-6,
+        revisit_mixed=0.0,
+    )
     for target in (0.3, 0.5, 0.8):
         for action in (target, target / 2):
             learner.end_episode(episode_of(-action, target, action=action))

@@ -1,12 +1,14 @@
 """Going back to good episodes: which are kept, what of them changes, and that it finds what mu does not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from identity import FindTheKeeps, assert_resumes
 
 from agents.ddpg import DDPG
 from agents.episode import Episode
-from agents.revisits import Revisits
+from agents.revisits import Guide, Revisits
 from agents.search import Best, run_search
 
 
@@ -16,8 +18,12 @@ def episode_of(reward, *executed):
     return Episode(observations, column, column, reward, ({},) * len(executed))
 
 
+def guide_of(*actions, changes, sigma=0.3, width=1.0):
+    return Guide(np.float32(actions)[:, None], np.array(changes), sigma, width)
+
+
 def filled(*episodes, **settings):
-    revisits = Revisits(**{"top": 2, "sigma": 0.1, "changed": 0.5} | settings)
+    revisits = Revisits(**{"top": 2, "sigma": 0.1, "changed": 0.5, "mixed": 0.0} | settings)
     for episode in episodes:
         revisits.add(episode)
     return revisits
@@ -76,7 +82,47 @@ def test_after_known_episodes_more_decisions_change():
     assert revisits.choose(rng).changes.all()
 
 
-@pytest.mark.parametrize("wrong", [{"top": 0}, {"sigma": 0.0}, {"changed": 0.0}, {"changed": 1.1}])
+def test_what_was_asked_is_asked_again_though_the_budget_gave_less():
+    episode = replace(episode_of(0.1, 0.3, 0.5), asked=np.float32([[0.3], [0.9]]))
+    revisits = filled(episode, replace(episode, asked=np.float32([[0.3], [0.7]])))  # known: it came out alike
+    assert [actions.ravel().tolist() for _, actions in revisits.best] == [pytest.approx([0.3, 0.9])]
+    assert revisits.choose(np.random.default_rng(0)).actions.ravel() == pytest.approx([0.3, 0.9])
+
+
+def test_a_step_goes_along_the_difference_of_two_good_ones():
+    good = [(0.1, 0.2), (0.3, 0.9), (0.6, 0.5)]
+    revisits = filled(*(episode_of(0.1, *actions) for actions in good), top=3, mixed=1.0)
+    rng, points = np.random.default_rng(0), np.array(good)
+    possible = {
+        tuple(np.clip(start + 0.7 * (one - other), 0, 1).round(4))
+        for start in points
+        for one in points
+        for other in points
+        if one is not other and (one != other).any()
+    }
+    drawn = {tuple(revisits.choose(rng).actions.ravel().astype(float).round(4)) for _ in range(400)}
+    assert drawn == possible
+
+
+def test_two_good_ones_are_too_few_for_a_step():
+    revisits = filled(episode_of(0.1, 0.1, 0.2), episode_of(0.2, 0.3, 0.4), mixed=1.0)
+    rng = np.random.default_rng(0)
+    drawn = {tuple(revisits.choose(rng).actions.ravel().astype(float).round(4)) for _ in range(100)}
+    assert drawn == {(0.1, 0.2), (0.3, 0.4)}
+
+
+def test_draws_are_clipped_so_that_all_and_nothing_are_choices_like_others():
+    guide, rng = guide_of(0.9, 0.2, changes=[True, False]), np.random.default_rng(0)
+    drawn = guide.draws(0, 4000, rng)
+    assert drawn.shape == (4000, 1)
+    assert drawn.dtype == np.float32
+    assert np.mean(drawn == 1) == pytest.approx(0.369, abs=0.03)  # a normal's share above a third of sigma
+    assert guide.draws(1, 4000, rng).tolist() == [[np.float32(0.2)]]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"top": 0}, {"sigma": 0.0}, {"changed": 0.0}, {"changed": 1.1}, {"mixed": -0.1}, {"mixed": 1.1}]
+)
 def test_a_wrong_setting_is_an_error(wrong):
     with pytest.raises(ValueError, match="wanted > 0"):
         filled(**wrong)
@@ -84,7 +130,15 @@ def test_a_wrong_setting_is_an_error(wrong):
 
 # -- in the learner
 
-SETTINGS = {"hidden": 16, "learn_after": 4, "warmup": 10, "batch": 16, "revisit": 1.0, "candidates": 2}
+SETTINGS = {
+    "hidden": 16,
+    "learn_after": 4,
+    "warmup": 10,
+    "batch": 16,
+    "revisit": 1.0,
+    "revisit_mixed": 0.5,
+    "candidates": 2,
+}
 
 
 def agent_of(env, *, seed, **settings):
@@ -93,7 +147,7 @@ def agent_of(env, *, seed, **settings):
 
 def test_what_does_not_change_is_played_as_it_was():
     env, played = FindTheKeeps(), []
-    agent = agent_of(env, seed=0, revisit_changed=1e-9, revisit_top=1)  # one decision changes, no more
+    agent = agent_of(env, seed=0, revisit_changed=1e-9, revisit_top=1)  # one decision changes
     best = Best()
 
     def check(trial):
