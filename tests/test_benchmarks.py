@@ -9,13 +9,12 @@ import torch
 from torch import nn
 
 from amc_env.trace import trace
-from experiments.benchmarks import memory, sides, workers
+from experiments.benchmarks import RANDOM, memory, sides, workers
 from experiments.benchmarks.__main__ import record, write
 from experiments.benchmarks.ours import Bare, Ours
 from experiments.benchmarks.reference import Reference
 from experiments.benchmarks.scaling import Point, exponent, scale
 from experiments.benchmarks.subjects import (
-    RANDOM,
     BenchmarkError,
     Settings,
     Subject,

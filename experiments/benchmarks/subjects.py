@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from amc_env import zoo
 from amc_env.data import DataSet, Split, load
 from amc_env.zoo import weights
+from experiments.benchmarks import RANDOM
 
-RANDOM = "random, batch norm calibrated"  # what `Subject.weights` says where no checkpoint ships
 CALIBRATED_ON = 500  # training images that a random network's batch norm is calibrated on
 
 

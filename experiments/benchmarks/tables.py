@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from experiments.benchmarks import RANDOM
+
 NAMES = {
     "reference": "released procedure",
     "ours": "here",
@@ -62,10 +64,15 @@ def _ratios(records: Mapping[str, Mapping[str, Any]]) -> str:
                 _range(results["faster"], 1),
                 f"at most {results['rewards']['largest_points_bfloat16']:.2f}",
                 _range(results["faster_bfloat16"], 1),
-                *(f"{results['stopping'][side]['faster']:.1f}" for side in ("ours", "bfloat16")),
+                *(_stopped(results, side) for side in ("ours", "bfloat16")),
             )
         )
     return "\n".join(lines)
+
+
+def _stopped(results: Mapping[str, Any], side: str) -> str:
+    """Nothing for random weights, whose plans are all alike: none is stopped."""
+    return "" if results["weights"] == RANDOM else f"{results['stopping'][side]['faster']:.1f}"
 
 
 def _scaling(record: Mapping[str, Any]) -> str:
