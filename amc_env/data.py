@@ -204,14 +204,17 @@ def from_tensors(
     if train_images.dtype != torch.uint8:
         raise DataError(f"{name}: images are {train_images.dtype}; bring them to 0..255 and torch.uint8")
     count, channels, height, width = train_images.shape
-    sample = train_images[:10_000].float() / 255
-    deviation = sample.std((0, 2, 3)).clamp_min(1 / 255)  # a channel without variance keeps its scale
+    if mean is None or std is None:
+        sample = train_images[:10_000].float().div_(255)
+        deviation = sample.std((0, 2, 3)).clamp_min(1 / 255)  # a channel without variance keeps its scale
+        mean = tuple(sample.mean((0, 2, 3)).tolist()) if mean is None else mean
+        std = tuple(deviation.tolist()) if std is None else std
     spec = DataSpec(
         name,
         int(train_labels.max()) + 1 if classes is None else classes,
         (channels, height, width),
-        tuple(sample.mean((0, 2, 3)).tolist()) if mean is None else mean,
-        tuple(deviation.tolist()) if std is None else std,
+        mean,
+        std,
         (min(count // 10, 2000), min(count // 10, 5000), min(count // 10, 5000))
         if held_out is None
         else held_out,

@@ -10,7 +10,7 @@ is part of neither side, and stays as it is.
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from safetensors import SafetensorError
@@ -130,29 +130,37 @@ def _others(columns: Tensor, count: int) -> Tensor:
     return gone.nonzero().flatten()
 
 
-@dataclass
 class _Sum:
-    """Rows of one layer, folded into a Gram matrix as they come unless they are to be kept."""
+    """Rows of one layer, folded into a Gram matrix as they come unless they are fewer than their columns.
 
-    fold: bool
-    count: int = 0
-    waiting: list[Tensor] = field(default_factory=list)
-    gram: Tensor | None = None
+    All memory is taken before the first pass: small pieces that outlive the activations between which they
+    lie would keep the allocator from giving these back.
+    """
+
+    def __init__(self, layer: Layer, rows: int) -> None:
+        groups, columns = layer.groups, _inputs(layer)
+        self.fold = columns <= rows
+        self.buffer = torch.empty(groups, min(rows, FOLD) if self.fold else rows, columns)
+        self.gram = torch.zeros(groups, columns, columns, dtype=torch.float64) if self.fold else None
+        self.count = self.filled = 0
 
     def add(self, sample: Tensor) -> None:
         """Take ``(groups, rows, d)``."""
         self.count += sample.size(1)
-        self.waiting.append(sample.contiguous())
-        if self.fold and sum(part.size(1) for part in self.waiting) >= FOLD:
-            self.flush()
+        while sample.size(1):
+            part = sample[:, : self.buffer.size(1) - self.filled]
+            self.buffer[:, self.filled : self.filled + part.size(1)] = part
+            self.filled += part.size(1)
+            sample = sample[:, part.size(1) :]
+            if self.fold and self.filled == self.buffer.size(1):
+                self.flush()
 
     def flush(self) -> None:
         """Multiply what has been gathered, in float64: in float32, a singular matrix may lose its sign."""
-        with torch.inference_mode(False):  # the matrix outlives the passes that it is made in
-            x = torch.cat(self.waiting, 1).double()
-            self.waiting.clear()
-            self.gram = x.new_zeros(len(x), x.size(2), x.size(2)) if self.gram is None else self.gram
-            self.gram.baddbmm_(x.transpose(1, 2), x)
+        assert self.gram is not None
+        x = self.buffer[:, : self.filled].double()
+        self.gram.baddbmm_(x.transpose(1, 2), x)
+        self.filled = 0
 
 
 def collect(
@@ -188,7 +196,7 @@ def collect(
     images = min(images, len(data["calibration"]))
     generator = torch.Generator().manual_seed(seed)
     positions = {layer.name: draw_positions(layer, images, points, generator) for layer in layers}
-    sums = {layer.name: _Sum(_inputs(layer) <= positions[layer.name].numel()) for layer in layers}
+    sums = {layer.name: _Sum(layer, positions[layer.name].numel()) for layer in layers}
     batch_size = batch_size or _batch_size(graph)
     first, calls = 0, dict.fromkeys(sums, 0)
 
@@ -213,14 +221,11 @@ def collect(
 def _moments(sums: Mapping[str, _Sum]) -> Moments:
     grams, rows = {}, {}
     for name, total in sums.items():
-        if total.fold:
-            if total.waiting:
-                total.flush()
-            assert total.gram is not None
-            grams[name] = total.gram.div_(total.count)
+        if total.gram is None:
+            rows[name] = total.buffer
         else:
-            rows[name] = torch.cat(total.waiting, 1)
-            total.waiting.clear()
+            total.flush()
+            grams[name] = total.gram.div_(total.count)
     return Moments(grams, rows, {name: total.count for name, total in sums.items()})
 
 

@@ -97,7 +97,9 @@ def large(settings: Settings, *, images: int, size: int, classes: int, points: i
             noise, labels, noise[:1], labels[:1], seed=0, classes=classes, held_out=(images, images, 1),
             mean=(0.5,) * 3, std=(0.25,) * 3,
         )  # fmt: skip
-        model = calibrate(zoo.build("resnet50", classes=classes, in_channels=3, seed=0), data, images=15)
+        model = calibrate(
+            zoo.build("resnet50", classes=classes, in_channels=3, seed=0, small=False), data, images=15
+        )
         env = CompressionEnv(
             model, data, target=settings.target, calibration_images=images, reward_images=images,
             points=points, seed=settings.seed,
