@@ -1,6 +1,7 @@
 """Peak memory: of one episode, of many, and of a large network; each in a process of its own."""
 
 import json
+import os
 import re
 import resource
 import subprocess
@@ -8,8 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from amc_env.data import CACHE
 from experiments.benchmarks.subjects import Settings
 
 STATUS = Path("/proc/self/status")
@@ -24,16 +27,19 @@ def measure(settings: Settings, say: Callable[[str], None] = print) -> dict[str,
     """
     long = peak("long", "plain20", LOOKS, settings)
     say(f"memory: {long[-1] / 1e6:,.0f} MB after {LOOKS[-1]} episodes")
-    large = peak("large", LARGE, settings)
+    with TemporaryDirectory() as folder:  # a gigabyte of moments, made anew
+        large = peak("large", LARGE, settings, cache=folder)
     say(f"memory: {large / 1e6:,.0f} MB of a ResNet-50")
     return {"long": {"episodes": list(LOOKS), "bytes": long}, "large": LARGE | {"bytes": large}}
 
 
-def peak(*work: Any) -> Any:
-    """What a process of its own prints that does some work: see `child`."""
+def peak(*work: Any, cache: str | None = None) -> Any:
+    """What a process of its own prints that does some work, see `child`; ``cache`` in place of our folder."""
     code = "import sys; from experiments.benchmarks import memory; memory.child(sys.argv[1])"
     asked = json.dumps([asdict(part) if isinstance(part, Settings) else part for part in work])
-    done = subprocess.run([sys.executable, "-c", code, asked], capture_output=True, text=True, check=True)
+    environment = os.environ | ({} if cache is None else {CACHE: cache})
+    command = [sys.executable, "-c", code, asked]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
