@@ -98,7 +98,7 @@ def test_a_step_goes_along_the_difference_of_two_good_ones():
         for start in points
         for one in points
         for other in points
-        if one is not other and (one != other).any()
+        if (one != other).any()
     }
     drawn = {tuple(revisits.choose(rng).actions.ravel().astype(float).round(4)) for _ in range(400)}
     assert drawn == possible
@@ -130,15 +130,7 @@ def test_a_wrong_setting_is_an_error(wrong):
 
 # -- in the learner
 
-SETTINGS = {
-    "hidden": 16,
-    "learn_after": 4,
-    "warmup": 10,
-    "batch": 16,
-    "revisit": 1.0,
-    "revisit_mixed": 0.5,
-    "candidates": 2,
-}
+SETTINGS = {"hidden": 16, "learn_after": 4, "warmup": 10, "batch": 16, "revisit": 1.0, "candidates": 2}
 
 
 def agent_of(env, *, seed, **settings):
@@ -147,7 +139,7 @@ def agent_of(env, *, seed, **settings):
 
 def test_what_does_not_change_is_played_as_it_was():
     env, played = FindTheKeeps(), []
-    agent = agent_of(env, seed=0, revisit_changed=1e-9, revisit_top=1)  # one decision changes
+    agent = agent_of(env, seed=0, revisit_changed=1e-9, revisit_top=1)  # one decision changes, no more
     best = Best()
 
     def check(trial):

@@ -222,7 +222,7 @@ def _moments(sums: Mapping[str, _Sum]) -> Moments:
     grams, rows = {}, {}
     for name, total in sums.items():
         if total.gram is None:
-            rows[name] = total.buffer
+            rows[name] = total.buffer[:, : total.filled]
         else:
             total.flush()
             grams[name] = total.gram.div_(total.count)

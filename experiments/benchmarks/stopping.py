@@ -42,7 +42,7 @@ class Ablation:
         threads: of the process.
     """
 
-    protocols: Sequence[str] = ("flops_30",)
+    protocols: Sequence[str] = ("flops_50", "flops_30")
     seeds: int = 5
     overrides: Sequence[str] = ("agent=ddpg",)
     block: int = 100
