@@ -108,7 +108,7 @@ class Workers:
         """End all processes, at work or not."""
         self._closed = True
         for worker in self._workers:
-            worker.stop()
+            worker.stop(for_good=True)
 
     def __enter__(self) -> Self:
         return self
@@ -146,8 +146,7 @@ class Workers:
                 answer = worker.ask(request)
             except (EOFError, OSError):
                 status = worker.stop()
-                if not self._closed:
-                    worker.start()
+                worker.start()
             except BaseException:
                 worker.stop()  # so that nobody takes the answer that it is still to give for another
                 raise
@@ -162,20 +161,25 @@ class Workers:
 
 
 class _Worker:
-    """A process and the pipe to it."""
+    """A process and the pipe to it; one thread may stop it while another asks."""
 
     def __init__(self, shared: Shared) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would wait for threads that it does not have
         self._shared, self._context = shared, context
+        self._lock, self._ended = threading.Lock(), False
         self.process: BaseProcess | None = None
 
     def start(self) -> None:
-        self._pipe, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs, self._shared), daemon=True)
-        with _uninterrupted():
-            process.start()
-        self.process = process
-        theirs.close()
+        """Begin a process, unless the last one was stopped for good."""
+        with self._lock:
+            if self._ended:
+                return
+            self._pipe, theirs = self._context.Pipe()
+            process = self._context.Process(target=_work, args=(theirs, self._shared), daemon=True)
+            with _uninterrupted():
+                process.start()
+            self.process = process
+            theirs.close()
 
     def ask(self, request: Any) -> Any:
         """Send a request and wait for the answer, or the exception that was raised over there.
@@ -186,14 +190,17 @@ class _Worker:
         self._pipe.send(request)
         return self._pipe.recv()
 
-    def stop(self) -> int | None:
+    def stop(self, *, for_good: bool = False) -> int | None:
         """End the process, whatever it does; its exit status."""
-        if self.process is None:
-            return None
-        self.process.kill()
-        self.process.join()
-        self._pipe.close()
-        return self.process.exitcode
+        with self._lock:
+            self._ended |= for_good
+            if self.process is None:
+                return None
+            self.process.kill()
+            self.process.join()
+            if not self._pipe.closed:
+                self._pipe.close()
+            return self.process.exitcode
 
 
 def _work(pipe: "Connection[Any, Any]", shared: Shared) -> None:

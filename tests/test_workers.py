@@ -315,6 +315,15 @@ def test_the_end_of_the_context_ends_a_worker_at_work(tmp_path):
         workers(plan(50))
 
 
+def test_a_worker_that_was_ended_for_good_is_stopped_again_and_not_started(tmp_path):
+    with Workers(Scripted(tmp_path / "log"), 1) as workers:
+        (worker,) = workers._workers
+    pid = worker.process.pid
+    assert worker.stop() == worker.stop() == -9  # as the thread that was asking does, after the end
+    worker.start()
+    assert worker.process.pid == pid
+
+
 def test_an_error_in_the_context_ends_the_workers():
     with pytest.raises(KeyError), Workers(Scripted(Path()), 1) as workers:
         raise KeyError
