@@ -51,7 +51,7 @@ class Settings:
     revisit_top: int = 10  # how many different episodes are good
     revisit_sigma: float = 0.3  # of the noise on a decision that changes, in units of the action
     revisit_changed: float = 0.35  # probability of a decision to change
-    revisit_mixed: float = 0.5  # probability of a step along the difference of two good episodes
+    revisit_drawn: float = 0.5  # probability that all decisions are drawn from the distribution of good ones
 
     store: Store = "executed"  # which action the memory holds; the released code stores the one asked for
     baseline: Baseline = "episodes"  # what b averages: earlier episodes' rewards, or the batches drawn
@@ -142,8 +142,9 @@ class DDPG:
         self.revisits = self._revisits()
         self.episodes = 0
         self.average: float | None = None  # b
-        self._guide: Guide | None = None  # of the episode at hand
-        self._decision = 0
+        self._guide: Guide | None = None  # of the episode at hand, as is all below
+        self._decisions = 0
+        self._executed: list[float] = []
 
     @property
     def ahead(self) -> int:
@@ -154,8 +155,9 @@ class DDPG:
         """Mu of the observation; when exploring, with noise around it or around a good episode's action."""
         number = self.episodes + info.get("pending", 0)  # of the episode at hand
         if "decisions" in info:
-            self._begin(number, explore=explore)
-        self._decision += 1
+            self._begin(number, info["decisions"], explore=explore)
+        else:
+            self._executed.append(info["action_executed"])
         with torch.inference_mode():
             mu: Array = policy(self.actor, torch.from_numpy(observation)[None])[0].numpy()
         if not explore or (self.settings.greedy_first and number == 0):
@@ -163,15 +165,18 @@ class DDPG:
         if self.settings.warmup_actions == "uniform" and number < self.settings.warmup:
             return self.rng.random((1,), np.float32)
         count = self.settings.candidates if number > self.settings.learn_after else 1
-        if self._guide is not None:
-            draws = self._guide.draws(self._decision - 1, count, self.rng)
-        else:
+        if self._guide is None:
             draws = truncated_normal(np.repeat(mu[None], count, 0), self.schedule(number), self.rng)
-        return self._best(observation, draws)
+            return self._best(observation, draws)
+        decision = len(self._executed)
+        action = self._best(observation, self._guide.draws(decision, count, self.rng))
+        if decision + 1 < self._decisions:
+            return action
+        return self.revisits.renewed(self._executed, action, self.rng)
 
-    def _begin(self, number: int, *, explore: bool) -> None:
+    def _begin(self, number: int, decisions: int, *, explore: bool) -> None:
         """Choose what the episode of that number follows: a good one, or None for mu."""
-        self._guide, self._decision = None, 0
+        self._guide, self._decisions, self._executed = None, decisions, []
         may = explore and number > self.settings.learn_after and self.settings.revisit > 0
         if may and self.rng.random() < self.settings.revisit:
             self._guide = self._guided()
@@ -180,7 +185,7 @@ class DDPG:
         """None yet."""
         s = self.settings
         return Revisits(
-            top=s.revisit_top, sigma=s.revisit_sigma, changed=s.revisit_changed, mixed=s.revisit_mixed
+            top=s.revisit_top, sigma=s.revisit_sigma, changed=s.revisit_changed, drawn=s.revisit_drawn
         )
 
     def _guided(self) -> Guide | None:

@@ -120,7 +120,8 @@ class Play:
         """Take the last step; the whole episode."""
         self._step()
         observations, asked = np.stack(self._observations), np.stack(self._asked)
-        return Episode(observations, asked, _executed(self._infos), self._reward, tuple(self._infos))
+        executed = np.array([[info["action_executed"]] for info in self._infos], np.float32)
+        return Episode(observations, asked, executed, self._reward, tuple(self._infos))
 
     def _step(self) -> None:
         observation, reward, terminated, truncated, self._info = self._env.step(self._asked[-1])
@@ -128,6 +129,10 @@ class Play:
         self._infos.append(self._info)
         self._reward += float(reward)
         taken = len(self._infos)
+        if "action_executed" not in self._info:
+            raise EpisodeError(
+                f"no 'action_executed' in the info of step {taken}; an environment must report it"
+            )
         if truncated:
             raise EpisodeError(f"cut off after {taken} decisions; take away the time limit of {self._env}")
         if terminated != (taken == self._decisions):
@@ -146,12 +151,3 @@ def _check_action(action: Array, space: Space, *, decision: int) -> None:
         raise ActionError(f"{where} NaN; if it learns, it has most likely diverged: lower its learning rates")
     if not space.contains(action.astype(space.dtype)):
         raise ActionError(f"{where} {action}, outside [{space.low.min()}, {space.high.max()}]")
-
-
-def _executed(infos: list[dict[str, Any]]) -> Array:
-    missing = [t for t, info in enumerate(infos) if "action_executed" not in info]
-    if missing:
-        raise EpisodeError(
-            f"no 'action_executed' in the info of steps {missing}; an environment must report it"
-        )
-    return np.array([[info["action_executed"]] for info in infos], np.float32)

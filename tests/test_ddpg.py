@@ -15,6 +15,7 @@ from agents.replay import ReplayBuffer
 from agents.search import Episode, StateError, run_episode, run_search, search
 
 ENV = FindTheKeeps()
+FIRST = {"decisions": 4}  # info of an episode's first decision
 QUICK = {"hidden": 16, "learn_after": 0, "warmup": 2, "batch": 8, "memory": 20}
 
 
@@ -96,11 +97,13 @@ def test_the_agent_follows_the_schedule():
     sigmas = [agent.end_episode(episode_of(0.0))["sigma"] for _ in range(6)]
     assert sigmas == pytest.approx([0.5, 0.5, 0.5, 0.5, 5e-3, 5e-5])
     observation = np.eye(4, dtype=np.float32)[0]
-    noisy = [agent.act(observation, {}, explore=True).item() for _ in range(50)]
+    noisy = [agent.act(observation, FIRST, explore=True).item() for _ in range(50)]
     assert 0 < np.ptp(noisy) < 1e-5  # sigma is 5e-7 by now: noise that never decays is not this close to mu
-    assert np.ptp([make().act(observation, {}, explore=True).item() for _ in range(50)]) == 0  # own generator
+    assert (
+        np.ptp([make().act(observation, FIRST, explore=True).item() for _ in range(50)]) == 0
+    )  # own generator
     agent = make()
-    assert np.ptp([agent.act(observation, {}, explore=True).item() for _ in range(50)]) > 0.5
+    assert np.ptp([agent.act(observation, FIRST, explore=True).item() for _ in range(50)]) > 0.5
 
 
 def test_mu_alone_is_played_when_not_exploring_and_when_greedy_at_first():
@@ -121,9 +124,9 @@ def test_the_critic_picks_among_the_candidates():
             weight.zero_()
         agent.critic.weights[0][0, -1, 0] = agent.critic.weights[1][0, 0, 0] = 1.0
         agent.critic.weights[2][0, 0, 0] = -1.0  # Q(s, a) = -a
-    guided = [agent.act(observation, {}, explore=True).item() for _ in range(20)]
+    guided = [agent.act(observation, FIRST, explore=True).item() for _ in range(20)]
     assert max(guided) < 0.2  # the least of 64 draws; of one, half are above 0.5
-    assert agent.act(observation, {}, explore=False) == np.float32([0.5])
+    assert agent.act(observation, FIRST, explore=False) == np.float32([0.5])
 
 
 def test_a_uniform_warm_up_ignores_the_policy():

@@ -176,7 +176,7 @@ def test_good_episodes_are_of_each_goal() -> None:
         revisit=1.0,
         revisit_changed=1e-9,
         revisit_sigma=1e-6,
-        revisit_mixed=0.0,
+        revisit_drawn=0.0,
     )
     for target in (0.3, 0.5, 0.8):
         for action in (target, target / 2):
