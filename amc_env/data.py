@@ -111,7 +111,7 @@ class DataSet:
         """Uint8 images to float32 of zero mean and unit deviation a channel, channels last in memory."""
         mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1) * 255
         std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1) * 255
-        return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+        return images.float().sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
     def batches(self, split: str, size: int, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised images and labels of a split in their fixed order, ``size`` at a time."""

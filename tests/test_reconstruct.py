@@ -160,6 +160,16 @@ def test_from_rows_and_from_moments_is_one_answer(problem: tuple[Tensor, Tensor,
     )
 
 
+@given(problems())
+def test_a_refit_leaves_what_it_is_given(problem: tuple[Tensor, Tensor, Tensor, float]) -> None:
+    rows, weight, columns, ridge = problem
+    tensors = [gram(rows), rows, weight, columns]
+    before = [value.clone() for value in tensors]
+    refit(weight, tensors[0], columns, ridge)
+    refit_rows(weight, rows, columns, ridge)
+    assert all(torch.equal(value, kept) for value, kept in zip(tensors, before, strict=True))
+
+
 def test_dead_inputs_keep_their_weights() -> None:
     rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
     rows[:, [1, 4]] = 0

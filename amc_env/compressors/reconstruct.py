@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from mmap import mmap
 
 import torch
 from safetensors import SafetensorError
@@ -85,13 +86,17 @@ def refit(weight: Tensor, gram: Tensor, columns: Tensor, ridge: float) -> Tensor
     Returns:
         ``(out, k)`` in the dtype of ``weight``.
     """
-    gone = _others(columns, weight.size(1))
-    kept = gram[columns]
-    block = kept[:, columns]
-    block.diagonal().add_(_absolute(ridge, block.diagonal().mean()))
-    cross = kept[:, gone] @ weight[:, gone].double().T  # (k, out): E[x_kept y_goneᵀ]
-    change = torch.cholesky_solve(cross, torch.linalg.cholesky(block)).T
+    gone, kept = _others(columns, weight.size(1)), columns[:, None]
+    cross = gram[kept, gone] @ weight[:, gone].double().T  # (k, out): E[x_kept y_goneᵀ]
+    change = torch.cholesky_solve(cross, _damped_factor(gram[kept, columns], ridge)).T
     return weight[:, columns] + change.to(weight.dtype)
+
+
+def _damped_factor(block: Tensor, ridge: float) -> Tensor:
+    """The Cholesky factor of a matrix, which is damped in place and freed with this call, before a solve."""
+    block.diagonal().add_(_absolute(ridge, block.diagonal().mean()))
+    factor: Tensor = torch.linalg.cholesky(block)
+    return factor
 
 
 def refit_rows(weight: Tensor, rows: Tensor, columns: Tensor, ridge: float) -> Tensor:
@@ -140,7 +145,7 @@ class _Sum:
     def __init__(self, layer: Layer, rows: int) -> None:
         groups, columns = layer.groups, _inputs(layer)
         self.fold = columns <= rows
-        self.buffer = torch.empty(groups, min(rows, FOLD) if self.fold else rows, columns)
+        self.buffer = _pages(groups, min(rows, FOLD) if self.fold else rows, columns)
         self.gram = torch.zeros(groups, columns, columns, dtype=torch.float64) if self.fold else None
         self.count = self.filled = 0
 
@@ -161,6 +166,11 @@ class _Sum:
         x = self.buffer[:, : self.filled].double()
         self.gram.baddbmm_(x.transpose(1, 2), x)
         self.filled = 0
+
+
+def _pages(*shape: int) -> Tensor:
+    """Float32 zeros on pages of their own: the allocator would keep what lay between things that stay."""
+    return torch.frombuffer(mmap(-1, 4 * math.prod(shape)), dtype=torch.float32).view(shape)
 
 
 def collect(

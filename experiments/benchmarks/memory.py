@@ -100,9 +100,10 @@ def large(settings: Settings, *, images: int, size: int, classes: int, points: i
         noise = torch.randint(256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
         labels = torch.arange(count) % classes
         data = from_tensors(
-            noise, labels, noise[:1], labels[:1], seed=0, classes=classes, held_out=(images, images, 1),
-            mean=(0.5,) * 3, std=(0.25,) * 3,
+            noise, labels, noise[:1].clone(), labels[:1], seed=0, classes=classes,
+            held_out=(images, images, 1), mean=(0.5,) * 3, std=(0.25,) * 3,
         )  # fmt: skip
+        del noise  # the splits are copies
         model = calibrate(
             zoo.build("resnet50", classes=classes, in_channels=3, seed=0, small=False), data, images=15
         )
