@@ -50,8 +50,7 @@ def compare(cfg: DictConfig, folder: Path) -> RunRecord:
 
 def opened(cfg: DictConfig, folder: Path) -> RunRecord:
     """A record of these contenders: the folder's, to be gone on with after its last row, or a new one."""
-    settings = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(settings, dict)
+    settings = config.plain(cfg)
     settings["contenders"] = {name: contender(name, words) for name, words in cfg.contenders.items()}
     if (folder / RECORD).exists():
         return RunRecord.resume(folder, settings, episodes=len(RunRecord.read(folder).rows))
@@ -74,8 +73,7 @@ def contender(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         config.check_settings(cfg, hydra)
     except Exception as error:
         raise config.ConfigError(f"contender {name}: {error}") from error
-    agent, env = (OmegaConf.to_container(cfg[group], resolve=True) for group in ("agent", "env"))
-    assert isinstance(env, dict)
+    agent, env = config.plain(cfg.agent), config.plain(cfg.env)
     many = {"targets": list(cfg.targets)} if cfg.targets else {}
     return {"agent": agent, "env": {key: env[key] for key in ("scale", "beta")}} | many
 

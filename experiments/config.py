@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import schema, suggest
@@ -122,7 +123,7 @@ def stop_if_told(error: Exception) -> None:
         stop(str(error))
 
 
-def end_run(error: Exception, hydra_cfg: DictConfig) -> None:
+def end_run(error: Exception, hydra_cfg: HydraConf) -> None:
     """Leave with an exception's message where it was raised to tell something; a sweep goes on instead.
 
     Raises:
@@ -149,7 +150,7 @@ def stop(message: str, status: int = 2) -> None:
     raise SystemExit(status)
 
 
-def check_settings(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
+def check_settings(cfg: DictConfig, hydra_cfg: HydraConf) -> None:
     """Check each open group against the yaml file chosen for it: the keys that it lists, and their types.
 
     This is what makes a misspelt or ill-typed setting of an agent fail, wherever it stands: the schema leaves
@@ -169,9 +170,19 @@ def check_settings(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
     for group in schema.OPEN:
         choice = hydra_cfg.runtime.choices.get(group)
         if choice is not None and (defaults := _group_file(folders, group, choice)):
-            settings = OmegaConf.to_container(cfg[group], resolve=True)
-            assert isinstance(settings, dict)
-            _check(settings, defaults, group, added)
+            _check(plain(cfg[group]), defaults, group, added)
+
+
+def plain(node: DictConfig | ListConfig, *, resolve: bool = True) -> dict[str, Any]:
+    """A group of the configuration, or the whole of it, as plain data: what keyword arguments are made of.
+
+    Args:
+        node: the group, not a list.
+        resolve: put in what interpolations stand for.
+    """
+    found = OmegaConf.to_container(node, resolve=resolve)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
 
 
 def instantiate(node: DictConfig | Mapping[str, Any], **arguments: Any) -> Any:
@@ -184,8 +195,7 @@ def instantiate(node: DictConfig | Mapping[str, Any], **arguments: Any) -> Any:
     Raises:
         ConfigError: for any other target.
     """
-    settings = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
-    assert isinstance(settings, dict)
+    settings: dict[str, Any] = plain(node) if isinstance(node, DictConfig) else dict(node)
     target = settings.pop("_target_", None)
     if target is None:
         raise ConfigError(f"no _target_ in {sorted(settings)}: it names the class to build")
@@ -204,7 +214,9 @@ def instantiate(node: DictConfig | Mapping[str, Any], **arguments: Any) -> Any:
 def accepted(node: DictConfig, **offered: Any) -> dict[str, Any]:
     """Those of the offered arguments that a node's target takes by name, as some agents do ``decisions``."""
     target = _locate(node["_target_"])
-    makers = [base.__init__ for base in target.__mro__[:-1]] if isinstance(target, type) else [target]
+    makers = [target]
+    if isinstance(target, type):
+        makers = [vars(base)["__init__"] for base in target.__mro__[:-1] if "__init__" in vars(base)]
     names = {name for maker in makers for name in inspect.signature(maker).parameters}
     return {name: value for name, value in offered.items() if name in names}
 
@@ -222,7 +234,7 @@ def _locate(target: str) -> Callable[..., Any]:
     if target != "gymnasium.make" and target.partition(".")[0] not in PACKAGES:
         raise ConfigError(f"_target_ {target} is not allowed: there are {allowed}")
     try:
-        found = hydra.utils.get_object(target)
+        found: object = hydra.utils.get_object(target)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"_target_ {target} cannot be loaded: {error}") from error
     # a path may lead through our module to one that it imports, as in experiments.sources.subprocess.run
@@ -238,8 +250,7 @@ def _group_file(folders: list[Path], group: str, choice: str) -> dict[str, Any]:
     path = next((p for folder in folders if (p := folder / group / f"{choice}.yaml").exists()), None)
     if path is None:
         return {}  # from a plugin
-    own = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(own, dict)
+    own = plain(OmegaConf.load(path), resolve=False)
     parents = [name for name in own.pop("defaults", []) if isinstance(name, str) and name != "_self_"]
     if path.read_text().startswith("# @package _global_"):
         own = own.get(group, {})

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from amc_env.cost import mask_widths
@@ -15,6 +14,7 @@ from amc_env.env import CompressionEnv
 from amc_env.evaluator import accuracy
 from amc_env.plan import Plan
 from amc_env.trace import verify
+from experiments.config import plain
 from experiments.export import Exported, export, write_onnx
 from experiments.finetune import finetune
 from experiments.latency import Latency, measure
@@ -51,7 +51,7 @@ def deliver(
         FOUND: env.network(plan).eval(),
     }
     verify(networks[FOUND], env.graph, env.graph.mask(plan.kept))
-    recipe = Recipe(**_plain(cfg.finetune))
+    recipe = Recipe(**plain(cfg.finetune))
     networks[TUNED] = finetune(networks[FOUND], subject.data, recipe, record=record, tracker=tracker)
     with record.phase("evaluate"):
         accuracies = {
@@ -71,7 +71,8 @@ def deliver(
         name: Row(
             **_costs(env, {DENSE: Plan.dense(env.graph), UNIFORM: uniform(env)}.get(name, plan)),
             file_bytes=len(safetensors.torch.save(_tensors(network))),
-            **accuracies[name],
+            selection=accuracies[name]["selection"],
+            test=accuracies[name]["test"],
             latency_ms=timed[name],
         )
         for name, network in networks.items()
@@ -115,9 +116,3 @@ def _others(folder: Path) -> list[Path]:
         for name in ("plan.json", "record.json", "record.jsonl", "wandb")
         if (path := folder / name).exists()
     ]
-
-
-def _plain(node: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}

@@ -29,12 +29,12 @@ def main(cfg: DictConfig, folder: Path) -> None:
     from amc_env.evaluator import accuracy
     from amc_env.plan import Plan
     from amc_env.zoo import weights
-    from experiments.problem import environment, settings, trained
+    from experiments.problem import environment, trained
     from experiments.recipe import Recipe
 
     searched = OmegaConf.create(RunRecord.read(Path(cfg.run)).content["config"])
     assert isinstance(searched, DictConfig)
-    asked, recipe = settings(cfg), Recipe(**settings(cfg.recipe))
+    asked, recipe = config.plain(cfg), Recipe(**config.plain(cfg.recipe))
     if (folder / RECORD).exists():
         record = RunRecord.resume(folder, asked, episodes=0)  # the state's epochs come in again
     else:

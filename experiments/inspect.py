@@ -119,9 +119,8 @@ def network(cfg: DictConfig, shape: tuple[int, int, int], classes: int) -> nn.Mo
     """
     from amc_env import zoo
     from amc_env.zoo import weights
-    from experiments.problem import settings
 
-    options = settings(cfg.model.options)
+    options = config.plain(cfg.model.options)
     model = zoo.build(cfg.model.name, classes=classes, in_channels=shape[0], **options)
     if cfg.model.checkpoint is not None:
         model, _ = weights.restore(model, cfg.model.checkpoint)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments import config
 from experiments.record import RECORD, RunRecord, commit
@@ -44,8 +44,7 @@ def pretrain(cfg: DictConfig, folder: Path) -> Card:
     from experiments.fitting import fit
     from experiments.recipe import Recipe
 
-    settings = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(settings, dict)
+    settings = config.plain(cfg)
     recipe, options = Recipe(**settings["recipe"]), settings["model"]["options"]
     data = load_data(cfg.data)
     model = zoo.build(

@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from agents.search import Environment
@@ -41,7 +40,7 @@ def trained(cfg: DictConfig) -> Trained:
         DataError, ModelError, CheckpointError: for what is missing, unknown or does not fit.
     """
     data = load_data(cfg.data)
-    name, options = cfg.model.name, settings(cfg.model.options)
+    name, options = cfg.model.name, config.plain(cfg.model.options)
     if name == "import" or (options.get("weights") and cfg.model.checkpoint is None):
         model = zoo.build(name, classes=data.classes, in_channels=data.shape[0], **options).eval()
         card = Card(name, data.classes, data.shape[0], data.name, data.shape, 0, commit(), options)
@@ -65,7 +64,7 @@ def trained(cfg: DictConfig) -> Trained:
 
 def environment(cfg: DictConfig, subject: Trained) -> CompressionEnv:
     """The environment of a configuration's protocol, compressor and env groups."""
-    groups = settings(cfg.protocol) | settings(cfg.compressor) | settings(cfg.env)
+    groups = config.plain(cfg.protocol) | config.plain(cfg.compressor) | config.plain(cfg.env)
     node = {"_target_": "amc_env.env.CompressionEnv"} | groups
     env = config.instantiate(node, model=subject.model, data=subject.data)
     assert isinstance(env, CompressionEnv)
@@ -109,10 +108,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def settings(node: DictConfig) -> dict[str, Any]:
-    """A group of the configuration as keyword arguments."""
-    plain = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments import config
 from experiments.lock import alone
@@ -135,7 +135,10 @@ def note_work(env: CompressionEnv, record: RunRecord) -> None:
     ``evaluations`` are networks that were cut, ``forwards`` images that were sent through one;
     ``results.execution`` says on what.
     """
+    from amc_env.evaluator import Evaluator
+
     before, judge = record.content["results"].get("work", {}), env.evaluator
+    assert isinstance(judge, Evaluator)  # workers are gone by now, and what they did is added to it
     done = {"evaluations": judge.evaluations, "forwards": judge.forwards}
     work = {name: before.get(name, 0) + count for name, count in done.items()}
     record.update(results={"work": work, "execution": str(env.execution)})
@@ -179,9 +182,7 @@ def _settings(cfg: DictConfig) -> dict[str, Any]:
             "episodes, confirm and save_every are at least 1, "
             f"not {cfg.episodes}, {cfg.confirm} and {cfg.save_every}"
         )
-    settings = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(settings, dict)
-    return settings
+    return config.plain(cfg)
 
 
 def _asked(trial: Trial) -> list[float]:

@@ -13,8 +13,9 @@ from typing import Any
 
 from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
+from experiments.config import plain
 from experiments.record import RECORD, RecordError, RunRecord
 
 ENDS_OTHERS = ("TerminatedWorkerError", "WorkerCrashedError", "OutOfMemoryError")  # of joblib; of Ray
@@ -40,9 +41,7 @@ class Run:
         task = copy.deepcopy(composed)
         with open_dict(task):
             del task["hydra"]
-        settings = OmegaConf.to_container(task, resolve=True)
-        assert isinstance(settings, dict)
-        return cls(tuple(overrides), folder, {str(key): value for key, value in settings.items()})
+        return cls(tuple(overrides), folder, plain(task))
 
     @property
     def job(self) -> list[str]:

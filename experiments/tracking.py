@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from agents.search import Trial
 
@@ -132,7 +132,7 @@ class WandbTracker:
         folder: Path,
         config: Mapping[str, Any],
         *,
-        mode: str = "offline",
+        mode: Literal["offline", "online"] = "offline",
         project: str = "amc-rl",
         group: str | None = None,
         tags: Sequence[str] = (),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments import config
 from experiments.compare import contender, run
@@ -49,8 +49,7 @@ def tune(cfg: DictConfig, folder: Path) -> RunRecord:
         )
     optuna = _optuna()
     fixed, space = split(cfg.space)
-    settings = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(settings, dict)
+    settings = config.plain(cfg)
     del settings["trials"]  # more of them go on with the same record
     if (folder / RECORD).exists():
         record = RunRecord.resume(folder, settings, episodes=len(RunRecord.read(folder).rows))
@@ -126,9 +125,11 @@ def _distribution(override: Override) -> BaseDistribution:
     value = override.value()
     try:
         if isinstance(value, IntervalSweep):
-            return kinds.FloatDistribution(float(value.start), float(value.end), log="log" in value.tags)
-        if isinstance(value, RangeSweep) and isinstance(value.step, int):
-            return kinds.IntDistribution(value.start, max(value.range()), "log" in value.tags, value.step)
+            assert value.start is not None
+            assert value.end is not None
+            return kinds.FloatDistribution(value.start, value.end, log="log" in value.tags)
+        if isinstance(value, RangeSweep) and isinstance(whole := value.range(), range):
+            return kinds.IntDistribution(whole.start, max(whole), "log" in value.tags, whole.step)
         if isinstance(value, ChoiceSweep | RangeSweep):
             return kinds.CategoricalDistribution(list(override.sweep_string_iterator()))
     except (ValueError, TypeError) as error:

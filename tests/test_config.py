@@ -20,7 +20,7 @@ from amc_env.data import SPECS, DataError
 from amc_env.env import CompressionEnv
 from amc_env.rewards import REWARDS
 from amc_env.zoo import build, names
-from experiments.config import CONF, ConfigError, accepted, check_settings, instantiate
+from experiments.config import CONF, ConfigError, accepted, check_settings, instantiate, plain
 from experiments.recipe import Recipe, RecipeError
 from experiments.schema import DataConfig, ModelConfig, ProtocolConfig
 from experiments.suggest import explain, near, unknown_key
@@ -42,10 +42,6 @@ def task(cfg):
         del cfg["hydra"]
     check_settings(cfg, hydra)
     return cfg
-
-
-def plain(node) -> dict:
-    return OmegaConf.to_container(node, resolve=True)
 
 
 def typed(group: str, choice: str, kind: type) -> DictConfig:

@@ -120,6 +120,7 @@ def test_without_optuna_it_says_what_brings_it(tmp_path, monkeypatch):
         ("tag(log, interval(1e-5, 1e-3))", {"low": 1e-5, "high": 1e-3, "log": True, "step": None}),
         ("range(5, 101, 5)", {"low": 5, "high": 100, "log": False, "step": 5}),
         ("range(3)", {"low": 0, "high": 2, "log": False, "step": 1}),
+        ("range(0.5, 3)", {"choices": ("0.5", "1.5", "2.5")}),
         ("choice(64, many)", {"choices": ("64", "many")}),
         ("true,false", {"choices": ("True", "False")}),
     ],

@@ -10,7 +10,7 @@ import argparse
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +55,14 @@ def bench(names: list[str], settings: Settings) -> dict[str, dict[str, Any]]:
             found["results"]["peak_bytes"] = peaks[name]
             records[name] = record(settings, **found)
         if SCALING in names:
-            light = replace(settings, **scaling.LIGHT)
+            light = scaling.light(settings)
             records[SCALING] = record(light, results=scaling.scale(light), rows=[])
         if WORKERS in names:
-            light = replace(settings, **workers.LIGHT)
+            light = workers.light(settings)
             found = workers.compare(subjects.subject("plain20", subjects.images(light)), light)
             records[WORKERS] = record(light, **found)
         if MEMORY in names:
-            light = replace(settings, **memory.LIGHT)
+            light = memory.light(settings)
             records[MEMORY] = record(light, results=memory.measure(light), rows=[])
         if STOPPING in names:
             asked = stopping.Ablation(threads=settings.threads)

@@ -7,7 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,8 +17,12 @@ from experiments.benchmarks.subjects import Settings
 
 STATUS = Path("/proc/self/status")
 LOOKS = (10, 100, 500, 1000, 1500, 2000)  # episodes after which a long search is looked at
-LIGHT = {"calibration_images": 2000, "reward_images": 100}  # of `Settings`, in a long search
 LARGE = {"images": 512, "size": 224, "classes": 1000, "points": 10}
+
+
+def light(settings: Settings) -> Settings:
+    """Images of a long search."""
+    return replace(settings, calibration_images=2000, reward_images=100)
 
 
 def measure(settings: Settings, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -47,7 +51,8 @@ def child(asked: str) -> None:
     """What runs in that process: prints the most bytes that it has held, or a list of these."""
     what, *rest, settings = json.loads(asked)
     if what == "long":
-        print(long(*rest, Settings(**settings)))
+        name, looks = rest
+        print(long(name, looks, Settings(**settings)))
         return
     if what == "large":
         large(Settings(**settings), **rest[0])
@@ -113,7 +118,7 @@ def large(settings: Settings, *, images: int, size: int, classes: int, points: i
         )  # fmt: skip
         env.reset()
         for _ in env.graph.groups:
-            *_, info = env.step(env.action_space.low + 0.5)
+            *_, info = env.step([0.5])
         top1: float = info["top1"]
         return top1
 
@@ -142,8 +147,9 @@ def episode(side: str, name: str, settings: Settings) -> float:
             subject_.model, graph, data,
             images=settings.calibration_images, points=settings.points, seed=settings.seed,
         )  # fmt: skip
-        env = Ours(subject_, settings).env
+        ours = Ours(subject_, settings)
         plan = Plan.dense(graph)
         for group in graph.groups:
-            plan = plan.with_group(group.index, env.compressor.choose(group.index, max(1, len(group) // 2)))
-        return env.evaluator(plan).top1
+            kept = ours.env.compressor.choose(group.index, max(1, len(group) // 2))
+            plan = plan.with_group(group.index, kept)
+        return ours.judge(plan).top1

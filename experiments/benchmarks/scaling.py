@@ -12,7 +12,6 @@ from experiments.benchmarks.sides import actions
 from experiments.benchmarks.subjects import Settings, Subject, images, subject
 
 BATCH = 50  # images in a bare pass: one number, so that points are alike
-LIGHT = {"calibration_images": 500, "reward_images": 1000, "plans": 2}  # of `Settings`, at every point
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,11 @@ CURVES: dict[str, Sequence[Point]] = {
     "layers": [Point(depth, "plain", {"depth": depth}, 1000) for depth in (8, 14, 20, 32, 44)],
     "width": [Point(width, "mobilenet_v1", {"width": width}, 1000) for width in (0.25, 0.5, 0.75, 1.0)],
 }
+
+
+def light(settings: Settings) -> Settings:
+    """Images and plans of every point."""
+    return replace(settings, calibration_images=500, reward_images=1000, plans=2)
 
 
 def scale(

@@ -2,8 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from agents.blackbox import CMAES, RandomSearch
@@ -13,10 +14,14 @@ from amc_env.workers import Workers
 from experiments.benchmarks.sides import ratio
 from experiments.benchmarks.subjects import BenchmarkError, Settings, Subject, threads
 
-LIGHT = {"calibration_images": 2000, "reward_images": 1000, "episodes": 24}  # of `Settings`, as in a search
-AGENTS = {"random": RandomSearch, "cmaes": CMAES}
+AGENTS: Mapping[str, type[RandomSearch | CMAES]] = {"random": RandomSearch, "cmaes": CMAES}
 COUNT = 2  # workers, and the threads that stand against them
 ONE, THREADS, WORKERS = "one_worker", "threads", "workers"
+
+
+def light(settings: Settings) -> Settings:
+    """Images as in a search, and its episodes."""
+    return replace(settings, calibration_images=2000, reward_images=1000, episodes=24)
 
 
 def compare(subject: Subject, settings: Settings, say: Callable[[str], None] = print) -> dict[str, Any]:

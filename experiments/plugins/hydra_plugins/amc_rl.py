@@ -41,6 +41,9 @@ class ResumableSweeper(Sweeper):
         """
         from experiments import sweep  # here, because Hydra imports this file for every program
 
+        assert self.hydra_context is not None
+        assert self.config is not None
+        assert self.launcher is not None
         loader = self.hydra_context.config_loader
         words = [f"{key}={value}" for key, value in self.params.items()] + arguments
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
