@@ -47,7 +47,7 @@ class Settings:
     sigma_decay: float = 0.95  # an episode; not in the paper, the released code's
     sigma_floor: float = 0.0
     candidates: int = 1  # draws of the noise, of which the first critic picks the one that is played
-    revisit: float = 0.0  # share of the episodes after `learn_after` that vary a good one instead of mu
+    revisit: float = 0.0  # share of the episodes after `learn_after` that go back to good ones instead of mu
     revisit_top: int = 10  # how many different episodes are good
     revisit_sigma: float = 0.3  # of the noise on a decision that changes, in units of the action
     revisit_changed: float = 0.35  # probability of a decision to change
@@ -152,7 +152,7 @@ class DDPG:
         return max(1, self.settings.learn_after + 1 - self.episodes)
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
-        """Mu of the observation; when exploring, with noise around it or around a good episode's action."""
+        """Mu of the observation; when exploring, with noise around it, or what goes back to good episodes."""
         number = self.episodes + info.get("pending", 0)  # of the episode at hand
         if "decisions" in info:
             self._begin(number, info["decisions"], explore=explore)
@@ -175,7 +175,7 @@ class DDPG:
         return self.revisits.renewed(self._executed, action, self.rng)
 
     def _begin(self, number: int, decisions: int, *, explore: bool) -> None:
-        """Choose what the episode of that number follows: a good one, or None for mu."""
+        """Choose what the episode of that number follows: what was good, or None for mu."""
         self._guide, self._decisions, self._executed = None, decisions, []
         may = explore and number > self.settings.learn_after and self.settings.revisit > 0
         if may and self.rng.random() < self.settings.revisit:
@@ -189,7 +189,7 @@ class DDPG:
         )
 
     def _guided(self) -> Guide | None:
-        """One of the good episodes, and what of it changes."""
+        """What goes back to good episodes."""
         return self.revisits.choose(self.rng)
 
     def _best(self, observation: Array, draws: Array) -> Array:

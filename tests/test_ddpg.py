@@ -99,9 +99,8 @@ def test_the_agent_follows_the_schedule():
     observation = np.eye(4, dtype=np.float32)[0]
     noisy = [agent.act(observation, FIRST, explore=True).item() for _ in range(50)]
     assert 0 < np.ptp(noisy) < 1e-5  # sigma is 5e-7 by now: noise that never decays is not this close to mu
-    assert (
-        np.ptp([make().act(observation, FIRST, explore=True).item() for _ in range(50)]) == 0
-    )  # own generator
+    again = [make().act(observation, FIRST, explore=True).item() for _ in range(50)]
+    assert np.ptp(again) == 0  # own generator
     agent = make()
     assert np.ptp([agent.act(observation, FIRST, explore=True).item() for _ in range(50)]) > 0.5
 

@@ -130,6 +130,19 @@ def test_a_last_action_is_drawn_again_where_its_end_is_known():
     assert len(set(drawn)) > 50
 
 
+def test_what_is_known_and_good_is_restored():
+    good = [episode_of(-rank, *actions) for rank, actions in enumerate(GOOD)]
+    revisits, restored = filled(*good, good[0], top=4), filled(top=4)
+    restored.load_state_dict(revisits.state_dict())
+    one, other = (
+        part.renewed([0.5], np.float32([0.4]), np.random.default_rng(0)) for part in (revisits, restored)
+    )
+    assert one == other != np.float32(0.4)
+    one, other = (part.choose(np.random.default_rng(0)) for part in (revisits, restored))
+    assert (one.actions == other.actions).all()
+    assert (one.sigma, one.width) == (other.sigma, other.width) == (pytest.approx(0.13), pytest.approx(1.3))
+
+
 def test_where_all_ends_are_known_it_is_played_as_it_was():
     revisits = filled(replace(episode_of(0.1, 0.5, 0.0), asked=np.float32([[0.5], [1.0]])))
     assert revisits.renewed([0.5], np.float32([0.6]), np.random.default_rng(0)) == np.float32(0.6)
@@ -168,8 +181,9 @@ def test_what_does_not_change_is_played_as_it_was():
 
     def check(trial):
         if trial.index > 5:
-            same = (trial.episode.asked == played[-1])[:-1]  # the last is drawn again where it led to this
-            assert same.sum() >= len(same) - 1
+            same = trial.episode.asked == played[-1]
+            assert not same.all()
+            assert same[:-1].sum() >= len(same) - 2  # the last is drawn again where its end is known
         played.append(best.trial.episode.executed)
 
     run_search(env, agent, episodes=40, seed=0, best=best, on_episode=check)
