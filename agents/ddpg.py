@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from agents.networks import Networks, descend, policy, policy_value, q_values, soft_update
 from agents.noise import SigmaSchedule, truncated_normal
+from agents.perturbation import Perturbation
 from agents.replay import Batch, ReplayBuffer
 from agents.revisits import Guide, Revisits
 from agents.search import Array, Episode, Info, Space, check_state
 
 Store = Literal["executed", "asked"]
 Target = Literal["bootstrap", "monte_carlo"]
+Noise = Literal["actions", "parameters"]
 Warmup = Literal["noise", "uniform"]
 Baseline = Literal["episodes", "batches"]
 
@@ -41,6 +43,7 @@ class Settings:
     updates_per_step: float = 1.0  # updates after an episode, for each of its decisions
     learn_after: int = 100  # episodes before the first update
 
+    noise: Noise = "actions"  # on each, or on the actor's parameters, the same for a whole episode
     sigma: float = 0.5  # of the noise, in units of the action
     warmup: int = 100  # episodes of constant sigma
     warmup_actions: Warmup = "noise"  # "uniform": in [0, 1] whatever the policy says, as in the released code
@@ -58,6 +61,7 @@ class Settings:
     baseline_rate: float = 0.05  # weight of the newest in b
 
     target: Target = "bootstrap"  # "monte_carlo": Q(s, a) = R - b, for the one reward comes at the end
+    n_step: int = 1  # decisions whose rewards a bootstrapped target adds up before it asks the target critic
     critics: int = 1  # of two, the lower estimate counts (Fujimoto et al., TD3, 2018)
     normalise: bool = False  # rewards in units of their deviation in memory: one point of accuracy matters
     elite: float = 0.0  # share of each batch drawn from the best transitions in memory
@@ -66,7 +70,13 @@ class Settings:
     greedy_first: bool = False  # the first episode plays mu
 
     def __post_init__(self) -> None:
-        choices = {"store": Store, "target": Target, "warmup_actions": Warmup, "baseline": Baseline}
+        choices = {
+            "noise": Noise,
+            "store": Store,
+            "target": Target,
+            "warmup_actions": Warmup,
+            "baseline": Baseline,
+        }
         for name, choice in choices.items():
             if getattr(self, name) not in get_args(choice):
                 raise ValueError(f"{name} {getattr(self, name)!r}; there are {', '.join(get_args(choice))}")
@@ -74,6 +84,7 @@ class Settings:
             "hidden",
             "batch",
             "memory",
+            "n_step",
             "critics",
             "candidates",
             "updates_per_step",
@@ -85,6 +96,8 @@ class Settings:
         for name in ("gamma", "tau", "baseline_rate", "revisit"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)}; it lies in [0, 1]")
+        if self.target == "monte_carlo" and self.n_step > 1:
+            raise ValueError(f"n_step {self.n_step}; target monte_carlo has no steps, there is bootstrap")
 
     @property
     def schedule(self) -> SigmaSchedule:
@@ -92,9 +105,21 @@ class Settings:
         return SigmaSchedule(self.sigma, self.warmup, self.sigma_decay, self.sigma_floor)
 
 
-def td_target(reward: Tensor, baseline: float | Tensor, done: Tensor, next_q: Tensor, gamma: float) -> Tensor:
-    """``r - b + gamma (1 - done) Q'(s', mu'(s'))``, AMC's equation of the target; all ``(B,)``."""
-    return reward - baseline + gamma * (1 - done) * next_q
+def td_target(
+    reward: Tensor,
+    baseline: float | Tensor,
+    done: Tensor,
+    next_q: Tensor,
+    gamma: float,
+    steps: float | Tensor = 1.0,
+) -> Tensor:
+    """``r - b + gamma (1 - done) Q'(s', mu'(s'))``, AMC's equation of the target; all ``(B,)``.
+
+    With n steps ``sum_{k<n} gamma^k (r - b) + gamma^n (1 - done) Q'(s', mu'(s'))``: all transitions of an
+    episode have the same reward, and s' is n decisions later.
+    """
+    rewards = steps if gamma == 1 else (1 - gamma**steps) / (1 - gamma)
+    return rewards * (reward - baseline) + gamma**steps * (1 - done) * next_q
 
 
 def moving_average(average: float, value: float, rate: float) -> float:
@@ -128,7 +153,12 @@ class DDPG:
         generator = torch.Generator().manual_seed(int(for_networks.generate_state(1, np.uint64)[0] >> 1))
         self.rng = np.random.default_rng(for_noise)
         self.memory = ReplayBuffer(
-            s.memory, size, np.random.default_rng(for_replay), elite=s.elite, elite_top=s.elite_top
+            s.memory,
+            size,
+            np.random.default_rng(for_replay),
+            elite=s.elite,
+            elite_top=s.elite_top,
+            steps=s.n_step,
         )
 
         self.actor = Networks((size, s.hidden, s.hidden, 1), 1, generator)
@@ -140,9 +170,12 @@ class DDPG:
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), s.lr_actor, fused=True)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), s.lr_critic, fused=True)
         self.revisits = self._revisits()
+        self.perturbation = Perturbation()
         self.episodes = 0
         self.average: float | None = None  # b
         self._guide: Guide | None = None  # of the episode at hand, as is all below
+        self._explorer = self.actor
+        self._apart: list[float] = []  # its actions from mu
         self._decisions = 0
         self._executed: list[float] = []
 
@@ -158,14 +191,15 @@ class DDPG:
             self._begin(number, info["decisions"], explore=explore)
         else:
             self._executed.append(info["action_executed"])
-        with torch.inference_mode():
-            mu: Array = policy(self.actor, torch.from_numpy(observation)[None])[0].numpy()
         if not explore or (self.settings.greedy_first and number == 0):
-            return mu
+            return self._mu(self.actor, observation)
         if self.settings.warmup_actions == "uniform" and number < self.settings.warmup:
             return self.rng.random((1,), np.float32)
         count = self.settings.candidates if number > self.settings.learn_after else 1
         if self._guide is None:
+            if self.settings.noise == "parameters":
+                return self._perturbed(observation, self.schedule(number))
+            mu = self._mu(self.actor, observation)
             draws = truncated_normal(np.repeat(mu[None], count, 0), self.schedule(number), self.rng)
             return self._best(observation, draws)
         decision = len(self._executed)
@@ -180,6 +214,21 @@ class DDPG:
         may = explore and number > self.settings.learn_after and self.settings.revisit > 0
         if may and self.rng.random() < self.settings.revisit:
             self._guide = self._guided()
+        if explore and self.settings.noise == "parameters" and self._guide is None:
+            self._explorer, self._apart = self.perturbation(self.actor, self.rng), []
+
+    def _perturbed(self, observation: Array, sigma: float) -> Array:
+        """The action of an actor with noise on its parameters; at the last the noise follows sigma."""
+        action = self._mu(self._explorer, observation)
+        self._apart.append((action - self._mu(self.actor, observation)).item())
+        if len(self._apart) == self._decisions:
+            self.perturbation.follow(np.array(self._apart), sigma)
+        return action
+
+    def _mu(self, actor: Networks, observation: Array) -> Array:
+        with torch.inference_mode():
+            mu: Array = policy(actor, torch.from_numpy(observation)[None])[0].numpy()
+        return mu
 
     def _revisits(self) -> Revisits:
         """None yet."""
@@ -244,7 +293,7 @@ class DDPG:
             next_q = torch.zeros_like(batch.reward)
         else:
             next_q = policy_value(self.actor_target, self.critic_target, batch.next_observation)
-        return td_target(batch.reward / scale, baseline / scale, batch.done, next_q, s.gamma)
+        return td_target(batch.reward / scale, baseline / scale, batch.done, next_q, s.gamma, batch.steps)
 
     def _standard(self, batch: Batch) -> tuple[float | Tensor, float | Tensor]:
         """What is subtracted from each reward, and what it is divided by then; each a number or ``(B,)``."""
@@ -258,6 +307,7 @@ class DDPG:
         """Networks, targets, optimizers, memory, generators and counters."""
         modules = {name: copy.deepcopy(part.state_dict()) for name, part in self._parts().items()}
         counters = {"episodes": self.episodes, "average": self.average, "rng": self.rng.bit_generator.state}
+        counters |= {"spread": self.perturbation.spread}
         return self._identity() | modules | counters
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -267,6 +317,7 @@ class DDPG:
             part.load_state_dict(copy.deepcopy(state[name]))
         self.episodes, self.average = state["episodes"], state["average"]
         self.rng.bit_generator.state = state["rng"]
+        self.perturbation.spread = state["spread"]
 
     def _identity(self) -> dict[str, Any]:
         return {"agent": "ddpg", "observation_size": self.observation_size, "settings": asdict(self.settings)}

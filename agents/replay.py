@@ -12,13 +12,18 @@ Floats = NDArray[np.float32]
 
 
 class Batch(NamedTuple):
-    """B transitions, float32: observations ``(B, n)``, actions ``(B, 1)``, and ``(B,)`` of the others."""
+    """B transitions, float32: observations ``(B, n)``, actions ``(B, 1)``, and ``(B,)`` of the others.
+
+    ``next_observation`` is ``steps`` decisions later, 1 unless the memory bridges more, or the episode's last
+    where it is ``done`` by then.
+    """
 
     observation: Tensor
     action: Tensor
     reward: Tensor
     next_observation: Tensor
     done: Tensor
+    steps: Tensor
     goal: Tensor
 
 
@@ -26,7 +31,7 @@ class ReplayBuffer:
     """The last ``capacity`` transitions; a batch is drawn with replacement, from a generator of its own.
 
     A share of each batch can be drawn from the best transitions in memory, those with the highest
-    ``elite_top`` of the rewards.
+    ``elite_top`` of the rewards. A transition bridges up to ``steps`` decisions.
     """
 
     def __init__(
@@ -37,10 +42,14 @@ class ReplayBuffer:
         *,
         elite: float = 0.0,
         elite_top: float = 0.1,
+        steps: int = 1,
     ) -> None:
-        if not (capacity > 0 and 0 <= elite <= 1 and 0 < elite_top <= 1):
-            raise ValueError(f"{capacity=}, {elite=}, {elite_top=}: wanted > 0, in [0, 1], in (0, 1]")
+        if not (capacity > 0 and steps > 0 and 0 <= elite <= 1 and 0 < elite_top <= 1):
+            raise ValueError(
+                f"{capacity=}, {steps=}, {elite=}, {elite_top=}: wanted > 0, > 0, in [0, 1], in (0, 1]"
+            )
         self.capacity, self.elite, self.elite_top, self.rng = capacity, elite, elite_top, rng
+        self.steps = steps
         self.added = 0
         self._fields = {
             "observation": np.zeros((capacity, observation_size), np.float32),
@@ -48,6 +57,7 @@ class ReplayBuffer:
             "reward": np.zeros(capacity, np.float32),
             "next_observation": np.zeros((capacity, observation_size), np.float32),
             "done": np.zeros(capacity, np.float32),
+            "steps": np.zeros(capacity, np.float32),
             "goal": np.zeros(capacity, np.float32),
         }
         self._best = np.zeros(0, np.int64)
@@ -75,21 +85,25 @@ class ReplayBuffer:
             goal: the episode's, in an environment that sets one; 0 stands for none.
         """
         count = len(actions)
+        assert len(observations) == count + 1, f"{len(observations)} observations for {count} actions"
+        decisions = np.arange(count)
+        ends = np.minimum(decisions + self.steps, count)
         rows = {
             "observation": observations[:-1],
             "action": actions,
             "reward": np.full(count, reward, np.float32),
-            "next_observation": observations[1:],
-            "done": np.arange(1, count + 1) == count,
+            "next_observation": observations[ends],
+            "done": (ends == count).astype(np.float32),
+            "steps": (ends - decisions).astype(np.float32),
             "goal": np.full(count, goal, np.float32),
         }
-        at = (self.added + np.arange(count)) % self.capacity
+        at = (self.added + decisions) % self.capacity
         for name, row in rows.items():
             field = self._fields[name]
             assert row.shape == (count, *field.shape[1:]), (
                 f"{name}: {row.shape} for {field.shape[1:]} a transition"
             )
-            assert name == "done" or row.dtype == field.dtype, f"{name}: {row.dtype} for {field.dtype}"
+            assert row.dtype == field.dtype, f"{name}: {row.dtype} for {field.dtype}"
             field[at] = row
         self.added += count
         self._best = self._best_rows()

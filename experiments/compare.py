@@ -75,7 +75,8 @@ def contender(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         raise config.ConfigError(f"contender {name}: {error}") from error
     agent, env = config.plain(cfg.agent), config.plain(cfg.env)
     many = {"targets": list(cfg.targets)} if cfg.targets else {}
-    return {"agent": agent, "env": {key: env[key] for key in ("scale", "beta")}} | many
+    task = {"reward": cfg.protocol.reward} | {key: env[key] for key in ("scale", "beta")}
+    return {"agent": agent, "env": task} | many
 
 
 def run(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-SAME = ("table", "targets", "seeds", "episodes")  # keys of the config that have to agree
+SAME = ("table", "experiment", "targets", "seeds", "episodes")  # keys of the config that have to agree
 
 
 class JoinError(ValueError):
@@ -16,14 +16,14 @@ def joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     ``commits`` says of which commit each contender is, where they differ.
 
     Args:
-        old: a committed record of `experiments.compare`.
-        new: another of the same table, targets, seeds and number of evaluations.
+        old: a committed record of `experiments.compare` or `experiments.ablate`.
+        new: another of the same table or network, targets, seeds and number of evaluations.
 
     Raises:
         JoinError: when these are not the same, with what differs.
     """
-    pairs = [(key, old["config"][key], new["config"][key]) for key in SAME]
-    pairs.append(("known_best", old["results"]["known_best"], new["results"]["known_best"]))
+    pairs = [(key, old["config"].get(key), new["config"].get(key)) for key in SAME]
+    pairs.append(("known_best", old["results"].get("known_best"), new["results"].get("known_best")))
     if differing := [f"{key} is {a!r} and {b!r}" for key, a, b in pairs if a != b]:
         raise JoinError(
             f"these comparisons cannot be joined: {'; '.join(differing)}; keep it by another name"

@@ -13,7 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from experiments import policies, regret
+from experiments import ablation, policies, regret
 from experiments.benchmarks import tables
 from experiments.joining import joined
 from experiments.record import RunRecord, row_a_line
@@ -22,7 +22,7 @@ from experiments.tracking import METRICS
 RESULTS = Path(__file__).resolve().parent / "results"
 README = Path(__file__).resolve().parents[1] / "README.md"
 POLICIES, REGRET = "policies", "regret"  # folders in results/ and names of blocks in the README
-BENCHMARKS, BUDGETS = "benchmarks", "budgets"  # likewise
+BENCHMARKS, BUDGETS, ABLATION = "benchmarks", "budgets", "ablation"  # likewise
 SEARCH = ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
 COMPARISON = ("format", "config", "seeds", "versions", "commit", "results", "seconds")
 
@@ -57,6 +57,7 @@ def blocks() -> dict[str, str]:
     return {
         POLICIES: policies.table(list(read(RESULTS / POLICIES).values())),
         REGRET: regret_tables(read(RESULTS / REGRET)),
+        ABLATION: ablation_tables(read(RESULTS / ABLATION)),
         BUDGETS: budgets_tables(read(RESULTS / BUDGETS)),
         BENCHMARKS: tables.table(read(RESULTS / BENCHMARKS)),
         "metrics": metrics(),
@@ -82,6 +83,16 @@ def regret_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
         config = record["config"]
         parts.append(f"`{name}`, {config['seeds']} seeds, {config['episodes']} evaluations each:\n")
         parts.append(regret.table(record) + "\n")
+    return "\n".join(parts).rstrip("\n")
+
+
+def ablation_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table for each comparison on a real network, with what it was made of."""
+    parts = []
+    for name, record in records.items():
+        config = record["config"]
+        parts.append(f"`{name}`, {config['seeds']} seeds, {config['episodes']} evaluations each:\n")
+        parts.append(ablation.table(record) + "\n")
     return "\n".join(parts).rstrip("\n")
 
 
@@ -122,6 +133,7 @@ def keep(folder: Path, name: str) -> Path:
     if "contenders" in config:
         kept = {key: record.content[key] for key in COMPARISON} | {"rows": record.rows}
         folder_of = BUDGETS if "searches" in kept["results"] else REGRET
+        folder_of = ABLATION if "experiment" in config else folder_of
         path = RESULTS / folder_of / f"{name}.json"
         if path.exists():
             kept = joined(json.loads(path.read_text()), kept)

@@ -135,6 +135,18 @@ class CompareConfig:
 
 
 @dataclass
+class AblateConfig:
+    """Everything that `experiments.ablate` reads; ``contenders`` are overrides of the main job's config."""
+
+    contenders: dict[str, list[str]] = MISSING
+    experiment: str = MISSING
+    targets: list[float] = MISSING
+    seeds: int = MISSING
+    episodes: int = MISSING
+    output: str = MISSING
+
+
+@dataclass
 class TuneConfig:
     """Everything that `experiments.tune` reads; ``space`` holds overrides of the main job's config."""
 
@@ -169,5 +181,6 @@ def register() -> None:
     store.store(name="latency_schema", node=LatencyConfig)
     store.store(name="inspect_schema", node=InspectConfig)
     store.store(name="compare_schema", node=CompareConfig)
+    store.store(name="ablate_schema", node=AblateConfig)
     store.store(name="tune_schema", node=TuneConfig)
     store.store(name="fetch_schema", node=FetchConfig)

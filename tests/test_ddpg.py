@@ -46,6 +46,14 @@ def test_td_target_by_hand():
     torch.testing.assert_close(td_target(reward, 0.2, done, next_q, 0.5), torch.tensor([1.3, 0.3]))
 
 
+def test_a_target_of_n_steps_by_hand():
+    """Two steps: y = (1 + gamma) (r - b) + gamma^2 (1 - done) Q'(s'', mu'(s''))."""
+    reward, done, next_q = torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0]), torch.tensor([2.0, 9.0])
+    two = torch.tensor([2.0, 2.0])
+    torch.testing.assert_close(td_target(reward, 0.2, done, next_q, 1.0, two), torch.tensor([2.6, 0.6]))
+    torch.testing.assert_close(td_target(reward, 0.2, done, next_q, 0.5, two), torch.tensor([0.95, 0.45]))
+
+
 def test_soft_update_by_hand():
     target, online = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
     for module, value in ((target, 1.0), (online, 3.0)):
@@ -192,6 +200,16 @@ def test_the_stored_action_is_a_choice(store, stored):
     assert sorted(set(agent.memory.sample(99).action[:, 0].tolist())) == pytest.approx(stored)
 
 
+def test_a_transition_bridges_n_decisions_or_what_is_left_of_the_episode():
+    memory = ReplayBuffer(10, 4, np.random.default_rng(0), steps=3)
+    episode = episode_of(-0.5)
+    memory.add_episode(episode.observations, episode.executed, episode.reward)
+    state = memory.state_dict()["fields"]
+    np.testing.assert_array_equal(state["next_observation"], episode.observations[[3, 4, 4, 4]])
+    np.testing.assert_array_equal(state["done"], [0, 1, 1, 1])
+    np.testing.assert_array_equal(state["steps"], [3, 3, 2, 1])
+
+
 # -- update
 
 
@@ -312,10 +330,17 @@ def learnt(seed, **settings):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"target": "monte_carlo", "normalise": True}], ids=["paper", "monte_carlo"]
+    ("settings", "share"),
+    [
+        ({}, 0.6),
+        ({"target": "monte_carlo", "normalise": True}, 0.6),
+        ({"n_step": 3}, 0.6),
+        ({"noise": "parameters"}, 0.8),  # what a layer explores goes with what the others do
+    ],
+    ids=["paper", "monte_carlo", "n_step", "parameter_noise"],
 )
-def test_ddpg_learns_what_no_constant_policy_can(settings):
-    assert statistics.median(learnt(seed, **settings) for seed in (0, 1, 2)) > 0.6 * BEST_CONSTANT
+def test_ddpg_learns_what_no_constant_policy_can(settings, share):
+    assert statistics.median(learnt(seed, **settings) for seed in (0, 1, 2)) > share * BEST_CONSTANT
 
 
 @pytest.mark.parametrize(
@@ -324,8 +349,9 @@ def test_ddpg_learns_what_no_constant_policy_can(settings):
         {},
         {"baseline": "batches", "warmup_actions": "uniform"},
         {"critics": 2, "elite": 0.5, "normalise": True},
+        {"noise": "parameters", "n_step": 3},
     ],
-    ids=["paper", "released", "twin"],
+    ids=["paper", "released", "twin", "parameter_noise"],
 )
 def test_a_resumed_search_is_the_uninterrupted_one(settings):
     env = SpendTheBudget(relative=True)
@@ -354,7 +380,13 @@ def test_playing_ahead_changed_no_search(settings, rewards):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"greedy_first": True, "uniform_start": True}, RELEASED, {"warmup": 3, "sigma_decay": 0.5}]
+    "settings",
+    [
+        {"greedy_first": True, "uniform_start": True},
+        RELEASED,
+        {"warmup": 3, "sigma_decay": 0.5},
+        {"noise": "parameters"},
+    ],
 )
 def test_the_warm_up_is_played_ahead_as_one_by_one(settings):
     assert_plays_ahead(lambda: make(**QUICK | {"learn_after": 8} | settings), ENV, episodes=14)
@@ -378,6 +410,9 @@ def test_a_state_of_other_settings_is_refused():
         ({"tau": 1.5}, r"lies in \[0, 1\]"),
         ({"sigma_decay": 0.0}, "decay in"),
         ({"elite": 2.0}, "elite"),
+        ({"noise": "parameter"}, "there are actions, parameters"),
+        ({"n_step": 0}, "above 0"),
+        ({"n_step": 2, "target": "monte_carlo"}, "has no steps, there is bootstrap"),
     ],
 )
 def test_a_wrong_setting_is_an_error(settings, message):
