@@ -69,7 +69,12 @@ def budgets_table(record: Mapping[str, Any]) -> str:
     targets, known = record["config"]["targets"], record["results"]["known_best"]
     best = np.array([known[str(target)] for target in targets])
     shown = sorted({0, len(targets) // 2, len(targets) - 1})
-    head = ["agent", "searches x evaluations", "mean of all targets", "of each target's own plans"]
+    head = [
+        "agent",
+        "searches x evaluations",
+        f"mean of {len(targets)} targets",
+        "of each target's own plans",
+    ]
     head += [f"{100 * targets[t]:g} % of the MACs" for t in shown]
     found: dict[str, dict[str, NDArray[np.float64]]] = {}
     contenders = record["config"]["contenders"]

@@ -8,7 +8,7 @@ are added to those that are there.
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,9 @@ def blocks() -> dict[str, str]:
     """Every block of the README that is made, by the name of its markers."""
     return {
         POLICIES: policies.table(list(read(RESULTS / POLICIES).values())),
-        REGRET: regret_tables(read(RESULTS / REGRET)),
-        ABLATION: ablation_tables(read(RESULTS / ABLATION)),
-        BUDGETS: budgets_tables(read(RESULTS / BUDGETS)),
+        REGRET: tables_of(REGRET, regret.table),
+        ABLATION: tables_of(ABLATION, ablation.table),
+        BUDGETS: tables_of(BUDGETS, regret.budgets_table),
         BENCHMARKS: tables.table(read(RESULTS / BENCHMARKS)),
         "metrics": metrics(),
     }
@@ -76,33 +76,13 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 
 
-def regret_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table for each comparison on the tabular benchmark, with what it was made of."""
+def tables_of(folder: str, table: Callable[[Mapping[str, Any]], str]) -> str:
+    """A table for each comparison in a folder of the results, with what it was made of."""
     parts = []
-    for name, record in records.items():
+    for name, record in read(RESULTS / folder).items():
         config = record["config"]
         parts.append(f"`{name}`, {config['seeds']} seeds, {config['episodes']} evaluations each:\n")
-        parts.append(regret.table(record) + "\n")
-    return "\n".join(parts).rstrip("\n")
-
-
-def ablation_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table for each comparison on a real network, with what it was made of."""
-    parts = []
-    for name, record in records.items():
-        config = record["config"]
-        parts.append(f"`{name}`, {config['seeds']} seeds, {config['episodes']} evaluations each:\n")
-        parts.append(ablation.table(record) + "\n")
-    return "\n".join(parts).rstrip("\n")
-
-
-def budgets_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table for each comparison of one search for all budgets with a search for each."""
-    parts = []
-    for name, record in records.items():
-        config = record["config"]
-        parts.append(f"`{name}`, {config['seeds']} seeds, {len(config['targets'])} targets:\n")
-        parts.append(regret.budgets_table(record) + "\n")
+        parts.append(table(record) + "\n")
     return "\n".join(parts).rstrip("\n")
 
 
@@ -132,9 +112,7 @@ def keep(folder: Path, name: str) -> Path:
     config = record.content["config"]
     if "contenders" in config:
         kept = {key: record.content[key] for key in COMPARISON} | {"rows": record.rows}
-        folder_of = BUDGETS if "searches" in kept["results"] else REGRET
-        folder_of = ABLATION if "experiment" in config else folder_of
-        path = RESULTS / folder_of / f"{name}.json"
+        path = RESULTS / _comparison(record) / f"{name}.json"
         if path.exists():
             kept = joined(json.loads(path.read_text()), kept)
     else:
@@ -151,6 +129,13 @@ def keep(folder: Path, name: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(row_a_line(kept))
     return path
+
+
+def _comparison(record: RunRecord) -> str:
+    """Which folder a comparison is kept in."""
+    if "experiment" in record.content["config"]:
+        return ABLATION
+    return BUDGETS if "searches" in record.content["results"] else REGRET
 
 
 if __name__ == "__main__":
