@@ -95,11 +95,11 @@ def test_the_table_is_made_of_the_record_alone(found, tmp_path):
     assert content["config"]["block"] == 50
     head, _, *lines = table({"stopping": content}).splitlines()
     assert head.startswith(
-        "| searches | with | networks cut | images run | times fewer | processor seconds |"
+        "| `env.block=50 env.confidence=3`, 1 seeds | with | networks cut | images run | times fewer | proc"
     )
     cells = [line.strip("| ").split(" | ") for line in lines]
     (facts,) = content["rows"]
-    assert lines[0].startswith("| `flops_30`, 1 seeds | neither | 40 | 8,000 |  |  | ")
+    assert lines[0].startswith("| `flops_30` | neither | 40 | 8,000 |  |  | ")
     assert cells[1][:2] == ["memory", str(facts["plain"]["evaluations"])]
     both = facts["stopping"]
     assert cells[3][:3] == ["both", str(both["evaluations"]), f"{both['forwards']:,}"]

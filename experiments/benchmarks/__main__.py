@@ -2,26 +2,28 @@
 
 Beside it, on the same plans, the released code's procedure and the bare forward pass; how it grows with
 images, layers and width; what workers bring; and peak memory. Minutes each, with nothing else running.
-``stopping``, what fewer images cost a search, takes half an hour and runs only where it is named. One record
-a name; ``python -m experiments.report`` puts them into the README.
+``stopping`` and ``stopping_sooner``, what fewer images cost a search, take an hour each and run only where
+they are named. One record a name; ``python -m experiments.report`` puts them into the README.
 """
 
 import argparse
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import memory, scaling, sides, stopping, subjects, workers
+from experiments.benchmarks.stopping import Ablation
 from experiments.benchmarks.subjects import Settings
-from experiments.benchmarks.tables import MEMORY, SCALING, STOPPING, WORKERS, table
+from experiments.benchmarks.tables import MEMORY, SCALING, SOONER, STOPPING, WORKERS, table
 from experiments.record import commit, plain, row_a_line, versions
 
 NETWORKS = ("plain20", "resnet56", "mobilenet_v1")
 EVERYTHING = (*NETWORKS, SCALING, WORKERS, MEMORY)  # where no name is given
-NAMES = (*EVERYTHING, STOPPING)
+RULES = {STOPPING: Ablation(), SOONER: Ablation(block=50, confidence=1.5)}
+NAMES = (*EVERYTHING, *RULES)
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 FORMAT = 1
 
@@ -64,15 +66,14 @@ def bench(names: list[str], settings: Settings) -> dict[str, dict[str, Any]]:
         if MEMORY in names:
             light = memory.light(settings)
             records[MEMORY] = record(light, results=memory.measure(light), rows=[])
-        if STOPPING in names:
-            asked = stopping.Ablation(threads=settings.threads)
-            records[STOPPING] = record(asked, **stopping.ablate(asked, Path("runs") / STOPPING))
+        for name, rule in RULES.items():
+            if name in names:
+                asked = replace(rule, threads=settings.threads)
+                records[name] = record(asked, **stopping.ablate(asked, Path("runs") / name))
     return records
 
 
-def record(
-    settings: Settings | stopping.Ablation, *, results: Mapping[str, Any], rows: list[Any]
-) -> dict[str, Any]:
+def record(settings: Settings | Ablation, *, results: Mapping[str, Any], rows: list[Any]) -> dict[str, Any]:
     """What a benchmark's file holds."""
     made = {
         "format": FORMAT,

@@ -12,7 +12,8 @@ NAMES = {
     "bfloat16": "here, bfloat16",
 }
 PHASES = ("choose", "solve", "cut", "forward", "episode")
-SCALING, WORKERS, MEMORY, STOPPING = "scaling", "workers", "memory", "stopping"
+SCALING, WORKERS, MEMORY = "scaling", "workers", "memory"
+STOPPING, SOONER = "stopping", "stopping_sooner"
 AGENTS = ("random", "cmaes")  # that workers are timed with, and the sides
 WORKING = {"one_worker": "one worker", "threads": "one process, two threads", "workers": "two workers"}
 SIZES = {"images": "reward images", "layers": "layers (plain networks)", "width": "width (`mobilenet_v1`)"}
@@ -22,9 +23,15 @@ def table(records: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown: seconds by phase, their ratios, and what an episode grows with; empty without records.
 
     Args:
-        records: by name: those of networks, `SCALING`, `WORKERS`, `MEMORY` and `STOPPING`.
+        records: by name: those of networks, `SCALING`, `WORKERS`, `MEMORY`, `STOPPING` and `SOONER`.
     """
-    others = {SCALING: _scaling, WORKERS: _workers, MEMORY: _memory, STOPPING: _stopping}
+    others = {
+        SCALING: _scaling,
+        WORKERS: _workers,
+        MEMORY: _memory,
+        STOPPING: _stopping,
+        SOONER: _stopping,
+    }
     networks = {name: record for name, record in records.items() if name not in others}
     parts = [_seconds(networks), _ratios(networks)] if networks else []
     parts += [write(records[name]) for name, write in others.items() if name in records]
@@ -112,9 +119,11 @@ def _memory(record: Mapping[str, Any]) -> str:
 
 def _stopping(record: Mapping[str, Any]) -> str:
     """Only what was searched has seconds: without memory, the images that counted would have been run."""
+    asked = record["config"]
+    rule = f"`env.block={asked['block']} env.confidence={asked['confidence']:g}`"
     lines = _head(
-        "searches", "with", "networks cut", "images run", "times fewer", "processor seconds", "best reward",
-        "selection, %", "points apart",
+        f"{rule}, {asked['seeds']} seeds", "with", "networks cut", "images run", "times fewer",
+        "processor seconds", "best reward", "selection, %", "points apart",
     )  # fmt: skip
     for protocol, found in record["results"].items():
         plain, stopping, again = (found[side] for side in ("plain", "stopping", "again"))
@@ -127,7 +136,7 @@ def _stopping(record: Mapping[str, Any]) -> str:
             ("both", stopping, ran, _range(found["fewer"], 1), interval),
             ("both, again from disk", again, ran, "", ""),
         ]
-        name = f"`{protocol}`, {record['config']['seeds']} seeds"
+        name = f"`{protocol}`"
         for case, facts, (cut, run, seconds), fewer, difference in cases:
             counts = f"{facts[cut]:,.0f}", f"{facts[run]:,.0f}", fewer
             outcome = f"{facts['reward']:.3f}", f"{100 * facts['selection']:.2f}", difference
