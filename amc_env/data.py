@@ -150,8 +150,8 @@ def data_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """Where everything that can be made again lies: ``$AMC_CACHE``, or ``~/.cache/amc-rl``."""
-    return Path(os.environ.get(CACHE, Path.home() / ".cache" / "amc-rl"))
+    """Where everything that can be made again lies: ``$AMC_CACHE``, or ``~/.cache/amc-rl`` without it."""
+    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "amc-rl")
 
 
 def split_dataset(spec: DataSpec, raw: Mapping[str, Tensor], seed: int) -> DataSet:

@@ -14,10 +14,12 @@ from safetensors.torch import save_file
 
 from amc_env import imagefolder
 from amc_env.data import (
+    CACHE,
     SPECS,
     SPLITS,
     DataError,
     DataSpec,
+    cache_folder,
     check_raw,
     digest,
     from_tensors,
@@ -252,3 +254,11 @@ def test_tensors_of_ones_own_are_split_and_measured():
 def test_tensors_that_are_no_data_set_are_told(changes, message):
     with pytest.raises(DataError, match=message):
         own(**changes)
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_without_a_cache_folder_it_is_that_of_the_user(value, monkeypatch):
+    monkeypatch.delenv(CACHE, raising=False)
+    if value is not None:
+        monkeypatch.setenv(CACHE, value)
+    assert cache_folder() == Path.home() / ".cache" / "amc-rl"
