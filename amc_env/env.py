@@ -90,6 +90,9 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         block: images between two looks at whether the plan may be stopped; None gives every plan all images.
         confidence: standard errors by which a plan must be worse than the incumbent to be stopped.
         memo: keep what is measured in the cache folder, for other runs; see `amc_env.memo`.
+        prefix_mb: megabytes of what first layers gave that are kept, so that they are not run again for plans
+            that leave them as they were, see `amc_env.prefix`. It changes no result, and nothing at all where
+            plans are compiled or repaired as a whole (``refit="sequential"``).
         device: where plans are solved and run: a name in `amc_env.execution.DEVICES`.
         bfloat16: run them in bfloat16, see `amc_env.execution.Execution`.
         compile: compile each plan's network before it is run, likewise.
@@ -134,6 +137,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         block: int | None = 100,
         confidence: float = 3.0,
         memo: bool = False,
+        prefix_mb: int = 0,
         device: str = "auto",
         bfloat16: bool = False,
         compile: bool = False,
@@ -142,6 +146,8 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     ) -> None:
         _positive(calibration_images=calibration_images, points=points, reward_images=reward_images)
         _positive(confidence=confidence)
+        if prefix_mb < 0:
+            raise ValueError(f"prefix_mb is {prefix_mb}, it must be at least 0")
         if block is not None and not block > 1:
             raise ValueError(f"block is {block}, it must be above 1: an error needs two images")
         _choice("refit", refit, REFITS)
@@ -171,6 +177,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
             f"{refit} {data.fingerprint('calibration', calibration_images)} {self._sample}" if memo else None
         )
         self.stopping = None if block is None else Stopping(block, confidence, self._worth())
+        self._prefixes = 0 if self.sequential or compile else prefix_mb * 10**6
         self.evaluator = self.judge("reward", reward_images)
 
     def _pose(
@@ -266,7 +273,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
             repair = Sequential(whole, self.graph, self.data, **self._sample).repair
         return Evaluator(
             self.model, self.graph, self.data, self.device_solve, repair=repair, split=split, images=images,
-            stopping=self.stopping, memo=self._memo, execution=self.execution,
+            stopping=self.stopping, memo=self._memo, execution=self.execution, prefixes=self._prefixes,
         )  # fmt: skip
 
     def network(self, plan: Plan) -> nn.Module:

@@ -3,7 +3,9 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from amc_env.measures import IMAGE, Evaluation, Images, mean, per_image
 from amc_env.memo import Memo
 from amc_env.modes import evaluating
 from amc_env.plan import Plan
+from amc_env.prefix import Prefixes
 from amc_env.stopping import Stopping, estimate
 
 ACTIVATIONS = 2**23  # bytes of one layer's input and output in a batch: beyond, they leave the cache
@@ -56,19 +59,27 @@ class Evaluator:
             runs, see `amc_env.memo`. What is read from there is, bit by bit, what would be measured. None
             keeps none.
         execution: where and how networks are run; ``solve`` and ``repair`` get tensors on its device.
+        prefixes: bytes of what first layers gave that are kept, so that a plan that leaves these as they were
+            starts behind them, see `amc_env.prefix`; 0 runs every network whole.
 
     ``seconds`` adds up what cutting and forward passes took, ``forwards`` counts images sent through a
     network, the dense one included, and ``evaluations`` how often one was cut, for what was not remembered.
 
     Raises:
         EvaluationError: when the dense network's logits are not finite.
+        ValueError: for prefixes beside a repair or a compiled network, which are of the whole plan.
     """
 
     def __init__(
         self, model: nn.Module, graph: Graph, data: DataSet, solve: Solve, *, repair: Repair | None = None,
         split: str = "reward", images: int | None = None, batch_size: int | None = None,
         stopping: Stopping | None = None, memo: str | None = None, execution: Execution = CPU,
+        prefixes: int = 0,
     ) -> None:  # fmt: skip
+        if prefixes and (repair is not None or execution.compile):
+            raise ValueError(
+                "prefixes are kept of networks that are neither repaired as a whole nor compiled"
+            )
         self.split = split
         self.seconds = {"cut": 0.0, "forward": 0.0}
         self.forwards = 0
@@ -88,6 +99,8 @@ class Evaluator:
         self._at_most = max(2, REMEMBERED // (self._ends[-1] * IMAGE.itemsize))
         self._cut: str | None = None  # hash of the plan that the surgeon's network is cut to
         self._dense = [F.log_softmax(logits, dim=1) for logits in self._logits_of_dense(model)]
+        self._prefix_bytes = prefixes
+        self._prefixes: Prefixes | None = None
         self._memo = None
         if memo is not None:
             self._memo = Memo(
@@ -148,9 +161,10 @@ class Evaluator:
         network, measured = self._network(plan), []
         before = time.perf_counter()
         with evaluating(network):
-            for (images, labels), dense, end in zip(self._batches, self._dense, self._ends, strict=True):
+            batches = zip(self._batches, self._dense, self._ends, strict=True)
+            for number, ((images, labels), dense, end) in enumerate(batches):
                 if start < end <= stop:
-                    logits = self.execution.logits(self._runner, images)
+                    logits = self.execution.logits(self._of_batch(number), images)
                     if not bool(logits.isfinite().all()):
                         raise EvaluationError(
                             f"the logits of the network under plan {plan.hash} are not finite: "
@@ -161,19 +175,34 @@ class Evaluator:
         self.seconds["forward"] += time.perf_counter() - before
         return measured
 
+    def _of_batch(self, number: int) -> Callable[[Tensor], Tensor]:
+        """What the network that is cut says of a batch."""
+        if self._prefixes is None:
+            return self._runner
+        return partial(self._prefixes, number=number)
+
     def _network(self, plan: Plan) -> nn.Module:
         """The surgeon's network, cut to a plan."""
+        if self._prefix_bytes and self._prefixes is None:
+            self._cut = None
+            self._prefixes = Prefixes(self._surgeon, self._batches[0][0], self._prefix_bytes)
         if self._cut != plan.hash:
             before = time.perf_counter()
             self._cut = None
             network = self._surgeon.cut(plan, self._solve)
             if self._repair is not None:
                 self._repair(network, self._graph.mask(plan.kept))
+            if self._prefixes is not None:
+                self._prefixes.enter(self._graph.mask(plan.kept))
             self._runner = self.execution.ready(network)
             self._cut = plan.hash
             self.evaluations += 1
             self.seconds["cut"] += time.perf_counter() - before
         return self._surgeon.network
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what is kept of first layers, which another process has for itself."""
+        return self.__dict__ | {"_prefixes": None}
 
     def _logits_of_dense(self, model: nn.Module) -> list[Tensor]:
         network = self._surgeon.cut(Plan.dense(self._graph))

@@ -1,5 +1,6 @@
 """Where compressed networks are run, and how."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -57,10 +58,10 @@ class Execution:
         assert isinstance(compiled, nn.Module)
         return compiled
 
-    def logits(self, network: nn.Module, images: Tensor) -> Tensor:
+    def logits(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """``(n, classes)`` float32 of images on the device."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            logits: Tensor = network(images)
+            logits = network(images)
         return logits.float()
 
     def __str__(self) -> str:

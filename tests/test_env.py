@@ -352,6 +352,18 @@ def test_an_incumbent_of_another_network_is_refused():
         make("chain").reset(options={"incumbent": Plan.dense(make("residual").graph)})
 
 
+@pytest.mark.parametrize("options", [{}, {"refit": "sequential"}])
+def test_episodes_are_the_same_with_and_without_kept_prefixes(options):
+    actions = ([0.3], [0.8], [0.8], [0.6])
+    plain, kept = make(**options), make(prefix_mb=1, **options)
+    assert [flat(episode(plain, action)) for action in actions] == [
+        flat(episode(kept, action)) for action in actions
+    ]
+    assert (kept.evaluator._prefixes is None) == bool(options)
+    with pytest.raises(ValueError, match="prefix_mb is -1"):
+        make(prefix_mb=-1)
+
+
 def test_episodes_are_the_same_without_a_memo_with_a_cold_and_with_a_warm_one(tmp_path, monkeypatch):
     monkeypatch.setenv("AMC_CACHE", str(tmp_path))
     actions = [[0.3], [0.9, 0.1], [0.3]]

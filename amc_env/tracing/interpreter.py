@@ -29,8 +29,7 @@ def propagate(model: nn.Module, scribe: Scribe, shape: tuple[int, int, int]) -> 
         TraceError: names the node, or the line of the forward, that stands in the way.
     """
     try:
-        with evaluating(model):  # batch norm and auxiliary heads are traced as they are evaluated
-            written = fx.GraphModule(model, _Tracer().trace(model))
+        written = fx.GraphModule(model, write_down(model))
     except Exception as error:  # torch.fx passes on whatever the forward raises on a proxy
         raise TraceError(
             f"{type(model).__name__} cannot be traced{_place(error)}: {error}. A forward may not branch "
@@ -42,6 +41,12 @@ def propagate(model: nn.Module, scribe: Scribe, shape: tuple[int, int, int]) -> 
             f"{type(model).__name__} returns {type(result).__name__}, not one tensor of logits (N, classes)"
         )
     return written
+
+
+def write_down(model: nn.Module) -> fx.Graph:
+    """A network's operations, as it is evaluated: its batch norm, its auxiliary heads."""
+    with evaluating(model):
+        return _Tracer().trace(model)
 
 
 def _place(error: Exception) -> str:
