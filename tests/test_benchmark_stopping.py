@@ -59,7 +59,7 @@ def test_finished_searches_are_read_and_those_of_other_code_refused(found, monke
 
 
 def test_a_memo_that_changes_what_is_found_is_told(found, tmp_path, monkeypatch):
-    search = stopping._search
+    search = stopping.searched
 
     def wrong(folder: Path, overrides: list[str]) -> RunRecord:
         record = search(found[1] / folder.name, overrides)
@@ -67,7 +67,7 @@ def test_a_memo_that_changes_what_is_found_is_told(found, tmp_path, monkeypatch)
             record.rows[3]["loss"] += 1e-6
         return record
 
-    monkeypatch.setattr(stopping, "_search", wrong)
+    monkeypatch.setattr(stopping, "searched", wrong)
     with pytest.raises(BenchmarkError, match="flops_30, seed 0: what was kept on disk changed the search"):
         ablate(SMALL, tmp_path, say=silent)
 

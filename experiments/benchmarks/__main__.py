@@ -2,8 +2,9 @@
 
 Beside it, on the same plans, the released code's procedure and the bare forward pass; how it grows with
 images, layers and width; what workers bring; and peak memory. Minutes each, with nothing else running.
-``stopping`` and ``stopping_sooner``, what fewer images cost a search, take an hour each and run only where
-they are named. One record a name; ``python -m experiments.report`` puts them into the README.
+Whole searches run only where they are named: ``stopping`` and ``stopping_sooner``, what fewer images cost, an
+hour each, and ``prefix``, what it brings not to run first layers again, a quarter. One record a name;
+``python -m experiments.report`` puts them into the README.
 """
 
 import argparse
@@ -14,16 +15,16 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks import memory, scaling, sides, stopping, subjects, workers
+from experiments.benchmarks import memory, prefix, scaling, sides, stopping, subjects, workers
 from experiments.benchmarks.stopping import Ablation
 from experiments.benchmarks.subjects import Settings
-from experiments.benchmarks.tables import MEMORY, SCALING, SOONER, STOPPING, WORKERS, table
+from experiments.benchmarks.tables import MEMORY, PREFIX, SCALING, SOONER, STOPPING, WORKERS, table
 from experiments.record import commit, plain, row_a_line, versions
 
 NETWORKS = ("plain20", "resnet56", "mobilenet_v1")
 EVERYTHING = (*NETWORKS, SCALING, WORKERS, MEMORY)  # where no name is given
 RULES = {STOPPING: Ablation(), SOONER: Ablation(block=50, confidence=1.5)}
-NAMES = (*EVERYTHING, *RULES)
+NAMES = (*EVERYTHING, *RULES, PREFIX)
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 FORMAT = 1
 
@@ -70,10 +71,15 @@ def bench(names: list[str], settings: Settings) -> dict[str, dict[str, Any]]:
             if name in names:
                 asked = replace(rule, threads=settings.threads)
                 records[name] = record(asked, **stopping.ablate(asked, Path("runs") / name))
+        if PREFIX in names:
+            searches = prefix.Searches(threads=settings.threads)
+            records[PREFIX] = record(searches, **prefix.compare(searches, Path("runs") / PREFIX))
     return records
 
 
-def record(settings: Settings | Ablation, *, results: Mapping[str, Any], rows: list[Any]) -> dict[str, Any]:
+def record(
+    settings: Settings | Ablation | prefix.Searches, *, results: Mapping[str, Any], rows: list[Any]
+) -> dict[str, Any]:
     """What a benchmark's file holds."""
     made = {
         "format": FORMAT,

@@ -86,7 +86,7 @@ def _compare(asked: Ablation, folder: Path, protocol: str, seed: int) -> Row:
             shutil.rmtree(place, ignore_errors=True)
             if side == "stopping":
                 shutil.rmtree(folder / "cache" / "evaluations", ignore_errors=True)
-        found[side] = _search(place, [*shared, *own])
+        found[side] = searched(place, [*shared, *own])
     if without_clock(found["again"].rows) != without_clock(found["stopping"].rows):
         raise BenchmarkError(f"{protocol}, seed {seed}: what was kept on disk changed the search")
     return {side: facts(record) for side, record in found.items()}
@@ -101,7 +101,8 @@ def _finished(folder: Path) -> bool:
     return bool(content["status"] == "finished")
 
 
-def _search(folder: Path, overrides: Sequence[str]) -> RunRecord:
+def searched(folder: Path, overrides: Sequence[str]) -> RunRecord:
+    """The record of the main job's search, with the ``process_seconds`` that it took among its results."""
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
         cfg = compose("config", [*overrides, f"output={folder}"])
     before, done = time.process_time(), _finished(folder)

@@ -13,7 +13,7 @@ NAMES = {
 }
 PHASES = ("choose", "solve", "cut", "forward", "episode")
 SCALING, WORKERS, MEMORY = "scaling", "workers", "memory"
-STOPPING, SOONER = "stopping", "stopping_sooner"
+STOPPING, SOONER, PREFIX = "stopping", "stopping_sooner", "prefix"
 AGENTS = ("random", "cmaes")  # that workers are timed with, and the sides
 WORKING = {"one_worker": "one worker", "threads": "one process, two threads", "workers": "two workers"}
 SIZES = {"images": "reward images", "layers": "layers (plain networks)", "width": "width (`mobilenet_v1`)"}
@@ -23,7 +23,8 @@ def table(records: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown: seconds by phase, their ratios, and what an episode grows with; empty without records.
 
     Args:
-        records: by name: those of networks, `SCALING`, `WORKERS`, `MEMORY`, `STOPPING` and `SOONER`.
+        records: by name: those of networks, `SCALING`, `WORKERS`, `MEMORY`, `STOPPING`, `SOONER`
+            and `PREFIX`.
     """
     others = {
         SCALING: _scaling,
@@ -31,6 +32,7 @@ def table(records: Mapping[str, Mapping[str, Any]]) -> str:
         MEMORY: _memory,
         STOPPING: _stopping,
         SOONER: _stopping,
+        PREFIX: _prefix,
     }
     networks = {name: record for name, record in records.items() if name not in others}
     parts = [_seconds(networks), _ratios(networks)] if networks else []
@@ -142,6 +144,24 @@ def _stopping(record: Mapping[str, Any]) -> str:
             outcome = f"{facts['reward']:.3f}", f"{100 * facts['selection']:.2f}", difference
             lines.append(_row(name, case, *counts, f"{facts[seconds]:.0f}" if seconds else "", *outcome))
             name = ""
+    return "\n".join(lines)
+
+
+def _prefix(record: Mapping[str, Any]) -> str:
+    asked = record["config"]
+    lines = _head(
+        f"`{asked['protocol']}`, {asked['episodes']} episodes, {asked['repeats']} repeats", "`env.prefix_mb`",
+        "seconds of forward passes", "times faster", "seconds of the search", "best reward",
+    )  # fmt: skip
+    for agent, found in record["results"].items():
+        for name, side, ratio in (
+            (f"`{agent}`", "whole", ""),
+            ("", "kept", _range(found["faster"], 2)),
+        ):
+            facts = found[side]
+            size = str(asked["megabytes"]) if side == "kept" else "0"
+            seconds = f"{facts['forward']:.1f}", ratio, f"{facts['seconds']:.1f}"
+            lines.append(_row(name, size, *seconds, f"{facts['reward']:.3f}"))
     return "\n".join(lines)
 
 
