@@ -23,7 +23,7 @@ from experiments.record import commit, plain, row_a_line, versions
 
 NETWORKS = ("plain20", "resnet56", "mobilenet_v1")
 EVERYTHING = (*NETWORKS, SCALING, WORKERS, MEMORY)  # where no name is given
-RULES = {STOPPING: Ablation(), SOONER: Ablation(block=50, confidence=1.5)}
+RULES = {STOPPING: Ablation(), SOONER: Ablation(block=50, confidence=1.25)}
 NAMES = (*EVERYTHING, *RULES, PREFIX)
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 FORMAT = 1
