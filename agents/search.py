@@ -1,6 +1,7 @@
 """The loop of every search: an agent explores, one or several environments evaluate, it learns."""
 
 import time
+from bisect import insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -70,22 +71,32 @@ class Trial:
 
 @dataclass
 class Best:
-    """The best trial so far by reward; of equals, the first.
+    """The best trial so far by reward, and the best plans that differ; of equals, the first.
 
-    ``plan`` is what its last info holds under that name. Where the trial itself is gone, as in a search that
-    goes on from a record, reward and plan stand for it. Where episodes have goals, numbers that their last
-    info holds under ``target``, ``goals`` has the best reward of each and its plan.
+    A plan is what a trial's last info holds under that name. Where the trial itself is gone, as in a search
+    that goes on from a record, the reward stands for it. Where episodes have goals, numbers that their last
+    info holds under ``target``, there are the best plans of each.
+
+    Args:
+        count: how many plans are the best, at least 1.
     """
 
-    trial: Trial | None = None
-    reward: float = -np.inf
-    plan: Any = None
-    goals: dict[float, tuple[float, Any]] = field(default_factory=dict)
+    count: int = 1
+    trial: Trial | None = field(default=None, init=False)
+    reward: float = field(default=-np.inf, init=False)
+    _plans: dict[float | None, list[tuple[float, Any]]] = field(default_factory=dict, init=False)
 
     @property
-    def incumbent(self) -> Any:
-        """What a reset is told: the best plan, or that of each goal; None before there is any."""
-        return {goal: plan for goal, (_, plan) in self.goals.items()} or self.plan
+    def leaders(self) -> Any:
+        """What a reset is told: the best plans, the best first, or those of each goal, once there are as many
+        as are asked for; None before.
+        """
+        full = {
+            goal: tuple(plan for _, plan in plans)
+            for goal, plans in self._plans.items()
+            if len(plans) == self.count
+        }
+        return full.get(None, full) or None
 
     def offer(self, trial: Trial) -> bool:
         """Keep a trial if it is better than all before; says whether it was."""
@@ -97,11 +108,13 @@ class Best:
 
     def note(self, reward: float, plan: Any, goal: float | None = None) -> bool:
         """The same of a trial that is gone."""
-        if goal is not None and reward > self.goals.get(goal, (-np.inf,))[0]:
-            self.goals[goal] = reward, plan
+        plans = self._plans.setdefault(goal, [])
+        if plan is not None and all(plan != known for _, known in plans):
+            insort(plans, (reward, plan), key=lambda entry: -entry[0])
+            del plans[self.count :]
         better = reward > self.reward
         if better:
-            self.trial, self.reward, self.plan = None, reward, plan
+            self.trial, self.reward = None, reward
         return better
 
 
@@ -119,7 +132,7 @@ def search(
     Episodes are played in batches of what the agent can play `ahead`, at most `AHEAD`, and it learns from
     them in the same order. Several environments, all of the same task, evaluate a batch side by side; that
     changes nothing but the time. Each reset has a seed of its own, drawn from (seed, index), and is told the
-    best plan before the batch, or that of each goal, under the option ``incumbent``, so that an agent
+    best plans before the batch, or those of each goal, under the option ``leaders``, so that an agent
     restored to the end of episode ``start - 1``, where that was settled, continues as if it had never
     stopped.
 
@@ -145,7 +158,7 @@ def search(
             count = min(getattr(agent, "ahead", 1), AHEAD, episodes - index)
             seeds = [episode_seed(seed, i) for i in range(index, index + count)]
             before = time.perf_counter()
-            batch = _play(envs, agent, seeds, best.incumbent, executor)
+            batch = _play(envs, agent, seeds, best.leaders, executor)
             each = (time.perf_counter() - before) / len(batch)
             for number, outcome in enumerate(batch, 1):
                 episode = outcome.result()
@@ -214,13 +227,13 @@ class _Here(Executor):
 
 
 def _play(
-    envs: list[Environment], agent: Agent, seeds: list[int], incumbent: Any, executor: Executor
+    envs: list[Environment], agent: Agent, seeds: list[int], leaders: Any, executor: Executor
 ) -> list[Future[Episode]]:
     """Play an episode a seed, the agent in that order; all are over, and after a failure no more are begun.
 
     Each environment evaluates on ``executor`` while the agent acts in the next one that is free.
     """
-    options = None if incumbent is None else {"incumbent": incumbent}
+    options = None if leaders is None else {"leaders": leaders}
     idle, running, begun = list(envs), dict[Future[Episode], Environment](), list[Future[Episode]]()
     for pending, seed in enumerate(seeds):
         if not idle:

@@ -3,7 +3,7 @@
 import copy
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -68,9 +68,9 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     ``kl`` in nats, ``std_error`` of top1, ``n_images``, and the `Plan` under ``plan``. There are no clock
     times in it, so that equal runs compare equal.
 
-    With ``block`` set, ``reset(options={"incumbent": plan})`` tells the best plan so far: an episode whose
-    plan is worse with confidence ends with estimates from fewer images, see `amc_env.stopping`. The option
-    holds for one episode, and without it a plan is given all images.
+    With ``block`` set, ``reset(options={"leaders": plans})`` tells the best plans so far: an episode whose
+    plan is worse than all of them with confidence ends with estimates from fewer images, see
+    `amc_env.stopping`. The option holds for one episode, and without it a plan is given all images.
 
     Args:
         model: the dense network; logits ``(N, classes)``. It is copied, not changed.
@@ -88,7 +88,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         points: positions sampled in each of them.
         reward_images: how many images a reward is measured on; None for the whole reward split.
         block: images between two looks at whether the plan may be stopped; None gives every plan all images.
-        confidence: standard errors by which a plan must be worse than the incumbent to be stopped.
+        confidence: standard errors by which a plan must be worse than every leader to be stopped.
         memo: keep what is measured in the cache folder, for other runs; see `amc_env.memo`.
         prefix_mb: megabytes of what first layers gave that are kept, so that they are not run again for plans
             that leave them as they were, see `amc_env.prefix`. It changes no result, and nothing at all where
@@ -110,8 +110,8 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
 
     plan: Plan  # of the episode so far
     counts: list[int]  # kept of each group decided so far
-    incumbent: Plan | None  # the best plan before this episode, where it was told
-    evaluator: Callable[[Plan, Plan | None], Evaluation]
+    leaders: tuple[Plan, ...]  # the best plans before this episode, where they were told
+    evaluator: Callable[[Plan, Sequence[Plan]], Evaluation]
     target: float
     budget: Budget
     _budgets: dict[float, Budget]  # by target, each built once
@@ -135,7 +135,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         points: int = 10,
         reward_images: int | None = 1000,
         block: int | None = 100,
-        confidence: float = 3.0,
+        confidence: float = 0.9,
         memo: bool = False,
         prefix_mb: int = 0,
         device: str = "auto",
@@ -224,13 +224,13 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
 
         Args:
             seed: of ``np_random``, from which nothing is drawn.
-            options: ``incumbent``, a `Plan` or None.
+            options: ``leaders``, a sequence of `Plan` or None.
 
         Raises:
-            PlanError: for an incumbent of another network.
+            PlanError: for a leader of another network.
         """
         super().reset(seed=seed)
-        self._begin((options or {}).get("incumbent"))
+        self._begin((options or {}).get("leaders") or ())
         return self._observe(), {"share": self._share, "decisions": len(self.graph.groups)}
 
     def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -306,10 +306,10 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
             return render.picture(self.plan.keeps(self.graph), len(self.counts))
         return None
 
-    def _begin(self, incumbent: Plan | None = None) -> None:
-        if incumbent is not None:
-            incumbent.check(self.graph)
-        self.incumbent = incumbent
+    def _begin(self, leaders: Sequence[Plan] = ()) -> None:
+        for leader in leaders:
+            leader.check(self.graph)
+        self.leaders = tuple(leaders)
         self.plan = Plan.dense(self.graph)
         self.counts = []
         self._share = self.budget.share(self.counts)
@@ -320,7 +320,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         return len(self.counts)
 
     def _judge(self, costs: dict[str, Any]) -> tuple[float, dict[str, Any]]:
-        evaluation = self.evaluator(self.plan, self.incumbent)
+        evaluation = self.evaluator(self.plan, self.leaders)
         reward = self.reward(evaluation, costs["macs"], costs["params"])
         if not math.isfinite(reward):
             raise EvaluationError(

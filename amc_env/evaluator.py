@@ -22,7 +22,7 @@ from amc_env.memo import Memo
 from amc_env.modes import evaluating
 from amc_env.plan import Plan
 from amc_env.prefix import Prefixes
-from amc_env.stopping import Stopping, estimate
+from amc_env.stopping import Stopping, average, estimate
 
 ACTIVATIONS = 2**23  # bytes of one layer's input and output in a batch: beyond, they leave the cache
 REMEMBERED = 2**28  # bytes of what was measured of plans; those asked for longest ago are forgotten
@@ -53,7 +53,7 @@ class Evaluator:
         split: name of the split.
         images: how many of its images; None for all.
         batch_size: images in one forward pass; None for what runs fastest.
-        stopping: lets plans that are given an incumbent do with fewer images; None never does. Images are run
+        stopping: lets plans that are given leaders do with fewer images; None never does. Images are run
             in the same batches with and without it.
         memo: names what ``solve`` and ``repair`` depend on, and lets measurements be kept on disk for other
             runs, see `amc_env.memo`. What is read from there is, bit by bit, what would be measured. None
@@ -112,24 +112,25 @@ class Evaluator:
                 torch=torch.__version__, execution=str(execution),
             )  # fmt: skip
 
-    def __call__(self, plan: Plan, incumbent: Plan | None = None) -> Evaluation:
+    def __call__(self, plan: Plan, leaders: Sequence[Plan] = ()) -> Evaluation:
         """The evaluation of a plan.
 
         Args:
             plan: of this network.
-            incumbent: the best plan so far; with a rule of stopping, a plan that is worse with confidence
-                gets an estimate from fewer images. The incumbent itself is given all, as is every plan
-                without one.
+            leaders: the best plans so far; with a rule of stopping, a plan that is worse than all of them
+                with confidence gets an estimate from fewer images. The leaders themselves are given all, as
+                is every plan where there are none.
 
         Raises:
             EvaluationError: when the cut network's logits are not finite.
         """
         whole = self._ends[-1]
-        if self.stopping is not None and incumbent is not None and incumbent != plan:
-            known = self._measured(incumbent, whole)
+        if self.stopping is not None and leaders and plan not in leaders:
+            measured = [self._measured(leader, whole) for leader in leaders]
+            known, least = average(measured), self.stopping.least(leaders, measured, self.split)
             for look in self._looks:
                 found = self._measured(plan, look)
-                if self.stopping.hopeless(plan, found, incumbent, known, self.split):
+                if self.stopping.hopeless(plan, found, known, least, self.split):
                     return estimate(found, known, self.split)
         return mean(self._measured(plan, whole), self.split)
 

@@ -53,24 +53,24 @@ class Goals(gym.Wrapper[Observation, Action, Observation, Action], gym.utils.Rec
 
         Args:
             seed: of ``np_random``, from which the target is drawn.
-            options: ``target``, in place of a drawn one and not of the grid alone; and ``incumbent``, the
-                best plans so far by target, of which that of this episode's target alone is told on: what is
+            options: ``target``, in place of a drawn one and not of the grid alone; and ``leaders``, the best
+                plans so far by target, of which those of this episode's target alone are told on: what is
                 best within a larger budget would stop everything within a smaller one.
 
         Raises:
             BudgetError: for a target that no allowed network meets.
-            ValueError: for an incumbent that does not say of which targets.
+            ValueError: for leaders that do not say of which targets.
         """
         options = dict(options or {})
-        incumbents = options.pop("incumbent", None) or {}
-        if not isinstance(incumbents, Mapping):
-            raise ValueError(f"incumbent {incumbents!r}: with goals it is a mapping from targets to plans")
+        leaders = options.pop("leaders", None) or {}
+        if not isinstance(leaders, Mapping):
+            raise ValueError(f"leaders {leaders!r}: with goals this is a mapping from targets to plans")
         if seed is not None:
             self.env.reset(seed=seed)
         drawn = self.targets[self.np_random.integers(len(self.targets))]
         target = options.pop("target", None)
         self.task.aim(drawn if target is None else float(target))
-        told = {"incumbent": incumbents.get(self.task.target)}
+        told = {"leaders": leaders.get(self.task.target)}
         observation, info = self.env.reset(options=options | told)
         return self._with_target(observation), info | {"target": self.task.target}
 

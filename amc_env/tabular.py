@@ -111,8 +111,8 @@ class Table:
     compressor: Levels
     columns: Mapping[str, NDArray[Any]]
 
-    def __call__(self, plan: Plan, incumbent: Plan | None = None) -> Evaluation:
-        """What was measured of a plan; with an incumbent too, for every plan has been given all images.
+    def __call__(self, plan: Plan, leaders: Sequence[Plan] = ()) -> Evaluation:
+        """What was measured of a plan; with leaders too, for every plan has been given all images.
 
         Raises:
             TableError: for a plan that is not one of the table's.

@@ -5,7 +5,7 @@ import queue
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -52,7 +52,7 @@ class Workers:
         self.evaluator = evaluator
         self._shared = share(evaluator)
         self._lock = threading.Lock()  # of the evaluator's memory and the answers
-        self._answers: dict[tuple[str, str | None], Future[Evaluation]] = {}
+        self._answers: dict[tuple[str, ...], Future[Evaluation]] = {}  # by hash of the plan and its leaders
         self._closed = False
         self._workers = [_Worker(self._shared) for _ in range(count)]
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
@@ -64,7 +64,7 @@ class Workers:
             self.close()
             raise
 
-    def __call__(self, plan: Plan, incumbent: Plan | None = None) -> Evaluation:
+    def __call__(self, plan: Plan, leaders: Sequence[Plan] = ()) -> Evaluation:
         """The evaluation of a plan, see `Evaluator`; waits for a process that has nothing to do.
 
         A plan that is being evaluated on another thread, or was evaluated, is not evaluated again.
@@ -73,17 +73,17 @@ class Workers:
             EvaluationError: as the evaluator does.
             WorkerError: when processes die over this plan, or were closed.
         """
-        if self.evaluator.stopping is None or incumbent == plan:
-            incumbent = None
-        if incumbent is not None:
-            self(incumbent)  # so that it is one process that runs all its images
-        key = plan.hash, None if incumbent is None else incumbent.hash
+        if self.evaluator.stopping is None or plan in leaders:
+            leaders = ()
+        for leader in leaders:
+            self(leader)  # so that it is one process that runs all its images
+        key = tuple(each.hash for each in (plan, *leaders))
         with self._lock:
             mine = key not in self._answers
             answer = self._answers.setdefault(key, Future())
         if mine:
             try:
-                answer.set_result(self._ask(plan, incumbent))
+                answer.set_result(self._ask(plan, leaders))
             except BaseException as error:
                 del self._answers[key]
                 answer.set_exception(error)
@@ -118,13 +118,12 @@ class Workers:
     ) -> None:
         self.close()
 
-    def _ask(self, plan: Plan, incumbent: Plan | None) -> Evaluation:
-        plans = [plan] if incumbent is None else [plan, incumbent]
+    def _ask(self, plan: Plan, leaders: Sequence[Plan]) -> Evaluation:
         with self._lock:
-            known = [(each, self.evaluator.remembered(each)) for each in plans]
+            known = [(each, self.evaluator.remembered(each)) for each in (plan, *leaders)]
         worker = self._idle.get()
         try:
-            answer = self._persist(worker, (plan, incumbent, known))
+            answer = self._persist(worker, (plan, leaders, known))
         finally:
             self._idle.put(worker)
         evaluation: Evaluation = answer[0]
@@ -214,13 +213,13 @@ def _work(pipe: "Connection[Any, Any]", shared: Shared) -> None:
             return
 
 
-def _answer(evaluator: Evaluator, plan: Plan, incumbent: Plan | None, known: Known) -> Any:
+def _answer(evaluator: Evaluator, plan: Plan, leaders: Sequence[Plan], known: Known) -> Any:
     before = _spent(evaluator)
     try:
         for each, images in known:
             if len(images):
                 evaluator.remember(each, images)
-        evaluation = evaluator(plan, incumbent)
+        evaluation = evaluator(plan, leaders)
     except Exception as error:
         error.add_note(f"in a worker:\n{traceback.format_exc()}")
         return _sendable(error)

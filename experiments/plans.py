@@ -36,13 +36,11 @@ def within(env: CompressionEnv, rows: Iterable[Mapping[str, Any]]) -> list[Mappi
     return [row for row in rows if env.budget.allows(row["counts"])]
 
 
-def leaders(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The row of largest reward of each target, of equals the first; without targets one, of no rows none."""
+def leaders(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+    """The ``count`` `candidates` of each target; without targets those of all rows."""
     targets = dict.fromkeys(row.get("target") for row in rows)
-    return [
-        max((row for row in rows if row.get("target") == target), key=lambda row: row["reward"])
-        for target in targets
-    ]
+    of_each = ([row for row in rows if row.get("target") == target] for target in targets)
+    return [row for own in of_each for row in candidates(own, count)]
 
 
 def candidates(rows: Iterable[Mapping[str, Any]], limit: int) -> list[Mapping[str, Any]]:

@@ -64,7 +64,8 @@ def _search(cfg: DictConfig, folder: Path, settings: dict[str, Any]) -> RunRecor
                 agent.load_state_dict(state.agent)
         try:
             with side_by_side(cfg, env) as envs:
-                asked = {"episodes": cfg.episodes, "seed": cfg.seed, "save_every": cfg.save_every}
+                asked = {"episodes": cfg.episodes, "seed": cfg.seed}
+                asked |= {"leaders": cfg.leaders, "save_every": cfg.save_every}
                 explore([played(cfg, env) for env in envs], agent, record, tracker, **asked)
         finally:
             save_best(env, record)
@@ -87,15 +88,16 @@ def explore(
     *,
     episodes: int,
     seed: int,
+    leaders: int,
     save_every: int,
 ) -> None:
     """Search on from the record's last row: a row an episode, a state of the agent every few.
 
-    ``envs`` are of one task, as many as evaluate at the same time.
+    ``envs`` are of one task, as many as evaluate at the same time; they are told the ``leaders`` best plans.
     """
     from agents.search import Best
     from agents.search import search as episodes_of
-    from experiments.plans import counts, leaders, plan_of
+    from experiments import plans
     from experiments.progress import Meter
     from experiments.state import save
     from experiments.tracking import episode_metrics
@@ -103,14 +105,15 @@ def explore(
     env: Any = envs[0].unwrapped
     whole = env.budget.widths([])
     dense = {"dense_macs": int(env.macs(whole)), "dense_params": int(env.params(whole))}
-    best, start = Best(), len(record.rows)
-    for row in leaders(record.rows):
-        best.note(row["reward"], plan_of(env, row["counts"]), row.get("target"))
+    best, start = Best(leaders), len(record.rows)
+    for row in plans.leaders(record.rows, leaders):
+        best.note(row["reward"], plans.plan_of(env, row["counts"]), row.get("target"))
     saved = start
     with record.phase("search"), Meter("episodes", episodes, done=start) as meter:
         for trial in episodes_of(envs, agent, episodes=episodes, seed=seed, start=start, best=best):
             row = episode_metrics(trial, best_reward=best.reward, **dense)
-            record.add(**row, counts=counts(env, trial.episode.final["plan"]), keep_asked=_asked(trial))
+            counts = plans.counts(env, trial.episode.final["plan"])
+            record.add(**row, counts=counts, keep_asked=_asked(trial))
             tracker.log(row)
             meter.update(trial.index + 1, best=best.reward, top1=row["top1"], keep=row["macs_share"])
             if trial.settled and trial.index + 1 - saved >= save_every:
@@ -177,11 +180,9 @@ def confirm(env: CompressionEnv, record: RunRecord, *, limit: int, targets: Sequ
 
 
 def _settings(cfg: DictConfig) -> dict[str, Any]:
-    if cfg.episodes < 1 or cfg.confirm < 1 or cfg.save_every < 1:
-        raise config.ConfigError(
-            "episodes, confirm and save_every are at least 1, "
-            f"not {cfg.episodes}, {cfg.confirm} and {cfg.save_every}"
-        )
+    for key in ("episodes", "leaders", "confirm", "save_every"):
+        if cfg[key] < 1:
+            raise config.ConfigError(f"{key}={cfg[key]}: it is at least 1")
     return config.plain(cfg)
 
 

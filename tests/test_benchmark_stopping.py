@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from amc_env.data import CACHE
 from experiments.benchmarks import stopping
@@ -13,10 +14,11 @@ from experiments.benchmarks.__main__ import record, write
 from experiments.benchmarks.stopping import Ablation, ablate, cache, summary
 from experiments.benchmarks.subjects import BenchmarkError
 from experiments.benchmarks.tables import table
+from experiments.config import CONF
 from experiments.record import RunRecord
 
 SMALL = Ablation(
-    protocols=("flops_30",), seeds=1, block=50,
+    protocols=("flops_30",), seeds=1, block=50, leaders=3,
     overrides=("experiment=digits", "agent=cmaes", "episodes=40", "env.reward_images=200", "confirm=2"),
 )  # fmt: skip
 
@@ -49,6 +51,13 @@ def test_the_counts_are_those_of_the_searches(found):
     assert (again["forwards"], again["evaluations"]) == (0, 0)
     for name in ("reward", "selection", "images", "best_images"):
         assert again[name] == stopped[name]
+
+
+def test_the_rule_that_is_measured_is_the_default():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config")
+    assert (cfg.env.block, cfg.env.confidence, cfg.leaders) == (100, 0.9, 10)
+    assert (Ablation().block, Ablation().confidence, Ablation().leaders) == (100, 0.9, 10)
 
 
 def test_finished_searches_are_read_and_those_of_other_code_refused(found, monkeypatch):
@@ -95,7 +104,7 @@ def test_the_table_is_made_of_the_record_alone(found, tmp_path):
     assert content["config"]["block"] == 50
     head, _, *lines = table({"stopping": content}).splitlines()
     assert head.startswith(
-        "| `env.block=50 env.confidence=3`, 1 seeds | with | networks cut | images run | times fewer | proc"
+        "| `env.block=50 env.confidence=0.9 leaders=3`, 1 seeds | with | networks cut | images run | times"
     )
     cells = [line.strip("| ").split(" | ") for line in lines]
     (facts,) = content["rows"]

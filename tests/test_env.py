@@ -306,50 +306,51 @@ def test_parameters_and_bytes_can_be_what_is_limited():
         assert info["params"] <= 0.3 * env.params(env.budget.widths([]))
 
 
-# --- the best plan so far
+# --- the best plans so far
 
 
-def with_incumbent(env, actions, incumbent):
-    """The last info of an episode that was told the best plan so far."""
-    env.reset(options={"incumbent": incumbent})
+def with_leaders(env, actions, *leaders):
+    """The last info of an episode that was told the best plans so far."""
+    env.reset(options={"leaders": leaders})
     for action in actions:
         *_, info = env.step(np.array([action], dtype=np.float32))
     return info
 
 
-def test_a_plan_that_is_far_worse_than_the_incumbent_ends_with_fewer_images():
+def test_a_plan_that_is_far_worse_than_the_leaders_ends_with_fewer_images():
     """A batch holds up to 100 of these images: of 240, the first look is after 100."""
     settings = {"reward": "agreement", "target": 1.0, "scale": "absolute", "refit": "none"}
     data = images(1000, held_out=(100, 240, 40))
     settings |= {"reward_images": None, "block": 100}
     env = CompressionEnv(network("residual"), data, **SMALL | settings)
-    best = with_incumbent(env, [1.0] * 3, None)
+    best, good = with_leaders(env, [1.0] * 3), with_leaders(env, [1.0, 1.0, 0.9])
     assert (best["n_images"], best["agreement"]) == (240, 1)
-    poor = with_incumbent(env, [0.4] * 3, best["plan"])
+    poor = with_leaders(env, [0.4] * 3, best["plan"], good["plan"])
     assert poor["n_images"] == 100
     assert poor["agreement"] < best["agreement"]
-    whole = with_incumbent(env, [0.4] * 3, None)
+    whole = with_leaders(env, [0.4] * 3)
     assert whole["n_images"] == 240
     assert abs(poor["top1"] - whole["top1"]) < 0.2
     assert poor["std_error"] > whole["std_error"]
-    assert with_incumbent(env, [1.0] * 3, best["plan"]) == best
-    assert with_incumbent(env, [0.4] * 3, best["plan"]) == poor
+    assert with_leaders(env, [1.0] * 3, best["plan"]) == best
+    assert with_leaders(env, [0.4] * 3, best["plan"], good["plan"]) == poor
+    assert with_leaders(env, [0.4] * 3, best["plan"], poor["plan"]) == whole
 
 
-def test_an_incumbent_is_of_one_episode_and_changes_nothing_without_a_rule():
+def test_leaders_are_of_one_episode_and_change_nothing_without_a_rule():
     env = reused("chain", "relative", block=None)
     first = episode(env, [0.2])[-1]
     best = episode(env, [0.9])[-1][4]["plan"]
-    told = with_incumbent(env, [0.2] * 3, best)
-    assert env.incumbent == best
+    told = with_leaders(env, [0.2] * 3, best)
+    assert env.leaders == (best,)
     assert flat([(told,)]) == flat([(first[4],)])
     env.reset()
-    assert env.incumbent is None
+    assert env.leaders == ()
 
 
-def test_an_incumbent_of_another_network_is_refused():
+def test_a_leader_of_another_network_is_refused():
     with pytest.raises(PlanError, match="the plan was made for the network"):
-        make("chain").reset(options={"incumbent": Plan.dense(make("residual").graph)})
+        make("chain").reset(options={"leaders": [Plan.dense(make("residual").graph)]})
 
 
 @pytest.mark.parametrize("options", [{}, {"refit": "sequential"}])

@@ -76,15 +76,15 @@ def test_a_target_that_is_asked_for_need_not_be_of_the_grid(env: Goals) -> None:
         env.reset(options={"target": 0.0001})
 
 
-def test_only_the_incumbent_of_the_same_target_is_told_on(env: Goals) -> None:
-    plans = {target: play(env, 0.5, options={"target": target})[-1][4]["plan"] for target in TARGETS}
+def test_only_the_leaders_of_the_same_target_are_told_on(env: Goals) -> None:
+    plans = {target: (play(env, 0.5, options={"target": target})[-1][4]["plan"],) for target in TARGETS}
     for target in TARGETS:
-        env.reset(options={"target": target, "incumbent": plans})
-        assert env.task.incumbent == plans[target]
-    env.reset(options={"target": 0.3, "incumbent": {0.8: plans[0.8]}})
-    assert env.task.incumbent is None
+        env.reset(options={"target": target, "leaders": plans})
+        assert env.task.leaders == plans[target]
+    env.reset(options={"target": 0.3, "leaders": {0.8: plans[0.8]}})
+    assert env.task.leaders == ()
     with pytest.raises(ValueError, match="a mapping from targets to plans"):
-        env.reset(options={"incumbent": plans[0.8]})
+        env.reset(options={"leaders": plans[0.8]})
 
 
 @pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version.*")
@@ -136,19 +136,22 @@ def episode_of(reward: float, target: float | None = None, action: float = 0.5) 
 
 
 def test_a_search_tells_each_goal_its_own_best() -> None:
-    best = Best()
-    assert best.incumbent is None
+    one, two = Best(), Best(2)
+    assert one.leaders is None
     for index, (reward, target) in enumerate([(-0.4, 0.3), (-0.1, 0.8), (-0.5, 0.3), (-0.3, 0.3)]):
-        best.offer(Trial(index, episode_of(reward, target)))
-    assert best.incumbent == {0.3: -0.3, 0.8: -0.1}
-    assert (best.reward, best.plan, best.trial.index) == (-0.1, -0.1, 1)
+        for best in (one, two):
+            best.offer(Trial(index, episode_of(reward, target)))
+    assert one.leaders == {0.3: (-0.3,), 0.8: (-0.1,)}
+    assert two.leaders == {0.3: (-0.3, -0.4)}
+    for best in (one, two):
+        assert (best.reward, best.trial.index) == (-0.1, 1)
 
 
 def test_a_search_without_goals_tells_the_best_of_all() -> None:
-    best = Best()
-    for reward in (-0.4, -0.1, -0.5):
+    best = Best(2)
+    for reward, told in [(-0.4, None), (-0.4, None), (-0.1, (-0.1, -0.4)), (-0.2, (-0.1, -0.2))]:
         best.offer(Trial(0, episode_of(reward)))
-    assert best.incumbent == -0.1
+        assert best.leaders == told
 
 
 # -- the learner

@@ -108,7 +108,8 @@ def test_stopping_and_a_warm_memo_leave_the_record_as_it_was(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same search without a memo, with a cold one, killed and gone on with, and with a warm one."""
-    asked = ["agent=cmaes", "episodes=40", "deliver=false", "env.block=50", "env.reward_images=200"]
+    asked = ["agent=cmaes", "episodes=40", "leaders=3", "deliver=false"]
+    asked += ["env.block=50", "env.reward_images=200"]
     kept = [*asked, "env.memo=true"]
     none, cold, torn, warm = (tmp_path / name for name in ("none", "cold", "torn", "warm"))
     for folder, overrides in ((none, asked), (cold, kept)):
@@ -168,7 +169,7 @@ def test_a_finished_search_is_not_run_again(finished: Path, capsys: pytest.Captu
     assert (finished / "record.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("wrong", ["episodes=0", "episodes=-3", "confirm=0", "save_every=0"])
+@pytest.mark.parametrize("wrong", ["episodes=0", "episodes=-3", "leaders=0", "confirm=0", "save_every=0"])
 def test_counts_below_one_are_refused_before_anything_is_written(wrong: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(ConfigError, match="at least 1"):

@@ -14,7 +14,7 @@ from amc_env.evaluator import EvaluationError, Evaluator
 from amc_env.measures import IMAGE, mean
 from amc_env.plan import Plan
 from amc_env.rewards import REWARDS
-from amc_env.stopping import Stopping, difference, estimate
+from amc_env.stopping import Stopping, average, difference, estimate
 from amc_env.trace import trace
 
 DATA = images(400)
@@ -59,17 +59,18 @@ def test_the_estimate_has_no_bias_and_the_error_that_it_says():
 
 
 def test_an_estimate_holds_all_measures_within_their_range():
-    known, found = np.zeros(8, IMAGE), np.zeros(4, IMAGE)
-    known["top1"][:4], known["loss"][4:], known["kl"] = True, 2.0, 1.0
+    best, found = np.zeros(8, IMAGE), np.zeros(4, IMAGE)
+    best["top1"][:4], best["loss"][4:], best["kl"] = True, 2.0, 1.0
     found["loss"], found["agreement"] = 0.5, [True, False, True, False]
+    known = average([best])
     guess = estimate(found, known, "reward")
-    assert guess.top1 == 0  # 1/2 of the incumbent's, all lost: 1/2 - 1
+    assert guess.top1 == 0  # 1/2 of the leader's, all lost: 1/2 - 1
     assert (guess.loss, guess.kl, guess.agreement) == (1.5, 0, 0.5)
     assert (guess.n_images, guess.skipped, guess.split) == (4, 4, "reward")
     error = difference(found["agreement"], known["agreement"])[1]
     assert estimate(found, known, "reward", errors=1).agreement == pytest.approx(0.5 + error)
     assert estimate(found, known, "reward", errors=9).agreement == 1
-    assert guess.gap_error == 0  # every hit of the incumbent's was lost, without exception
+    assert guess.gap_error == 0  # every hit of the leader's was lost, without exception
     assert guess.std_error == 0
 
 
@@ -77,29 +78,58 @@ def top1(plan, evaluation):
     return evaluation.top1
 
 
-PLAN, BEST = Plan("graph", ((0,),)), Plan("graph", ((1,),))
+PLAN, BEST, SECOND = (Plan("graph", ((number,),)) for number in range(3))
+
+
+def hopeless(rule, plan, found, leaders):
+    """Whether a plan may be stopped, leaders being those plans with what was measured of them."""
+    measured = list(leaders.values())
+    least = rule.least(list(leaders), measured, "reward")
+    return rule.hopeless(plan, found, average(measured), least, "reward")
 
 
 def test_when_a_plan_is_hopeless_by_hand():
-    """The incumbent hits all 100; of 25 the plan misses k: mean -k/25, variance k (25 - k) / (25 · 24)."""
-    known = hits(np.ones(100))
+    """The leader hits all 100; of 25 the plan misses k: mean -k/25, variance k (25 - k) / (25 · 24)."""
+    best = {BEST: hits(np.ones(100))}
     for missed in range(26):
         found = hits(np.arange(25) >= missed)
         error = math.sqrt(missed * (25 - missed) / (25 * 24) / 25 * (1 - 25 / 100))
         for confidence in (1.0, 3.0):
             rule = Stopping(25, confidence, top1)
             expected = -missed / 25 + confidence * error < 0
-            assert rule.hopeless(PLAN, found, BEST, known, "reward") == expected
-    assert not Stopping(25, 3.0, top1).hopeless(PLAN, hits(np.arange(25) >= 5), BEST, known, "reward")
-    assert Stopping(25, 3.0, top1).hopeless(PLAN, hits(np.arange(25) >= 6), BEST, known, "reward")
+            assert hopeless(rule, PLAN, found, best) == expected
+    assert not hopeless(Stopping(25, 3.0, top1), PLAN, hits(np.arange(25) >= 5), best)
+    assert hopeless(Stopping(25, 3.0, top1), PLAN, hits(np.arange(25) >= 6), best)
 
 
-def test_a_plan_as_good_as_the_incumbent_is_seldom_stopped_at_a_look():
+def test_two_leaders_by_hand():
+    """They hit 80 and 60 of 100, both the first 60. Of 20 of these the plan misses k: mean 0.7 - k/20, to be
+    compared with 0.6, variance k (20 - k) / (20 · 19).
+    """
+    leaders = {BEST: hits(np.arange(100) < 80), SECOND: hits(np.arange(100) < 60)}
+    assert average(list(leaders.values()))["top1"].tolist() == [1.0] * 60 + [0.5] * 20 + [0.0] * 20
+    for missed in range(21):
+        error = math.sqrt(missed * (20 - missed) / (20 * 19) / 20 * (1 - 20 / 100))
+        expected = 0.7 - missed / 20 + error < 0.6
+        assert hopeless(Stopping(20, 1.0, top1), PLAN, hits(np.arange(20) >= missed), leaders) == expected
+    assert not hopeless(Stopping(20, 1.0, top1), PLAN, hits(np.arange(20) >= 3), leaders)
+    assert hopeless(Stopping(20, 1.0, top1), PLAN, hits(np.arange(20) >= 4), leaders)
+
+
+def test_the_mean_of_many_leaders_knows_better_than_one_how_hard_an_image_is():
+    rng = np.random.default_rng(0)
+    ease = rng.beta(2, 1, 1000)
+    found, *measured = (hits(rng.random(1000) < ease) for _ in range(11))
+    one, ten = (average(measured[:count])["top1"] for count in (1, 10))
+    assert difference(found["top1"][:200], ten)[1] < 0.85 * difference(found["top1"][:200], one)[1]
+
+
+def test_a_plan_as_good_as_the_leader_is_seldom_stopped_at_a_look():
     rng, rule, stopped = np.random.default_rng(0), Stopping(100, 3.0, top1), 0
     for _ in range(2000):
         both = rng.random((2, 1000)) < 0.8
         both[1, 100:] = rng.permutation(both[1, 100:])
-        stopped += rule.hopeless(PLAN, hits(both[0, :100]), BEST, hits(both[1]), "reward")
+        stopped += hopeless(rule, PLAN, hits(both[0, :100]), {BEST: hits(both[1])})
     assert 0 < stopped <= 8
 
 
@@ -112,26 +142,30 @@ def test_each_is_weighed_with_its_own_cost():
 
     dear, cheap = {PLAN: 10**6, BEST: 10**6}, {PLAN: 10, BEST: 10**6}
     known[:50], known[50:] = hits(np.arange(50) >= 10), hits(np.arange(50) >= 10)
-    assert Stopping(50, 3.0, worth(dear)).hopeless(PLAN, found, BEST, known, "reward")
-    assert not Stopping(50, 3.0, worth(cheap)).hopeless(PLAN, found, BEST, known, "reward")
+    assert hopeless(Stopping(50, 3.0, worth(dear)), PLAN, found, {BEST: known})
+    assert not hopeless(Stopping(50, 3.0, worth(cheap)), PLAN, found, {BEST: known})
 
 
 bools = st.lists(st.booleans(), min_size=20, max_size=20)
 
 
-@given(bools, bools, st.integers(2, 19), st.sampled_from([0.5, 1.0, 3.0]), st.sampled_from(sorted(REWARDS)))
-def test_what_stops_is_below_the_incumbent_by_its_estimate_too(ours, theirs, count, confidence, reward):
+@given(
+    bools, st.lists(bools, min_size=1, max_size=3), st.integers(2, 19), st.sampled_from([0.5, 1.0, 3.0]),
+    st.sampled_from(sorted(REWARDS)),
+)  # fmt: skip
+def test_what_stops_is_below_all_leaders_by_its_estimate_too(ours, theirs, count, confidence, reward):
     def worth(plan, evaluation):
         return REWARDS[reward](evaluation, 1000, 100)
 
-    known, found = np.zeros(20, IMAGE), np.zeros(20, IMAGE)
-    for rows, values in ((known, theirs), (found, ours)):
+    found, *measured = (np.zeros(20, IMAGE) for _ in (ours, *theirs))
+    for rows, values in zip((found, *measured), (ours, *theirs), strict=True):
         for name in ("top1", "top5", "agreement"):
             rows[name] = values
         rows["loss"], rows["kl"] = 1 - rows["top1"], 2 - rows["top1"]
-    if Stopping(2, confidence, worth).hopeless(PLAN, found[:count], BEST, known, "reward"):
-        guess, best = estimate(found[:count], known, "reward"), mean(known, "reward")
-        assert worth(PLAN, guess) < worth(BEST, best)
+    leaders = dict(zip((BEST, SECOND, Plan("graph", ((3,),))), measured, strict=False))
+    if hopeless(Stopping(2, confidence, worth), PLAN, found[:count], leaders):
+        guess = estimate(found[:count], average(measured), "reward")
+        assert all(worth(PLAN, guess) < worth(plan, mean(rows, "reward")) for plan, rows in leaders.items())
         assert math.isfinite(guess.std_error)
 
 
@@ -159,10 +193,10 @@ def make(block=8, confidence=3.0, **settings):
 
 def test_a_plan_that_is_far_worse_stops_and_says_what_it_knows():
     evaluate, whole = make(), make(None)
-    found, full = evaluate(PLANS[1], DENSE), whole(PLANS[1])
+    found, full = evaluate(PLANS[1], [DENSE]), whole(PLANS[1])
     assert (found.n_images, found.skipped) == (8, 32)
-    assert evaluate.forwards == 40 + 40 + 8  # the dense network for what is compared, as incumbent, the plan
-    known, some = evaluate._measured(DENSE, 40), evaluate._measured(PLANS[1], 8)
+    assert evaluate.forwards == 40 + 40 + 8  # the dense network for what is compared, as leader, the plan
+    known, some = average([evaluate._measured(DENSE, 40)]), evaluate._measured(PLANS[1], 8)
     assert evaluate.forwards == 88
     assert found == estimate(some, known, "reward")
     assert found.agreement == pytest.approx(some["agreement"].mean())  # the dense network agrees with itself
@@ -171,21 +205,29 @@ def test_a_plan_that_is_far_worse_stops_and_says_what_it_knows():
 
 
 @pytest.mark.parametrize("block", [None, 8])
-def test_without_an_incumbent_and_as_the_incumbent_a_plan_gets_all_images(block):
+def test_without_leaders_and_as_one_of_them_a_plan_gets_all_images(block):
     evaluate = make(block)
     for plan in PLANS:
-        assert evaluate(plan) == evaluate(plan, plan) == make(None)(plan)
+        assert evaluate(plan) == evaluate(plan, [plan]) == evaluate(plan, PLANS) == make(None)(plan)
         assert evaluate(plan).n_images == 40
         assert evaluate(plan).skipped == 0
 
 
 def test_what_is_not_stopped_is_answered_as_if_there_were_no_rule():
     near = PLANS[3]
-    assert make()(near, PLANS[1]) == make(None)(near, PLANS[1]) == make(None)(near)
+    assert make()(near, PLANS[1:2]) == make(None)(near, PLANS[1:2]) == make(None)(near)
+
+
+def test_a_plan_is_stopped_for_being_worse_than_all_leaders_alone():
+    assert make()(PLANS[1], [DENSE]).skipped
+    assert make()(PLANS[1], [DENSE, PLANS[1]]).skipped == 0
+    assert make()(PLANS[1], [DENSE, PLANS[2]]).skipped == 0  # which is as bad
 
 
 asked = st.lists(
-    st.tuples(st.sampled_from(PLANS), st.none() | st.sampled_from(PLANS)), min_size=1, max_size=6
+    st.tuples(st.sampled_from(PLANS), st.lists(st.sampled_from(PLANS), max_size=3, unique=True)),
+    min_size=1,
+    max_size=6,
 )
 REUSED = make()
 
@@ -201,21 +243,21 @@ def test_an_answer_is_of_the_arguments_alone(questions):
 
 def test_no_image_is_run_twice_for_a_plan():
     evaluate = make()
-    evaluate(PLANS[1], DENSE)
+    evaluate(PLANS[1], [DENSE])
     assert evaluate.forwards == 88
-    evaluate(PLANS[1], DENSE)
+    evaluate(PLANS[1], [DENSE])
     assert evaluate.forwards == 88
     evaluate(PLANS[1])
     assert evaluate.forwards == 88 + 32
-    evaluate(PLANS[1], PLANS[3])
+    evaluate(PLANS[1], [PLANS[3]])
     assert evaluate.forwards == 40 + 3 * 40
 
 
 def test_of_many_plans_the_oldest_are_forgotten_and_answered_the_same(monkeypatch):
     monkeypatch.setattr("amc_env.evaluator.REMEMBERED", 1)
     forgetful = make()
-    for plan, incumbent in itertools.permutations(PLANS[:4], 2):
-        assert forgetful(plan, incumbent) == REUSED(plan, incumbent)
+    for plan, *leaders in itertools.permutations(PLANS[:4], 3):
+        assert forgetful(plan, leaders) == REUSED(plan, leaders)
         assert len(forgetful._seen) == 2
 
 
@@ -242,5 +284,5 @@ def test_a_plan_whose_logits_are_not_finite_is_told_in_whatever_block():
     evaluate = Evaluator(MODEL, GRAPH, DATA, damaged, batch_size=4, stopping=rule)
     for _ in range(2):
         with pytest.raises(EvaluationError, match=rf"plan {PLANS[1].hash} are not finite"):
-            evaluate(PLANS[1], DENSE)
+            evaluate(PLANS[1], [DENSE])
     assert evaluate(DENSE).n_images == 40

@@ -149,11 +149,11 @@ def test_the_reward_is_the_tables(made):
     assert info["macs"] == made.columns["macs"][index] == env.macs(env.budget.widths(env.counts))
 
 
-def test_an_incumbent_changes_nothing(made):
+def test_leaders_change_nothing(made):
     env = TabularEnv(made)
     best = play(env, [0.9] * 5)[-1][4]["plan"]
     first = play(env, [0.2] * 5)[-1]
-    env.reset(options={"incumbent": best})
+    env.reset(options={"leaders": [best]})
     again = [env.step(np.array([0.2], np.float32)) for _ in range(5)][-1]
     assert again[1:] == first[1:]
     assert again[4]["n_images"] == IMAGES

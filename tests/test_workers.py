@@ -75,7 +75,8 @@ def record_of(envs, name, folder):
     """The rows of a search of 12 episodes."""
     spaces = {"observation_space": envs[0].observation_space, "action_space": envs[0].action_space}
     record = RunRecord.create(folder, {}, seeds={})
-    explore(envs, AGENTS[name](spaces), record, NoTracker(folder, {}), episodes=12, seed=0, save_every=5)
+    asked = {"episodes": 12, "seed": 0, "leaders": 2, "save_every": 5}
+    explore(envs, AGENTS[name](spaces), record, NoTracker(folder, {}), **asked)
     return without_clock(record.rows)
 
 
@@ -195,7 +196,7 @@ class Scripted:
         self.log, self.seconds, self.forwards, self.evaluations = log, {"cut": 0.0}, 0, 0
         self.memory = {}
 
-    def __call__(self, plan, incumbent=None):
+    def __call__(self, plan, leaders=()):
         with self.log.open("a") as file:
             file.write(f"{os.getpid()}\n")
         self.evaluations += 1
@@ -289,7 +290,7 @@ def test_a_plan_is_sent_once_even_when_two_ask_at_the_same_time(pool, log):
         found = list(threads.map(pool, [plan(60)] * 4 + [plan(61)]))
     assert [evaluation.top1 for evaluation in found] == [0.6] * 4 + [0.61]
     assert log.read_text().count("\n") == 2 == pool.evaluator.evaluations - before
-    assert pool(plan(60), plan(61)).top1 == 0.6  # without a rule of stopping, the incumbent is nothing to it
+    assert pool(plan(60), [plan(61)]).top1 == 0.6  # without a rule of stopping, leaders are nothing to it
     assert log.read_text().count("\n") == 2
 
 

@@ -39,6 +39,7 @@ class Ablation:
         overrides: of the main job's configuration.
         block: images between two looks, see `amc_env.stopping`.
         confidence: standard errors.
+        leaders: best plans so far that a plan is compared with.
         threads: of the process.
     """
 
@@ -46,7 +47,8 @@ class Ablation:
     seeds: int = 5
     overrides: Sequence[str] = ("agent=ddpg",)
     block: int = 100
-    confidence: float = 3.0
+    confidence: float = 0.9
+    leaders: int = 10
     threads: int = 1
 
 
@@ -78,7 +80,8 @@ def ablate(asked: Ablation, folder: Path, say: Callable[[str], None] = print) ->
 
 def _compare(asked: Ablation, folder: Path, protocol: str, seed: int) -> Row:
     shared = [*asked.overrides, f"protocol={protocol}", f"seed={seed}", "deliver=false", "tracking=none"]
-    stopping = [f"env.block={asked.block}", f"env.confidence={asked.confidence}", "env.memo=true"]
+    stopping = [f"env.block={asked.block}", f"env.confidence={asked.confidence}"]
+    stopping += [f"leaders={asked.leaders}", "env.memo=true"]
     found = {}
     for side, own in (("plain", ["env.block=null"]), ("stopping", stopping), ("again", stopping)):
         place = folder / f"{protocol}-{seed}-{side}"
