@@ -124,11 +124,10 @@ class InspectConfig:
 
 
 @dataclass
-class CompareConfig:
-    """Everything that `experiments.compare` reads; ``contenders`` are overrides of the main job's config."""
+class ContendersConfig:
+    """What many agents are compared at; ``contenders`` are overrides of the main job's config."""
 
     contenders: dict[str, list[str]] = MISSING
-    table: str = MISSING
     targets: list[float] = MISSING
     seeds: int = MISSING
     episodes: int = MISSING
@@ -136,15 +135,17 @@ class CompareConfig:
 
 
 @dataclass
-class AblateConfig:
-    """Everything that `experiments.ablate` reads; ``contenders`` are overrides of the main job's config."""
+class CompareConfig(ContendersConfig):
+    """Everything that `experiments.compare` and `experiments.budgets` read."""
 
-    contenders: dict[str, list[str]] = MISSING
+    table: str = MISSING
+
+
+@dataclass
+class AblateConfig(ContendersConfig):
+    """Everything that `experiments.ablate` reads."""
+
     experiment: str = MISSING
-    targets: list[float] = MISSING
-    seeds: int = MISSING
-    episodes: int = MISSING
-    output: str = MISSING
 
 
 @dataclass
