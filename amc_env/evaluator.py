@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from amc_env.compressors.surgery import Solve, Surgeon
 from amc_env.data import DataSet, digest
 from amc_env.execution import CPU, Execution
+from amc_env.fusion import fused
 from amc_env.graph import Graph
 from amc_env.measures import IMAGE, Evaluation, Images, mean, per_image
 from amc_env.memo import Memo
@@ -86,7 +87,6 @@ class Evaluator:
         self.evaluations = 0
         self.execution = execution
         self._surgeon = Surgeon(model, graph, fold=True, device=execution.device)
-        self._runner: nn.Module = self._surgeon.network
         self._graph, self._solve, self._repair, self.stopping = graph, solve, repair, stopping
         size = batch_size or _batch_size(graph)
         self._batches = [
@@ -98,6 +98,8 @@ class Evaluator:
         self._seen: dict[str, Images] = {}  # by hash of the plan, the one asked for last at the end
         self._at_most = max(2, REMEMBERED // (self._ends[-1] * IMAGE.itemsize))
         self._cut: str | None = None  # hash of the plan that the surgeon's network is cut to
+        self._form: nn.Module | None = self._formed()  # of the surgeon's network, as it is run
+        self._runner = self._form
         self._dense = [F.log_softmax(logits, dim=1) for logits in self._logits_of_dense(model)]
         self._prefix_bytes = prefixes
         self._prefixes: Prefixes | None = None
@@ -110,6 +112,7 @@ class Evaluator:
                 # of the network's code, and of how this machine rounds
                 logits=digest([part.cpu() for part in self._dense]),
                 torch=torch.__version__, execution=str(execution),
+                fused=self._form is not self._surgeon.network,
             )  # fmt: skip
 
     def __call__(self, plan: Plan, leaders: Sequence[Plan] = ()) -> Evaluation:
@@ -184,9 +187,11 @@ class Evaluator:
 
     def _network(self, plan: Plan) -> nn.Module:
         """The surgeon's network, cut to a plan."""
+        if self._form is None:
+            self._form = self._formed()
         if self._prefix_bytes and self._prefixes is None:
             self._cut = None
-            self._prefixes = Prefixes(self._surgeon, self._batches[0][0], self._prefix_bytes)
+            self._prefixes = Prefixes(self._surgeon, self._form, self._batches[0][0], self._prefix_bytes)
         if self._cut != plan.hash:
             before = time.perf_counter()
             self._cut = None
@@ -195,20 +200,27 @@ class Evaluator:
                 self._repair(network, self._graph.mask(plan.kept))
             if self._prefixes is not None:
                 self._prefixes.enter(self._graph.mask(plan.kept))
-            self._runner = self.execution.ready(network)
+            self._runner = self.execution.ready(self._form)
             self._cut = plan.hash
             self.evaluations += 1
             self.seconds["cut"] += time.perf_counter() - before
         return self._surgeon.network
 
+    def _formed(self) -> nn.Module:
+        """The surgeon's network as it is run."""
+        if not self.execution.fuses:
+            return self._surgeon.network
+        self._cut = None
+        return fused(self._surgeon, self._batches[0][0])
+
     def __getstate__(self) -> dict[str, Any]:
-        """All but what is kept of first layers, which another process has for itself."""
-        return self.__dict__ | {"_prefixes": None}
+        """All but what another process makes for itself: first layers' values, the form of the network."""
+        return self.__dict__ | {"_prefixes": None, "_form": None, "_runner": self._surgeon.network}
 
     def _logits_of_dense(self, model: nn.Module) -> list[Tensor]:
         network = self._surgeon.cut(Plan.dense(self._graph))
         with evaluating(network):
-            found = [self.execution.logits(network, images) for images, _ in self._batches]
+            found = [self.execution.logits(self._runner, images) for images, _ in self._batches]
         if not all(bool(logits.isfinite().all()) for logits in found):
             raise EvaluationError(f"the logits of the dense network are not finite: {culprit(model)}")
         self.forwards += self._ends[-1]

@@ -49,6 +49,11 @@ class Execution:
         """A tensor on the device."""
         return value.to(self.device, non_blocking=True)
 
+    @property
+    def fuses(self) -> bool:
+        """Whether networks are run as `amc_env.fusion` has them; a compiler fuses by itself."""
+        return self.device.type == "cpu" and not self.bfloat16 and not self.compile
+
     def ready(self, network: nn.Module) -> nn.Module:
         """A network on the device, as it is to be called."""
         if not self.compile:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from amc_env.compressors.surgery import Surgeon
 from amc_env.graph import Graph
@@ -43,16 +43,18 @@ class Prefixes:
     longest ago goes when all take more than ``limit`` bytes.
 
     Args:
-        surgeon: whose network is run, cut to any plan without a repair; it is cut here.
+        surgeon: of the network, cut to any plan without a repair; it is cut here.
+        form: in which the network is run: itself, or what `amc_env.fusion` makes of it.
         images: a batch to try points on.
         limit: bytes.
     """
 
-    def __init__(self, surgeon: Surgeon, images: Tensor, limit: int) -> None:
+    def __init__(self, surgeon: Surgeon, form: nn.Module, images: Tensor, limit: int) -> None:
         self.limit, self.nbytes = limit, 0
-        written = write_down(surgeon.network)
+        written = write_down(form) if form is surgeon.network else form.graph
+        assert isinstance(written, fx.Graph)
         self._nodes = list(written.nodes)
-        self._interpreter = fx.Interpreter(surgeon.network, graph=written)
+        self._interpreter = fx.Interpreter(form, graph=written)
         self._interpreter.extra_traceback = False
         self._known: set[Key] = set()
         self._kept: dict[tuple[Key, int], Tensor] = {}  # and by the batch's number
@@ -110,7 +112,7 @@ class Prefixes:
         half = Plan(graph.hash, tuple(tuple(range(0, len(group), 2)) for group in graph.groups))
         network, found = surgeon.cut(half), points(self._nodes, graph)
         with evaluating(network):
-            logits: Tensor = network(images)
+            logits: Tensor = self._interpreter.module(images)
             again, values = self._run(images, -1, stops={point.node for point in found})
             if not torch.equal(again, logits):
                 return ()

@@ -59,7 +59,7 @@ def prefixes_of(model, limit=ROOM, shape=SHAPE):
     graph = trace(model, shape)
     surgeon = Surgeon(model, graph, fold=True)
     batch = torch.randn(6, *shape, generator=torch.Generator().manual_seed(0))
-    return graph, surgeon, batch, Prefixes(surgeon, batch, limit)
+    return graph, surgeon, batch, Prefixes(surgeon, surgeon.network, batch, limit)
 
 
 def run(graph, surgeon, prefixes, plan, batch, number=0):
