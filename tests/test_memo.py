@@ -27,7 +27,7 @@ MODEL = network("residual")
 GRAPH = trace(MODEL, SHAPE)
 DENSE = Plan.dense(GRAPH)
 POOR, NEAR = DENSE.with_group(0, (0,)), DENSE.with_group(1, tuple(range(7)))
-QUESTIONS = [(DENSE, None), (POOR, DENSE), (NEAR, DENSE), (POOR, NEAR), (POOR, None)]
+QUESTIONS = [(DENSE, ()), (POOR, (DENSE,)), (NEAR, (DENSE,)), (POOR, (NEAR, DENSE)), (POOR, ())]
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -60,13 +60,13 @@ def test_a_warm_memo_gives_what_a_cold_one_and_none_give_and_runs_nothing(cache)
 
 def test_what_was_stopped_is_gone_on_with(cache):
     first = make()
-    first(POOR, DENSE)
+    first(POOR, [DENSE])
     assert len(first.remembered(POOR)) == 8
     second = make()
     assert second(POOR) == make(None)(POOR)
     assert second.forwards == 40 + 32
     third = make()
-    assert third(POOR, DENSE) == first(POOR, DENSE)
+    assert third(POOR, [DENSE]) == first(POOR, [DENSE])
     assert (len(third.remembered(POOR)), third.forwards) == (40, 40)
 
 
