@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from amc_env.cost import macs
 from amc_env.trace import trace
-from experiments.benchmarks import RANDOM, memory, sides, workers
+from experiments.benchmarks import RANDOM, memory, passes, sides, workers
 from experiments.benchmarks.__main__ import record, write
 from experiments.benchmarks.ours import Bare, Ours
 from experiments.benchmarks.reference import Reference
@@ -225,6 +226,34 @@ def test_the_speed_of_workers_by_hand():
     assert found["random"]["over_one_worker"] == {"median": 2.0, "lowest": 1.5, "highest": 2.0}
     assert found["random"]["over_threads"] == {"median": 1.0, "lowest": 0.5, "highest": 1.5}
     assert found["cmaes"]["over_threads"]["median"] == 1.5
+
+
+def test_passes_by_hand():
+    """1,000 multiplications in 4 and 2 seconds, where a matrix product does 800 in one."""
+    rows = [
+        {"macs": 1000, "plain": 4.0, "fused": 2.0, "reference": 10.0, "rate": 800.0},
+        {"macs": 1000, "plain": 4.0, "fused": 4.0, "reference": 20.0, "rate": 700.0},
+        {"macs": 1000, "plain": 4.0, "fused": 2.0, "reference": 5.0, "rate": 700.0},
+    ]
+    assert passes.summary(rows) == {
+        "seconds": {"plain": 4.0, "fused": 2.0},
+        "rate": {"product": 800.0, "plain": 250.0, "fused": 500.0},
+        "faster": {"median": 2.0, "lowest": 1.0, "highest": 2.0},
+        "limit": {"median": 8.0, "lowest": 4.0, "highest": 16.0},
+    }
+
+
+def test_passes_are_of_the_same_plans(digits, cache):
+    found = passes.measure(digits, TINY, say=lambda line: None)
+    rows = found.pop("rows")
+    assert [(row["plan"], row["repeat"]) for row in rows] == [(0, 0), (1, 0)]
+    assert all(row[side] > 0 for row in rows for side in ("plain", "fused", "reference", "rate"))
+    layers = trace(digits.model, digits.data.shape).layers
+    dense = TINY.reward_images * sum(macs(layer, layer.c_in, layer.c_out) for layer in layers)
+    assert all(0.2 * dense < row["macs"] <= 0.6 * dense for row in rows)
+    lines = table({"passes": record(TINY, results={"digits_cnn": found}, rows=rows)}).splitlines()
+    assert [line.count("|") for line in lines] == [9] * 3
+    assert lines[2].startswith("| `digits_cnn` | ")
 
 
 def test_the_table_is_made_of_records_alone(compared, tmp_path, cache):

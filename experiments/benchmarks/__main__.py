@@ -1,7 +1,8 @@
 """Time an episode: ``python -m experiments.benchmarks plain20``; everything where no name is given.
 
-Beside it, on the same plans, the released code's procedure and the bare forward pass; how it grows with
-images, layers and width; what workers bring; and peak memory. Minutes each, with nothing else running.
+Beside it, on the same plans, the released code's procedure and the bare forward pass; how near that is to
+what the processor multiplies at best; how an episode grows with images, layers and width; what workers bring;
+and peak memory. Minutes each, with nothing else running.
 Whole searches run only where they are named: ``stopping``, what fewer images cost, an hour, and ``prefix``,
 what it brings not to run first layers again, a quarter. One record a name; ``python -m experiments.report``
 puts them into the README.
@@ -15,14 +16,14 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks import memory, prefix, scaling, sides, stopping, subjects, workers
+from experiments.benchmarks import memory, passes, prefix, scaling, sides, stopping, subjects, workers
 from experiments.benchmarks.stopping import Ablation
 from experiments.benchmarks.subjects import Settings
-from experiments.benchmarks.tables import MEMORY, PREFIX, SCALING, STOPPING, WORKERS, table
+from experiments.benchmarks.tables import MEMORY, PASSES, PREFIX, SCALING, STOPPING, WORKERS, table
 from experiments.record import commit, plain, row_a_line, versions
 
 NETWORKS = ("plain20", "resnet56", "mobilenet_v1")
-EVERYTHING = (*NETWORKS, SCALING, WORKERS, MEMORY)  # where no name is given
+EVERYTHING = (*NETWORKS, PASSES, SCALING, WORKERS, MEMORY)  # where no name is given
 NAMES = (*EVERYTHING, STOPPING, PREFIX)
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 FORMAT = 1
@@ -56,6 +57,14 @@ def bench(names: list[str], settings: Settings) -> dict[str, dict[str, Any]]:
             found = sides.compare(subjects.subject(name, subjects.images(settings)), settings)
             found["results"]["peak_bytes"] = peaks[name]
             records[name] = record(settings, **found)
+        if PASSES in names:
+            light = passes.light(settings)
+            found = {
+                name: passes.measure(subjects.subject(name, subjects.images(light)), light)
+                for name in NETWORKS
+            }
+            rows = [{"network": name} | row for name in NETWORKS for row in found[name].pop("rows")]
+            records[PASSES] = record(light, results=found, rows=rows)
         if SCALING in names:
             light = scaling.light(settings)
             records[SCALING] = record(light, results=scaling.scale(light), rows=[])

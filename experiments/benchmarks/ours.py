@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from amc_env.compressors.surgery import Surgeon
 from amc_env.env import CompressionEnv
+from amc_env.fusion import fused
 from amc_env.graph import Layer
 from amc_env.modes import evaluating
 from amc_env.plan import Plan
@@ -98,6 +98,7 @@ class Bare:
         env: whose plans, and whose solves, it is cut by.
         settings: the reward images are read.
         batches: images in a pass; of several numbers, the one that is fastest with the dense network.
+        fuse: run convolutions and ReLUs in one, as the environment does, see `amc_env.fusion`.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Bare:
         settings: Settings,
         *,
         batches: Sequence[int] = BATCHES,
+        fuse: bool = False,
     ) -> None:
         self._surgeon, self._solve = Surgeon(subject.model, env.graph, fold=True), env.solve
         choices = {
@@ -116,6 +118,7 @@ class Bare:
             ]
             for size in batches
         }
+        self._form = fused(self._surgeon, choices[batches[0]][0]) if fuse else self._surgeon.network
         dense, taken = Plan.dense(env.graph), dict.fromkeys(batches, float("inf"))
         for size in (*batches, *batches):
             self._batches = choices[size]
@@ -125,9 +128,8 @@ class Bare:
 
     def seconds(self, plan: Plan) -> float:
         """Of one pass over all images with the network that a plan leaves; cutting it does not count."""
-        network = self._surgeon.cut(plan, self._solve)
-        with evaluating(network), torch.inference_mode():
+        with evaluating(self._surgeon.cut(plan, self._solve)):
             start = time.perf_counter()
             for batch in self._batches:
-                network(batch)
+                self._form(batch)
             return time.perf_counter() - start

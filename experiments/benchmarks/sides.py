@@ -118,7 +118,11 @@ def medians(rows: Sequence[Mapping[str, Any]], side: str) -> dict[str, float]:
 
 def ratio(rows: Sequence[Mapping[str, Any]], above: str, below: str) -> dict[str, float]:
     """Of the seconds of two sides' episodes, each row with itself: median, lowest and highest."""
-    each = [row[f"{above}_seconds"]["episode"] / row[f"{below}_seconds"]["episode"] for row in rows]
+    return spread([row[f"{above}_seconds"]["episode"] / row[f"{below}_seconds"]["episode"] for row in rows])
+
+
+def spread(each: Sequence[float]) -> dict[str, float]:
+    """Their median, the lowest and the highest."""
     return {"median": statistics.median(each), "lowest": min(each), "highest": max(each)}
 
 

@@ -12,7 +12,7 @@ NAMES = {
     "bfloat16": "here, bfloat16",
 }
 PHASES = ("choose", "solve", "cut", "forward", "episode")
-SCALING, WORKERS, MEMORY = "scaling", "workers", "memory"
+PASSES, SCALING, WORKERS, MEMORY = "passes", "scaling", "workers", "memory"
 STOPPING, PREFIX = "stopping", "prefix"
 AGENTS = ("random", "cmaes")  # that workers are timed with, and the sides
 WORKING = {"one_worker": "one worker", "threads": "one process, two threads", "workers": "two workers"}
@@ -23,9 +23,11 @@ def table(records: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown: seconds by phase, their ratios, and what an episode grows with; empty without records.
 
     Args:
-        records: by name: those of networks, `SCALING`, `WORKERS`, `MEMORY`, `STOPPING` and `PREFIX`.
+        records: by name: those of networks, `PASSES`, `SCALING`, `WORKERS`, `MEMORY`, `STOPPING`
+            and `PREFIX`.
     """
     others = {
+        PASSES: _passes,
         SCALING: _scaling,
         WORKERS: _workers,
         MEMORY: _memory,
@@ -80,6 +82,21 @@ def _ratios(records: Mapping[str, Mapping[str, Any]]) -> str:
 def _stopped(results: Mapping[str, Any], side: str) -> str:
     """Nothing for random weights, whose plans are all alike: none is stopped."""
     return "" if results["weights"] == RANDOM else f"{results['stopping'][side]['faster']:.1f}"
+
+
+def _passes(record: Mapping[str, Any]) -> str:
+    """Rates in thousands of millions a second."""
+    lines = _head(
+        "network", "seconds of a bare pass", "fused", "times faster", "GMAC/s", "GMAC/s, fused",
+        "of a matrix product", "times faster than the released procedure at that limit",
+    )  # fmt: skip
+    for name, found in record["results"].items():
+        rates = [f"{found['rate'][side] / 1e9:.1f}" for side in ("plain", "fused", "product")]
+        seconds = [f"{found['seconds'][side]:.3f}" for side in ("plain", "fused")]
+        lines.append(
+            _row(f"`{name}`", *seconds, _range(found["faster"], 2), *rates, _range(found["limit"], 1))
+        )
+    return "\n".join(lines)
 
 
 def _scaling(record: Mapping[str, Any]) -> str:
