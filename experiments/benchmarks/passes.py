@@ -59,9 +59,9 @@ def measure(subject: Subject, settings: Settings, say: Callable[[str], None] = p
 
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
-    """Of a network's rows: ``seconds`` of a pass and its ``rate`` in multiplications a second, medians, beside
-    the largest rate of a matrix ``product``; how many times ``faster`` a pass is fused; and the ``limit``, how
-    many times faster than the released procedure an episode at that largest rate would be.
+    """Of a network's rows: ``seconds`` of a pass and its ``rate`` in multiplications a second, medians, the
+    latter beside the largest of a matrix ``product``; how many times ``faster`` a pass is fused; and the
+    ``limit``: how many times faster than the released procedure an episode at that largest rate would be.
     """
     product = max(row["rate"] for row in rows)
     return {
