@@ -18,6 +18,7 @@ from experiments.benchmarks.ours import Bare, Ours
 from experiments.benchmarks.reference import Reference
 from experiments.benchmarks.subjects import Settings, Subject
 
+BATCH = 50  # images in a pass
 PRODUCT = (2048, 1024, 1024)  # rows, columns and depth of the matrix product: as large as caches hold well
 PRODUCTS = 20  # of which the fastest counts
 
@@ -44,7 +45,7 @@ def measure(subject: Subject, settings: Settings, say: Callable[[str], None] = p
     """
     ours = Ours(subject, settings)
     reference = Reference(subject, ours.env.graph, settings)
-    plain, fused = (Bare(subject, ours.env, settings, fuse=fuse) for fuse in (False, True))
+    plain, fused = (Bare(subject, ours.env, settings, batches=[BATCH], fuse=fuse) for fuse in (False, True))
     rows = []
     for index, chosen in enumerate(sides.actions(settings, len(ours.env.graph.groups))):
         ours.play(chosen)
