@@ -20,7 +20,10 @@ from amc_env.plan import Plan
 from amc_env.tracing.interpreter import write_down
 
 ROUNDED = 1e-5  # of the largest logit
-RELUS = {F.relu, torch.relu, torch.relu_, "relu", "relu_"}  # functions, and methods by name
+RELUS = {
+    ("call_function", F.relu), ("call_function", torch.relu), ("call_function", torch.relu_),
+    ("call_method", "relu"), ("call_method", "relu_"),
+}  # fmt: skip
 
 
 class Activated(nn.Module):
@@ -85,7 +88,7 @@ def rewritten(network: nn.Module) -> fx.GraphModule | None:
         if targets.count(node.target) == 1 and _is(node, modules, nn.Conv2d) and len(node.users) == 1:
             conv, user = modules[node.target], next(iter(node.users))
             capped = _is(user, modules, nn.ReLU6)
-            relu = capped or user.target in RELUS or _is(user, modules, nn.ReLU)
+            relu = capped or (user.op, user.target) in RELUS or _is(user, modules, nn.ReLU)
             if relu and conv.padding_mode == "zeros" and not isinstance(conv.padding, str):
                 activated[node.target] = Activated(conv, 6.0 if capped else None)
                 user.replace_all_uses_with(node)

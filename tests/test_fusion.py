@@ -94,6 +94,10 @@ def test_what_is_left_as_it_is(case):
     assert rewritten(Net(LEFT[case]).eval()) is None
 
 
+def test_a_module_called_relu_is_what_it_is():
+    assert rewritten(Net(FUSED["module"][0], nn.LeakyReLU()).eval()) is None
+
+
 @pytest.mark.parametrize("conv", [{"padding": "same"}, {"padding_mode": "reflect"}])
 def test_paddings_of_another_kind_are_left_as_they_are(conv):
     assert rewritten(Net(FUSED["module"][0], **conv).eval()) is None

@@ -2,7 +2,7 @@
 leaves: how many times faster than the released procedure an episode that runs all images can be at all.
 
 The limit is an episode that does nothing but its network's multiplications, at the rate of the fastest matrix
-product. No procedure in float32 that multiplies as the network is written is faster.
+product: what a procedure in float32 that multiplies as the network is written can hope for.
 """
 
 import statistics
