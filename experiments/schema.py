@@ -175,6 +175,7 @@ def register() -> None:
     What is ``Any`` is open to new classes: there the chosen yaml file is the schema, see
     `config.check_settings`.
     """
+    setattr(ConfigStore, "__deepcopy__", _shared)  # noqa: B010 - no attribute that is declared
     store = ConfigStore.instance()
     store.store(name="search_schema", node=SearchConfig)
     store.store(name="pretrain_schema", node=PretrainConfig)
@@ -186,3 +187,12 @@ def register() -> None:
     store.store(name="ablate_schema", node=AblateConfig)
     store.store(name="tune_schema", node=TuneConfig)
     store.store(name="fetch_schema", node=FetchConfig)
+
+
+def _shared(store: ConfigStore, memo: object) -> ConfigStore:
+    """The store itself, in the place of a copy.
+
+    Hydra copies it with all its nodes whenever it asks for the choices of a group, a hundred times for one
+    ``--help``, and copies each node again as it is read: what is stored stays as it is.
+    """
+    return store

@@ -1,5 +1,6 @@
 """Configurations: they compose, fit the classes they are for, and are wrong out loud."""
 
+import copy
 import dataclasses
 import inspect
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from agents import ddpg, sb3
@@ -349,3 +351,10 @@ def test_a_misspelt_command_fails_before_torch_is_imported():
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "hydra" in imported
     assert not imported & {"torch", "numpy", "wandb", "gymnasium"}
+
+
+def test_the_schemas_are_not_copied_with_each_question_of_hydra_and_stay_as_they_are():
+    store = ConfigStore.instance()
+    assert copy.deepcopy(store) is store
+    store.load("search_schema.yaml").node.seed = 7
+    assert OmegaConf.is_missing(store.load("search_schema.yaml").node, "seed")
