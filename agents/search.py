@@ -73,45 +73,44 @@ class Trial:
 class Best:
     """The best trial so far by reward, and the best plans that differ; of equals, the first.
 
-    A plan is what a trial's last info holds under that name. Where the trial itself is gone, as in a search
-    that goes on from a record, the reward stands for it. Where episodes have goals, numbers that their last
-    info holds under ``target``, there are the best plans of each.
+    A plan is what a trial's last info holds under that name, and it counts if the reward is of as many images
+    as any was, under ``n_images``, and not an estimate. Where the trial itself is gone, as in a search that
+    goes on from a record, the reward stands for it. Where episodes have goals, numbers that their last info
+    holds under ``target``, there are the best plans of each.
 
     Args:
-        count: how many plans are the best, at least 1.
+        count: how many plans are kept, at least 1.
     """
 
-    count: int = 1
+    count: int = 50
     trial: Trial | None = field(default=None, init=False)
     reward: float = field(default=-np.inf, init=False)
     _plans: dict[float | None, list[tuple[float, Any]]] = field(default_factory=dict, init=False)
+    _images: int = field(default=0, init=False)
 
     @property
     def leaders(self) -> Any:
-        """What a reset is told: the best plans, the best first, or those of each goal, once there are as many
-        as are asked for; None before.
-        """
-        full = {
-            goal: tuple(plan for _, plan in plans)
-            for goal, plans in self._plans.items()
-            if len(plans) == self.count
-        }
-        return full.get(None, full) or None
+        """What a reset is told: the best plans, the best first, or those of each goal; None before any."""
+        told = {goal: tuple(plan for _, plan in plans) for goal, plans in self._plans.items()}
+        return told.get(None, told) or None
 
     def offer(self, trial: Trial) -> bool:
         """Keep a trial if it is better than all before; says whether it was."""
         final = trial.episode.final
-        better = self.note(trial.episode.reward, final.get("plan"), final.get("target"))
+        images, goal = final.get("n_images", self._images), final.get("target")
+        better = self.note(trial.episode.reward, final.get("plan"), goal, images)
         if better:
             self.trial = trial
         return better
 
-    def note(self, reward: float, plan: Any, goal: float | None = None) -> bool:
+    def note(self, reward: float, plan: Any, goal: float | None, images: int) -> bool:
         """The same of a trial that is gone."""
-        plans = self._plans.setdefault(goal, [])
-        if plan is not None and all(plan != known for _, known in plans):
-            insort(plans, (reward, plan), key=lambda entry: -entry[0])
-            del plans[self.count :]
+        self._images = max(self._images, images)
+        if plan is not None and images == self._images:
+            plans = self._plans.setdefault(goal, [])
+            if all(plan != known for _, known in plans):
+                insort(plans, (reward, plan), key=lambda entry: -entry[0])
+                del plans[self.count :]
         better = reward > self.reward
         if better:
             self.trial, self.reward = None, reward

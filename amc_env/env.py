@@ -68,9 +68,10 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     ``kl`` in nats, ``std_error`` of top1, ``n_images``, and the `Plan` under ``plan``. There are no clock
     times in it, so that equal runs compare equal.
 
-    With ``block`` set, ``reset(options={"leaders": plans})`` tells the best plans so far: an episode whose
-    plan is worse than all of them with confidence ends with estimates from fewer images, see
-    `amc_env.stopping`. The option holds for one episode, and without it a plan is given all images.
+    With ``block`` set, ``reset(options={"leaders": plans})`` tells the best of the plans that were given all
+    images: where there are ``2 * rank`` of them, an episode whose plan is with confidence worse than the one
+    of that rank ends with estimates from fewer images, see `amc_env.stopping`. The option holds for one
+    episode, and without it a plan is given all images.
 
     Args:
         model: the dense network; logits ``(N, classes)``. It is copied, not changed.
@@ -88,7 +89,8 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         points: positions sampled in each of them.
         reward_images: how many images a reward is measured on; None for the whole reward split.
         block: images between two looks at whether the plan may be stopped; None gives every plan all images.
-        confidence: standard errors by which a plan must be worse than every leader to be stopped.
+        confidence: standard errors by which a plan must be worse than a leader to be stopped.
+        rank: which leader that is: the best is 1.
         memo: keep what is measured in the cache folder, for other runs; see `amc_env.memo`.
         prefix_mb: megabytes of what first layers gave that are kept, so that they are not run again for plans
             that leave them as they were, see `amc_env.prefix`. It changes no result, and nothing at all where
@@ -134,8 +136,9 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         calibration_images: int = 2000,
         points: int = 10,
         reward_images: int | None = 1000,
-        block: int | None = 100,
-        confidence: float = 0.9,
+        block: int | None = 50,
+        confidence: float = 1.2,
+        rank: int = 10,
         memo: bool = False,
         prefix_mb: int = 0,
         device: str = "auto",
@@ -145,11 +148,9 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         render_mode: str | None = None,
     ) -> None:
         _positive(calibration_images=calibration_images, points=points, reward_images=reward_images)
-        _positive(confidence=confidence)
+        _positive(block=block, confidence=confidence, rank=rank)
         if prefix_mb < 0:
             raise ValueError(f"prefix_mb is {prefix_mb}, it must be at least 0")
-        if block is not None and not block > 1:
-            raise ValueError(f"block is {block}, it must be above 1: an error needs two images")
         _choice("refit", refit, REFITS)
         check_fit(model, data)
         self.model, self.data = model, data
@@ -176,7 +177,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._memo = (
             f"{refit} {data.fingerprint('calibration', calibration_images)} {self._sample}" if memo else None
         )
-        self.stopping = None if block is None else Stopping(block, confidence, self._worth())
+        self.stopping = None if block is None else Stopping(block, confidence, self._worth(), rank)
         self._prefixes = 0 if self.sequential or compile else prefix_mb * 10**6
         self.evaluator = self.judge("reward", reward_images)
 

@@ -23,7 +23,7 @@ from amc_env.memo import Memo
 from amc_env.modes import evaluating
 from amc_env.plan import Plan
 from amc_env.prefix import Prefixes
-from amc_env.stopping import Stopping, average, estimate
+from amc_env.stopping import Known, Stopping, estimate
 
 ACTIVATIONS = 2**23  # bytes of one layer's input and output in a batch: beyond, they leave the cache
 REMEMBERED = 2**28  # bytes of what was measured of plans; those asked for longest ago are forgotten
@@ -120,20 +120,21 @@ class Evaluator:
 
         Args:
             plan: of this network.
-            leaders: the best plans so far; with a rule of stopping, a plan that is worse than all of them
-                with confidence gets an estimate from fewer images. The leaders themselves are given all, as
-                is every plan where there are none.
+            leaders: the best of the plans that were given all images; with a rule of stopping and enough of
+                them, a plan that is with confidence not among the best gets an estimate from fewer images.
+                The leaders themselves are given all.
 
         Raises:
             EvaluationError: when the cut network's logits are not finite.
         """
         whole = self._ends[-1]
-        if self.stopping is not None and leaders and plan not in leaders:
+        rule = self.stopping
+        if rule is not None and len(leaders) >= rule.fewest and plan not in leaders:
             measured = [self._measured(leader, whole) for leader in leaders]
-            known, least = average(measured), self.stopping.least(leaders, measured, self.split)
+            known, least = Known(measured), rule.least(leaders, measured, self.split)
             for look in self._looks:
                 found = self._measured(plan, look)
-                if self.stopping.hopeless(plan, found, known, least, self.split):
+                if rule.hopeless(plan, found, known, least, self.split):
                     return estimate(found, known, self.split)
         return mean(self._measured(plan, whole), self.split)
 
@@ -236,12 +237,12 @@ def _looks(ends: Sequence[int], batch_size: int, stopping: Stopping | None) -> l
 
 
 def _batch_size(graph: Graph) -> int:
-    """As many images as keep the widest layer within `ACTIVATIONS`, from 8 to 100."""
+    """As many images as keep the widest layer within `ACTIVATIONS`, from 8 to 50."""
     floats = max(
         layer.c_in * math.prod(layer.in_size) + layer.c_out * math.prod(layer.out_size)
         for layer in graph.layers
     )
-    return max(8, min(100, ACTIVATIONS // (4 * floats)))
+    return max(8, min(50, ACTIVATIONS // (4 * floats)))
 
 
 def _channels_last(images: Tensor) -> Tensor:

@@ -1,21 +1,22 @@
-"""When a plan need not be given all images: as soon as it is sure enough to be worse than the best so far.
+"""When a plan need not be given all images: as soon as it is sure enough not to be among the best so far.
 
-Plan and leaders, the best plans so far, are compared on the same images, so that what is hard about an image
-cancels. With a_i what was measured of the plan on image i, of n, and b_i the mean of what was measured of the
-leaders, on all N, the plan's mean over all N is estimated by
+What the first n of N images say of the others is learnt from the leaders, plans that were given all of them.
+Of each leader the mean of a measure over the others, y, is regressed on two means over the first n: x_1, the
+same measure, and x_2, the divergence KL(dense, plan), which tells plans apart on fewer images than hits and
+misses do. For another plan that gives the mean over all N
 
-    mean(b_1..b_N) + mean(a_i - b_i, i <= n),    standard error  sqrt(s² / n · (1 - n / N)),
+    n/N x_1 + (1 - n/N) ŷ,    standard error  (1 - n/N) s sqrt(1 + zᵀ G⁻¹ z),
 
-s² the sample variance of the n differences; it is the less, the more leaders there are, for a mean knows
-better than one plan how hard an image is. A split is in random order, so that its first n images are a sample
-without replacement: the estimate has no bias, and its error vanishes where n reaches N.
+with s² the residual variance, z = (1, standardised x) and G = ZᵀZ + diag(0, λ, λ) of the leaders' z. The
+first images are the same for all plans, so that how hard they are is learnt as well, and the error vanishes
+where n reaches N.
 
-*Source*: Cochran, "Sampling Techniques" (1977), chapter 2 for the finite population and chapter 7 for the
-difference estimator.
+*Source*: Valliant, Dorfman & Royall, "Finite Population Sampling and Inference: A Prediction Approach"
+(2000), for sums of what was seen and what is predicted; Hoerl & Kennard, "Ridge Regression" (1970), for λ.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,79 +27,121 @@ from amc_env.plan import Plan
 
 BETTER = {"top1": 1, "top5": 1, "agreement": 1, "loss": -1, "kl": -1}  # which way a measure is better
 MOST = {"top1": 1.0, "top5": 1.0, "agreement": 1.0, "loss": math.inf, "kl": math.inf}  # the least are all 0
+RIDGE = 2.0  # λ: as many leaders' weight for that nothing follows from the first images
+FEWEST = 10  # leaders, of which less can be learnt than what it costs to be wrong
 
-Known = Mapping[str, NDArray[np.floating]]
-"""``(N,)`` of each measure: its mean over the leaders, image by image."""
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """A plan stops where ``confidence`` standard errors more would still leave it below all leaders.
+    """A plan stops where ``confidence`` standard errors more would still leave it below a good leader.
 
-    It is below them then also by its estimate. So the best of a search, whose leaders are each time as many
-    of the best before, have always been given all images.
+    It is below that one then also by its estimate. So as many of the best plans of a search as ``rank``
+    says have always been given all images.
 
     Args:
         block: images between two looks, at least 2; rounded to whole batches.
-        confidence: standard errors.
+        confidence: standard errors, at least 0.
         worth: (plan, evaluation) -> what is compared; never falls where ``top1``, ``top5`` or ``agreement``
             rises, nor where ``loss`` or ``kl`` falls.
+        rank: which leader a plan must be below: the best is 1.
     """
 
     block: int
     confidence: float
     worth: Callable[[Plan, Evaluation], float]
+    rank: int = 10
+
+    @property
+    def fewest(self) -> int:
+        """Leaders without which no plan is stopped."""
+        return max(2 * self.rank, FEWEST)
 
     def least(self, leaders: Sequence[Plan], measured: Sequence[Images], split: str) -> float:
-        """What the worst of the leaders is worth.
+        """What the leader of that rank is worth.
 
         Args:
-            leaders: at least one.
+            leaders: at least as many as ``rank`` says.
             measured: ``(N,)`` of each, on all images.
             split: where they are from.
         """
         each = zip(leaders, measured, strict=True)
-        return min(self.worth(leader, mean(images, split)) for leader, images in each)
+        return sorted(self.worth(leader, mean(images, split)) for leader, images in each)[-self.rank]
 
-    def hopeless(self, plan: Plan, found: Images, known: Known, least: float, split: str) -> bool:
+    def hopeless(self, plan: Plan, found: Images, known: "Known", least: float, split: str) -> bool:
         """Whether a plan may be stopped.
 
         Args:
             plan: in question.
-            found: ``(n,)`` what was measured of it so far, n > 1.
-            known: of the leaders, see `average`.
+            found: ``(n,)`` what was measured of it so far, n < N.
+            known: of the leaders.
             least: what it would have to be worth.
             split: where they are from.
         """
         return self.worth(plan, estimate(found, known, split, errors=self.confidence)) < least
 
 
-def average(measured: Sequence[Images]) -> Known:
-    """The mean of what was measured of each of the leaders, ``(N,)`` of them all."""
-    return {name: np.mean([images[name] for images in measured], axis=0, dtype=np.float64) for name in BETTER}
+class Known:
+    """What was measured of the leaders.
+
+    Args:
+        measured: ``(N,)`` of each; more than three.
+    """
+
+    def __init__(self, measured: Sequence[Images]) -> None:
+        self.images = len(measured[0])
+        self._sums = {
+            name: np.cumsum([images[name] for images in measured], axis=1, dtype=np.float64)
+            for name in BETTER
+        }  # (m, N): of the first 1 to N images
+
+    def expected(self, name: str, found: Images) -> tuple[float, float]:
+        """The mean of a measure that ``(n,)`` of a plan, n < N, let expect over N; its standard error."""
+        count = len(found)
+        names = dict.fromkeys((name, "kl"))  # the measure itself, and once the divergence
+        firsts = np.stack([self._sums[each][:, count - 1] for each in names], axis=1) / count
+        others = (self._sums[name][:, -1] - self._sums[name][:, count - 1]) / (self.images - count)
+        seen = np.array([found[each].mean(dtype=np.float64) for each in names])
+        rest, error = predicted(firsts, others, seen)
+        share = count / self.images
+        return float(share * seen[0] + (1 - share) * rest), (1 - share) * error
+
+
+def predicted(features: Floats, outcomes: Floats, point: Floats) -> tuple[float, float]:
+    """A ridge regression's value at a point, and its standard error for a single new outcome there.
+
+    Args:
+        features: ``(m, p)``, m > p + 1; where they are all the same nothing is learnt from them.
+        outcomes: ``(m,)``.
+        point: ``(p,)``.
+    """
+    count, width = features.shape
+    centre, scale = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(scale > 1e-9, scale, 1.0)
+    ones = np.ones((count, 1))
+    rows = np.hstack([ones, (features - centre) / scale])
+    at = np.concatenate([ones[0], (point - centre) / scale])
+    gram = rows.T @ rows + RIDGE * np.diag([0.0] + [1.0] * width)
+    slopes, spread = np.linalg.solve(gram, np.stack([rows.T @ outcomes, at], axis=1)).T
+    residuals = outcomes - rows @ slopes
+    variance = residuals @ residuals / (count - 1 - width) * (1 + at @ spread)
+    return float(at @ slopes), math.sqrt(variance)
 
 
 def estimate(found: Images, known: Known, split: str, *, errors: float = 0.0) -> Evaluation:
     """What all images would give, from the first of them.
 
     Args:
-        found: ``(n,)`` the plan's, n > 1.
-        known: ``(N,)`` the leaders', N >= n.
+        found: ``(n,)`` the plan's, 0 < n < N.
+        known: the leaders'.
         split: where they are from.
         errors: by how many standard errors to make every measure better than it is estimated.
     """
-    measured = {name: difference(found[name], known[name]) for name in BETTER}
+    measured = {name: known.expected(name, found) for name in BETTER}
     values = {
         name: min(max(value + BETTER[name] * errors * error, 0.0), MOST[name])
         for name, (value, error) in measured.items()
     }
-    skipped, gap_error = len(known["top1"]) - len(found), measured["top1"][1]
+    skipped, gap_error = known.images - len(found), measured["top1"][1]
     return Evaluation(**values, n_images=len(found), split=split, skipped=skipped, gap_error=gap_error)
-
-
-def difference(found: NDArray[np.generic], known: NDArray[np.generic]) -> tuple[float, float]:
-    """The mean over N images that ``(n,)`` of a plan and ``(N,)`` of the leaders let expect; its error."""
-    count, whole = len(found), known.astype(np.float64)
-    apart = found.astype(np.float64) - whole[:count]
-    error = math.sqrt(float(apart.var(ddof=1)) / count * (1 - count / len(whole)))
-    return float(whole.mean() + apart.mean()), error

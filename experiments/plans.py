@@ -37,7 +37,9 @@ def within(env: CompressionEnv, rows: Iterable[Mapping[str, Any]]) -> list[Mappi
 
 
 def leaders(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    """The ``count`` `candidates` of each target; without targets those of all rows."""
+    """The ``count`` `candidates`, of each target if there are any, of the plans that had all images."""
+    images = max((row["n_images"] for row in rows), default=0)
+    rows = [row for row in rows if row["n_images"] == images]
     targets = dict.fromkeys(row.get("target") for row in rows)
     of_each = ([row for row in rows if row.get("target") == target] for target in targets)
     return [row for own in of_each for row in candidates(own, count)]

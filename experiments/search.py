@@ -93,7 +93,8 @@ def explore(
 ) -> None:
     """Search on from the record's last row: a row an episode, a state of the agent every few.
 
-    ``envs`` are of one task, as many as evaluate at the same time; they are told the ``leaders`` best plans.
+    ``envs`` are of one task, as many as evaluate at the same time; they are told the ``leaders`` best plans
+    that were given all images.
     """
     from agents.search import Best
     from agents.search import search as episodes_of
@@ -107,7 +108,7 @@ def explore(
     dense = {"dense_macs": int(env.macs(whole)), "dense_params": int(env.params(whole))}
     best, start = Best(leaders), len(record.rows)
     for row in plans.leaders(record.rows, leaders):
-        best.note(row["reward"], plans.plan_of(env, row["counts"]), row.get("target"))
+        best.note(row["reward"], plans.plan_of(env, row["counts"]), row.get("target"), row["n_images"])
     saved = start
     with record.phase("search"), Meter("episodes", episodes, done=start) as meter:
         for trial in episodes_of(envs, agent, episodes=episodes, seed=seed, start=start, best=best):

@@ -3,29 +3,28 @@
 Beside it, on the same plans, the released code's procedure and the bare forward pass; how near that is to
 what the processor multiplies at best; how an episode grows with images, layers and width; what workers bring;
 and peak memory. Minutes each, with nothing else running.
-Whole searches run only where they are named: ``stopping`` and ``stopping_sooner``, what fewer images cost, an
-hour each, and ``prefix``, what it brings not to run first layers again, a quarter. One record a name;
-``python -m experiments.report`` puts them into the README.
+Whole searches run only where they are named: ``stopping``, what fewer images cost, an hour, and ``prefix``,
+what it brings not to run first layers again, a quarter. One record a name; ``python -m experiments.report``
+puts them into the README.
 """
 
 import argparse
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import memory, passes, prefix, scaling, sides, stopping, subjects, workers
 from experiments.benchmarks.stopping import Ablation
 from experiments.benchmarks.subjects import Settings
-from experiments.benchmarks.tables import MEMORY, PASSES, PREFIX, SCALING, SOONER, STOPPING, WORKERS, table
+from experiments.benchmarks.tables import MEMORY, PASSES, PREFIX, SCALING, STOPPING, WORKERS, table
 from experiments.record import commit, plain, row_a_line, versions
 
 NETWORKS = ("plain20", "resnet56", "mobilenet_v1")
 EVERYTHING = (*NETWORKS, PASSES, SCALING, WORKERS, MEMORY)  # where no name is given
-RULES = {STOPPING: Ablation(), SOONER: Ablation(block=50, confidence=1.25, leaders=1)}
-NAMES = (*EVERYTHING, *RULES, PREFIX)
+NAMES = (*EVERYTHING, STOPPING, PREFIX)
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 FORMAT = 1
 
@@ -76,10 +75,9 @@ def bench(names: list[str], settings: Settings) -> dict[str, dict[str, Any]]:
         if MEMORY in names:
             light = memory.light(settings)
             records[MEMORY] = record(light, results=memory.measure(light), rows=[])
-        for name, rule in RULES.items():
-            if name in names:
-                asked = replace(rule, threads=settings.threads)
-                records[name] = record(asked, **stopping.ablate(asked, Path("runs") / name))
+        if STOPPING in names:
+            asked = Ablation(threads=settings.threads)
+            records[STOPPING] = record(asked, **stopping.ablate(asked, Path("runs") / STOPPING))
         if PREFIX in names:
             searches = prefix.Searches(threads=settings.threads)
             records[PREFIX] = record(searches, **prefix.compare(searches, Path("runs") / PREFIX))

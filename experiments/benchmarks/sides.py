@@ -21,7 +21,7 @@ from experiments.compare import contender
 SIDES = ("ours", "reference")
 HALF = "bfloat16"  # ours as well, with its forward passes in bfloat16
 TOLERANCE = 0.3  # points between the rewards of the two sides
-BLOCK = 100  # images between two looks at a plan, where plans are stopped
+BLOCK = 50  # images between two looks at a plan, where plans are stopped
 
 Row = dict[str, Any]
 

@@ -39,16 +39,18 @@ class Ablation:
         overrides: of the main job's configuration.
         block: images between two looks, see `amc_env.stopping`.
         confidence: standard errors.
-        leaders: best plans so far that a plan is compared with.
+        rank: of the leader that a plan is compared with.
+        leaders: best plans so far of which is learnt.
         threads: of the process.
     """
 
     protocols: Sequence[str] = ("flops_50", "flops_30")
     seeds: int = 5
     overrides: Sequence[str] = ("agent=ddpg",)
-    block: int = 100
-    confidence: float = 0.9
-    leaders: int = 10
+    block: int = 50
+    confidence: float = 1.2
+    rank: int = 10
+    leaders: int = 50
     threads: int = 1
 
 
@@ -81,7 +83,7 @@ def ablate(asked: Ablation, folder: Path, say: Callable[[str], None] = print) ->
 def _compare(asked: Ablation, folder: Path, protocol: str, seed: int) -> Row:
     shared = [*asked.overrides, f"protocol={protocol}", f"seed={seed}", "deliver=false", "tracking=none"]
     stopping = [f"env.block={asked.block}", f"env.confidence={asked.confidence}"]
-    stopping += [f"leaders={asked.leaders}", "env.memo=true"]
+    stopping += [f"env.rank={asked.rank}", f"leaders={asked.leaders}", "env.memo=true"]
     found = {}
     for side, own in (("plain", ["env.block=null"]), ("stopping", stopping), ("again", stopping)):
         place = folder / f"{protocol}-{seed}-{side}"

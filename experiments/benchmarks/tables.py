@@ -13,7 +13,7 @@ NAMES = {
 }
 PHASES = ("choose", "solve", "cut", "forward", "episode")
 PASSES, SCALING, WORKERS, MEMORY = "passes", "scaling", "workers", "memory"
-STOPPING, SOONER, PREFIX = "stopping", "stopping_sooner", "prefix"
+STOPPING, PREFIX = "stopping", "prefix"
 AGENTS = ("random", "cmaes")  # that workers are timed with, and the sides
 WORKING = {"one_worker": "one worker", "threads": "one process, two threads", "workers": "two workers"}
 SIZES = {"images": "reward images", "layers": "layers (plain networks)", "width": "width (`mobilenet_v1`)"}
@@ -23,8 +23,8 @@ def table(records: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown: seconds by phase, their ratios, and what an episode grows with; empty without records.
 
     Args:
-        records: by name: those of networks, `PASSES`, `SCALING`, `WORKERS`, `MEMORY`, `STOPPING`,
-            `SOONER` and `PREFIX`.
+        records: by name: those of networks, `PASSES`, `SCALING`, `WORKERS`, `MEMORY`, `STOPPING`
+            and `PREFIX`.
     """
     others = {
         PASSES: _passes,
@@ -32,7 +32,6 @@ def table(records: Mapping[str, Mapping[str, Any]]) -> str:
         WORKERS: _workers,
         MEMORY: _memory,
         STOPPING: _stopping,
-        SOONER: _stopping,
         PREFIX: _prefix,
     }
     networks = {name: record for name, record in records.items() if name not in others}
@@ -138,8 +137,7 @@ def _memory(record: Mapping[str, Any]) -> str:
 def _stopping(record: Mapping[str, Any]) -> str:
     """Only what was searched has seconds: without memory, the images that counted would have been run."""
     asked = record["config"]
-    leaders = asked.get("leaders", 1)  # in records of before there could be more
-    rule = f"`env.block={asked['block']} env.confidence={asked['confidence']:g} leaders={leaders}`"
+    rule = f"`env.block={asked['block']} env.confidence={asked['confidence']:g} env.rank={asked['rank']}`"
     lines = _head(
         f"{rule}, {asked['seeds']} seeds", "with", "networks cut", "images run", "times fewer",
         "processor seconds", "best reward", "selection, %", "points apart",
