@@ -23,7 +23,7 @@ from amc_env.memo import Memo
 from amc_env.modes import evaluating
 from amc_env.plan import Plan
 from amc_env.prefix import Prefixes
-from amc_env.stopping import Known, Stopping, estimate
+from amc_env.stopping import Known, Stopping, estimate, fewest
 
 ACTIVATIONS = 2**23  # bytes of one layer's input and output in a batch: beyond, they leave the cache
 REMEMBERED = 2**28  # bytes of what was measured of plans; those asked for longest ago are forgotten
@@ -129,7 +129,7 @@ class Evaluator:
         """
         whole = self._ends[-1]
         rule = self.stopping
-        if rule is not None and len(leaders) >= rule.fewest and plan not in leaders:
+        if rule is not None and len(leaders) >= fewest(rule.rank) and plan not in leaders:
             measured = [self._measured(leader, whole) for leader in leaders]
             known, least = Known(measured), rule.least(leaders, measured, self.split)
             for look in self._looks:

@@ -28,7 +28,7 @@ from amc_env.plan import Plan
 BETTER = {"top1": 1, "top5": 1, "agreement": 1, "loss": -1, "kl": -1}  # which way a measure is better
 MOST = {"top1": 1.0, "top5": 1.0, "agreement": 1.0, "loss": math.inf, "kl": math.inf}  # the least are all 0
 RIDGE = 2.0  # λ: as many leaders' weight for that nothing follows from the first images
-FEWEST = 10  # leaders, of which less can be learnt than what it costs to be wrong
+FEWEST = 10  # leaders, whatever the rank, to learn from
 
 Floats = NDArray[np.float64]
 
@@ -53,11 +53,6 @@ class Stopping:
     worth: Callable[[Plan, Evaluation], float]
     rank: int = 10
 
-    @property
-    def fewest(self) -> int:
-        """Leaders without which no plan is stopped."""
-        return max(2 * self.rank, FEWEST)
-
     def least(self, leaders: Sequence[Plan], measured: Sequence[Images], split: str) -> float:
         """What the leader of that rank is worth.
 
@@ -80,6 +75,11 @@ class Stopping:
             split: where they are from.
         """
         return self.worth(plan, estimate(found, known, split, errors=self.confidence)) < least
+
+
+def fewest(rank: int) -> int:
+    """How many leaders there must be before a plan is stopped for being worse than the one of that rank."""
+    return max(2 * rank, FEWEST)
 
 
 class Known:

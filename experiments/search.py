@@ -184,6 +184,14 @@ def _settings(cfg: DictConfig) -> dict[str, Any]:
     for key in ("episodes", "leaders", "confirm", "save_every"):
         if cfg[key] < 1:
             raise config.ConfigError(f"{key}={cfg[key]}: it is at least 1")
+    if cfg.env.block is not None:
+        from amc_env.stopping import fewest
+
+        if cfg.leaders < (wanted := fewest(cfg.env.rank)):
+            raise config.ConfigError(
+                f"leaders={cfg.leaders}: with env.rank={cfg.env.rank} no plan stops without {wanted}; "
+                f"give leaders={wanted} or more, a lower env.rank, or env.block=null to stop none"
+            )
     return config.plain(cfg)
 
 

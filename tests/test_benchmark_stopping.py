@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from agents.search import Best
 from amc_env.data import CACHE
 from experiments.benchmarks import stopping
 from experiments.benchmarks.__main__ import record, write
@@ -18,7 +19,7 @@ from experiments.config import CONF
 from experiments.record import RunRecord
 
 SMALL = Ablation(
-    protocols=("flops_30",), seeds=1, block=50, leaders=3,
+    protocols=("flops_30",), seeds=1, block=50, rank=2, leaders=12,
     overrides=("experiment=digits", "agent=cmaes", "episodes=40", "env.reward_images=200", "confirm=2"),
 )  # fmt: skip
 
@@ -56,8 +57,10 @@ def test_the_counts_are_those_of_the_searches(found):
 def test_the_rule_that_is_measured_is_the_default():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config")
-    assert (cfg.env.block, cfg.env.confidence, cfg.leaders) == (100, 0.9, 10)
-    assert (Ablation().block, Ablation().confidence, Ablation().leaders) == (100, 0.9, 10)
+    default = cfg.env.block, cfg.env.confidence, cfg.env.rank, cfg.leaders
+    rule = Ablation()
+    assert (rule.block, rule.confidence, rule.rank, rule.leaders) == default
+    assert Best().count == cfg.leaders
 
 
 def test_finished_searches_are_read_and_those_of_other_code_refused(found, monkeypatch):
@@ -104,7 +107,7 @@ def test_the_table_is_made_of_the_record_alone(found, tmp_path):
     assert content["config"]["block"] == 50
     head, _, *lines = table({"stopping": content}).splitlines()
     assert head.startswith(
-        "| `env.block=50 env.confidence=0.9 leaders=3`, 1 seeds | with | networks cut | images run | times"
+        "| `env.block=50 env.confidence=1.2 env.rank=2`, 1 seeds | with | networks cut | images run | times"
     )
     cells = [line.strip("| ").split(" | ") for line in lines]
     (facts,) = content["rows"]

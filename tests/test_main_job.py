@@ -108,8 +108,8 @@ def test_stopping_and_a_warm_memo_leave_the_record_as_it_was(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same search without a memo, with a cold one, killed and gone on with, and with a warm one."""
-    asked = ["agent=cmaes", "episodes=40", "leaders=3", "deliver=false"]
-    asked += ["env.block=50", "env.reward_images=200"]
+    asked = ["agent=cmaes", "episodes=40", "leaders=12", "deliver=false"]
+    asked += ["env.block=50", "env.rank=2", "env.reward_images=200"]
     kept = [*asked, "env.memo=true"]
     none, cold, torn, warm = (tmp_path / name for name in ("none", "cold", "torn", "warm"))
     for folder, overrides in ((none, asked), (cold, kept)):
@@ -174,6 +174,13 @@ def test_counts_below_one_are_refused_before_anything_is_written(wrong: str, tmp
     folder = tmp_path / "run"
     with pytest.raises(ConfigError, match="at least 1"):
         search(config(folder, wrong), folder)
+    assert not folder.exists()
+
+
+def test_leaders_so_few_that_no_plan_would_stop_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(ConfigError, match=r"leaders=19: with env.rank=10 .* give leaders=20 or more"):
+        search(config(folder, "leaders=19"), folder)
     assert not folder.exists()
 
 

@@ -33,10 +33,11 @@ def test_the_leaders_of_a_record_are_those_that_its_search_had(
     rng, rows, online = np.random.default_rng(0), [], Best(count)
     for episode in range(60):
         target, kept = targets[rng.integers(len(targets))], int(rng.integers(12))
-        rows.append(row(episode, [kept], -(kept // 2) / 10) | {"target": target})
-        online.note(rows[-1]["reward"], (kept,), target)
+        images = 100 if episode < 5 else int(rng.choice([30, 100]))
+        rows.append(row(episode, [kept], -(kept // 2) / 10, images) | {"target": target})
+        online.note(rows[-1]["reward"], (kept,), target, images)
         again = Best(count)
         for known in leaders(rows, count):
-            again.note(known["reward"], tuple(known["counts"]), known["target"])
+            again.note(known["reward"], tuple(known["counts"]), known["target"], known["n_images"])
         assert again.leaders == online.leaders
     assert online.leaders is not None

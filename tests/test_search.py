@@ -281,7 +281,7 @@ def test_several_environments_play_what_one_plays(count):
 def test_every_reset_is_told_the_best_plans_before_its_batch(count):
     told, best = [], Best(2)
     for reward, plan in ((-1e9, "before"), (-2e9, "long before")):
-        best.note(reward, plan)
+        best.note(reward, plan, None, 0)
     envs = [Slow(told=told) for _ in range(count)]
     trials = list(search(envs, Counter(3), episodes=7, seed=0, best=best))
     first, then = (sorted({round(trial.episode.reward, 4) for trial in trials[:n]})[-2:] for n in (3, 6))
@@ -338,6 +338,6 @@ def test_the_best_says_whether_a_trial_was_better():
 
 def test_a_best_without_its_trial_is_beaten_by_more_alone():
     best = Best()
-    best.note(-0.3, "old")
+    best.note(-0.3, "old", None, 0)
     run_search(Rewarding(-0.4, -0.3, -0.2), Script(0.5), episodes=4, start=1, seed=0, best=best)
     assert (best.trial.index, best.reward) == (3, -0.2)

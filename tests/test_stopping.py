@@ -14,7 +14,7 @@ from amc_env.evaluator import EvaluationError, Evaluator
 from amc_env.measures import IMAGE, mean
 from amc_env.plan import Plan
 from amc_env.rewards import REWARDS
-from amc_env.stopping import BETTER, FEWEST, RIDGE, Known, Stopping, estimate, predicted
+from amc_env.stopping import BETTER, FEWEST, RIDGE, Known, Stopping, estimate, fewest, predicted
 from amc_env.trace import trace
 
 DATA = images(400)
@@ -119,7 +119,7 @@ def test_it_knows_more_than_the_mean_of_the_first_images_and_more_with_the_diver
         off["alone"].append(Known(leaders).expected("top1", plan[:50])[0] - truth)
     size = {name: np.sqrt(np.mean(np.square(values))) for name, values in off.items()}
     assert size["both"] < 0.9 * size["alone"]
-    assert size["alone"] < 0.5 * size["mean"]
+    assert size["alone"] < 0.7 * size["mean"]
 
 
 # --- the rule
@@ -144,9 +144,8 @@ def test_what_a_plan_is_compared_with_is_the_leader_of_the_rank():
         assert Stopping(5, 1.0, top1, rank).least(OTHERS[:4], measured, "reward") == hit / 10
 
 
-@pytest.mark.parametrize(("rank", "fewest"), [(1, FEWEST), (5, 10), (6, 12), (10, 20)])
-def test_how_many_leaders_there_must_be(rank, fewest):
-    assert Stopping(5, 1.0, top1, rank).fewest == fewest
+def test_how_many_leaders_there_must_be():
+    assert [fewest(rank) for rank in (1, 5, 6, 10)] == [FEWEST, 10, 12, 20]
 
 
 def test_when_a_plan_is_hopeless_by_hand():
