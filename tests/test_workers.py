@@ -72,17 +72,17 @@ AGENTS = {
 
 
 def record_of(envs, name, folder):
-    """The rows of a search of 12 episodes."""
+    """The rows of a search of 24 episodes."""
     spaces = {"observation_space": envs[0].observation_space, "action_space": envs[0].action_space}
     record = RunRecord.create(folder, {}, seeds={})
-    asked = {"episodes": 12, "seed": 0, "leaders": 2, "save_every": 5}
+    asked = {"episodes": 24, "seed": 0, "leaders": 12, "save_every": 5}
     explore(envs, AGENTS[name](spaces), record, NoTracker(folder, {}), **asked)
     return without_clock(record.rows)
 
 
 @pytest.mark.timeout(1200)  # seven processes start, seconds each where others are at work
 def test_the_record_is_the_same_for_any_number_of_workers(tmp_path):
-    env = make("digits_cnn-digits", target=0.3, block=20, confidence=1.0)
+    env = make("digits_cnn-digits", target=0.3, block=20, confidence=1.0, rank=2)
     alone = {name: record_of([env], name, tmp_path / f"{name}-0") for name in AGENTS}
     spent = env.evaluator.forwards, env.evaluator.evaluations
     assert any(row["n_images"] < 200 for rows in alone.values() for row in rows)
