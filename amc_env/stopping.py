@@ -41,7 +41,7 @@ class Stopping:
     says have always been given all images.
 
     Args:
-        block: images between two looks, at least 2; rounded to whole batches.
+        block: images between two looks, rounded to whole batches.
         confidence: standard errors, at least 0.
         worth: (plan, evaluation) -> what is compared; never falls where ``top1``, ``top5`` or ``agreement``
             rises, nor where ``loss`` or ``kl`` falls.
