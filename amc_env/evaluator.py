@@ -25,7 +25,9 @@ from amc_env.plan import Plan
 from amc_env.prefix import Prefixes
 from amc_env.stopping import Known, Stopping, estimate, fewest
 
-ACTIVATIONS = 2**23  # bytes of one layer's input and output in a batch: beyond, they leave the cache
+ACTIVATIONS = {"cpu": 2**23, "cuda": 2**30}  # bytes of a layer's input and output in a batch: on a CPU they
+# leave its cache beyond, a GPU needs as many images as its memory holds to be busy
+AT_MOST = {"cpu": 50, "cuda": 5000}  # images in a batch
 REMEMBERED = 2**28  # bytes of what was measured of plans; those asked for longest ago are forgotten
 
 __all__ = ["Evaluation", "EvaluationError", "Evaluator", "accuracy", "evaluating"]
@@ -88,7 +90,7 @@ class Evaluator:
         self.execution = execution
         self._surgeon = Surgeon(model, graph, fold=True, device=execution.device)
         self._graph, self._solve, self._repair, self.stopping = graph, solve, repair, stopping
-        size = batch_size or _batch_size(graph)
+        size = batch_size or _batch_size(graph, execution.device.type)
         self._batches = [
             (execution.place(_channels_last(batch)), execution.place(labels))
             for batch, labels in data.batches(split, size, images)
@@ -236,13 +238,13 @@ def _looks(ends: Sequence[int], batch_size: int, stopping: Stopping | None) -> l
     return [end for number, end in enumerate(ends[:-1], 1) if number % every == 0]
 
 
-def _batch_size(graph: Graph) -> int:
-    """As many images as keep the widest layer within `ACTIVATIONS`, from 8 to 50."""
+def _batch_size(graph: Graph, device: str) -> int:
+    """As many images as keep the widest layer within `ACTIVATIONS`, from 8 to `AT_MOST`."""
     floats = max(
         layer.c_in * math.prod(layer.in_size) + layer.c_out * math.prod(layer.out_size)
         for layer in graph.layers
     )
-    return max(8, min(50, ACTIVATIONS // (4 * floats)))
+    return max(8, min(AT_MOST[device], ACTIVATIONS[device] // (4 * floats)))
 
 
 def _channels_last(images: Tensor) -> Tensor:
@@ -259,9 +261,9 @@ def culprit(model: nn.Module) -> str:
 
 
 def accuracy(model: nn.Module, data: DataSet, split: str, batch_size: int = 500) -> float:
-    """Top-1 accuracy in [0, 1] of a model on a split."""
-    correct = 0
+    """Top-1 accuracy in [0, 1] of a model on a split, run where the model is."""
+    correct, device = 0, next((p.device for p in model.parameters()), CPU.device)
     with evaluating(model):
         for images, labels in data.batches(split, batch_size):
-            correct += int((model(images).argmax(1) == labels).sum())
+            correct += int((model(images.to(device)).argmax(1).cpu() == labels).sum())
     return correct / len(data[split])

@@ -1,5 +1,6 @@
 """Where compressed networks are run, and how."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -27,6 +28,15 @@ def device_of(name: str) -> torch.device:
             f"device=cuda, but PyTorch (CUDA {built}) finds no GPU; use device=cpu or device=auto"
         )
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+@functools.cache
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16; where it does not, that is tens of times slower."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 @dataclass(frozen=True)

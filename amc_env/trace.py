@@ -8,6 +8,7 @@ No model is named anywhere; an operation that is not understood is an error that
 """
 
 import copy
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -70,8 +71,8 @@ class _Sketch(Surgeon):
             memo[id(weight)] = nn.Parameter(torch.zeros(()).expand(weight.shape))
         return copy.deepcopy(model, memo)
 
-    def _weight(self, layer: Layer, mask: NDArray[np.bool_], solve: Solve) -> Tensor:
-        return torch.zeros(()).expand(cut_shape(layer, mask))
+    def _weights(self, mask: NDArray[np.bool_], solve: Solve) -> Iterator[tuple[Layer, Tensor]]:
+        return ((layer, torch.zeros(()).expand(cut_shape(layer, mask))) for layer in self.graph.layers)
 
 
 def _refuse_shared_parameters(model: nn.Module) -> None:

@@ -52,7 +52,9 @@ def deliver(
     }
     verify(networks[FOUND], env.graph, env.graph.mask(plan.kept))
     recipe = Recipe(**plain(cfg.finetune))
-    networks[TUNED] = finetune(networks[FOUND], subject.data, recipe, record=record, tracker=tracker)
+    networks[TUNED] = finetune(
+        networks[FOUND], subject.data, recipe, device=env.execution.device, record=record, tracker=tracker
+    )
     with record.phase("evaluate"):
         accuracies = {
             name: {split: accuracy(network, subject.data, split) for split in ("selection", "test")}

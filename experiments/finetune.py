@@ -13,6 +13,7 @@ from experiments import config
 from experiments.record import RECORD, RunRecord, commit
 
 if TYPE_CHECKING:  # torch takes seconds to import; a misspelt key is told before
+    import torch
     from torch import nn
 
     from amc_env.data import DataSet
@@ -44,7 +45,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
         env = environment(searched, subject)
         plan = Plan.read(Path(cfg.run) / "plan.json")
         network = env.network(plan)
-        tuned = finetune(network, subject.data, recipe, record=record, tracker=tracker)
+        tuned = finetune(
+            network, subject.data, recipe, device=env.execution.device, record=record, tracker=tracker
+        )
         measured = {split: accuracy(tuned, subject.data, split) for split in ("selection", "test")}
         card = replace(
             subject.card, plan=plan.to_dict(), recipe=asdict(recipe), accuracy=measured, seed=recipe.seed,
@@ -57,7 +60,13 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
 
 def finetune(
-    network: nn.Module, data: DataSet, recipe: Recipe, *, record: RunRecord, tracker: Tracker
+    network: nn.Module,
+    data: DataSet,
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    record: RunRecord,
+    tracker: Tracker,
 ) -> nn.Module:
     """A trained copy of a cut network; the last weights count, no epoch is picked by its accuracy.
 
@@ -65,15 +74,19 @@ def finetune(
         network: physically small, with its batch norms.
         data: the train split is learnt from.
         recipe: how; a cosine schedule without warm-up is usual.
+        device: where to; the copy comes back to the CPU.
         record: of the run; a killed fine-tuning goes on from the state in its folder.
         tracker: of the run.
     """
     from experiments.fitting import fit
 
     tuned = copy.deepcopy(network)
-    fit(tuned, data, recipe, state=record.folder / STATE, record=record, tracker=tracker, phase="finetune")
-    (record.folder / STATE).unlink(missing_ok=True)
-    return tuned.eval()
+    state = record.folder / STATE
+    fit(
+        tuned, data, recipe, device=device, state=state, record=record, tracker=tracker, phase="finetune",
+    )  # fmt: skip
+    state.unlink(missing_ok=True)
+    return tuned.cpu().eval()
 
 
 if __name__ == "__main__":

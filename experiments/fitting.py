@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from torch import nn
 
@@ -19,6 +20,7 @@ def fit(
     data: DataSet,
     recipe: Recipe,
     *,
+    device: torch.device,
     state: Path,
     record: RunRecord,
     tracker: Tracker,
@@ -31,6 +33,7 @@ def fit(
         model: is trained.
         data: what it learns.
         recipe: how.
+        device: where.
         state: the file that a killed training goes on from; its epochs come first in the record again.
         record: takes a row an epoch, and the seconds.
         tracker: takes the same.
@@ -62,6 +65,7 @@ def fit(
             model,
             data,
             recipe,
+            device=device,
             state=state,
             on_step=lambda step, _, loss: meter.update(step, loss=loss),
             on_epoch=on_epoch,

@@ -39,12 +39,13 @@ def pretrain(cfg: DictConfig, folder: Path) -> Card:
         DataError, ModelError, RecipeError, RecordError, DivergedError: each says what to change.
     """
     from amc_env import zoo
+    from amc_env.execution import device_of
     from amc_env.zoo import weights
     from experiments.fetch import load_data
     from experiments.fitting import fit
     from experiments.recipe import Recipe
 
-    settings = config.plain(cfg)
+    settings, device = config.plain(cfg), device_of(cfg.device)
     recipe, options = Recipe(**settings["recipe"]), settings["model"]["options"]
     data = load_data(cfg.data)
     model = zoo.build(
@@ -57,10 +58,11 @@ def pretrain(cfg: DictConfig, folder: Path) -> Card:
     else:
         record = RunRecord.create(folder, settings, seeds=seeds)
     with record, config.instantiate(cfg.tracking, folder=folder, config=record.content["config"]) as tracker:
-        fit(model, data, recipe, state=folder / STATE, record=record, tracker=tracker, phase="train")
+        state = folder / STATE
+        fit(model, data, recipe, device=device, state=state, record=record, tracker=tracker, phase="train")
         with record.phase("evaluate"):
             card = _card(cfg, model, data, recipe, options)
-        card = weights.save(stem(cfg, folder), model, card)
+        card = weights.save(stem(cfg, folder), model.cpu(), card)
         record.update(results={"accuracy": card.accuracy, "sha256": card.sha256})
         tracker.summary({f"accuracy/{split}": accuracy for split, accuracy in card.accuracy.items()})
         tracker.artifact("checkpoint", "model", list(weights.files(stem(cfg, folder))), card.accuracy)

@@ -13,7 +13,7 @@ class Recipe:
 
     ``schedule`` is "onecycle" (linear warm-up over ``warmup`` of the steps, then cosine) or "cosine" (no
     warm-up). ``shift`` is the largest translation in pixels; flips follow the data set. ``bfloat16`` runs
-    the forward and backward passes in bfloat16 where the processor has it; weights and updates stay float32.
+    the forward and backward passes in bfloat16 where the device has it; weights and updates stay float32.
     """
 
     epochs: int = 30

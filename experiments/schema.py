@@ -75,6 +75,7 @@ class PretrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     tracking: Any = MISSING
     recipe: RecipeConfig = field(default_factory=RecipeConfig)  # type: ignore[valid-type]
+    device: str = MISSING
     output: str = MISSING
 
 

@@ -1,6 +1,5 @@
 """The training loop that pre-training and fine-tuning share: SGD, a schedule, flip and shift, resumable."""
 
-import functools
 import math
 import os
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 
 from amc_env.data import DataSet, Split
 from amc_env.evaluator import accuracy
+from amc_env.execution import CPU, has_bfloat16
 from experiments.recipe import Recipe, RecipeError
 
 
@@ -36,16 +36,20 @@ def train(
     data: DataSet,
     recipe: Recipe,
     *,
+    device: torch.device = CPU.device,
     state: Path | None = None,
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> list[Epoch]:
     """Train a model in place on the train split; the last weights are the result, none is picked by accuracy.
 
+    On a CPU the same call gives the same weights; a GPU adds up in an order of its own.
+
     Args:
         model: gives logits ``(N, classes)``.
         data: the train split is learnt from, the selection split is only reported.
         recipe: what to do.
+        device: where to; the model is left there.
         state: where everything needed to go on is kept, rewritten after each epoch; an existing file is gone
             on from, and the result equals that of an uninterrupted run.
         on_step: called with (step, steps in all, loss).
@@ -55,8 +59,9 @@ def train(
         DivergedError: when the loss is not finite; the state of the last good epoch is kept.
         RecipeError: when ``state`` is damaged, or belongs to another recipe or network.
     """
-    model.to(memory_format=torch.channels_last)
-    steps_an_epoch = math.ceil(len(data["train"]) / recipe.batch_size)
+    model.to(device).to(memory_format=torch.channels_last)
+    learnt = Split(data["train"].images.to(device), data["train"].labels.to(device))
+    steps_an_epoch = math.ceil(len(learnt) / recipe.batch_size)
     optimizer = sgd(model, recipe)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(recipe, recipe.epochs * steps_an_epoch))
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -64,9 +69,9 @@ def train(
     for epoch in range(len(history), recipe.epochs):
         total = 0.0
         model.train()
-        order = torch.randperm(len(data["train"]), generator=generator)
+        order = torch.randperm(len(learnt), generator=generator)
         for step, chosen in enumerate(order.split(recipe.batch_size)):
-            images, labels = augmented(data, data["train"], chosen, recipe.shift, generator)
+            images, labels = augmented(data, learnt, chosen, recipe.shift, generator)
             loss = _step(model, images, labels, optimizer, recipe)
             if not math.isfinite(loss):
                 raise DivergedError(
@@ -81,13 +86,6 @@ def train(
         on_epoch(history[-1])
     model.eval()
     return history
-
-
-@functools.cache
-def has_bfloat16() -> bool:
-    """Whether this processor multiplies in bfloat16; where it does not, that is tens of times slower."""
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
@@ -117,7 +115,12 @@ def schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
 def augmented(
     data: DataSet, split: Split, chosen: Tensor, shift: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A normalised batch, each image shifted by up to ``shift`` pixels and, where the data allow, flipped."""
+    """A normalised batch, each image shifted by up to ``shift`` pixels and, where the data allow, flipped.
+
+    What is drawn, and ``chosen``, are of the CPU, so that it is the same wherever the split lies.
+    """
+    device = split.images.device
+    chosen = chosen.to(device)
     images = data.normalise(split.images[chosen])
     count, _, height, width = images.shape
     rows = torch.arange(height).expand(count, height)
@@ -130,7 +133,9 @@ def augmented(
         mirrored = torch.rand(count, 1, generator=generator) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
     picked = images.permute(0, 2, 3, 1)[
-        torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]
+        torch.arange(count, device=device)[:, None, None],
+        rows.to(device)[:, :, None],
+        columns.to(device)[:, None, :],
     ]
     return picked.permute(0, 3, 1, 2), split.labels[chosen]
 
@@ -138,7 +143,8 @@ def augmented(
 def _step(
     model: nn.Module, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, recipe: Recipe
 ) -> float:
-    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16 and has_bfloat16()):
+    half = recipe.bfloat16 and has_bfloat16(images.device)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
         logits = model(images)
     loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
     optimizer.zero_grad()
@@ -206,7 +212,7 @@ def read_history(path: Path) -> list[Epoch]:
 def _read(path: Path) -> dict[str, Any]:
     """A state file; only tensors and plain data are read from it, nothing is run."""
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
         raise RecipeError(f"{path} cannot be read ({error}): delete the file to start anew") from error
     return state

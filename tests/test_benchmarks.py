@@ -44,7 +44,8 @@ def digits():
 
 
 @pytest.fixture
-def compared(digits, cache):
+def compared(digits, cache, monkeypatch):
+    monkeypatch.setattr(sides, "has_bfloat16", lambda device: True)
     return sides.compare(digits, TINY, say=lambda line: None)
 
 
@@ -61,6 +62,25 @@ def test_a_search_that_stops_is_held_to_the_yardstick(compared):
         assert 0 < found["images"] <= TINY.reward_images
         yardstick = compared["results"]["median_seconds"]["reference"]["episode"]
         assert found["faster"] == yardstick / found["episode"]
+
+
+def test_without_bfloat16_there_is_none_in_record_and_table(digits, cache, monkeypatch):
+    monkeypatch.setattr(sides, "has_bfloat16", lambda device: False)
+    found = sides.compare(digits, TINY, say=lambda line: None)
+    assert not [key for key in (*found["rows"][0], *found["results"]) if "bfloat16" in key]
+    found["results"]["peak_bytes"] = {}
+    lines = table({"digits_cnn": record(TINY, **found)}).splitlines()
+    assert [line.count("|") for line in lines] == [9] * 5 + [0] + [12] * 3
+    assert lines[-1].count(" |  |  | ") == 1
+    assert lines[-1].endswith(" |  |")
+
+
+def test_a_record_of_a_gpu_says_so_in_the_table(compared):
+    compared["results"]["peak_bytes"] = {}
+    made = record(replace(TINY, threads=2), **compared)
+    made["config"]["device"], made["run"]["gpu"] = "cuda", "NVIDIA H100"
+    lines = table({"digits_cnn_cuda": made}).splitlines()
+    assert lines[2].startswith("| `digits_cnn`, NVIDIA H100, 2 threads | released procedure | ")
 
 
 def test_the_stored_rows_are_those_of_the_moments(digits, cache):

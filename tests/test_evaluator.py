@@ -118,8 +118,9 @@ def test_damaged_dense_weights_are_named_at_once(value):
 
 
 def test_a_refit_that_gives_nan_is_an_error_with_the_plan():
-    def damaged(layer, block, weight, columns):
-        return weight[:, columns] * (math.nan if len(columns) < weight.size(1) else 1)
+    def damaged(tasks):
+        for _, _, weight, columns in tasks:
+            yield weight[:, columns] * (math.nan if len(columns) < weight.size(1) else 1)
 
     model = network("chain")
     graph = trace(model, SHAPE)
@@ -144,10 +145,11 @@ class Counting:
     def __init__(self):
         self.asked = []
 
-    def __call__(self, layer, block, weight, columns):
-        if len(columns) < weight.size(1):
-            self.asked.append((layer.name, len(weight), len(columns)))
-        return weight[:, columns] * (1 + 1 / len(columns))
+    def __call__(self, tasks):
+        for layer, _, weight, columns in tasks:
+            if len(columns) < weight.size(1):
+                self.asked.append((layer.name, len(weight), len(columns)))
+            yield weight[:, columns] * (1 + 1 / len(columns))
 
 
 def test_a_layer_is_solved_once_for_each_choice_of_its_inputs():

@@ -13,9 +13,11 @@ from nets import Net, conv, head
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amc_env.compressors.reconstruct import Moments, collect, collect_cached, damping, refit, refit_rows
+from amc_env.compressors import reconstruct
+from amc_env.compressors.reconstruct import Moments, collect, collect_cached
+from amc_env.compressors.refit import damping, refit, refit_rows, refit_together
 from amc_env.compressors.sampling import draw_positions
-from amc_env.compressors.surgery import cut, masked
+from amc_env.compressors.surgery import Task, cut, masked
 from amc_env.data import DataSet, Split
 from amc_env.graph import Graph
 from amc_env.plan import Plan
@@ -112,7 +114,7 @@ def test_equals_direct_least_squares_on_the_same_rows(kind: str) -> None:
         found = refit(weight[block], moments.grams[name][block], columns, ridge=1e-12)
         assert torch.linalg.norm(found - expected) < 1e-4 * torch.linalg.norm(expected)
         if len(x) > 50 * len(columns):  # the damping of the default is nothing where rows are many
-            solved = moments.solve(layer, block, weight[block], columns)
+            (solved,) = moments.solve([Task(layer, block, weight[block], columns)])
             assert torch.linalg.norm(solved - expected) < 1e-4 * torch.linalg.norm(expected)
 
 
@@ -158,6 +160,24 @@ def test_from_rows_and_from_moments_is_one_answer(problem: tuple[Tensor, Tensor,
         rtol=1e-6,
         atol=1e-6,
     )
+
+
+@given(st.integers(0, 1000), st.integers(1, 4), st.integers(2, 9))
+def test_solved_together_and_each_alone_is_one_answer(seed: int, count: int, d: int) -> None:
+    """Whatever stays of each, an input that is dead included."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(count, 30, d, generator=generator)
+    rows[0, :, 0] = 0
+    weights = torch.randn(count, 3, d, generator=generator)
+    columns = [
+        torch.randperm(d, generator=generator)[: 1 + index % d].sort().values for index in range(count)
+    ]
+    grams, ridges = [gram(x) for x in rows], torch.rand(count, generator=generator).tolist()
+    before = [value.clone() for value in grams]
+    found = refit_together(list(weights), grams, columns, ridges)
+    alone = [refit(*problem) for problem in zip(weights, grams, columns, ridges, strict=True)]
+    torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(value, kept) for value, kept in zip(grams, before, strict=True))
 
 
 @given(problems())
@@ -306,7 +326,26 @@ def test_more_inputs_than_rows_keeps_the_rows() -> None:
     assert (set(few.rows), set(few.grams)) == ({"3"}, {"6.2"})
     layer, weight, columns = graph.layer("3"), model[3].weight.detach().flatten(1), torch.arange(27)
     same = Moments({"3": gram(few.rows["3"][0])[None]}, {}, few.counts)
-    torch.testing.assert_close(few.solve(layer, 0, weight, columns), same.solve(layer, 0, weight, columns))
+    task = Task(layer, 0, weight, columns)
+    torch.testing.assert_close(list(few.solve([task])), list(same.solve([task])))
+
+
+@pytest.mark.parametrize("build", [nets.chain, nets.residual, nets.grouped])
+@pytest.mark.parametrize("together", [1, 2**26])
+def test_a_gpu_is_given_layers_of_one_shape_together(
+    build: Any, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With few points, so that layers that keep their rows are among them; on the CPU here."""
+    model, data = nets.ready(build()), pictures()
+    graph = trace(model, nets.SHAPE)
+    moments = collect(model, graph, data, images=40, points=1, seed=0)
+    plan = nets.random_plan(graph, 0)
+    alone = cut(model, graph, plan, moments.solve)
+    monkeypatch.setattr(Moments, "on_cpu", property(lambda self: False))
+    monkeypatch.setattr(reconstruct, "TOGETHER", together)
+    found = cut(model, graph, plan, moments.solve)
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_hooks_and_modes_are_given_back_after_an_error() -> None:

@@ -1,6 +1,7 @@
 """A cut network computes what the masked one does, costs what `cost.py` says, and spares the dense one."""
 
 import copy
+from collections.abc import Iterable, Iterator
 
 import nets
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from amc_env.compressors.surgery import Surgeon, cut, drop, masked
+from amc_env.compressors.surgery import Surgeon, Task, cut, drop, masked
 from amc_env.cost import Macs, Params, mask_widths
 from amc_env.graph import Graph
 from amc_env.plan import Plan, PlanError
@@ -143,9 +144,10 @@ def test_the_solver_sees_each_block_and_what_is_left_of_it(
     model, graph = traced["grouped"]
     seen = []
 
-    def solve(layer: object, block: int, weight: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        seen.append((layer.name, block, tuple(weight.shape), columns.tolist()))  # type: ignore[attr-defined]
-        return 2 * drop(layer, block, weight, columns)  # type: ignore[arg-type]
+    def solve(tasks: Iterable[Task]) -> Iterator[torch.Tensor]:
+        for task in tasks:
+            seen.append((task.layer.name, task.block, tuple(task.weight.shape), task.columns.tolist()))
+            yield from (2 * weight for weight in drop([task]))
 
     small = cut(model, graph, Plan(graph.hash, ((1,), (0, 2))), solve)
 

@@ -171,8 +171,8 @@ def test_fit_keeps_the_record_and_shows_where_it_is(tmp_path):
     record, out = RunRecord.create(tmp_path, {}, seeds={}), io.StringIO()
     with NoTracker(tmp_path, {}) as tracker:
         history = fit(
-            network(), stripes(), RECIPE, state=tmp_path / "state", record=record, tracker=tracker,
-            phase="finetune", console=Console(file=out, width=100),
+            network(), stripes(), RECIPE, device=torch.device("cpu"), state=tmp_path / "state", record=record,
+            tracker=tracker, phase="finetune", console=Console(file=out, width=100),
         )  # fmt: skip
     assert record.rows == [
         {"train/epoch": e.epoch, "train/loss": e.loss, "train/selection": e.selection} for e in history

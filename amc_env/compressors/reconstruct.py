@@ -1,15 +1,12 @@
-"""Least-squares repair of a layer after some of its inputs are gone, from second moments alone.
+"""Repair of layers after some of their inputs are gone, from second moments of what they read.
 
-*Source*: He, Zhang & Sun, "Channel Pruning", ICCV 2017, the reconstruction step, which AMC's released code
-reuses. There feature rows are stored and regressed anew at each step; since the target is the dense layer's
-own output y = W x, it suffices to know E[x xᵀ] once: the best weights on any subset of inputs are one small
-solve (compare the layer-wise accumulation of Frantar & Alistarh, "Optimal Brain Compression", 2022). A bias
-is part of neither side, and stays as it is.
+The moments of a network are taken once, at sampled points of the calibration images, and kept on disk;
+`amc_env.compressors.refit` solves from them alone.
 """
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from mmap import mmap
 
@@ -18,14 +15,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from amc_env.compressors.refit import damping, refit, refit_rows, refit_together
 from amc_env.compressors.sampling import draw_positions, listening, patches, refittable
+from amc_env.compressors.surgery import Task
 from amc_env.data import DataSet, cache_folder, digest
 from amc_env.graph import Graph, Layer
 from amc_env.modes import evaluating
 
 FORMAT = 2  # of cache files; another number makes them again
 FOLD = 1024  # rows that are gathered before they are multiplied: few rows make slow products
-OUTPUTS = 512  # refitted at a time where inputs are many: float64 copies of 10⁸ weights do not fit everywhere
+TOGETHER = 2**26  # numbers in the matrices that a GPU solves at once
 ACTIVATIONS = 2**27  # bytes that one layer's input and output may take in a batch
 
 
@@ -53,86 +52,50 @@ class Moments:
         )
         return Moments(grams, rows, self.counts, self.ridge)
 
-    def solve(self, layer: Layer, block: int, weight: Tensor, columns: Tensor) -> Tensor:
-        """A `surgery.Solve`: refitted weights where moments are known, the dense ones where they are not."""
+    def solve(self, tasks: Iterable[Task]) -> Iterator[Tensor]:
+        """A `surgery.Solve`: refitted weights where moments are known, the dense ones where they are not.
+
+        On a GPU, layers with as many inputs are solved at once, see `refit_together`.
+        """
+        if self.on_cpu:
+            return map(self._solve, tasks)
+        return iter(self._solve_together(list(tasks)))
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the processor solves."""
+        return all(value.device.type == "cpu" for value in (*self.grams.values(), *self.rows.values()))
+
+    def _solve(self, task: Task) -> Tensor:
+        layer, block, weight, columns = task
         if layer.name not in self.counts or len(columns) == weight.size(1):
             return weight[:, columns]
-        ridge = self.ridge + damping(len(columns), self.counts[layer.name])
         if layer.name in self.grams:
-            return refit(weight, self.grams[layer.name][block], columns, ridge)
-        return refit_rows(weight, self.rows[layer.name][block], columns, ridge)
+            return refit(weight, self.grams[layer.name][block], columns, self._damping(task))
+        return refit_rows(weight, self.rows[layer.name][block], columns, self._damping(task))
 
+    def _solve_together(self, tasks: Sequence[Task]) -> list[Tensor]:
+        alike: dict[tuple[int, ...], list[int]] = {}  # by the shape of the weights, which tasks
+        for index, (layer, _, weight, columns) in enumerate(tasks):
+            if layer.name in self.grams and len(columns) < weight.size(1):
+                alike.setdefault(weight.shape, []).append(index)
+        found: dict[int, Tensor] = {}
+        for shape, indices in alike.items():
+            size = max(1, TOGETHER // shape[1] ** 2)
+            for start in range(0, len(indices), size):
+                part = indices[start : start + size]
+                chosen = [tasks[index] for index in part]
+                refitted = refit_together(
+                    [task.weight for task in chosen],
+                    [self.grams[task.layer.name][task.block] for task in chosen],
+                    [task.columns for task in chosen],
+                    [self._damping(task) for task in chosen],
+                )
+                found |= dict(zip(part, refitted, strict=True))
+        return [found[index] if index in found else self._solve(task) for index, task in enumerate(tasks)]
 
-def damping(inputs: int, rows: int) -> float:
-    """How much to trust the dense weights more than ``rows`` samples of ``inputs`` kept inputs, in [0, 1].
-
-    Least squares adds an error of inputs / rows of what it cannot explain. Measured on held-out images over
-    110 layers of 8 networks, the best fraction of the mean diagonal rises from nothing at a tenth to about
-    one where inputs equal rows; the cube follows it, and vanishes where rows are many.
-    """
-    return float(min(1.0, inputs / rows) ** 3)
-
-
-def refit(weight: Tensor, gram: Tensor, columns: Tensor, ridge: float) -> Tensor:
-    """Weights on the kept inputs that best reproduce the dense layer: ``min_V E‖W x - V x_kept‖²``.
-
-    Args:
-        weight: ``(out, d)`` dense W, kernels flattened; only the rows that stay.
-        gram: ``(d, d)`` float64, E[x xᵀ] of the dense input.
-        columns: ``(k,)`` int64, inputs that stay, ascending.
-        ridge: damping towards the dense weights, as a fraction of the mean diagonal of the kept block. An
-            input that is always zero keeps its dense weights.
-
-    Returns:
-        ``(out, k)`` in the dtype of ``weight``.
-    """
-    gone, kept = _others(columns, weight.size(1)), columns[:, None]
-    cross = gram[kept, gone] @ weight[:, gone].double().T  # (k, out): E[x_kept y_goneᵀ]
-    change = torch.cholesky_solve(cross, _damped_factor(gram[kept, columns], ridge)).T
-    return weight[:, columns] + change.to(weight.dtype)
-
-
-def _damped_factor(block: Tensor, ridge: float) -> Tensor:
-    """The Cholesky factor of a matrix, which is damped in place and freed with this call, before a solve."""
-    block.diagonal().add_(_absolute(ridge, block.diagonal().mean()))
-    factor: Tensor = torch.linalg.cholesky(block)
-    return factor
-
-
-def refit_rows(weight: Tensor, rows: Tensor, columns: Tensor, ridge: float) -> Tensor:
-    """The weights of `refit` from the rows of x themselves, by a solve of the size of their number.
-
-    Args:
-        weight: ``(out, d)`` dense W.
-        rows: ``(n, d)`` samples of the dense input.
-        columns: ``(k,)`` int64, inputs that stay, ascending.
-        ridge: as of `refit`.
-
-    Returns:
-        ``(out, k)`` in the dtype of ``weight``.
-    """
-    gone = _others(columns, weight.size(1))
-    kept, lost = rows[:, columns].double(), rows[:, gone].double()
-    block = kept @ kept.T  # (n, n)
-    block.diagonal().add_(len(rows) * _absolute(ridge, kept.square().mean()))
-    factor = torch.linalg.cholesky(block)
-    parts = []
-    for part in weight.split(OUTPUTS):
-        error = lost @ part[:, gone].double().T  # (n, out)
-        change = torch.cholesky_solve(error, factor).T @ kept
-        parts.append(part[:, columns] + change.to(part.dtype))
-    return torch.cat(parts)
-
-
-def _absolute(ridge: float, mean: Tensor) -> Tensor:
-    """A fraction of the mean diagonal; more than nothing where all inputs are dead."""
-    return (ridge * mean).clamp_min(torch.finfo(torch.float64).tiny)
-
-
-def _others(columns: Tensor, count: int) -> Tensor:
-    gone = torch.ones(count, dtype=torch.bool)
-    gone[columns] = False
-    return gone.nonzero().flatten()
+    def _damping(self, task: Task) -> float:
+        return self.ridge + damping(len(task.columns), self.counts[task.layer.name])
 
 
 class _Sum:

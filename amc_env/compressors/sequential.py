@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from amc_env.compressors.reconstruct import damping
+from amc_env.compressors.refit import damping
 from amc_env.compressors.sampling import draw_positions, listening, patches, refittable
 from amc_env.data import DataSet
 from amc_env.graph import Graph, Layer

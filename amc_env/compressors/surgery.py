@@ -1,8 +1,9 @@
 """A plan and dense weights make a physically smaller network."""
 
 import copy
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,14 +26,30 @@ SIZES = {  # where modules note the number of channels that their vectors have
 
 REMEMBERED = 2**28  # bytes of solved weights that are kept for the next plans
 
-Solve = Callable[[Layer, int, Tensor, Tensor], Tensor]
-"""(layer, channel group, dense weights ``(rows, d)``, kept columns ``(k,)``) -> weights ``(rows, k)``;
-of nothing but these."""
+
+class Task(NamedTuple):
+    """A channel group of a layer, whose weights are to be found on the columns that stay.
+
+    Attributes:
+        layer: of the graph.
+        block: its channel group.
+        weight: ``(rows, d)`` dense weights, kernels flattened.
+        columns: ``(k,)`` int64 on the CPU, which columns stay, ascending.
+    """
+
+    layer: Layer
+    block: int
+    weight: Tensor
+    columns: Tensor
 
 
-def drop(layer: Layer, block: int, weight: Tensor, columns: Tensor) -> Tensor:
+Solve = Callable[[Iterable[Task]], Iterable[Tensor]]
+"""For each task weights ``(rows, k)``, in order; of nothing but the task, whatever else is asked for."""
+
+
+def drop(tasks: Iterable[Task]) -> Iterator[Tensor]:
     """A `Solve` that repairs nothing: the dense weights of the columns that stay."""
-    return weight[:, columns]
+    return (task.weight[:, task.columns] for task in tasks)
 
 
 class Surgeon:
@@ -83,8 +100,8 @@ class Surgeon:
         plan.check(self.graph)
         mask = self.graph.mask(plan.kept)
         with torch.no_grad():
-            for layer in self.graph.layers:
-                self._fill(f"{layer.name}.weight", self._weight(layer, mask, solve))
+            for layer, weight in self._weights(mask, solve):
+                self._fill(f"{layer.name}.weight", weight)
                 resize(self.network.get_submodule(layer.name), layer, mask)
             for vector in self._vectors:
                 kept = torch.from_numpy(np.flatnonzero(mask[vector.atoms]))
@@ -101,15 +118,41 @@ class Surgeon:
         # read from the model itself: each cut indexes them, which makes tensors of their own
         return copy.deepcopy(model, {id(weight): nn.Parameter(weight.detach()) for weight in weights})
 
-    def _weight(self, layer: Layer, mask: NDArray[np.bool_], solve: Solve) -> Tensor:
-        dense = self._dense[f"{layer.name}.weight"]
-        if not self._fold or layer.kind in ("depthwise", "transposed") or mask[layer.reads].all():
-            return cut_weight(layer, dense, mask, solve)
-        reads, writes = torch.from_numpy(mask[layer.reads]), torch.from_numpy(mask[layer.writes])
-        return self._solved.get(
-            (solve, layer.name, reads.numpy().tobytes()),
-            lambda: _solve_columns(layer, dense, reads, torch.ones_like(writes), solve),
-        )[writes]
+    def _weights(self, mask: NDArray[np.bool_], solve: Solve) -> Iterator[tuple[Layer, Tensor]]:
+        """Each layer and what is left of its weights."""
+        solved = self._solutions(mask, solve) if self._fold else {}
+        for layer in self.graph.layers:
+            if layer.name in solved:
+                yield layer, solved[layer.name][torch.from_numpy(mask[layer.writes])]
+            else:
+                yield layer, cut_weight(layer, self._dense[f"{layer.name}.weight"], mask, solve)
+
+    def _solutions(self, mask: NDArray[np.bool_], solve: Solve) -> dict[str, Tensor]:
+        """By name of each layer that lost inputs and is solved for, the weights of all its rows.
+
+        What is not remembered is solved for in one go.
+        """
+        layers = [
+            layer
+            for layer in self.graph.layers
+            if layer.kind not in ("depthwise", "transposed") and not mask[layer.reads].all()
+        ]
+        keys = {layer.name: (solve, layer.name, mask[layer.reads].tobytes()) for layer in layers}
+        found = {name: self._solved.values[key] for name, key in keys.items() if key in self._solved.values}
+        missing = [layer for layer in layers if layer.name not in found]
+        jobs = [
+            (
+                layer,
+                self._dense[f"{layer.name}.weight"],
+                torch.from_numpy(mask[layer.reads]),
+                torch.ones(layer.c_out, dtype=torch.bool),
+            )
+            for layer in missing
+        ]
+        for layer, weight in zip(missing, _solve_columns(jobs, solve), strict=True):
+            found[layer.name] = weight
+            self._solved.add(keys[layer.name], weight)
+        return found
 
     def _fill(self, name: str, value: Tensor) -> None:
         owner, _, key = name.rpartition(".")
@@ -133,14 +176,11 @@ class _Recent:
         self.limit, self.nbytes = limit, 0
         self.values: dict[Hashable, Tensor] = {}
 
-    def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        if key in self.values:
-            return self.values[key]
-        made = self.values[key] = make()
-        self.nbytes += made.nbytes
+    def add(self, key: Hashable, value: Tensor) -> None:
+        self.values[key] = value
+        self.nbytes += value.nbytes
         while self.nbytes > self.limit:
             self.nbytes -= self.values.pop(next(iter(self.values))).nbytes
-        return made
 
 
 def cut(model: nn.Module, graph: Graph, plan: Plan, solve: Solve = drop) -> nn.Module:
@@ -223,15 +263,16 @@ def cut_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: Sol
         return weight[writes]
     if layer.kind == "transposed":  # (in, out / groups, ...), and all groups keep the same positions
         return weight[reads][:, writes[: weight.size(1)]]
-    return _solve_columns(layer, weight, reads, writes, solve)
+    (solved,) = _solve_columns([(layer, weight, reads, writes)], solve)
+    return solved
 
 
-def _solve_columns(layer: Layer, weight: Tensor, reads: Tensor, writes: Tensor, solve: Solve) -> Tensor:
-    parts = [
-        solve(layer, block, weight[rows].flatten(1), columns)
-        for block, (rows, columns) in enumerate(_blocks(layer, reads, writes))
-    ]
-    return torch.cat(parts).unflatten(1, (-1, *weight.shape[2:])) if weight.ndim > 2 else parts[0]
+def _solve_columns(jobs: Sequence[tuple[Layer, Tensor, Tensor, Tensor]], solve: Solve) -> Iterator[Tensor]:
+    """Of each job, a layer with what `_tasks` takes of it, the weights with only what is kept."""
+    solved = iter(solve(task for job in jobs for task, _ in _tasks(*job)))
+    for layer, weight, *_ in jobs:
+        parts = list(islice(solved, layer.groups))
+        yield torch.cat(parts).unflatten(1, (-1, *weight.shape[2:])) if weight.ndim > 2 else parts[0]
 
 
 def masked_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: Solve) -> Tensor:
@@ -240,20 +281,25 @@ def masked_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: 
     if layer.kind == "transposed":
         return weight * reads.view(-1, 1, 1, 1)
     flat = torch.zeros_like(weight).flatten(1)
-    for block, (rows, columns) in enumerate(_blocks(layer, reads, everything)):
-        flat[rows[:, None], columns] = solve(layer, block, weight[rows].flatten(1), columns)
+    for task, rows in _tasks(layer, weight, reads, everything):
+        (flat[rows[:, None], task.columns],) = solve([task])
     return flat.view_as(weight)
 
 
-def _blocks(layer: Layer, reads: Tensor, writes: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """For each channel group of a layer, its kept rows and the flattened columns that they read."""
+def _tasks(layer: Layer, weight: Tensor, reads: Tensor, writes: Tensor) -> Iterator[tuple[Task, Tensor]]:
+    """For each channel group of a layer what is solved for, and the rows that it keeps.
+
+    Args:
+        layer: of the graph.
+        weight: its dense weights.
+        reads: ``(c_in,)`` bool.
+        writes: ``(c_out,)`` bool.
+    """
     columns = reads.view(layer.groups, -1).repeat_interleave(layer.taps, dim=1)
-    rows = writes.view(layer.groups, -1)
-    starts = torch.arange(layer.groups) * rows.size(1)
-    return [
-        (row.nonzero().flatten() + start, column.nonzero().flatten())
-        for row, start, column in zip(rows, starts, columns, strict=True)
-    ]
+    parts = writes.view(layer.groups, -1)
+    for block, (part, column) in enumerate(zip(parts, columns, strict=True)):
+        rows = part.nonzero().flatten() + block * parts.size(1)
+        yield Task(layer, block, weight[rows].flatten(1), column.nonzero().flatten()), rows
 
 
 def cut_shape(layer: Layer, mask: NDArray[np.bool_]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 Beside it, on the same plans, the released code's procedure and the bare forward pass; how near that is to
 what the processor multiplies at best; how an episode grows with images, layers and width; what workers bring;
 and peak memory. Minutes each, with nothing else running.
+With ``--device cuda`` networks run on a GPU, on both sides.
 Whole searches run only where they are named: ``stopping``, what fewer images cost, an hour, and ``prefix``,
 what it brings not to run first layers again, a quarter. One record a name; ``python -m experiments.report``
 puts them into the README.
@@ -16,6 +17,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from amc_env.execution import device_of
 from experiments.benchmarks import memory, passes, prefix, scaling, sides, stopping, subjects, workers
 from experiments.benchmarks.stopping import Ablation
 from experiments.benchmarks.subjects import Settings
@@ -41,22 +45,27 @@ def main() -> None:
     names, output = asked.pop("names") or list(EVERYTHING), asked.pop("output")
     if unknown := set(names) - set(NAMES):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
-    records = bench(names, Settings(**asked))
+    settings = Settings(**asked)
+    if settings.device != "cpu" and (others := set(names) - set(NETWORKS)):
+        parser.error(f"{', '.join(sorted(others))}: of the processor alone; on a GPU {', '.join(NETWORKS)}")
+    records = bench(names, settings)
     for name, record in records.items():
         write(output / f"{name}.json", record)
     print(table(records))
 
 
 def bench(names: list[str], settings: Settings) -> dict[str, dict[str, Any]]:
-    """The records of what is named."""
-    networks = [name for name in names if name in NETWORKS]
-    peaks = {name: {side: memory.peak(side, name, settings) for side in sides.SIDES} for name in networks}
+    """The records of what is named; those of a GPU say so in their name."""
+    device_of(settings.device)
+    networks, on_cpu = [name for name in names if name in NETWORKS], settings.device == "cpu"
+    peaked = sides.SIDES if on_cpu else ()  # the processor's memory
+    peaks = {name: {side: memory.peak(side, name, settings) for side in peaked} for name in networks}
     records = {}
     with subjects.threads(settings.threads):
         for name in networks:
             found = sides.compare(subjects.subject(name, subjects.images(settings)), settings)
             found["results"]["peak_bytes"] = peaks[name]
-            records[name] = record(settings, **found)
+            records[name if on_cpu else f"{name}_{settings.device}"] = record(settings, **found)
         if PASSES in names:
             light = passes.light(settings)
             found = {
@@ -98,12 +107,17 @@ def record(
         "rows": rows,
         "run": {
             "machine": f"{platform.machine()}, {os.cpu_count()} processors, {platform.system()}",
+            "gpu": torch.cuda.get_device_name() if _on_gpu(settings) else None,
             "load": [round(load, 2) for load in os.getloadavg()],
         },
     }
     content = plain(made)
     assert isinstance(content, dict)
     return content
+
+
+def _on_gpu(settings: object) -> bool:
+    return isinstance(settings, Settings) and settings.device != "cpu"
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:

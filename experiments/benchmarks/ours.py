@@ -1,23 +1,23 @@
 """An episode of `CompressionEnv` by phase, and the forward pass that it cannot do without."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from amc_env.compressors.surgery import Surgeon
+from amc_env.compressors.surgery import Solve, Surgeon, Task
 from amc_env.env import CompressionEnv
 from amc_env.fusion import fused
-from amc_env.graph import Layer
 from amc_env.modes import evaluating
 from amc_env.plan import Plan
 from experiments.benchmarks.reference import Played
 from experiments.benchmarks.subjects import Settings, Subject, channels_last
 
-BATCHES = (25, 50, 100)  # images in a bare forward pass
+BATCHES = {"cpu": (25, 50, 100), "cuda": (500, 1500, 3000)}  # images in a bare forward pass
 
 
 class Ours:
@@ -40,6 +40,7 @@ class Ours:
             points=settings.points,
             reward_images=settings.reward_images,
             block=block,
+            device=settings.device,
             seed=settings.seed,
             **env,
         )
@@ -53,7 +54,11 @@ class Ours:
         self.env.evaluator = self.judge
 
     def play(self, actions: Sequence[NDArray[np.float32]]) -> Played:
-        """One episode; what is neither solving, cutting nor forward passes is under "choose"."""
+        """One episode; what is neither solving, cutting nor forward passes is under "choose".
+
+        On a GPU each phase has the seconds of the processor, which it asks, and waits for it where it reads
+        what was found: the forward passes have the rest.
+        """
         before = self.clock()
         start = time.perf_counter()
         self.env.reset()
@@ -79,13 +84,14 @@ class Ours:
 class Stopwatch:
     """A `surgery.Solve` that adds up what another one takes."""
 
-    def __init__(self, solve: Callable[[Layer, int, Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, solve: Solve) -> None:
         self._solve, self.seconds = solve, 0.0
 
-    def __call__(self, layer: Layer, block: int, weight: Tensor, columns: Tensor) -> Tensor:
+    def __call__(self, tasks: Iterable[Task]) -> list[Tensor]:
         """What it gives."""
+        asked = list(tasks)
         start = time.perf_counter()
-        solved = self._solve(layer, block, weight, columns)
+        solved = list(self._solve(asked))
         self.seconds += time.perf_counter() - start
         return solved
 
@@ -97,7 +103,8 @@ class Bare:
         subject: whose network is cut.
         env: whose plans, and whose solves, it is cut by.
         settings: the reward images are read.
-        batches: images in a pass; of several numbers, the one that is fastest with the dense network.
+        batches: images in a pass; of several numbers, the one that is fastest with the dense network. None
+            for the device's `BATCHES`.
         fuse: run convolutions and ReLUs in one, as the environment does, see `amc_env.fusion`.
     """
 
@@ -107,13 +114,16 @@ class Bare:
         env: CompressionEnv,
         settings: Settings,
         *,
-        batches: Sequence[int] = BATCHES,
+        batches: Sequence[int] | None = None,
         fuse: bool = False,
     ) -> None:
-        self._surgeon, self._solve = Surgeon(subject.model, env.graph, fold=True), env.solve
+        device = env.execution.device
+        batches = batches or BATCHES[device.type]
+        self._surgeon = Surgeon(subject.model, env.graph, fold=True, device=device)
+        self._solve = env.device_solve
         choices = {
             size: [
-                channels_last(batch)
+                env.execution.place(channels_last(batch))
                 for batch, _ in subject.data.batches("reward", size, settings.reward_images)
             ]
             for size in batches
@@ -129,7 +139,15 @@ class Bare:
     def seconds(self, plan: Plan) -> float:
         """Of one pass over all images with the network that a plan leaves; cutting it does not count."""
         with evaluating(self._surgeon.cut(plan, self._solve)):
+            settled()
             start = time.perf_counter()
             for batch in self._batches:
                 self._form(batch)
+            settled()
             return time.perf_counter() - start
+
+
+def settled() -> None:
+    """Wait for a GPU, where there is one, to do what it was asked for."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

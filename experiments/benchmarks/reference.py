@@ -9,6 +9,8 @@ evaluated in batches of 50.
 So that both sides answer the same question, four things differ from the released code: kernels of any size
 are regressed, not 1x1 alone; a bias is on neither side of the regression; channels that stand or fall
 together are ranked together; points are drawn for each image. And its images lie in memory, normalised.
+
+On a GPU the network is there, as in the released code, and scikit-learn on the processor.
 """
 
 import copy
@@ -62,10 +64,11 @@ class Reference:
 
     def __init__(self, subject: Subject, graph: Graph, settings: Settings) -> None:
         self.graph = graph
-        self.network = copy.deepcopy(subject.model).to(memory_format=torch.contiguous_format)
+        device = torch.device(settings.device)
+        self.network = copy.deepcopy(subject.model).to(device).to(memory_format=torch.contiguous_format)
         self._dense = {name: value.clone() for name, value in self.network.state_dict().items()}
         self._batches = [
-            (batch.contiguous(memory_format=torch.contiguous_format), labels)
+            (batch.contiguous(memory_format=torch.contiguous_format).to(device), labels.to(device))
             for batch, labels in subject.data.batches("reward", BATCH, settings.reward_images)
         ]
         self.features = store(self.network, graph, subject, settings)
@@ -135,14 +138,14 @@ def store(
     def hear(layer: Layer, module: nn.Module, x: Tensor) -> None:
         at = points[layer.name][first : first + len(x)]
         part = slice(first * at.size(1), (first + len(x)) * at.size(1))
-        sample = _sample(module, x, at)
+        sample = _sample(module, x, at.to(x.device))
         inputs, outputs = features[layer.name]
-        inputs[part] = sample
-        outputs[part] = sample @ module.get_parameter("weight").flatten(1).T
+        inputs[part] = sample.cpu()
+        outputs[part] = (sample @ module.get_parameter("weight").flatten(1).T).cpu()
 
     with torch.no_grad(), listening(network, layers, hear):
         for batch, _ in subject.data.batches("calibration", BATCH, count):
-            network(batch.contiguous(memory_format=torch.contiguous_format))
+            network(batch.contiguous(memory_format=torch.contiguous_format).to(settings.device))
             first += len(batch)
     return features
 

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from hydra import initialize_config_dir
 from numpy.typing import NDArray
 
 from agents.search import Agent, Array, Episode, Info
 from agents.search import search as trials
+from amc_env.execution import has_bfloat16
 from experiments import config
 from experiments.benchmarks import RANDOM
 from experiments.benchmarks.ours import Bare, Ours
@@ -29,8 +31,8 @@ Row = dict[str, Any]
 def compare(subject: Subject, settings: Settings, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Play the same random plans on both sides and time them; then short searches.
 
-    A play of ours begins with a new evaluator, so that nothing is answered from memory; a search keeps
-    its evaluator, as searches do.
+    Ours is played in bfloat16 as well where the device multiplies in it. A play of ours begins with a new
+    evaluator, so that nothing is answered from memory; a search keeps its evaluator, as searches do.
 
     Args:
         subject: what is compressed.
@@ -40,32 +42,34 @@ def compare(subject: Subject, settings: Settings, say: Callable[[str], None] = p
     Returns:
         ``results`` and ``rows``, plain data of a record.
     """
-    ours, half = Ours(subject, settings), Ours(subject, settings, bfloat16=True)
-    reference = Reference(subject, ours.env.graph, settings)
-    bare = Bare(subject, ours.env, settings)
-    plans = actions(settings, len(ours.env.graph.groups))
+    ours = {"ours": Ours(subject, settings)}
+    if has_bfloat16(torch.device(settings.device)):
+        ours[HALF] = Ours(subject, settings, bfloat16=True)
+    graph = ours["ours"].env.graph
+    reference = Reference(subject, graph, settings)
+    bare = Bare(subject, ours["ours"].env, settings)
+    plans = actions(settings, len(graph.groups))
     rows = []
     for repeat in range(settings.repeats):
         for index, chosen in enumerate(plans):
-            rows.append({"repeat": repeat, "plan": index} | play(ours, half, reference, bare, chosen))
+            rows.append({"repeat": repeat, "plan": index} | play(ours, reference, bare, chosen))
         worst = max(abs(row["difference_points"]) for row in rows)
         say(f"{subject.name}: round {repeat + 1} of {settings.repeats}, rewards within {worst:.2f} points")
-    seconds = {side: medians(rows, side) for side in (*SIDES, HALF, "bare")}
+    seconds = {side: medians(rows, side) for side in (*ours, "reference", "bare")}
     results = {
         "weights": subject.weights,
         "rewards": rewards(rows[: len(plans)]),
         "median_seconds": seconds,
-        "faster": ratio(rows, "reference", "ours"),
-        "faster_bfloat16": ratio(rows, "reference", HALF),
+        **{_of("faster", side): ratio(rows, "reference", side) for side in ours},
         "over_bare": ratio(rows, "ours", "bare"),
         "batch": bare.batch,
-        "search": search(ours, bare, settings),
+        "search": search(ours["ours"], bare, settings),
     }
     if subject.weights != RANDOM:  # whose plans are all alike, so that none is stopped
         yardstick = seconds["reference"]["episode"]
         results["stopping"] = {
-            name: stopped(Ours(subject, settings, block=BLOCK, bfloat16=bfloat16), yardstick, settings)
-            for name, bfloat16 in (("ours", False), (HALF, True))
+            side: stopped(Ours(subject, settings, block=BLOCK, bfloat16=side == HALF), yardstick, settings)
+            for side in ours
         }
     return {"results": results, "rows": rows}
 
@@ -77,32 +81,34 @@ def actions(settings: Settings, decisions: int) -> list[list[NDArray[np.float32]
 
 
 def play(
-    ours: Ours, half: Ours, reference: Reference, bare: Bare, chosen: Sequence[NDArray[np.float32]]
+    ours: Mapping[str, Ours], reference: Reference, bare: Bare, chosen: Sequence[NDArray[np.float32]]
 ) -> Row:
-    """One plan on both sides, on ours in bfloat16 as well, and through the bare network.
+    """One plan on all sides, those of ours by name, and through the bare network.
 
     Raises:
         BenchmarkError: when the sides keep different channels.
     """
-    ours.forget()
-    half.forget()
-    mine, rounded = ours.play(chosen), half.play(chosen)
-    plan = ours.env.plan
-    theirs = reference.play(ours.env.counts)
-    if mine.kept != theirs.kept:
+    for side in ours.values():
+        side.forget()
+    played = {name: side.play(chosen) for name, side in ours.items()}
+    env = ours["ours"].env
+    theirs = played["reference"] = reference.play(env.counts)
+    if env.plan.kept != theirs.kept:
         raise BenchmarkError(
-            f"the sides keep different channels of plan {plan.hash}: {mine.kept}, {theirs.kept}"
+            f"the sides keep different channels of plan {env.plan.hash}: {env.plan.kept}, {theirs.kept}"
         )
     return {
-        "hash": plan.hash,
-        "top1": {"ours": mine.top1, HALF: rounded.top1, "reference": theirs.top1},
-        "difference_points": 100 * (mine.top1 - theirs.top1),
-        "difference_points_bfloat16": 100 * (rounded.top1 - theirs.top1),
-        "ours_seconds": by_phase(mine),
-        f"{HALF}_seconds": by_phase(rounded),
-        "reference_seconds": by_phase(theirs),
-        "bare_seconds": {"episode": bare.seconds(plan)},
+        "hash": env.plan.hash,
+        "top1": {name: side.top1 for name, side in played.items()},
+        **{_of("difference_points", side): 100 * (played[side].top1 - theirs.top1) for side in ours},
+        **{f"{name}_seconds": by_phase(side) for name, side in played.items()},
+        "bare_seconds": {"episode": bare.seconds(env.plan)},
     }
+
+
+def _of(figure: str, side: str) -> str:
+    """The name of a figure of one of our sides."""
+    return figure if side == "ours" else f"{figure}_{side}"
 
 
 def by_phase(played: Played) -> dict[str, float]:
@@ -127,14 +133,17 @@ def spread(each: Sequence[float]) -> dict[str, float]:
 
 
 def rewards(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How far apart the two sides' accuracies are, in points."""
+    """How far apart the two sides' accuracies are, in points; in bfloat16 as well, where that was run."""
     apart = [abs(row["difference_points"]) for row in rows]
-    return {
+    found = {
         "largest_points": max(apart),
         "mean_points": statistics.mean(apart),
         "agree": max(apart) <= TOLERANCE,
-        "largest_points_bfloat16": max(abs(row["difference_points_bfloat16"]) for row in rows),
     }
+    key = _of("difference_points", HALF)
+    if key in rows[0]:
+        found[_of("largest_points", HALF)] = max(abs(row[key]) for row in rows)
+    return found
 
 
 def search(ours: Ours, bare: Bare, settings: Settings) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.benchmarks import RANDOM
-
 NAMES = {
     "reference": "released procedure",
     "ours": "here",
@@ -44,13 +42,13 @@ def _seconds(records: Mapping[str, Mapping[str, Any]]) -> str:
     lines = _head("network", "seconds of", *PHASES, "peak memory, MB")
     for name, record in records.items():
         results = record["results"]
-        for at, (side, called) in enumerate(NAMES.items()):
+        timed = {side: called for side, called in NAMES.items() if side in results["median_seconds"]}
+        for at, (side, called) in enumerate(timed.items()):
             taken = results["median_seconds"][side]
             peak = results["peak_bytes"].get(side)
             cells = [f"{taken[phase]:.3f}" if phase in taken else "" for phase in PHASES]
-            lines.append(
-                _row("" if at else f"`{name}`", called, *cells, f"{peak / 1e6:,.0f}" if peak else "")
-            )
+            cells.append(f"{peak / 1e6:,.0f}" if peak else "")
+            lines.append(_row("" if at else _called(name, record), called, *cells))
     return "\n".join(lines)
 
 
@@ -64,24 +62,39 @@ def _ratios(records: Mapping[str, Mapping[str, Any]]) -> str:
         results, config = record["results"], record["config"]
         lines.append(
             _row(
-                f"`{name}`",
+                _called(name, record),
                 results["weights"].partition(", sha256")[0],
                 f"{config['plans']} x {config['repeats']}",
                 _range(results["over_bare"], 2),
                 f"{results['search']['over_bare']:.2f}",
                 f"at most {results['rewards']['largest_points']:.2f}",
                 _range(results["faster"], 1),
-                f"at most {results['rewards']['largest_points_bfloat16']:.2f}",
-                _range(results["faster_bfloat16"], 1),
+                *_rounded(results),
                 *(_stopped(results, side) for side in ("ours", "bfloat16")),
             )
         )
     return "\n".join(lines)
 
 
+def _called(name: str, record: Mapping[str, Any]) -> str:
+    """A network, and the GPU and the threads beside it where it was run on one."""
+    device, gpu = record["config"].get("device", "cpu"), record["run"].get("gpu")
+    network = f"`{name.removesuffix(f'_{device}')}`"
+    return f"{network}, {gpu}, {record['config']['threads']} threads" if gpu else network
+
+
+def _rounded(results: Mapping[str, Any]) -> tuple[str, str]:
+    """What bfloat16 changes of rewards and of seconds; nothing where a processor does not multiply in it."""
+    if "faster_bfloat16" not in results:
+        return "", ""
+    apart = f"at most {results['rewards']['largest_points_bfloat16']:.2f}"
+    return apart, _range(results["faster_bfloat16"], 1)
+
+
 def _stopped(results: Mapping[str, Any], side: str) -> str:
     """Nothing for random weights, whose plans are all alike: none is stopped."""
-    return "" if results["weights"] == RANDOM else f"{results['stopping'][side]['faster']:.1f}"
+    found = results.get("stopping", {})
+    return f"{found[side]['faster']:.1f}" if side in found else ""
 
 
 def _passes(record: Mapping[str, Any]) -> str:

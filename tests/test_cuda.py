@@ -1,0 +1,87 @@
+"""What a GPU does is what the CPU does, but for rounding; nothing of this runs where there is none."""
+
+import pytest
+import torch
+from networks import SHAPE, images, network
+
+from amc_env.compressors.reconstruct import collect
+from amc_env.compressors.surgery import cut
+from amc_env.data import load
+from amc_env.env import CompressionEnv
+from amc_env.evaluator import Evaluator, accuracy
+from amc_env.execution import Execution
+from amc_env.plan import Plan
+from amc_env.trace import trace
+from amc_env.zoo import weights
+from experiments.recipe import Recipe
+from experiments.record import RunRecord
+from experiments.search import search
+from experiments.training import train
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no GPU")
+
+GPU = torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch):
+    """Convolutions on a GPU in float32, not in TF32."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+def halves(graph):
+    return Plan(graph.hash, tuple(tuple(range(0, len(group), 2)) for group in graph.groups))
+
+
+@pytest.mark.parametrize("points", [1, 20])
+def test_layers_are_refitted_as_on_the_cpu(points):
+    model, data = network("residual"), images()
+    graph = trace(model, SHAPE)
+    moments = collect(model, graph, data, images=40, points=points, seed=0)
+    on_cpu = cut(model, graph, halves(graph), moments.solve).state_dict()
+    on_gpu = cut(model.to(GPU), graph, halves(graph), moments.to(GPU).solve).state_dict()
+    for name, value in on_cpu.items():
+        torch.testing.assert_close(on_gpu[name].cpu(), value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("refit", ["none", "moments", "sequential"])
+def test_an_episode_ends_as_on_the_cpu(refit, cache):
+    model, _ = weights.load(weights.shipped("digits_cnn-digits"))
+    ends = []
+    for device in ("cpu", "cuda"):
+        env = CompressionEnv(model, load("digits"), refit=refit, device=device, reward_images=None)
+        env.reset()
+        for _ in env.graph.groups:
+            *_, end = env.step([0.4])
+        ends.append(end)
+    assert ends[1]["plan"] == ends[0]["plan"]
+    assert ends[1]["loss"] == pytest.approx(ends[0]["loss"], rel=1e-3)
+    assert ends[1]["top1"] == pytest.approx(ends[0]["top1"], abs=0.006)  # an image
+
+
+@pytest.mark.parametrize("execution", [Execution(GPU, bfloat16=True), Execution(GPU, compile=True)], ids=str)
+def test_the_options_are_near(execution):
+    model, data = network("residual"), images()
+    graph = trace(model, SHAPE)
+
+    def solve(tasks):
+        return (task.weight[:, task.columns] for task in tasks)
+
+    exact, near = (Evaluator(model, graph, data, solve, execution=how) for how in (Execution(GPU), execution))
+    assert near(halves(graph)).loss == pytest.approx(exact(halves(graph)).loss, rel=0.05)
+
+
+def test_a_network_learns_there_and_is_measured_there():
+    model, data = network("residual"), images()
+    history = train(model, data, Recipe(epochs=4, batch_size=16, shift=0, bfloat16=True), device=GPU)
+    assert next(model.parameters()).device.type == "cuda"
+    assert history[-1].loss < history[0].loss
+    assert accuracy(model.cpu(), data, "selection") == pytest.approx(history[-1].selection, abs=0.1)
+
+
+def test_the_whole_job(tmp_path, cache, composed):
+    cfg = composed("config", "experiment=digits", "episodes=30", "env.device=cuda", "tracking=none")
+    record = search(cfg, tmp_path)
+    assert isinstance(record, RunRecord)
+    assert record.content["results"]["execution"] == "cuda"
+    assert (tmp_path / "compressed.onnx").exists()
