@@ -79,8 +79,8 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def head(self, count: int) -> "Split":
-        """The first ``count`` images; all of them where there are fewer."""
+    def head(self, count: int | None) -> "Split":
+        """The first ``count`` images; all of them where there are fewer, or where it is None."""
         return Split(self.images[:count], self.labels[:count])
 
 
@@ -115,14 +115,14 @@ class DataSet:
 
     def batches(self, split: str, size: int, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised images and labels of a split in their fixed order, ``size`` at a time."""
-        part = self[split] if limit is None else self[split].head(limit)
+        part = self[split].head(limit)
         for start in range(0, len(part), size):
             chunk = slice(start, start + size)
             yield self.normalise(part.images[chunk]), part.labels[chunk]
 
     def fingerprint(self, split: str, limit: int | None = None) -> str:
         """A short hash of what `batches` yields, for the keys of caches and for records."""
-        part = self[split] if limit is None else self[split].head(limit)
+        part = self[split].head(limit)
         return digest([part.images, part.labels, torch.tensor(self.mean + self.std)])[:16]
 
 

@@ -88,11 +88,12 @@ class Evaluator:
         self.forwards = 0
         self.evaluations = 0
         self.execution = execution
-        self._surgeon = Surgeon(model, graph, fold=True, device=execution.device)
+        form = execution.memory_format(graph)
+        self._surgeon = Surgeon(model, graph, fold=True, device=execution.device, memory_format=form)
         self._graph, self._solve, self._repair, self.stopping = graph, solve, repair, stopping
-        size = batch_size or _batch_size(graph, execution.device.type)
+        size = batch_size or _batch_size(graph, execution.device.type, len(data[split].head(images)))
         self._batches = [
-            (execution.place(_channels_last(batch)), execution.place(labels))
+            (execution.place(_laid_out(batch, form)), execution.place(labels))
             for batch, labels in data.batches(split, size, images)
         ]
         self._ends = list(accumulate(len(labels) for _, labels in self._batches))
@@ -238,18 +239,21 @@ def _looks(ends: Sequence[int], batch_size: int, stopping: Stopping | None) -> l
     return [end for number, end in enumerate(ends[:-1], 1) if number % every == 0]
 
 
-def _batch_size(graph: Graph, device: str) -> int:
-    """As many images as keep the widest layer within `ACTIVATIONS`, from 8 to `AT_MOST`."""
+def _batch_size(graph: Graph, device: str, images: int) -> int:
+    """As many as keep the widest layer within `ACTIVATIONS`, from 8 to `AT_MOST`; the last batch as large as
+    the others, as nearly as can be.
+    """
     floats = max(
         layer.c_in * math.prod(layer.in_size) + layer.c_out * math.prod(layer.out_size)
         for layer in graph.layers
     )
-    return max(8, min(AT_MOST[device], ACTIVATIONS[device] // (4 * floats)))
+    most = max(8, min(AT_MOST[device], ACTIVATIONS[device] // (4 * floats)))
+    return math.ceil(images / math.ceil(images / most))
 
 
-def _channels_last(images: Tensor) -> Tensor:
+def _laid_out(images: Tensor, form: torch.memory_format) -> Tensor:
     """A copy whose strides say so even where there is one channel, which is what convolutions go by."""
-    return torch.empty_like(images, memory_format=torch.channels_last).copy_(images)
+    return torch.empty_like(images, memory_format=form).copy_(images)
 
 
 def culprit(model: nn.Module) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from amc_env.graph import Graph
+
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -63,6 +65,16 @@ class Execution:
     def fuses(self) -> bool:
         """Whether networks are run as `amc_env.fusion` has them; a compiler fuses by itself."""
         return self.device.type == "cpu" and not self.bfloat16 and not self.compile
+
+    def memory_format(self, graph: Graph) -> torch.memory_format:
+        """How images and kernels lie: channels last, as they are multiplied.
+
+        On a GPU not so where there are depthwise layers: for these cuDNN compiles a kernel for each shape,
+        which takes a tenth of a second, and PyTorch has one of its own for channels first.
+        """
+        if self.device.type != "cpu" and any(layer.kind == "depthwise" for layer in graph.layers):
+            return torch.contiguous_format
+        return torch.channels_last
 
     def ready(self, network: nn.Module) -> nn.Module:
         """A network on the device, as it is to be called."""

@@ -315,8 +315,9 @@ def test_looks_are_at_ends_of_batches_about_a_block_apart(block, batch, looks):
 
 
 def test_a_plan_whose_logits_are_not_finite_is_told_in_whatever_block():
-    def damaged(layer, block, weight, columns):
-        return weight[:, columns] * (math.nan if len(columns) < weight.size(1) / 2 else 1)
+    def damaged(tasks):
+        for _, _, weight, columns in tasks:
+            yield weight[:, columns] * (math.nan if len(columns) < weight.size(1) / 2 else 1)
 
     rule = Stopping(8, 3.0, agreement, rank=2)
     evaluate = Evaluator(MODEL, GRAPH, DATA, damaged, batch_size=4, stopping=rule)

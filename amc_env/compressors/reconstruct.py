@@ -6,7 +6,7 @@ The moments of a network are taken once, at sampled points of the calibration im
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from mmap import mmap
 
@@ -55,7 +55,7 @@ class Moments:
     def solve(self, tasks: Iterable[Task]) -> Iterator[Tensor]:
         """A `surgery.Solve`: refitted weights where moments are known, the dense ones where they are not.
 
-        On a GPU, layers with as many inputs are solved at once, see `refit_together`.
+        On a GPU, layers of one shape are solved at once, see `refit_together`.
         """
         if self.on_cpu:
             return map(self._solve, tasks)
@@ -75,24 +75,28 @@ class Moments:
         return refit_rows(weight, self.rows[layer.name][block], columns, self._damping(task))
 
     def _solve_together(self, tasks: Sequence[Task]) -> list[Tensor]:
-        alike: dict[tuple[int, ...], list[int]] = {}  # by the shape of the weights, which tasks
+        alike: dict[Hashable, list[int]] = {}  # indices of tasks of one shape, and each other one alone
         for index, (layer, _, weight, columns) in enumerate(tasks):
-            if layer.name in self.grams and len(columns) < weight.size(1):
-                alike.setdefault(weight.shape, []).append(index)
+            refitted = layer.name in self.grams and len(columns) < weight.size(1)
+            alike.setdefault(weight.shape if refitted else index, []).append(index)
         found: dict[int, Tensor] = {}
-        for shape, indices in alike.items():
-            size = max(1, TOGETHER // shape[1] ** 2)
+        for indices in alike.values():
+            size = max(1, TOGETHER // tasks[indices[0]].weight.size(1) ** 2)
             for start in range(0, len(indices), size):
                 part = indices[start : start + size]
-                chosen = [tasks[index] for index in part]
-                refitted = refit_together(
-                    [task.weight for task in chosen],
-                    [self.grams[task.layer.name][task.block] for task in chosen],
-                    [task.columns for task in chosen],
-                    [self._damping(task) for task in chosen],
-                )
-                found |= dict(zip(part, refitted, strict=True))
-        return [found[index] if index in found else self._solve(task) for index, task in enumerate(tasks)]
+                found |= dict(zip(part, self._refit([tasks[index] for index in part]), strict=True))
+        return [found[index] for index in range(len(tasks))]
+
+    def _refit(self, tasks: Sequence[Task]) -> list[Tensor]:
+        """Of one task, or of several of one shape."""
+        if len(tasks) == 1:
+            return [self._solve(tasks[0])]
+        return refit_together(
+            [task.weight for task in tasks],
+            [self.grams[task.layer.name][task.block] for task in tasks],
+            [task.columns for task in tasks],
+            [self._damping(task) for task in tasks],
+        )
 
     def _damping(self, task: Task) -> float:
         return self.ridge + damping(len(task.columns), self.counts[task.layer.name])

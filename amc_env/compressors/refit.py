@@ -38,7 +38,9 @@ def refit(weight: Tensor, gram: Tensor, columns: Tensor, ridge: float) -> Tensor
     Returns:
         ``(out, k)`` in the dtype of ``weight``.
     """
-    gone, kept = _others(columns, weight.size(1)), columns[:, None]
+    gone = _others(columns, weight.size(1)).to(gram.device)
+    columns = columns.to(gram.device)
+    kept = columns[:, None]
     cross = gram[kept, gone] @ weight[:, gone].double().T  # (k, out): E[x_kept y_goneᵀ]
     change = torch.cholesky_solve(cross, _damped_factor(gram[kept, columns], ridge)).T
     return weight[:, columns] + change.to(weight.dtype)

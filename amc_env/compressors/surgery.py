@@ -59,16 +59,23 @@ class Surgeon:
         model: the dense network, never written. Folding copies it; else its weights are read at each cut.
         graph: of it.
         fold: put each batch norm that directly follows a layer into that layer's weights and bias. The copy
-            is then for evaluation only: its kernels lie channels last, as they are multiplied (others are
-            reordered at every call), and a layer is solved once for each choice of its inputs, for all rows.
+            is then for evaluation only: its kernels lie as they are multiplied (others are reordered at every
+            call), and a layer is solved once for each choice of its inputs, for all rows.
         device: of the copy; None for the model's.
+        memory_format: of the copy's kernels, where it is for evaluation.
     """
 
     def __init__(
-        self, model: nn.Module, graph: Graph, *, fold: bool, device: torch.device | None = None
+        self,
+        model: nn.Module,
+        graph: Graph,
+        *,
+        fold: bool,
+        device: torch.device | None = None,
+        memory_format: torch.memory_format = torch.channels_last,
     ) -> None:
         self.graph = graph
-        self._fold = fold
+        self._fold, self._format = fold, memory_format
         self.network = self._copy(model).to(device).requires_grad_(not fold)
         self._solved = _Recent(REMEMBERED)
         vectors = list(graph.vectors)
@@ -159,7 +166,7 @@ class Surgeon:
         module = self.network.get_submodule(owner)
         old = getattr(module, key)
         if self._fold and value.ndim == 4:
-            value = value.contiguous(memory_format=torch.channels_last)
+            value = value.contiguous(memory_format=self._format)
         if isinstance(old, nn.Parameter):
             setattr(module, key, nn.Parameter(value, requires_grad=old.requires_grad))
         else:
@@ -299,7 +306,8 @@ def _tasks(layer: Layer, weight: Tensor, reads: Tensor, writes: Tensor) -> Itera
     parts = writes.view(layer.groups, -1)
     for block, (part, column) in enumerate(zip(parts, columns, strict=True)):
         rows = part.nonzero().flatten() + block * parts.size(1)
-        yield Task(layer, block, weight[rows].flatten(1), column.nonzero().flatten()), rows
+        kept = weight if len(rows) == len(weight) else weight[rows]
+        yield Task(layer, block, kept.flatten(1), column.nonzero().flatten()), rows
 
 
 def cut_shape(layer: Layer, mask: NDArray[np.bool_]) -> tuple[int, ...]:

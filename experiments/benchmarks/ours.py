@@ -15,7 +15,7 @@ from amc_env.fusion import fused
 from amc_env.modes import evaluating
 from amc_env.plan import Plan
 from experiments.benchmarks.reference import Played
-from experiments.benchmarks.subjects import Settings, Subject, channels_last
+from experiments.benchmarks.subjects import Settings, Subject, laid_out
 
 BATCHES = {"cpu": (25, 50, 100), "cuda": (500, 1500, 3000)}  # images in a bare forward pass
 
@@ -119,11 +119,12 @@ class Bare:
     ) -> None:
         device = env.execution.device
         batches = batches or BATCHES[device.type]
-        self._surgeon = Surgeon(subject.model, env.graph, fold=True, device=device)
+        form = env.execution.memory_format(env.graph)
+        self._surgeon = Surgeon(subject.model, env.graph, fold=True, device=device, memory_format=form)
         self._solve = env.device_solve
         choices = {
             size: [
-                env.execution.place(channels_last(batch))
+                env.execution.place(laid_out(batch, form))
                 for batch, _ in subject.data.batches("reward", size, settings.reward_images)
             ]
             for size in batches
