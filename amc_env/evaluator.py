@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from amc_env.compressors.masking import Masker
 from amc_env.compressors.surgery import Solve, Surgeon
+from amc_env.cost import macs
 from amc_env.data import DataSet, digest
 from amc_env.execution import CPU, Execution
 from amc_env.fusion import fused
@@ -28,6 +30,7 @@ from amc_env.stopping import Known, Stopping, estimate, fewest
 ACTIVATIONS = {"cpu": 2**23, "cuda": 2**30}  # bytes of a layer's input and output in a batch: on a CPU they
 # leave its cache beyond, a GPU needs as many images as its memory holds to be busy
 AT_MOST = {"cpu": 50, "cuda": 5000}  # images in a batch
+WHOLE = 2**41  # multiplications of the dense network on all images: up to here, a GPU runs it with zeros
 REMEMBERED = 2**28  # bytes of what was measured of plans; those asked for longest ago are forgotten
 
 __all__ = ["Evaluation", "EvaluationError", "Evaluator", "accuracy", "evaluating"]
@@ -88,12 +91,13 @@ class Evaluator:
         self.forwards = 0
         self.evaluations = 0
         self.execution = execution
-        form = execution.memory_format(graph)
-        self._surgeon = Surgeon(model, graph, fold=True, device=execution.device, memory_format=form)
         self._graph, self._solve, self._repair, self.stopping = graph, solve, repair, stopping
-        size = batch_size or _batch_size(graph, execution.device.type, len(data[split].head(images)))
+        count = len(data[split].head(images))
+        alone = repair is None and not prefixes
+        self._surgeon = surgeon(model, graph, execution, count if alone else None)
+        size = batch_size or _batch_size(graph, execution.device.type, count)
         self._batches = [
-            (execution.place(_laid_out(batch, form)), execution.place(labels))
+            (execution.place(_channels_last(batch)), execution.place(labels))
             for batch, labels in data.batches(split, size, images)
         ]
         self._ends = list(accumulate(len(labels) for _, labels in self._batches))
@@ -114,7 +118,7 @@ class Evaluator:
                 images=data.fingerprint(split, images),
                 # of the network's code, and of how this machine rounds
                 logits=digest([part.cpu() for part in self._dense]),
-                torch=torch.__version__, execution=str(execution),
+                torch=torch.__version__, execution=f"{execution} {type(self._surgeon).__name__}",
                 fused=self._form is not self._surgeon.network,
             )  # fmt: skip
 
@@ -204,7 +208,8 @@ class Evaluator:
                 self._repair(network, self._graph.mask(plan.kept))
             if self._prefixes is not None:
                 self._prefixes.enter(self._graph.mask(plan.kept))
-            self._runner = self.execution.ready(self._form)
+            if self._runner is self._form or not isinstance(self._surgeon, Masker):
+                self._runner = self.execution.ready(self._form)
             self._cut = plan.hash
             self.evaluations += 1
             self.seconds["cut"] += time.perf_counter() - before
@@ -231,6 +236,18 @@ class Evaluator:
         return found
 
 
+def surgeon(model: nn.Module, graph: Graph, execution: Execution, images: int | None) -> Surgeon:
+    """What makes a plan's network, to be run on so many images; None for one that is worked on as a whole.
+
+    On a GPU that is a `Masker`, but for networks so large that the multiplications by zero take longer than
+    what cuDNN prepares for each shape that is new to it.
+    """
+    few = images is not None and images * sum(macs(layer, layer.c_in, layer.c_out) for layer in graph.layers)
+    if execution.device.type != "cpu" and few and few < WHOLE and not graph.norms:
+        return Masker(model, graph, device=execution.device)
+    return Surgeon(model, graph, fold=True, device=execution.device)
+
+
 def _looks(ends: Sequence[int], batch_size: int, stopping: Stopping | None) -> list[int]:
     """After how many images a plan may stop: ends of batches, about a block apart, all images left out."""
     if stopping is None:
@@ -251,9 +268,9 @@ def _batch_size(graph: Graph, device: str, images: int) -> int:
     return math.ceil(images / math.ceil(images / most))
 
 
-def _laid_out(images: Tensor, form: torch.memory_format) -> Tensor:
+def _channels_last(images: Tensor) -> Tensor:
     """A copy whose strides say so even where there is one channel, which is what convolutions go by."""
-    return torch.empty_like(images, memory_format=form).copy_(images)
+    return torch.empty_like(images, memory_format=torch.channels_last).copy_(images)
 
 
 def culprit(model: nn.Module) -> str:

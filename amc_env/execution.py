@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from amc_env.graph import Graph
-
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -49,8 +47,8 @@ class Execution:
         device: of its weights and images.
         bfloat16: multiply in bfloat16 (autocast), for tensor cores and AVX-512; elsewhere slower, and always
             less exact.
-        compile: by `torch.compile`. Each plan has shapes of its own and is compiled anew, which takes
-            seconds: it pays where a plan is run on very many images.
+        compile: by `torch.compile`. A plan whose network has shapes of its own is compiled anew, which takes
+            seconds: it pays where a plan is run on very many images, or on a GPU, see `evaluator.surgeon`.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -65,16 +63,6 @@ class Execution:
     def fuses(self) -> bool:
         """Whether networks are run as `amc_env.fusion` has them; a compiler fuses by itself."""
         return self.device.type == "cpu" and not self.bfloat16 and not self.compile
-
-    def memory_format(self, graph: Graph) -> torch.memory_format:
-        """How images and kernels lie: channels last, as they are multiplied.
-
-        On a GPU not so where there are depthwise layers: for these cuDNN compiles a kernel for each shape,
-        which takes a tenth of a second, and PyTorch has one of its own for channels first.
-        """
-        if self.device.type != "cpu" and any(layer.kind == "depthwise" for layer in graph.layers):
-            return torch.contiguous_format
-        return torch.channels_last
 
     def ready(self, network: nn.Module) -> nn.Module:
         """A network on the device, as it is to be called."""

@@ -8,9 +8,12 @@ from generators import global_state
 from networks import NETWORKS, SHAPE, images, network
 from torch import nn
 
+from amc_env import evaluator as evaluators
 from amc_env.compressors import surgery
-from amc_env.compressors.surgery import cut, drop
+from amc_env.compressors.masking import Masker
+from amc_env.compressors.surgery import Surgeon, cut, drop
 from amc_env.evaluator import EvaluationError, Evaluator, accuracy, evaluating
+from amc_env.execution import CPU, Execution
 from amc_env.measures import mean, per_image
 from amc_env.plan import Plan
 from amc_env.trace import trace
@@ -178,3 +181,34 @@ def test_solutions_beyond_the_limit_are_made_again_and_are_the_same(monkeypatch)
     assert [evaluate(plan) for plan in plans] == [fresh(plan) for plan in plans]
     assert evaluate._surgeon._solved.nbytes <= 3000
     assert sum(value.nbytes for value in evaluate._surgeon._solved.values.values()) <= 3000
+
+
+def test_a_gpu_runs_networks_at_full_size_unless_they_are_large_or_have_norms(monkeypatch):
+    gpu, model = Execution(torch.device("meta")), network("separable")
+    graph = trace(model, SHAPE)
+    assert type(evaluators.surgeon(model, graph, gpu, 40)) is Masker
+    assert type(evaluators.surgeon(model, graph, CPU, 40)) is Surgeon
+    assert type(evaluators.surgeon(model, graph, gpu, None)) is Surgeon  # it is repaired as a whole
+    norms = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(288, 4)).eval()
+    assert type(evaluators.surgeon(norms, trace(norms, SHAPE), gpu, 40)) is Surgeon
+    monkeypatch.setattr(evaluators, "WHOLE", 40)
+    assert type(evaluators.surgeon(model, graph, gpu, 40)) is Surgeon
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_at_full_size_the_answer_is_the_same(name, monkeypatch):
+    model = network(name)
+    graph, exact = evaluator(model)
+    monkeypatch.setattr(evaluators, "surgeon", lambda model, graph, execution, images: Masker(model, graph))
+    _, whole = evaluator(model)
+    for step in (2, 3, 2):
+        plan = Plan(graph.hash, tuple(tuple(range(0, len(group), step)) for group in graph.groups))
+        assert whole(plan).loss == pytest.approx(exact(plan).loss, rel=1e-5)
+        assert whole(plan).kl == pytest.approx(exact(plan).kl, rel=1e-3, abs=1e-6)
+    assert whole.evaluations == 2
+
+
+@pytest.mark.parametrize(("images", "size"), [(40, 40), (1000, 50), (51, 26), (5001, 50)])
+def test_batches_are_of_one_size_as_nearly_as_can_be(images, size):
+    graph = trace(network("chain"), SHAPE)
+    assert evaluators._batch_size(graph, "cpu", images) == size

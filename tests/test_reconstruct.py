@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amc_env.compressors import reconstruct
+from amc_env.compressors.masking import masked
 from amc_env.compressors.reconstruct import Moments, collect, collect_cached
 from amc_env.compressors.refit import damping, refit, refit_rows, refit_together
 from amc_env.compressors.sampling import draw_positions
-from amc_env.compressors.surgery import Task, cut, masked
+from amc_env.compressors.surgery import Task, cut
 from amc_env.data import DataSet, Split
 from amc_env.graph import Graph
 from amc_env.plan import Plan

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from amc_env.compressors.surgery import Surgeon, Task, cut, drop, masked
+from amc_env.compressors.masking import Masker, masked
+from amc_env.compressors.surgery import Surgeon, Task, cut, drop
 from amc_env.cost import Macs, Params, mask_widths
 from amc_env.graph import Graph
 from amc_env.plan import Plan, PlanError
@@ -42,6 +43,31 @@ def test_cut_equals_masked(traced: dict[str, tuple[nn.Module, Graph]], name: str
     small = cut(model, graph, plan)
     assert_same_logits(small, masked(model, graph, plan))
     assert_same_logits(small, Surgeon(model, graph, fold=True).cut(plan))
+
+
+@names
+def test_a_network_at_full_size_computes_the_same_plan_after_plan(
+    traced: dict[str, tuple[nn.Module, Graph]], name: str
+) -> None:
+    model, graph = traced[name]
+    if graph.norms:
+        with pytest.raises(ValueError, match="of a norm over channels: cut such a network"):
+            Masker(model, graph)
+        return
+    masker, before = Masker(model, graph), copy.deepcopy(model.state_dict())
+    shapes = {key: value.shape for key, value in masker.network.state_dict().items()}
+
+    def scaled(tasks: Iterable[Task]) -> Iterator[torch.Tensor]:
+        for task in tasks:
+            lost = task.weight.size(1) - len(task.columns)
+            yield task.weight[:, task.columns] * (1 + min(lost, 1) * (task.block + task.columns) / 100)
+
+    for seed in range(4):
+        plan = nets.random_plan(graph, seed)
+        assert_same_logits(masker.cut(plan, scaled), cut(model, graph, plan, scaled))
+    assert_same_logits(masker.cut(Plan.dense(graph)), model)
+    assert {key: value.shape for key, value in masker.network.state_dict().items()} == shapes
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 @names

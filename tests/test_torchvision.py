@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from amc_env import zoo
 from amc_env.compressors.channels import Channels
+from amc_env.compressors.masking import masked
 from amc_env.compressors.reconstruct import collect
-from amc_env.compressors.surgery import cut, drop, masked
+from amc_env.compressors.surgery import cut, drop
 from amc_env.cost import Macs, Params, mask_widths
 from amc_env.data import DataSet, Split
 from amc_env.graph import Graph

@@ -12,7 +12,8 @@ from nets import Net, conv, head
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrizations
 
-from amc_env.compressors.surgery import Surgeon, cut, masked
+from amc_env.compressors.masking import masked
+from amc_env.compressors.surgery import Surgeon, cut
 from amc_env.graph import Graph
 from amc_env.plan import Plan
 from amc_env.trace import TraceError, trace, verify

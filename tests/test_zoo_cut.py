@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from amc_env import zoo
-from amc_env.compressors.surgery import cut, masked
+from amc_env.compressors.masking import masked
+from amc_env.compressors.surgery import cut
 from amc_env.plan import Plan
 from amc_env.trace import trace
 from amc_env.zoo import weights

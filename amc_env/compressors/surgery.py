@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from amc_env.graph import Graph, Layer, Vector
 from amc_env.plan import Plan
@@ -59,23 +57,16 @@ class Surgeon:
         model: the dense network, never written. Folding copies it; else its weights are read at each cut.
         graph: of it.
         fold: put each batch norm that directly follows a layer into that layer's weights and bias. The copy
-            is then for evaluation only: its kernels lie as they are multiplied (others are reordered at every
-            call), and a layer is solved once for each choice of its inputs, for all rows.
+            is then for evaluation only: its kernels lie channels last, as they are multiplied (others are
+            reordered at every call), and a layer is solved once for each choice of its inputs, for all rows.
         device: of the copy; None for the model's.
-        memory_format: of the copy's kernels, where it is for evaluation.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        graph: Graph,
-        *,
-        fold: bool,
-        device: torch.device | None = None,
-        memory_format: torch.memory_format = torch.channels_last,
+        self, model: nn.Module, graph: Graph, *, fold: bool, device: torch.device | None = None
     ) -> None:
         self.graph = graph
-        self._fold, self._format = fold, memory_format
+        self._fold = fold
         self.network = self._copy(model).to(device).requires_grad_(not fold)
         self._solved = _Recent(REMEMBERED)
         vectors = list(graph.vectors)
@@ -127,14 +118,14 @@ class Surgeon:
 
     def _weights(self, mask: NDArray[np.bool_], solve: Solve) -> Iterator[tuple[Layer, Tensor]]:
         """Each layer and what is left of its weights."""
-        solved = self._solutions(mask, solve) if self._fold else {}
+        solved = self.solutions(mask, solve) if self._fold else {}
         for layer in self.graph.layers:
             if layer.name in solved:
                 yield layer, solved[layer.name][torch.from_numpy(mask[layer.writes])]
             else:
                 yield layer, cut_weight(layer, self._dense[f"{layer.name}.weight"], mask, solve)
 
-    def _solutions(self, mask: NDArray[np.bool_], solve: Solve) -> dict[str, Tensor]:
+    def solutions(self, mask: NDArray[np.bool_], solve: Solve) -> dict[str, Tensor]:
         """By name of each layer that lost inputs and is solved for, the weights of all its rows.
 
         What is not remembered is solved for in one go.
@@ -166,7 +157,7 @@ class Surgeon:
         module = self.network.get_submodule(owner)
         old = getattr(module, key)
         if self._fold and value.ndim == 4:
-            value = value.contiguous(memory_format=self._format)
+            value = value.contiguous(memory_format=torch.channels_last)
         if isinstance(old, nn.Parameter):
             setattr(module, key, nn.Parameter(value, requires_grad=old.requires_grad))
         else:
@@ -202,67 +193,6 @@ def cut(model: nn.Module, graph: Graph, plan: Plan, solve: Solve = drop) -> nn.M
     return network
 
 
-def masked(model: nn.Module, graph: Graph, plan: Plan, solve: Solve = drop) -> nn.Module:
-    """A full-size copy that computes what `cut` must compute: the oracle of tests.
-
-    Every weight that reads a removed channel is zero, and statistics over channels leave removed ones out.
-
-    Raises:
-        PlanError: for a plan that does not fit the graph.
-    """
-    plan.check(graph)
-    mask = graph.mask(plan.kept)
-    network = copy.deepcopy(model)
-    for layer in graph.layers:
-        if layer.kind != "depthwise":
-            weight = network.get_parameter(f"{layer.name}.weight")
-            weight.data = masked_weight(layer, weight.data, mask, solve)
-    kept = {v.name: torch.from_numpy(np.flatnonzero(mask[v.atoms])) for v in graph.vectors}
-    return _Masked(network, {id(network.get_parameter(name)): kept[name] for name in graph.norms})
-
-
-class _Masked(nn.Module):
-    """A network in which layer norms and group norms see only some channels.
-
-    Args:
-        network: that calls them.
-        kept: by identity of a norm's weight, the channels that it sees.
-    """
-
-    def __init__(self, network: nn.Module, kept: dict[int, Tensor]) -> None:
-        super().__init__()
-        self.network, self.kept = network, kept
-
-    def forward(self, x: Tensor) -> Tensor:
-        with _KeptStatistics(self.kept):
-            logits: Tensor = self.network(x)
-            return logits
-
-
-class _KeptStatistics(TorchFunctionMode):
-    def __init__(self, kept: dict[int, Tensor]) -> None:
-        super().__init__()
-        self.kept = kept
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        norm = {F.layer_norm: self._layer_norm, F.group_norm: self._group_norm}.get(function, function)
-        return norm(*args, **(kwargs or {}))
-
-    def _layer_norm(
-        self, x: Tensor, shape: Sequence[int], weight: Tensor, bias: Tensor, eps: float
-    ) -> Tensor:
-        at, y = self.kept[id(weight)], torch.zeros_like(x)
-        y[..., at] = F.layer_norm(x[..., at], (len(at),), weight[at], bias[at], eps)
-        return y
-
-    def _group_norm(self, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        at, y = self.kept[id(weight)], torch.zeros_like(x)
-        y[:, at] = F.group_norm(x[:, at], groups, weight[at], bias[at], eps)
-        return y
-
-
 def cut_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: Solve) -> Tensor:
     """The weights of a layer with only the rows and columns of kept atoms, the columns solved for."""
     reads, writes = torch.from_numpy(mask[layer.reads]), torch.from_numpy(mask[layer.writes])
@@ -276,24 +206,13 @@ def cut_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: Sol
 
 def _solve_columns(jobs: Sequence[tuple[Layer, Tensor, Tensor, Tensor]], solve: Solve) -> Iterator[Tensor]:
     """Of each job, a layer with what `_tasks` takes of it, the weights with only what is kept."""
-    solved = iter(solve(task for job in jobs for task, _ in _tasks(*job)))
+    solved = iter(solve(task for job in jobs for task, _ in tasks_of(*job)))
     for layer, weight, *_ in jobs:
         parts = list(islice(solved, layer.groups))
         yield torch.cat(parts).unflatten(1, (-1, *weight.shape[2:])) if weight.ndim > 2 else parts[0]
 
 
-def masked_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: Solve) -> Tensor:
-    """The weights of a layer at full size, zero wherever they read a removed atom."""
-    reads, everything = torch.from_numpy(mask[layer.reads]), torch.ones(layer.c_out, dtype=torch.bool)
-    if layer.kind == "transposed":
-        return weight * reads.view(-1, 1, 1, 1)
-    flat = torch.zeros_like(weight).flatten(1)
-    for task, rows in _tasks(layer, weight, reads, everything):
-        (flat[rows[:, None], task.columns],) = solve([task])
-    return flat.view_as(weight)
-
-
-def _tasks(layer: Layer, weight: Tensor, reads: Tensor, writes: Tensor) -> Iterator[tuple[Task, Tensor]]:
+def tasks_of(layer: Layer, weight: Tensor, reads: Tensor, writes: Tensor) -> Iterator[tuple[Task, Tensor]]:
     """For each channel group of a layer what is solved for, and the rows that it keeps.
 
     Args:

@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from amc_env.compressors.surgery import Solve, Surgeon, Task
+from amc_env.compressors.surgery import Solve, Task
 from amc_env.env import CompressionEnv
+from amc_env.evaluator import surgeon
 from amc_env.fusion import fused
 from amc_env.modes import evaluating
 from amc_env.plan import Plan
 from experiments.benchmarks.reference import Played
-from experiments.benchmarks.subjects import Settings, Subject, laid_out
+from experiments.benchmarks.subjects import Settings, Subject, channels_last
 
 BATCHES = {"cpu": (25, 50, 100), "cuda": (500, 1500, 3000)}  # images in a bare forward pass
 
@@ -117,14 +118,12 @@ class Bare:
         batches: Sequence[int] | None = None,
         fuse: bool = False,
     ) -> None:
-        device = env.execution.device
-        batches = batches or BATCHES[device.type]
-        form = env.execution.memory_format(env.graph)
-        self._surgeon = Surgeon(subject.model, env.graph, fold=True, device=device, memory_format=form)
+        batches = batches or BATCHES[env.execution.device.type]
+        self._surgeon = surgeon(subject.model, env.graph, env.execution, settings.reward_images)
         self._solve = env.device_solve
         choices = {
             size: [
-                env.execution.place(laid_out(batch, form))
+                env.execution.place(channels_last(batch))
                 for batch, _ in subject.data.batches("reward", size, settings.reward_images)
             ]
             for size in batches

@@ -110,9 +110,9 @@ def images(settings: Settings) -> DataSet:
     return replace(data, splits={**data.splits, "calibration": extended})
 
 
-def laid_out(batch: Tensor, form: torch.memory_format) -> Tensor:
-    """A copy that lies so, and says it by its strides even where there is one channel."""
-    return torch.empty_like(batch, memory_format=form).copy_(batch)
+def channels_last(batch: Tensor) -> Tensor:
+    """A copy that lies channels last, and says so by its strides even where there is one channel."""
+    return torch.empty_like(batch, memory_format=torch.channels_last).copy_(batch)
 
 
 @contextmanager

@@ -1,0 +1,136 @@
+"""A plan's network at its full size, with zeros wherever a removed channel would be read."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from amc_env.compressors.surgery import Solve, Surgeon, drop, tasks_of
+from amc_env.graph import Graph, Layer
+from amc_env.plan import Plan
+
+
+class Masker(Surgeon):
+    """A `Surgeon` whose networks compute what cut ones do, in the same shapes for every plan.
+
+    For a device that takes longer to prepare for a shape that is new to it than to multiply by zeros. The
+    network is filled in place, so that what was compiled of it stays right.
+
+    Args:
+        model: the dense network, never written.
+        graph: of it.
+        device: of the copy.
+
+    Raises:
+        ValueError: for a network with statistics over its channels, which removed ones would enter.
+    """
+
+    def __init__(self, model: nn.Module, graph: Graph, *, device: torch.device | None = None) -> None:
+        if graph.norms:
+            raise ValueError(f"{graph.norms[0]} is of a norm over channels: cut such a network")
+        super().__init__(model, graph, fold=True, device=device)
+        self.network.to(memory_format=torch.channels_last)
+        self._dense = {name: value.clone() for name, value in self._dense.items()}
+
+    def cut(self, plan: Plan, solve: Solve = drop) -> nn.Module:
+        """The copy, filled; as of `Surgeon.cut`, but for its size."""
+        plan.check(self.graph)
+        mask = self.graph.mask(plan.kept)
+        with torch.no_grad():
+            solved = self.solutions(mask, solve)
+            for layer in self.graph.layers:
+                name, reads = f"{layer.name}.weight", torch.from_numpy(mask[layer.reads])
+                weight = self._dense[name]
+                if layer.name in solved:
+                    weight = spread(layer, solved[layer.name], weight, reads)
+                elif layer.kind == "transposed":
+                    weight = weight * reads.to(weight.device).view(-1, 1, 1, 1)
+                self.network.get_parameter(name).copy_(weight)
+        return self.network
+
+
+def spread(layer: Layer, solved: Tensor, dense: Tensor, reads: Tensor) -> Tensor:
+    """Weights at full size, zero where ``reads`` ``(c_in,)`` is not, from those of the columns that stay."""
+    columns = reads.view(layer.groups, 1, -1).repeat_interleave(layer.taps, dim=2).to(dense.device)
+    full = torch.zeros_like(dense, memory_format=torch.contiguous_format).view(
+        layer.groups, -1, columns.size(2)
+    )
+    return full.masked_scatter_(columns, solved.contiguous()).view_as(dense)
+
+
+def masked(model: nn.Module, graph: Graph, plan: Plan, solve: Solve = drop) -> nn.Module:
+    """A full-size copy that computes what `cut` must compute: the oracle of tests.
+
+    Every weight that reads a removed channel is zero, and statistics over channels leave removed ones out.
+
+    Raises:
+        PlanError: for a plan that does not fit the graph.
+    """
+    plan.check(graph)
+    mask = graph.mask(plan.kept)
+    network = copy.deepcopy(model)
+    for layer in graph.layers:
+        if layer.kind != "depthwise":
+            weight = network.get_parameter(f"{layer.name}.weight")
+            weight.data = masked_weight(layer, weight.data, mask, solve)
+    kept = {v.name: torch.from_numpy(np.flatnonzero(mask[v.atoms])) for v in graph.vectors}
+    return _Masked(network, {id(network.get_parameter(name)): kept[name] for name in graph.norms})
+
+
+class _Masked(nn.Module):
+    """A network in which layer norms and group norms see only some channels.
+
+    Args:
+        network: that calls them.
+        kept: by identity of a norm's weight, the channels that it sees.
+    """
+
+    def __init__(self, network: nn.Module, kept: dict[int, Tensor]) -> None:
+        super().__init__()
+        self.network, self.kept = network, kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        with _KeptStatistics(self.kept):
+            logits: Tensor = self.network(x)
+            return logits
+
+
+class _KeptStatistics(TorchFunctionMode):
+    def __init__(self, kept: dict[int, Tensor]) -> None:
+        super().__init__()
+        self.kept = kept
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        norm = {F.layer_norm: self._layer_norm, F.group_norm: self._group_norm}.get(function, function)
+        return norm(*args, **(kwargs or {}))
+
+    def _layer_norm(
+        self, x: Tensor, shape: Sequence[int], weight: Tensor, bias: Tensor, eps: float
+    ) -> Tensor:
+        at, y = self.kept[id(weight)], torch.zeros_like(x)
+        y[..., at] = F.layer_norm(x[..., at], (len(at),), weight[at], bias[at], eps)
+        return y
+
+    def _group_norm(self, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        at, y = self.kept[id(weight)], torch.zeros_like(x)
+        y[:, at] = F.group_norm(x[:, at], groups, weight[at], bias[at], eps)
+        return y
+
+
+def masked_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: Solve) -> Tensor:
+    """The weights of a layer at full size, zero wherever they read a removed atom."""
+    reads, everything = torch.from_numpy(mask[layer.reads]), torch.ones(layer.c_out, dtype=torch.bool)
+    if layer.kind == "transposed":
+        return weight * reads.view(-1, 1, 1, 1)
+    flat = torch.zeros_like(weight).flatten(1)
+    for task, rows in tasks_of(layer, weight, reads, everything):
+        (flat[rows[:, None], task.columns],) = solve([task])
+    return flat.view_as(weight)
