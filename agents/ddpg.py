@@ -270,7 +270,9 @@ class DDPG:
         return metrics
 
     def _update(self) -> tuple[float, float]:
-        """A step of the critics, the actor and their targets; returns the critics' loss and Q(s, mu(s))."""
+        """A step of the critics, the actor and their targets, where these are read; returns the critics' loss
+        and Q(s, mu(s)).
+        """
         batch = self.memory.sample(self.settings.batch)
         target = self._target(batch)
         errors = q_values(self.critic, batch.observation, batch.action) - target
@@ -280,8 +282,9 @@ class DDPG:
         q = policy_value(self.actor, self.critic, batch.observation).mean()
         descend(self.actor_optimizer, -q)
 
-        soft_update(self.critic_target, self.critic, self.settings.tau)
-        soft_update(self.actor_target, self.actor, self.settings.tau)
+        if self.settings.target != "monte_carlo":
+            soft_update(self.critic_target, self.critic, self.settings.tau)
+            soft_update(self.actor_target, self.actor, self.settings.tau)
         return loss.item(), q.item()
 
     @torch.no_grad()

@@ -112,7 +112,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
 
     plan: Plan  # of the episode so far
     counts: list[int]  # kept of each group decided so far
-    leaders: tuple[Plan, ...]  # the best plans before this episode, where they were told
+    leaders: tuple[Plan, ...] = ()  # the best plans before this episode, where they were told
     evaluator: Callable[[Plan, Sequence[Plan]], Evaluation]
     target: float
     budget: Budget
@@ -308,8 +308,10 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         return None
 
     def _begin(self, leaders: Sequence[Plan] = ()) -> None:
+        checked = {id(leader) for leader in self.leaders}
         for leader in leaders:
-            leader.check(self.graph)
+            if id(leader) not in checked:
+                leader.check(self.graph)
         self.leaders = tuple(leaders)
         self.plan = Plan.dense(self.graph)
         self.counts = []

@@ -253,6 +253,17 @@ def test_a_baseline_of_batches_takes_in_the_batch_before_it_is_used():
     assert agent.average == pytest.approx(-0.5)
 
 
+@pytest.mark.parametrize(("target", "moves"), [("monte_carlo", False), ("bootstrap", True)])
+def test_target_networks_follow_where_they_are_read(target, moves):
+    agent = make(target=target, learn_after=0)
+    before = [
+        value.clone() for part in (agent.critic_target, agent.actor_target) for value in part.parameters()
+    ]
+    agent.end_episode(episode_of(-1.0))
+    after = [value for part in (agent.critic_target, agent.actor_target) for value in part.parameters()]
+    assert any(not torch.equal(*pair) for pair in zip(before, after, strict=True)) == moves
+
+
 def test_a_monte_carlo_target_is_the_reward_above_the_baseline_in_deviations():
     agent = make(target="monte_carlo", normalise=True)
     for reward in (-1.0, -0.6):
