@@ -93,8 +93,8 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         rank: which leader that is: the best is 1.
         memo: keep what is measured in the cache folder, for other runs; see `amc_env.memo`.
         prefix_mb: megabytes of what first layers gave that are kept, so that they are not run again for plans
-            that leave them as they were, see `amc_env.prefix`. It changes no result, and nothing at all where
-            plans are compiled or repaired as a whole (``refit="sequential"``).
+            that leave them as they were, see `amc_env.prefix`. It changes no result, and nothing at all on a
+            GPU and where plans are compiled or repaired as a whole (``refit="sequential"``).
         device: where plans are solved and run: a name in `amc_env.execution.DEVICES`.
         bfloat16: run them in bfloat16, see `amc_env.execution.Execution`.
         compile: compile each plan's network before it is run, likewise.
@@ -178,7 +178,8 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
             f"{refit} {data.fingerprint('calibration', calibration_images)} {self._sample}" if memo else None
         )
         self.stopping = None if block is None else Stopping(block, confidence, self._worth(), rank)
-        self._prefixes = 0 if self.sequential or compile else prefix_mb * 10**6
+        whole = self.sequential or compile or self.execution.device.type != "cpu"
+        self._prefixes = 0 if whole else prefix_mb * 10**6
         self.evaluator = self.judge("reward", reward_images)
 
     def _pose(

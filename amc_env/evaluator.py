@@ -27,9 +27,8 @@ from amc_env.plan import Plan
 from amc_env.prefix import Prefixes
 from amc_env.stopping import Known, Stopping, estimate, fewest
 
-ACTIVATIONS = {"cpu": 2**23, "cuda": 2**30}  # bytes of a layer's input and output in a batch: on a CPU they
-# leave its cache beyond, a GPU needs as many images as its memory holds to be busy
-AT_MOST = {"cpu": 50, "cuda": 5000}  # images in a batch
+ACTIVATIONS = {"cpu": 2**23, "cuda": 2**30}  # bytes of a layer in a batch, in and out; a CPU caches them
+AT_MOST = {"cpu": 50, "cuda": 5000}  # images in a batch; a GPU is busy with many
 WHOLE = 2**41  # multiplications of the dense network on all images: up to here, a GPU runs it with zeros
 REMEMBERED = 2**28  # bytes of what was measured of plans; those asked for longest ago are forgotten
 
@@ -93,8 +92,8 @@ class Evaluator:
         self.execution = execution
         self._graph, self._solve, self._repair, self.stopping = graph, solve, repair, stopping
         count = len(data[split].head(images))
-        alone = repair is None and not prefixes
-        self._surgeon = surgeon(model, graph, execution, count if alone else None)
+        bare = repair is None and not prefixes
+        self._surgeon = surgeon(model, graph, execution, count if bare else None)
         size = batch_size or _batch_size(graph, execution.device.type, count)
         self._batches = [
             (execution.place(_channels_last(batch)), execution.place(labels))
@@ -237,13 +236,14 @@ class Evaluator:
 
 
 def surgeon(model: nn.Module, graph: Graph, execution: Execution, images: int | None) -> Surgeon:
-    """What makes a plan's network, to be run on so many images; None for one that is worked on as a whole.
+    """What makes a plan's network, to be run on so many images.
 
     On a GPU that is a `Masker`, but for networks so large that the multiplications by zero take longer than
-    what cuDNN prepares for each shape that is new to it.
+    what cuDNN prepares for each shape that is new to it, and where ``images`` is None: then it is worked on.
     """
-    few = images is not None and images * sum(macs(layer, layer.c_in, layer.c_out) for layer in graph.layers)
-    if execution.device.type != "cpu" and few and few < WHOLE and not graph.norms:
+    dense = sum(macs(layer, layer.c_in, layer.c_out) for layer in graph.layers)
+    on_gpu, small = execution.device.type != "cpu", images is not None and images * dense < WHOLE
+    if on_gpu and small and not graph.norms:
         return Masker(model, graph, device=execution.device)
     return Surgeon(model, graph, fold=True, device=execution.device)
 

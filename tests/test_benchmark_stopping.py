@@ -3,6 +3,7 @@
 import json
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,17 @@ def test_a_memo_that_changes_what_is_found_is_told(found, tmp_path, monkeypatch)
     monkeypatch.setattr(stopping, "searched", wrong)
     with pytest.raises(BenchmarkError, match="flops_30, seed 0: what was kept on disk changed the search"):
         ablate(SMALL, tmp_path, say=silent)
+
+
+def test_more_seeds_are_run_with_and_without_stopping_alone(found, tmp_path):
+    asked = replace(SMALL, again=False)
+    few = ablate(asked, found[1], say=silent)
+    (whole,) = found[0]["rows"]
+    assert few["rows"] == [{name: value for name, value in whole.items() if name != "again"}]
+    made = record(replace(asked, first=10, seeds=2), **few)
+    head, _, *lines = table({"stopping_more": made}).splitlines()
+    assert "env.rank=2`, seeds 10 to 11 | with |" in head
+    assert [line.split(" | ")[1] for line in lines] == ["neither", "memory", "stopping", "both"]
 
 
 def test_the_summary_by_hand():

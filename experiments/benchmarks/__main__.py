@@ -2,18 +2,17 @@
 
 Beside it, on the same plans, the released code's procedure and the bare forward pass; how near that is to
 what the processor multiplies at best; how an episode grows with images, layers and width; what workers bring;
-and peak memory. Minutes each, with nothing else running.
-With ``--device cuda`` networks run on a GPU, on both sides.
-Whole searches run only where they are named: ``stopping``, what fewer images cost, an hour, and ``prefix``,
-what it brings not to run first layers again, a quarter. One record a name; ``python -m experiments.report``
-puts them into the README.
+and peak memory. Minutes each, with nothing else running; with ``--device cuda`` both sides run on a GPU.
+Whole searches run only where they are named: ``stopping``, what fewer images cost, an hour;
+``stopping_more``, more seeds of it where they differ most, as long; and ``prefix``, what it brings not to run
+first layers again, a quarter. One record a name; ``python -m experiments.report`` puts them into the README.
 """
 
 import argparse
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,12 @@ from amc_env.execution import device_of
 from experiments.benchmarks import memory, passes, prefix, scaling, sides, stopping, subjects, workers
 from experiments.benchmarks.stopping import Ablation
 from experiments.benchmarks.subjects import Settings
-from experiments.benchmarks.tables import MEMORY, PASSES, PREFIX, SCALING, STOPPING, WORKERS, table
+from experiments.benchmarks.tables import MEMORY, MORE, PASSES, PREFIX, SCALING, STOPPING, WORKERS, table
 from experiments.record import commit, plain, row_a_line, versions
 
 NETWORKS = ("plain20", "resnet56", "mobilenet_v1")
 EVERYTHING = (*NETWORKS, PASSES, SCALING, WORKERS, MEMORY)  # where no name is given
-NAMES = (*EVERYTHING, STOPPING, PREFIX)
+NAMES = (*EVERYTHING, STOPPING, MORE, PREFIX)
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 FORMAT = 1
 
@@ -84,12 +83,13 @@ def bench(names: list[str], settings: Settings) -> dict[str, dict[str, Any]]:
         if MEMORY in names:
             light = memory.light(settings)
             records[MEMORY] = record(light, results=memory.measure(light), rows=[])
-        if STOPPING in names:
-            asked = Ablation(threads=settings.threads)
-            records[STOPPING] = record(asked, **stopping.ablate(asked, Path("runs") / STOPPING))
+        for name, searches in ((STOPPING, Ablation()), (MORE, stopping.MORE)):
+            if name in names:
+                asked = replace(searches, threads=settings.threads)
+                records[name] = record(asked, **stopping.ablate(asked, Path("runs") / name))
         if PREFIX in names:
-            searches = prefix.Searches(threads=settings.threads)
-            records[PREFIX] = record(searches, **prefix.compare(searches, Path("runs") / PREFIX))
+            pairs = prefix.Searches(threads=settings.threads)
+            records[PREFIX] = record(pairs, **prefix.compare(pairs, Path("runs") / PREFIX))
     return records
 
 

@@ -35,7 +35,9 @@ class Ablation:
 
     Args:
         protocols: of ``conf/protocol/``.
+        first: seed.
         seeds: how many.
+        again: whether the one that stops is run again from what it kept on disk.
         overrides: of the main job's configuration.
         block: images between two looks, see `amc_env.stopping`.
         confidence: standard errors.
@@ -45,13 +47,18 @@ class Ablation:
     """
 
     protocols: Sequence[str] = ("flops_50", "flops_30")
+    first: int = 0
     seeds: int = 5
+    again: bool = True
     overrides: Sequence[str] = ("agent=ddpg",)
     block: int = 50
     confidence: float = 1.2
     rank: int = 10
     leaders: int = 50
     threads: int = 1
+
+
+MORE = Ablation(protocols=("flops_30",), first=10, seeds=6, again=False)  # where seeds differ most
 
 
 def ablate(asked: Ablation, folder: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -72,7 +79,7 @@ def ablate(asked: Ablation, folder: Path, say: Callable[[str], None] = print) ->
     rows = []
     with cache(folder / "cache"):
         for protocol in asked.protocols:
-            for seed in range(asked.seeds):
+            for seed in range(asked.first, asked.first + asked.seeds):
                 row = {"protocol": protocol, "seed": seed} | _compare(asked, folder, protocol, seed)
                 rows.append(row)
                 say(f"{protocol}, seed {seed}: {json.dumps(row)}")
@@ -85,14 +92,14 @@ def _compare(asked: Ablation, folder: Path, protocol: str, seed: int) -> Row:
     stopping = [f"env.block={asked.block}", f"env.confidence={asked.confidence}"]
     stopping += [f"env.rank={asked.rank}", f"leaders={asked.leaders}", "env.memo=true"]
     found = {}
-    for side, own in (("plain", ["env.block=null"]), ("stopping", stopping), ("again", stopping)):
+    for side in SIDES if asked.again else SIDES[:-1]:
         place = folder / f"{protocol}-{seed}-{side}"
         if not _finished(place):
             shutil.rmtree(place, ignore_errors=True)
             if side == "stopping":
                 shutil.rmtree(folder / "cache" / "evaluations", ignore_errors=True)
-        found[side] = searched(place, [*shared, *own])
-    if without_clock(found["again"].rows) != without_clock(found["stopping"].rows):
+        found[side] = searched(place, [*shared, *(["env.block=null"] if side == "plain" else stopping)])
+    if asked.again and without_clock(found["again"].rows) != without_clock(found["stopping"].rows):
         raise BenchmarkError(f"{protocol}, seed {seed}: what was kept on disk changed the search")
     return {side: facts(record) for side, record in found.items()}
 
@@ -146,6 +153,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     sides = {
         side: {name: statistics.mean(row[side][name] for row in rows) for name in rows[0][side]}
         for side in SIDES
+        if side in rows[0]
     }
     ratios = [row["plain"]["images"] / row["stopping"]["forwards"] for row in rows]
     apart = [[100 * (row["stopping"]["selection"] - row["plain"]["selection"])] for row in rows]

@@ -13,7 +13,7 @@ NAMES = {
 }
 PHASES = ("choose", "solve", "cut", "forward", "episode")
 PASSES, SCALING, WORKERS, MEMORY = "passes", "scaling", "workers", "memory"
-STOPPING, PREFIX = "stopping", "prefix"
+STOPPING, MORE, PREFIX = "stopping", "stopping_more", "prefix"
 AGENTS = ("random", "cmaes")  # that workers are timed with, and the sides
 WORKING = {"one_worker": "one worker", "threads": "one process, two threads", "workers": "two workers"}
 SIZES = {"images": "reward images", "layers": "layers (plain networks)", "width": "width (`mobilenet_v1`)"}
@@ -23,8 +23,8 @@ def table(records: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown: seconds by phase, their ratios, and what an episode grows with; empty without records.
 
     Args:
-        records: by name: those of networks, `PASSES`, `SCALING`, `WORKERS`, `MEMORY`, `STOPPING`
-            and `PREFIX`.
+        records: by name: those of networks, `PASSES`, `SCALING`, `WORKERS`, `MEMORY`, `STOPPING`,
+            `MORE` and `PREFIX`.
     """
     others = {
         PASSES: _passes,
@@ -32,6 +32,7 @@ def table(records: Mapping[str, Mapping[str, Any]]) -> str:
         WORKERS: _workers,
         MEMORY: _memory,
         STOPPING: _stopping,
+        MORE: _stopping,
         PREFIX: _prefix,
     }
     networks = {name: record for name, record in records.items() if name not in others}
@@ -79,10 +80,12 @@ def _ratios(records: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _called(name: str, record: Mapping[str, Any]) -> str:
-    """A network, and the GPU and the threads beside it where it was run on one."""
-    device, gpu = record["config"].get("device", "cpu"), record["run"].get("gpu")
-    network = f"`{name.removesuffix(f'_{device}')}`"
-    return f"{network}, {gpu}, {record['config']['threads']} threads" if gpu else network
+    """A network, with the GPU that it was run on, and the processor's threads where they were several."""
+    gpu, threads = record["run"].get("gpu"), record["config"]["threads"]
+    if not gpu:
+        return f"`{name}`"
+    network = name.partition(f"_{record['config']['device']}")[0]
+    return f"`{network}`, {gpu}" + (f", {threads} threads" if threads > 1 else "")
 
 
 def _rounded(results: Mapping[str, Any]) -> tuple[str, str]:
@@ -153,12 +156,14 @@ def _stopping(record: Mapping[str, Any]) -> str:
     """Only what was searched has seconds: without memory, the images that counted would have been run."""
     asked = record["config"]
     rule = f"`env.block={asked['block']} env.confidence={asked['confidence']:g} env.rank={asked['rank']}`"
+    first, count = asked.get("first", 0), asked["seeds"]
+    seeds = f"seeds {first} to {first + count - 1}" if first else f"{count} seeds"
     lines = _head(
-        f"{rule}, {asked['seeds']} seeds", "with", "networks cut", "images run", "times fewer",
+        f"{rule}, {seeds}", "with", "networks cut", "images run", "times fewer",
         "processor seconds", "best reward", "selection, %", "points apart",
     )  # fmt: skip
     for protocol, found in record["results"].items():
-        plain, stopping, again = (found[side] for side in ("plain", "stopping", "again"))
+        plain, stopping = found["plain"], found["stopping"]
         apart, ran = found["apart"], ("evaluations", "forwards", "seconds")
         interval = f"{apart['value']:+.2f} [{apart['low']:.2f}, {apart['high']:.2f}]"
         cases = [
@@ -166,8 +171,9 @@ def _stopping(record: Mapping[str, Any]) -> str:
             ("memory", plain, ran, "", ""),
             ("stopping", stopping, ("episodes", "images", ""), "", ""),
             ("both", stopping, ran, _range(found["fewer"], 1), interval),
-            ("both, again from disk", again, ran, "", ""),
         ]
+        if "again" in found:
+            cases.append(("both, again from disk", found["again"], ran, "", ""))
         name = f"`{protocol}`"
         for case, facts, (cut, run, seconds), fewer, difference in cases:
             counts = f"{facts[cut]:,.0f}", f"{facts[run]:,.0f}", fewer
