@@ -205,7 +205,7 @@ def cut_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: Sol
 
 
 def _solve_columns(jobs: Sequence[tuple[Layer, Tensor, Tensor, Tensor]], solve: Solve) -> Iterator[Tensor]:
-    """Of each job, a layer with what `_tasks` takes of it, the weights with only what is kept."""
+    """Of each job, a layer with what `tasks_of` takes of it, the weights with only what is kept."""
     solved = iter(solve(task for job in jobs for task, _ in tasks_of(*job)))
     for layer, weight, *_ in jobs:
         parts = list(islice(solved, layer.groups))
