@@ -88,7 +88,8 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         calibration_images: how many images the refit is made from.
         points: positions sampled in each of them.
         reward_images: how many images a reward is measured on; None for the whole reward split.
-        block: images between two looks at whether the plan may be stopped; None gives every plan all images.
+        block: images between two looks at whether the plan may be stopped, each at the end of a batch, which
+            on a GPU may hold them all; None gives every plan all images.
         confidence: standard errors by which a plan must be worse than a leader to be stopped.
         rank: which leader that is: the best is 1.
         memo: keep what is measured in the cache folder, for other runs; see `amc_env.memo`.
