@@ -13,6 +13,7 @@ from amc_env.compressors import surgery
 from amc_env.compressors.masking import Masker
 from amc_env.compressors.surgery import Surgeon, cut, drop
 from amc_env.evaluator import EvaluationError, Evaluator, accuracy, evaluating
+from amc_env.cost import macs
 from amc_env.execution import CPU, Execution
 from amc_env.measures import mean, per_image
 from amc_env.plan import Plan
@@ -191,8 +192,10 @@ def test_a_gpu_runs_networks_at_full_size_unless_they_are_large_or_have_norms(mo
     assert type(evaluators.surgeon(model, graph, gpu, None)) is Surgeon  # it is repaired as a whole
     norms = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(288, 4)).eval()
     assert type(evaluators.surgeon(norms, trace(norms, SHAPE), gpu, 40)) is Surgeon
-    monkeypatch.setattr(evaluators, "WHOLE", 40)
-    assert type(evaluators.surgeon(model, graph, gpu, 40)) is Surgeon
+    dense = sum(macs(layer, layer.c_in, layer.c_out) for layer in graph.layers)
+    for whole, expected in ((40 * dense, Surgeon), (40 * dense + 1, Masker)):
+        monkeypatch.setattr(evaluators, "WHOLE", whole)
+        assert type(evaluators.surgeon(model, graph, gpu, 40)) is expected
 
 
 @pytest.mark.parametrize("name", NETWORKS)

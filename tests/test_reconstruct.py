@@ -18,7 +18,7 @@ from amc_env.compressors.masking import masked
 from amc_env.compressors.reconstruct import Moments, collect, collect_cached
 from amc_env.compressors.refit import damping, refit, refit_rows, refit_together
 from amc_env.compressors.sampling import draw_positions
-from amc_env.compressors.surgery import Task, cut
+from amc_env.compressors.surgery import Surgeon, Task, cut
 from amc_env.data import DataSet, Split
 from amc_env.graph import Graph
 from amc_env.plan import Plan
@@ -341,10 +341,10 @@ def test_a_gpu_is_given_layers_of_one_shape_together(
     graph = trace(model, nets.SHAPE)
     moments = collect(model, graph, data, images=40, points=1, seed=0)
     plan = nets.random_plan(graph, 0)
-    alone = cut(model, graph, plan, moments.solve)
+    alone = Surgeon(model, graph, fold=True).cut(plan, moments.solve)
     monkeypatch.setattr(Moments, "on_cpu", property(lambda self: False))
     monkeypatch.setattr(reconstruct, "TOGETHER", together)
-    found = cut(model, graph, plan, moments.solve)
+    found = Surgeon(model, graph, fold=True).cut(plan, moments.solve)
     for name, value in alone.state_dict().items():
         torch.testing.assert_close(found.state_dict()[name], value, rtol=1e-4, atol=1e-5)
 

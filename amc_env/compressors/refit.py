@@ -72,7 +72,7 @@ def refit_together(
         row[kept] = True
     keep = stays.to(device, torch.float64)  # (n, d)
     gram, gone = torch.stack(list(grams)), 1 - keep
-    cross = keep[:, :, None] * (gram @ (dense * gone[:, None]).mT)  # (n, d, out)
+    cross = gram @ (dense * gone[:, None]).mT  # (n, d, out), of which the rows that are kept count
     mean = (gram.diagonal(dim1=1, dim2=2) * keep).sum(1) / keep.sum(1)
     damped = _absolute(torch.tensor(ridges, dtype=torch.float64).to(device), mean)  # (n,)
     block = gram.mul_(keep[:, :, None]).mul_(keep[:, None])
