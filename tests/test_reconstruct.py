@@ -331,15 +331,21 @@ def test_more_inputs_than_rows_keeps_the_rows() -> None:
     torch.testing.assert_close(list(few.solve([task])), list(same.solve([task])))
 
 
-@pytest.mark.parametrize("build", [nets.chain, nets.residual, nets.grouped])
+def alternating() -> nn.Module:
+    """Layers of one shape with others between them."""
+    return nn.Sequential(conv(2, 6), conv(6, 6), conv(6, 4), conv(4, 6), conv(6, 6), head(6))
+
+
+@pytest.mark.parametrize("build", [nets.chain, nets.residual, nets.grouped, alternating])
+@pytest.mark.parametrize("points", [1, 20])
 @pytest.mark.parametrize("together", [1, 2**26])
 def test_a_gpu_is_given_layers_of_one_shape_together(
-    build: Any, together: int, monkeypatch: pytest.MonkeyPatch
+    build: Any, points: int, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With few points, so that layers that keep their rows are among them; on the CPU here."""
+    """With one point, so that layers that keep their rows are among them; on the CPU here."""
     model, data = nets.ready(build()), pictures()
     graph = trace(model, nets.SHAPE)
-    moments = collect(model, graph, data, images=40, points=1, seed=0)
+    moments = collect(model, graph, data, images=40, points=points, seed=0)
     plan = nets.random_plan(graph, 0)
     alone = Surgeon(model, graph, fold=True).cut(plan, moments.solve)
     monkeypatch.setattr(Moments, "on_cpu", property(lambda self: False))
