@@ -12,8 +12,8 @@ from amc_env import evaluator as evaluators
 from amc_env.compressors import surgery
 from amc_env.compressors.masking import Masker
 from amc_env.compressors.surgery import Surgeon, cut, drop
-from amc_env.evaluator import EvaluationError, Evaluator, accuracy, evaluating
 from amc_env.cost import macs
+from amc_env.evaluator import EvaluationError, Evaluator, accuracy, evaluating
 from amc_env.execution import CPU, Execution
 from amc_env.measures import mean, per_image
 from amc_env.plan import Plan
