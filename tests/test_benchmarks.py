@@ -1,6 +1,7 @@
 """The speed suite on a tiny network: both sides agree, and its figures are what they are said to be."""
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 from amc_env.cost import macs
 from amc_env.trace import trace
 from experiments.benchmarks import RANDOM, memory, passes, sides, workers
-from experiments.benchmarks.__main__ import record, write
+from experiments.benchmarks.__main__ import main, record, write
 from experiments.benchmarks.ours import Bare, Ours
 from experiments.benchmarks.reference import Reference
 from experiments.benchmarks.scaling import Point, exponent, scale
@@ -295,3 +296,27 @@ def test_the_table_is_made_of_records_alone(compared, tmp_path, cache):
     assert ratios.count(" | at most ") == 2
     assert lines[-1].startswith("| reward images | 30, 60 | ")
     assert table({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["plain20", "--device", "gpu"], "unknown device 'gpu'; there are auto, cpu, cuda"),
+        (["plain20", "--device", "cuda"], "finds no GPU; use device=cpu or device=auto"),
+        (["plain21"], "no benchmark plain21; choose from plain20"),
+    ],
+)
+def test_what_cannot_be_timed_is_told(arguments, told, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+    with pytest.raises(SystemExit):
+        main()
+    assert told in capsys.readouterr().err
+
+
+def test_the_processors_benchmarks_are_not_for_a_gpu(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "plain20", "memory", "--device", "cuda"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "memory: of the processor alone; on a GPU plain20" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from amc_env.execution import device_of
+from amc_env.execution import DeviceError, device_of
 from experiments.benchmarks import memory, passes, prefix, scaling, sides, stopping, subjects, workers
 from experiments.benchmarks.stopping import Ablation
 from experiments.benchmarks.subjects import Settings
@@ -45,6 +45,10 @@ def main() -> None:
     if unknown := set(names) - set(NAMES):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
     settings = Settings(**asked)
+    try:
+        device_of(settings.device)
+    except DeviceError as error:
+        parser.error(str(error))
     if settings.device != "cpu" and (others := set(names) - set(NETWORKS)):
         parser.error(f"{', '.join(sorted(others))}: of the processor alone; on a GPU {', '.join(NETWORKS)}")
     records = bench(names, settings)
@@ -55,7 +59,6 @@ def main() -> None:
 
 def bench(names: list[str], settings: Settings) -> dict[str, dict[str, Any]]:
     """The records of what is named; those of a GPU say so in their name."""
-    device_of(settings.device)
     networks, on_cpu = [name for name in names if name in NETWORKS], settings.device == "cpu"
     peaked = sides.SIDES if on_cpu else ()  # the processor's memory
     peaks = {name: {side: memory.peak(side, name, settings) for side in peaked} for name in networks}
