@@ -44,9 +44,8 @@ def main() -> None:
     names, output = asked.pop("names") or list(EVERYTHING), asked.pop("output")
     if unknown := set(names) - set(NAMES):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
-    settings = Settings(**asked)
     try:
-        device_of(settings.device)
+        settings = Settings(**asked | {"device": device_of(asked["device"]).type})
     except DeviceError as error:
         parser.error(str(error))
     if settings.device != "cpu" and (others := set(names) - set(NETWORKS)):
