@@ -98,7 +98,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
             GPU and where plans are compiled or repaired as a whole (``refit="sequential"``).
         device: where plans are solved and run: a name in `amc_env.execution.DEVICES`.
         bfloat16: run them in bfloat16, see `amc_env.execution.Execution`.
-        compile: compile each plan's network before it is run, likewise.
+        compile: compile networks before they are run, likewise.
         seed: draws the sampled positions.
         render_mode: "ansi" or "rgb_array": the keep ratios as bars.
 
