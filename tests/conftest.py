@@ -16,6 +16,15 @@ settings.load_profile("ci")
 torch.set_num_threads(int(torch.get_num_threads() > 1) + 1)  # at most two: more only fight over small tensors
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_gpu() -> Iterator[None]:
+    """Tests are of the CPU wherever they run, and so are the processes that they start; see `test_cuda`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder in the place of the user's."""

@@ -25,7 +25,9 @@ GPU = torch.device("cuda")
 
 @pytest.fixture(autouse=True)
 def exact(monkeypatch):
-    """Convolutions on a GPU in float32, not in TF32."""
+    """The GPU is seen again, and convolutions are in float32 there, not in TF32."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 

@@ -114,7 +114,7 @@ def large(settings: Settings, *, images: int, size: int, classes: int, points: i
         )
         env = CompressionEnv(
             model, data, target=settings.target, calibration_images=images, reward_images=images,
-            points=points, seed=settings.seed,
+            points=points, device=settings.device, seed=settings.seed,
         )  # fmt: skip
         env.reset()
         for _ in env.graph.groups:

@@ -65,7 +65,7 @@ def compare(asked: Searches, folder: Path, say: Callable[[str], None] = print) -
 
 def _both(asked: Searches, folder: Path, agent: str) -> dict[str, Any]:
     shared = [*asked.overrides, f"agent={agent}", f"protocol={asked.protocol}", f"episodes={asked.episodes}"]
-    shared += ["deliver=false", "tracking=none"]
+    shared += ["env.device=cpu", "deliver=false", "tracking=none"]
     records = {
         side: searched(folder / side, [*shared, f"env.prefix_mb={megabytes}"])
         for side, megabytes in zip(SIDES, (0, asked.megabytes), strict=True)

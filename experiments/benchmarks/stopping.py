@@ -88,7 +88,8 @@ def ablate(asked: Ablation, folder: Path, say: Callable[[str], None] = print) ->
 
 
 def _compare(asked: Ablation, folder: Path, protocol: str, seed: int) -> Row:
-    shared = [*asked.overrides, f"protocol={protocol}", f"seed={seed}", "deliver=false", "tracking=none"]
+    shared = [*asked.overrides, f"protocol={protocol}", f"seed={seed}", "env.device=cpu"]
+    shared += ["deliver=false", "tracking=none"]
     stopping = [f"env.block={asked.block}", f"env.confidence={asked.confidence}"]
     stopping += [f"env.rank={asked.rank}", f"leaders={asked.leaders}", "env.memo=true"]
     found = {}

@@ -153,7 +153,9 @@ def _memory(record: Mapping[str, Any]) -> str:
 
 
 def _stopping(record: Mapping[str, Any]) -> str:
-    """Only what was searched has seconds: without memory, the images that counted would have been run."""
+    """Only what was searched has seconds: without memory, the images that counted would have been run. A
+    record of searches whose processor seconds were not counted has none.
+    """
     asked = record["config"]
     rule = f"`env.block={asked['block']} env.confidence={asked['confidence']:g} env.rank={asked['rank']}`"
     first, count = asked.get("first", 0), asked["seeds"]
@@ -178,7 +180,9 @@ def _stopping(record: Mapping[str, Any]) -> str:
         for case, facts, (cut, run, seconds), fewer, difference in cases:
             counts = f"{facts[cut]:,.0f}", f"{facts[run]:,.0f}", fewer
             outcome = f"{facts['reward']:.3f}", f"{100 * facts['selection']:.2f}", difference
-            lines.append(_row(name, case, *counts, f"{facts[seconds]:.0f}" if seconds else "", *outcome))
+            lines.append(
+                _row(name, case, *counts, f"{facts[seconds]:.0f}" if seconds in facts else "", *outcome)
+            )
             name = ""
     return "\n".join(lines)
 

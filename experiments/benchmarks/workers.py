@@ -48,6 +48,7 @@ def compare(subject: Subject, settings: Settings, say: Callable[[str], None] = p
         calibration_images=settings.calibration_images,
         points=settings.points,
         reward_images=settings.reward_images,
+        device=settings.device,
         seed=settings.seed,
     )
     rows: list[dict[str, Any]] = []
