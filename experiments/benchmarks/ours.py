@@ -98,7 +98,9 @@ class Stopwatch:
 
 
 class Bare:
-    """Forward passes of cut networks, batch norms folded and channels last, over the reward images alone.
+    """Forward passes of a plan's network as the environment runs it, over the reward images alone.
+
+    Batch norms are folded, channels last; on a GPU it may be at full size, see `amc_env.evaluator.surgeon`.
 
     Args:
         subject: whose network is cut.
