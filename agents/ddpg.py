@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from agents.elites import Guide, Revisits
 from agents.networks import Networks, descend, policy, policy_value, q_values, soft_update
 from agents.noise import SigmaSchedule, truncated_normal
 from agents.perturbation import Perturbation
 from agents.replay import Batch, ReplayBuffer
-from agents.revisits import Guide, Revisits
 from agents.search import Array, Episode, Info, Space, check_state
 
 Store = Literal["executed", "asked"]

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from amc_env.graph import Graph, Layer
+from amc_env.graph.structure import Graph, Layer
 
 Ints = NDArray[np.int64]
 

@@ -13,26 +13,26 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from amc_env import checkpoints as weights
 from amc_env import render
+from amc_env.actions import SCALES
 from amc_env.budget import Budget
 from amc_env.compressors import Compressor
 from amc_env.compressors.channels import Channels
-from amc_env.compressors.reconstruct import collect_cached
-from amc_env.compressors.sequential import Sequential
 from amc_env.compressors.surgery import Solve, Surgeon, cut, drop
 from amc_env.cost import RESOURCES, Macs, Params
-from amc_env.data import DataError, DataSet, load
+from amc_env.data.splits import DataError, DataSet, load
 from amc_env.evaluator import Evaluation, EvaluationError, Evaluator, culprit
 from amc_env.execution import Execution, device_of
-from amc_env.graph import Graph
+from amc_env.graph.structure import Graph
+from amc_env.graph.trace import TraceError, trace
 from amc_env.modes import evaluating
 from amc_env.observation import FEATURES, Embedding, Observation
 from amc_env.plan import Plan
+from amc_env.repair.moments import collect_cached
+from amc_env.repair.sequential import Sequential
 from amc_env.rewards import REWARDS, Reward
-from amc_env.scales import SCALES
 from amc_env.stopping import Stopping
-from amc_env.trace import TraceError, trace
-from amc_env.zoo import weights
 
 REFITS = ("moments", "sequential", "none")
 
@@ -79,7 +79,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         target: fraction of the dense cost that may be spent, in (0, 1].
         resource: what the target limits: a key of `amc_env.cost.RESOURCES`.
         reward: a key of `amc_env.rewards.REWARDS`.
-        scale: a key of `amc_env.scales.SCALES`.
+        scale: a key of `amc_env.actions.SCALES`.
         beta: half the width of the relative scale, in nats: 0.7 spans from half of the share to twice of it.
         round_to: channels are kept in multiples of this where a group is wide enough.
         floor: smallest fraction of a group that may be kept.

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from amc_env.compressors.masking import Masker
 from amc_env.compressors.surgery import Solve, Surgeon
 from amc_env.cost import macs
-from amc_env.data import DataSet, digest
+from amc_env.data.splits import DataSet, digest
 from amc_env.execution import CPU, Execution
 from amc_env.fusion import fused
-from amc_env.graph import Graph
-from amc_env.measures import IMAGE, Evaluation, Images, mean, per_image
+from amc_env.graph.structure import Graph
 from amc_env.memo import Memo
+from amc_env.metrics import IMAGE, Evaluation, Images, mean, per_image
 from amc_env.modes import evaluating
 from amc_env.plan import Plan
 from amc_env.prefix import Prefixes

@@ -15,9 +15,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from amc_env.compressors.surgery import Surgeon
+from amc_env.graph.interpreter import write_down
 from amc_env.modes import evaluating
 from amc_env.plan import Plan
-from amc_env.tracing.interpreter import write_down
 
 ROUNDED = 1e-5  # of the largest logit
 RELUS = {

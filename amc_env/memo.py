@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from amc_env.data import cache_folder
-from amc_env.measures import IMAGE, Images
+from amc_env.data.splits import cache_folder
+from amc_env.metrics import IMAGE, Images
 from amc_env.plan import Plan
 
 DIGEST = hashlib.sha256().digest_size

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amc_env.cost import Ints
-from amc_env.graph import Graph
+from amc_env.graph.structure import Graph
 
 FEATURES = ("t", "n", "c", "h", "w", "stride", "k", "cost", "reduced", "rest", "previous")
 

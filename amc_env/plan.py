@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from amc_env.graph import Graph
+from amc_env.graph.structure import Graph
 
 
 class PlanError(ValueError):

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from amc_env.compressors.surgery import Surgeon
-from amc_env.graph import Graph
+from amc_env.graph.interpreter import write_down
+from amc_env.graph.structure import Graph
 from amc_env.modes import evaluating
 from amc_env.plan import Plan
-from amc_env.tracing.interpreter import write_down
 
 
 class Point(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from amc_env.graph import Graph
+from amc_env.graph.structure import Graph
 from amc_env.plan import Plan
 
 BACKGROUND, GRID, OPEN, KEPT = (255, 255, 255), (225, 225, 225), (205, 213, 222), (31, 105, 163)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from amc_env.measures import Evaluation, Images, mean
+from amc_env.metrics import Evaluation, Images, mean
 from amc_env.plan import Plan
 
 BETTER = {"top1": 1, "top5": 1, "agreement": 1, "loss": -1, "kl": -1}  # which way a measure is better

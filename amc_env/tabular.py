@@ -22,9 +22,9 @@ from amc_env.compressors import Compressor
 from amc_env.cost import RESOURCES, Ints, Macs, Params, Resource, WidthTable
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluation
-from amc_env.graph import Graph
+from amc_env.graph.structure import Graph
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan
-from amc_env.trace import trace
 from amc_env.zoo import nearest
 
 TABLES = Path(__file__).resolve().parent / "tables"
@@ -252,7 +252,7 @@ class TabularEnv(CompressionEnv):
         target: fraction of the dense cost that may be spent, in (0, 1].
         resource: what the target limits: a key of `amc_env.cost.RESOURCES`.
         reward: a key of `amc_env.rewards.REWARDS`.
-        scale: a key of `amc_env.scales.SCALES`.
+        scale: a key of `amc_env.actions.SCALES`.
         beta: half the width of the relative scale, in nats.
         render_mode: "ansi" or "rgb_array".
 

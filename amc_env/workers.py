@@ -18,7 +18,7 @@ import torch
 from torch import multiprocessing
 
 from amc_env.evaluator import Evaluation, Evaluator
-from amc_env.measures import Images
+from amc_env.metrics import Images
 from amc_env.plan import Plan
 from amc_env.sharing import Shared, share
 

@@ -13,9 +13,9 @@ from typing import Any
 from hydra import compose
 from omegaconf import DictConfig
 
-from experiments import config
+from experiments.cli import config
 from experiments.compare import opened
-from experiments.record import RECORD, RunRecord
+from experiments.recording.record import RECORD, RunRecord
 
 FIXED = ("deliver=false", "tracking=none")
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig
 
-from experiments import config
+from experiments.cli import config
 from experiments.compare import agent_of, opened
-from experiments.record import RECORD, RunRecord
+from experiments.recording.record import RECORD, RunRecord
 
 if TYPE_CHECKING:  # torch takes seconds to import; a misspelt key is told before
     from agents.search import Environment
@@ -49,7 +49,7 @@ def budgets(cfg: DictConfig, folder: Path) -> RunRecord:
     contenders = {name: record.content["config"]["contenders"][name] for name in cfg.contenders}
 
     from amc_env import tabular
-    from experiments.progress import Meter
+    from experiments.recording.progress import Meter
 
     table, targets = tabular.load(cfg.table), list(cfg.targets)
     jobs = list(itertools.product(range(cfg.seeds), contenders))
@@ -103,8 +103,8 @@ def _shared_out(settings: Mapping[str, Any], targets: Sequence[float]) -> list[l
 
 
 def _environment(settings: Mapping[str, Any], table: Any, targets: Sequence[float]) -> Environment:
-    from amc_env.goals import Goals
     from amc_env.tabular import TabularEnv
+    from amc_env.wrappers import Goals
 
     env = TabularEnv(table, target=targets[0], **settings["env"])
     return Goals(env, targets) if settings.get("targets") else env

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from experiments import config
-from experiments.record import RECORD, RunRecord
+from experiments.cli import config
+from experiments.recording.record import RECORD, RunRecord
 
 if TYPE_CHECKING:  # torch takes seconds to import; a misspelt key is told before
     from agents.search import Agent, Environment
@@ -33,7 +33,7 @@ def compare(cfg: DictConfig, folder: Path) -> RunRecord:
     contenders = {name: record.content["config"]["contenders"][name] for name in cfg.contenders}
 
     from amc_env import tabular
-    from experiments.progress import Meter
+    from experiments.recording.progress import Meter
 
     table = tabular.load(cfg.table)
     jobs = list(itertools.product(cfg.targets, contenders, range(cfg.seeds)))

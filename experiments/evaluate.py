@@ -7,15 +7,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from experiments import config
+from experiments.cli import config
 
 
 @config.main("evaluate")
 def main(cfg: DictConfig, folder: Path) -> None:
     """Print the top-1 accuracy on the split, with its standard error."""
     from amc_env.evaluator import accuracy
+    from experiments.delivery.runtimes import read
     from experiments.fetch import load_data
-    from experiments.runtimes import read
 
     network = read(cfg.checkpoint, cfg.target)
     data = load_data(cfg.data)

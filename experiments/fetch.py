@@ -7,20 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments import config
+from experiments.cli import config
 
 if TYPE_CHECKING:  # torch takes seconds to import; a misspelt key is told before
     from omegaconf import DictConfig
 
-    from amc_env.data import DataSet
-    from experiments.sources import Raw
+    from amc_env.data.sources import Raw
+    from amc_env.data.splits import DataSet
 
 
 def fetch(name: str, root: Path | None = None, say: Callable[[str], None] = print) -> Path:
     """Make the file of a data set in the data folder from the first source that has it.
 
     Args:
-        name: a key of `amc_env.data.SPECS`.
+        name: a key of `amc_env.data.splits.SPECS`.
         root: a folder that may hold the data set's raw files, tried before all other sources.
         say: takes one line for each thing that is tried.
 
@@ -30,8 +30,8 @@ def fetch(name: str, root: Path | None = None, say: Callable[[str], None] = prin
     Raises:
         DataError: with every source that was tried and why it failed.
     """
-    from amc_env.data import SPECS, DataError, data_folder, read_raw
-    from experiments.sources import sources
+    from amc_env.data.sources import sources
+    from amc_env.data.splits import SPECS, DataError, data_folder, read_raw
 
     if name not in SPECS:
         raise DataError(f"unknown data set {name!r}; there are {', '.join(SPECS)}")
@@ -84,7 +84,8 @@ def write(raw: Raw, path: Path) -> None:
 
 def load_data(node: DictConfig, say: Callable[[str], None] = print) -> DataSet:
     """The data set that the ``data`` group asks for, fetched first where this machine lacks it."""
-    from amc_env import data, imagefolder
+    from amc_env.data import imagefolder
+    from amc_env.data import splits as data
 
     root = None if node.root is None else Path(node.root)
     if node.name == "imagefolder":

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments import config
-from experiments.record import RECORD, RunRecord, commit
+from experiments.cli import config
+from experiments.recording.record import RECORD, RunRecord, commit
 
 if TYPE_CHECKING:  # torch takes seconds to import; a misspelt key is told before
     import torch
     from torch import nn
 
-    from amc_env.data import DataSet
-    from experiments.recipe import Recipe
-    from experiments.tracking import Tracker
+    from amc_env.data.splits import DataSet
+    from experiments.recording.tracking import Tracker
+    from experiments.training.recipe import Recipe
 
 STATE = "finetune.state"
 STEM = "compressed"  # name of the network's files in a run's folder
@@ -27,11 +27,11 @@ STEM = "compressed"  # name of the network's files in a run's folder
 @config.main("finetune")
 def main(cfg: DictConfig, folder: Path) -> None:
     """Train the plan's network anew from its refitted weights, and write it with its accuracies."""
+    from amc_env import checkpoints as weights
     from amc_env.evaluator import accuracy
     from amc_env.plan import Plan
-    from amc_env.zoo import weights
-    from experiments.problem import environment, trained
-    from experiments.recipe import Recipe
+    from experiments.cli.problem import environment, trained
+    from experiments.training.recipe import Recipe
 
     searched = OmegaConf.create(RunRecord.read(Path(cfg.run)).content["config"])
     assert isinstance(searched, DictConfig)
@@ -78,7 +78,7 @@ def finetune(
         record: of the run; a killed fine-tuning goes on from the state in its folder.
         tracker: of the run.
     """
-    from experiments.fitting import fit
+    from experiments.training.fitting import fit
 
     tuned = copy.deepcopy(network)
     state = record.folder / STATE

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from experiments import config
+from experiments.cli import config
 
 if TYPE_CHECKING:  # torch takes seconds to import; a misspelt key is told before
     from torch import Tensor
@@ -69,7 +69,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from experiments.runtimes import read
+    from experiments.delivery.runtimes import read
 
     paths = [cfg.checkpoint] if isinstance(cfg.checkpoint, str) else list(cfg.checkpoint)
     networks = [read(path, cfg.target) for path in paths]

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from experiments import config
-from experiments.record import RECORD, RunRecord, commit
+from experiments.cli import config
+from experiments.recording.record import RECORD, RunRecord, commit
 
 if TYPE_CHECKING:  # torch takes seconds to import; a misspelt key is told before
     from torch import nn
 
-    from amc_env.data import DataSet
-    from amc_env.zoo.weights import Card
-    from experiments.recipe import Recipe
+    from amc_env.checkpoints import Card
+    from amc_env.data.splits import DataSet
+    from experiments.training.recipe import Recipe
 
 STATE = "training.state"
 
@@ -38,12 +38,12 @@ def pretrain(cfg: DictConfig, folder: Path) -> Card:
     Raises:
         DataError, ModelError, RecipeError, RecordError, DivergedError: each says what to change.
     """
+    from amc_env import checkpoints as weights
     from amc_env import zoo
     from amc_env.execution import device_of
-    from amc_env.zoo import weights
     from experiments.fetch import load_data
-    from experiments.fitting import fit
-    from experiments.recipe import Recipe
+    from experiments.training.fitting import fit
+    from experiments.training.recipe import Recipe
 
     settings, device = config.plain(cfg), device_of(cfg.device)
     recipe, options = Recipe(**settings["recipe"]), settings["model"]["options"]
@@ -77,8 +77,8 @@ def stem(cfg: DictConfig, folder: Path) -> Path:
 def _card(
     cfg: DictConfig, model: nn.Module, data: DataSet, recipe: Recipe, options: dict[str, object]
 ) -> Card:
+    from amc_env.checkpoints import Card
     from amc_env.evaluator import accuracy
-    from amc_env.zoo.weights import Card
 
     return Card(
         architecture=cfg.model.name,

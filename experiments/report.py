@@ -13,11 +13,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from experiments import ablation, policies, regret
+from experiments.analysis import ablation, policies, regret
+from experiments.analysis.joining import joined
 from experiments.benchmarks import tables
-from experiments.joining import joined
-from experiments.record import RunRecord, row_a_line
-from experiments.tracking import METRICS
+from experiments.recording.record import RunRecord, row_a_line
+from experiments.recording.tracking import METRICS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 README = Path(__file__).resolve().parents[1] / "README.md"

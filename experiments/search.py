@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from experiments import config
-from experiments.lock import alone
-from experiments.record import RECORD, RunRecord
+from experiments.cli import config
+from experiments.recording.lock import alone
+from experiments.recording.record import RECORD, RunRecord
 
 if TYPE_CHECKING:  # torch takes seconds to import; a misspelt key is told before
     from agents.search import Agent, Environment, Trial
     from amc_env.env import CompressionEnv
     from amc_env.plan import Plan
-    from experiments.tracking import Tracker
+    from experiments.recording.tracking import Tracker
 
 PLAN = "plan.json"
 
@@ -49,8 +49,8 @@ def _search(cfg: DictConfig, folder: Path, settings: dict[str, Any]) -> RunRecor
     else:
         record = RunRecord.create(folder, settings, seeds={"search": cfg.seed, "splits": cfg.data.seed})
 
-    from experiments.deliver import deliver
-    from experiments.problem import environment, played, side_by_side, trained
+    from experiments.cli.problem import environment, played, side_by_side, trained
+    from experiments.delivery.deliver import deliver
 
     with record, config.instantiate(cfg.tracking, folder=folder, config=record.content["config"]) as tracker:
         with record.phase("prepare"):
@@ -98,10 +98,10 @@ def explore(
     """
     from agents.search import Best
     from agents.search import search as episodes_of
-    from experiments import plans
-    from experiments.progress import Meter
-    from experiments.state import save
-    from experiments.tracking import episode_metrics
+    from experiments.recording import plans
+    from experiments.recording.progress import Meter
+    from experiments.recording.state import save
+    from experiments.recording.tracking import episode_metrics
 
     env: Any = envs[0].unwrapped
     whole = env.budget.widths([])
@@ -125,7 +125,7 @@ def explore(
 
 def save_best(env: CompressionEnv, record: RunRecord) -> None:
     """Write the plan of largest reward so far, also after an interrupt; nothing where there is none yet."""
-    from experiments.plans import candidates, plan_of, within
+    from experiments.recording.plans import candidates, plan_of, within
 
     for row in candidates(within(env, record.rows), 1):
         plan = plan_of(env, row["counts"])
@@ -154,8 +154,8 @@ def confirm(env: CompressionEnv, record: RunRecord, *, limit: int, targets: Sequ
     The best of many on the reward images owes part of its reward to chance (design, decision 17). With
     targets the same is done for each of them, and the curve that they make is drawn and shown.
     """
-    from experiments.curve import chosen, draw
-    from experiments.plans import candidates, plan_of, uniform, within
+    from experiments.analysis.curve import chosen, draw
+    from experiments.recording.plans import candidates, plan_of, uniform, within
 
     aims = [env, *(env.twin(target) for target in targets)]
     rows = {row["episode"]: row for aim in aims for row in candidates(within(aim, record.rows), limit)}
@@ -200,7 +200,7 @@ def _asked(trial: Trial) -> list[float]:
 
 
 def _saved(folder: Path) -> Any:
-    from experiments.state import load
+    from experiments.recording.state import load
 
     return load(folder)
 

@@ -12,21 +12,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from amc_env import data as datasets
+from amc_env import checkpoints as weights
 from amc_env import tabular, zoo
 from amc_env.compressors.channels import magnitude
-from amc_env.compressors.reconstruct import collect
 from amc_env.cost import Ints
-from amc_env.data import DataSet
+from amc_env.data import splits as datasets
+from amc_env.data.splits import DataSet
 from amc_env.evaluator import Evaluation, Evaluator, accuracy
-from amc_env.graph import Graph
+from amc_env.graph.structure import Graph
+from amc_env.graph.trace import trace
+from amc_env.repair.moments import collect
 from amc_env.tabular import COUNTED, REAL, Card, Levels, Table
-from amc_env.trace import trace
-from amc_env.zoo import weights
-from experiments.progress import Meter
-from experiments.recipe import Recipe
-from experiments.record import commit
-from experiments.training import train
+from experiments.recording.progress import Meter
+from experiments.recording.record import commit
+from experiments.training.loop import train
+from experiments.training.recipe import Recipe
 
 POINTS = 10  # positions sampled in each calibration image
 
@@ -63,7 +63,7 @@ def tabulate(
     name: str, source: Source, *, tables: Path = tabular.TABLES, checkpoints: Path | None = None
 ) -> Card:
     """Train, evaluate every plan, write; gives the table's card."""
-    checkpoints = Path(__file__).resolve().parent / "checkpoints" if checkpoints is None else checkpoints
+    checkpoints = weights.SHIPPED if checkpoints is None else checkpoints
     data = data_of(source.data, source.held_out)
     model = zoo.build(
         source.architecture, classes=data.classes, in_channels=data.shape[0], seed=source.recipe.seed

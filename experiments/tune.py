@@ -15,9 +15,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig
 
-from experiments import config
+from experiments.cli import config
 from experiments.compare import contender, run
-from experiments.record import RECORD, RunRecord
+from experiments.recording.record import RECORD, RunRecord
 
 if TYPE_CHECKING:  # it takes a while to import; a misspelt key is told before
     from optuna.distributions import BaseDistribution
@@ -57,7 +57,7 @@ def tune(cfg: DictConfig, folder: Path) -> RunRecord:
         record = RunRecord.create(folder, settings, seeds={"sampler": cfg.seed, "runs": cfg.seeds})
 
     from amc_env import tabular
-    from experiments.progress import Meter
+    from experiments.recording.progress import Meter
 
     table = tabular.load(cfg.table)
     done = len(record.rows)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amc_env.graph import Graph
+from amc_env.graph.structure import Graph
 from amc_env.plan import Plan
 
 SHAPE = (2, 8, 8)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from amc_env.data import DataSet, from_tensors
+from amc_env.data.splits import DataSet, from_tensors
 
 SHAPE, CLASSES = (1, 8, 8), 4
 

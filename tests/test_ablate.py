@@ -6,9 +6,10 @@ import pytest
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments import ablate, ablation, compare, report
-from experiments.config import CONF
-from experiments.record import RECORD, ROWS, RunRecord, without_clock
+from experiments import ablate, compare, report
+from experiments.analysis import ablation
+from experiments.cli.config import CONF
+from experiments.recording.record import RECORD, ROWS, RunRecord, without_clock
 
 pytestmark = pytest.mark.usefixtures("hydra")
 

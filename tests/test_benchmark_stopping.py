@@ -10,14 +10,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from agents.search import Best
-from amc_env.data import CACHE
+from amc_env.data.splits import CACHE
 from experiments.benchmarks import stopping
 from experiments.benchmarks.__main__ import record, write
 from experiments.benchmarks.stopping import Ablation, ablate, cache, summary
 from experiments.benchmarks.subjects import BenchmarkError
 from experiments.benchmarks.tables import table
-from experiments.config import CONF
-from experiments.record import RunRecord
+from experiments.cli.config import CONF
+from experiments.recording.record import RunRecord
 
 SMALL = Ablation(
     protocols=("flops_30",), seeds=1, block=50, rank=2, leaders=12,

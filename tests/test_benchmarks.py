@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from amc_env.cost import macs
-from amc_env.trace import trace
+from amc_env.graph.trace import trace
 from experiments.benchmarks import RANDOM, memory, passes, sides, workers
 from experiments.benchmarks.__main__ import main, record, write
 from experiments.benchmarks.ours import Bare, Ours

@@ -16,8 +16,8 @@ from torch import nn
 from amc_env.budget import Budget, BudgetError, snap
 from amc_env.compressors.channels import Channels
 from amc_env.cost import RESOURCES, mask_widths
-from amc_env.graph import Graph
-from amc_env.trace import trace
+from amc_env.graph.structure import Graph
+from amc_env.graph.trace import trace
 
 
 @cache

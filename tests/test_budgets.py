@@ -6,10 +6,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from amc_env import tabular
-from experiments import budgets, regret
+from experiments import budgets
+from experiments.analysis import regret
 from experiments.budgets import Found
-from experiments.config import ConfigError
-from experiments.record import RECORD, ROWS, without_clock
+from experiments.cli.config import ConfigError
+from experiments.recording.record import RECORD, ROWS, without_clock
 
 pytestmark = pytest.mark.usefixtures("hydra")
 TARGETS = [0.3, 0.8]

@@ -14,9 +14,9 @@ from torch import nn
 from amc_env.compressors.channels import Channels, allowed, magnitude
 from amc_env.compressors.surgery import cut
 from amc_env.cost import mask_widths
-from amc_env.graph import Graph, Group
+from amc_env.graph.structure import Graph, Group
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan, PlanError
-from amc_env.trace import trace
 
 
 def group(atoms: int, per_atom: int = 1) -> Group:

@@ -6,8 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments import compare
-from experiments.config import ConfigError
-from experiments.record import RECORD, ROWS, without_clock
+from experiments.cli.config import ConfigError
+from experiments.recording.record import RECORD, ROWS, without_clock
 
 pytestmark = pytest.mark.usefixtures("hydra")
 

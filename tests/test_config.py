@@ -18,14 +18,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from agents import ddpg, sb3
 from agents.search import Agent
 from amc_env.cost import RESOURCES
-from amc_env.data import SPECS, DataError
+from amc_env.data.splits import SPECS, DataError
 from amc_env.env import CompressionEnv
 from amc_env.rewards import REWARDS
 from amc_env.zoo import build, names
-from experiments.config import CONF, ConfigError, accepted, check_settings, instantiate, plain
-from experiments.recipe import Recipe, RecipeError
-from experiments.schema import DataConfig, ModelConfig, ProtocolConfig
-from experiments.suggest import explain, near, unknown_key
+from experiments.cli.config import CONF, ConfigError, accepted, check_settings, instantiate, plain
+from experiments.cli.schema import DataConfig, ModelConfig, ProtocolConfig
+from experiments.cli.suggest import explain, near, unknown_key
+from experiments.training.recipe import Recipe, RecipeError
 
 SPACES = {
     "observation_space": gym.spaces.Box(0, 1, (11,), np.float32),
@@ -131,7 +131,7 @@ def test_arguments_are_offered_to_those_that_take_them():
     rule = {"_target_": "agents.rules.Rule"}
     assert accepted(rule, factor=1.0, decisions=4) == {"factor": 1.0}
     assert accepted({"_target_": "agents.ddpg.DDPG"}, seed=0, decisions=4) == {"seed": 0}
-    function = {"_target_": "amc_env.data.load"}
+    function = {"_target_": "amc_env.data.splits.load"}
     assert accepted(function, seed=0, decisions=4) == {"seed": 0}
 
 
@@ -209,12 +209,12 @@ def test_a_users_own_agent_needs_a_yaml_file_and_nothing_else(composed, tmp_path
         ("hydra.utils.call", "not allowed"),
         ("gymnasium.make_vec", "not allowed"),
         ("agentsmith.Agent", "not allowed"),
-        ("experiments.sources.subprocess.run", "defined elsewhere"),
+        ("amc_env.data.sources.subprocess.run", "defined elsewhere"),
         ("agents.search.np.load", "defined elsewhere"),
-        ("experiments.config.hydra.utils.get_object", "defined elsewhere"),
+        ("experiments.cli.config.hydra.utils.get_object", "defined elsewhere"),
         ("agents.ddpg.NotThere", "cannot be loaded"),
         ("agents.nowhere.Agent", "cannot be loaded"),
-        ("amc_env.data.SPECS", "defined elsewhere|not callable"),
+        ("amc_env.data.splits.SPECS", "defined elsewhere|not callable"),
     ],
 )
 def test_only_our_own_callables_are_instantiated(target, message):
@@ -228,7 +228,7 @@ def test_instantiate_passes_objects_on_untouched_and_builds_nested_targets():
     passed = object()
     assert instantiate({"_target_": "agents.rules.Rule", "part": 0.5}, factor=passed).factor is passed
     nested = instantiate(
-        {"_target_": "agents.rules.Rule", "factor": {"_target_": "experiments.recipe.Recipe"}}
+        {"_target_": "agents.rules.Rule", "factor": {"_target_": "experiments.training.recipe.Recipe"}}
     )
     assert nested.factor == Recipe()
     with pytest.raises(ConfigError, match="no _target_"):
@@ -241,9 +241,9 @@ def test_what_a_class_refuses_is_told_by_name_but_our_own_errors_stay_themselves
     ):
         instantiate({"_target_": "agents.ddpg.DDPG", "target": "mc"}, seed=0, **SPACES)
     with pytest.raises(RecipeError):
-        instantiate({"_target_": "experiments.recipe.Recipe", "epochs": 0})
+        instantiate({"_target_": "experiments.training.recipe.Recipe", "epochs": 0})
     with pytest.raises(DataError):
-        instantiate({"_target_": "amc_env.data.load", "name": "mnist"})
+        instantiate({"_target_": "amc_env.data.splits.load", "name": "mnist"})
 
 
 def test_near_names():
@@ -293,7 +293,7 @@ def test_a_wrong_command_line_is_explained(words, messages):
 
 
 ENTRY = """
-from experiments import config
+from experiments.cli import config
 
 @config.main("fetch")
 def main(cfg, folder):
@@ -311,7 +311,7 @@ def run(tmp_path: Path, body: str, *words: str, **environment: str) -> subproces
 
 
 def test_an_entry_point_tells_errors_apart(tmp_path):
-    ours = "from experiments.recipe import RecipeError; raise RecipeError('lr is odd')"
+    ours = "from experiments.training.recipe import RecipeError; raise RecipeError('lr is odd')"
     done = run(tmp_path, ours)
     assert (done.returncode, done.stderr, done.stdout) == (2, "error: lr is odd\n", "")
     done = run(tmp_path, "raise ZeroDivisionError('a fault')")
@@ -326,7 +326,7 @@ def test_an_entry_point_tells_errors_apart(tmp_path):
 
 
 def test_a_sweep_goes_on_after_a_job_that_fails(tmp_path):
-    body = "from experiments.recipe import RecipeError; print(cfg.data.name)\n"
+    body = "from experiments.training.recipe import RecipeError; print(cfg.data.name)\n"
     body += "    if cfg.data.name == 'digits': raise RecipeError('lr is odd')"
     done = run(tmp_path, body, "-m", "data=digits,cifar10", "hydra.sweep.dir=sweep")
     assert [line for line in done.stdout.splitlines() if not line.startswith("[")] == ["digits", "cifar10"]

@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from amc_env import zoo
 from amc_env.compressors.surgery import cut
 from amc_env.cost import RESOURCES, Macs, Params, Size, WidthTable, macs, mask_widths, weights
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan
-from amc_env.trace import trace
 
 
 @cache

@@ -4,19 +4,19 @@ import pytest
 import torch
 from networks import SHAPE, images, network
 
-from amc_env.compressors.reconstruct import collect
+from amc_env import checkpoints as weights
 from amc_env.compressors.surgery import cut
-from amc_env.data import load
+from amc_env.data.splits import load
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluator, accuracy
 from amc_env.execution import Execution
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan
-from amc_env.trace import trace
-from amc_env.zoo import weights
-from experiments.recipe import Recipe
-from experiments.record import RunRecord
+from amc_env.repair.moments import collect
+from experiments.recording.record import RunRecord
 from experiments.search import search
-from experiments.training import train
+from experiments.training.loop import train
+from experiments.training.recipe import Recipe
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no GPU")
 

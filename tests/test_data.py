@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from amc_env import imagefolder
-from amc_env.data import (
+from amc_env.data import imagefolder
+from amc_env.data.splits import (
     CACHE,
     SPECS,
     SPLITS,

@@ -19,17 +19,17 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from torch import nn
 
 import amc_env  # noqa: F401 - registers the ids
+from amc_env import checkpoints as weights
 from amc_env import zoo
 from amc_env.budget import BudgetError
+from amc_env.checkpoints import CheckpointError
 from amc_env.compressors.surgery import cut
-from amc_env.data import DataError, data_folder, load
+from amc_env.data.splits import DataError, data_folder, load
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import EvaluationError, accuracy
+from amc_env.graph.trace import TraceError
 from amc_env.observation import FEATURES
 from amc_env.plan import Plan, PlanError
-from amc_env.trace import TraceError
-from amc_env.zoo import weights
-from amc_env.zoo.weights import CheckpointError
 
 SMALL = {"calibration_images": 100, "points": 10, "reward_images": 40}  # more rows than a layer has inputs
 TINY = "Test/TinyCNN-Digits-v0"

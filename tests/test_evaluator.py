@@ -15,9 +15,9 @@ from amc_env.compressors.surgery import Surgeon, cut, drop
 from amc_env.cost import macs
 from amc_env.evaluator import EvaluationError, Evaluator, accuracy, evaluating
 from amc_env.execution import CPU, Execution
-from amc_env.measures import mean, per_image
+from amc_env.graph.trace import trace
+from amc_env.metrics import mean, per_image
 from amc_env.plan import Plan
-from amc_env.trace import trace
 
 DATA = images()
 

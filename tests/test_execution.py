@@ -9,8 +9,8 @@ from torch import nn
 from amc_env.compressors.surgery import drop
 from amc_env.evaluator import Evaluator
 from amc_env.execution import CPU, DeviceError, Execution, device_of
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan
-from amc_env.trace import trace
 
 DATA = images()
 

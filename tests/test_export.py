@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from amc_env import checkpoints as weights
 from amc_env import zoo
+from amc_env.checkpoints import Card, CheckpointError
 from amc_env.compressors.surgery import cut
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan
-from amc_env.trace import trace
-from amc_env.zoo import weights
-from amc_env.zoo.weights import Card, CheckpointError
-from experiments.export import Exported, ExportError, agree, export
-from experiments.runtimes import RuntimeFileError, read
+from experiments.delivery.export import Exported, ExportError, agree, export
+from experiments.delivery.runtimes import RuntimeFileError, read
 
 CARD = Card("digits_cnn", 10, 1, "digits", (1, 8, 8), 0, "abc")
 

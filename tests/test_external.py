@@ -9,10 +9,10 @@ import torch
 import torchvision
 from torch import nn
 
+from amc_env import checkpoints as weights
 from amc_env import zoo
-from amc_env.zoo import weights
+from amc_env.checkpoints import Card
 from amc_env.zoo.external import torchvision_names
-from amc_env.zoo.weights import Card
 
 SMALL = "torchvision/shufflenet_v2_x0_5"
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from amc_env import data
-from amc_env.data import DataError, digest, read_raw
-from experiments import sources
+from amc_env.data import sources
+from amc_env.data import splits as data
+from amc_env.data.splits import DataError, digest, read_raw
 from experiments.fetch import fetch
 
 NAMES = (

@@ -12,9 +12,9 @@ from amc_env.compressors.surgery import Surgeon, drop
 from amc_env.evaluator import Evaluator
 from amc_env.execution import Execution
 from amc_env.fusion import Activated, fused, rewritten
+from amc_env.graph.trace import trace
 from amc_env.modes import evaluating
 from amc_env.plan import Plan
-from amc_env.trace import trace
 
 DATA = images()
 SIZE = 16

@@ -14,15 +14,15 @@ from identity import FindTheKeeps, assert_resumes, played
 from omegaconf import DictConfig
 
 from agents.ddpg import DDPG
-from agents.goals import GoalDDPG
+from agents.multi_target import GoalDDPG
 from agents.search import Best, Episode, StateError, Trial, run_episode, search
 from amc_env.budget import BudgetError
-from amc_env.goals import Goals
 from amc_env.tabular import TabularEnv
+from amc_env.wrappers import Goals
 from experiments import search as job
-from experiments.config import CONF
-from experiments.curve import CurveError, chosen
-from experiments.record import RunRecord, without_clock
+from experiments.analysis.curve import CurveError, chosen
+from experiments.cli.config import CONF
+from experiments.recording.record import RunRecord, without_clock
 
 TARGETS = (0.3, 0.5, 0.8)
 SETTINGS = {"hidden": 8, "learn_after": 4, "warmup": 4, "batch": 16, "memory": 100, "revisit": 0.5}
@@ -266,7 +266,7 @@ def test_the_curve_is_of_the_best_plan_within_each_target_and_never_falls(finish
 
 
 def test_the_table_of_the_curve_is_shown(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from experiments.curve import show
+    from experiments.analysis.curve import show
 
     curve = RunRecord.read(finished).content["results"]["curve"]
     show(curve, finished / "curve.png")

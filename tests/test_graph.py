@@ -4,8 +4,8 @@ import nets
 import numpy as np
 import pytest
 
-from amc_env.graph import Graph
-from amc_env.trace import trace
+from amc_env.graph.structure import Graph
+from amc_env.graph.trace import trace
 
 # size of the group, channels an atom holds, layers that write it, layers that read it
 GROUPS = {

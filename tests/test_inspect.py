@@ -15,15 +15,16 @@ from networks import SHAPE, network
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from amc_env import checkpoints as weights
 from amc_env import zoo
+from amc_env.checkpoints import Card
 from amc_env.compressors.surgery import cut
-from amc_env.data import SPECS
+from amc_env.data.splits import SPECS
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan
-from amc_env.trace import trace
-from amc_env.zoo import weights
-from amc_env.zoo.weights import Card
-from experiments import inspect, layers
-from experiments.layers import Times
+from experiments import describe as inspect
+from experiments.analysis import layers
+from experiments.analysis.layers import Times
 
 FASHION = SPECS["fashion_mnist"].shape
 

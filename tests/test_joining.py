@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.joining import JoinError, joined
+from experiments.analysis.joining import JoinError, joined
 
 
 def comparison(commit, episodes=4, **tops):

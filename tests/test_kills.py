@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.record import RECORD, ROWS, RunRecord, without_clock
+from experiments.recording.record import RECORD, ROWS, RunRecord, without_clock
 
 KILLS = 30
 SEARCH = ("experiment=digits", "agent=ddpg", "agent.learn_after=5", "deliver=false", "save_every=3")

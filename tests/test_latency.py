@@ -7,11 +7,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from amc_env import checkpoints as weights
 from amc_env import zoo
-from amc_env.data import load
+from amc_env.checkpoints import Card
+from amc_env.data.splits import load
 from amc_env.evaluator import accuracy
-from amc_env.zoo import weights
-from amc_env.zoo.weights import Card
 from experiments import evaluate, latency
 from experiments.latency import measure
 

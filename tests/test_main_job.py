@@ -9,13 +9,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
 
-from amc_env.data import load
+from amc_env import checkpoints as weights
+from amc_env.data.splits import load
 from amc_env.evaluator import accuracy
-from amc_env.zoo import weights
-from experiments.config import CONF, ConfigError
-from experiments.record import RunRecord, without_clock
+from experiments.cli.config import CONF, ConfigError
+from experiments.recording.record import RunRecord, without_clock
+from experiments.recording.state import load as load_state
 from experiments.search import search
-from experiments.state import load as load_state
 
 
 def config(folder: Path, *overrides: str) -> DictConfig:
@@ -144,7 +144,7 @@ def test_stopping_and_a_warm_memo_leave_the_record_as_it_was(
 def test_a_damaged_state_falls_back_to_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from experiments import state
+    from experiments.recording import state
 
     class Counter:
         def __init__(self, value: int) -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from amc_env.measures import IMAGE, Evaluation, mean, per_image
+from amc_env.metrics import IMAGE, Evaluation, mean, per_image
 
 
 def logs(*probabilities):

@@ -16,11 +16,11 @@ from networks import SHAPE, images, network
 from amc_env import memo
 from amc_env.compressors.surgery import drop
 from amc_env.evaluator import Evaluator
-from amc_env.measures import IMAGE
+from amc_env.graph.trace import trace
 from amc_env.memo import Memo
+from amc_env.metrics import IMAGE
 from amc_env.plan import Plan
 from amc_env.stopping import Stopping
-from amc_env.trace import trace
 
 DATA = images(400)
 MODEL = network("residual")
@@ -160,7 +160,7 @@ def test_where_nothing_can_be_written_a_warning_says_so_once(cache):
 
 WRITER = """
 import sys, numpy as np
-from amc_env.measures import IMAGE
+from amc_env.metrics import IMAGE
 from amc_env.memo import Memo
 from amc_env.plan import Plan
 memo, kept, count = Memo(task="race"), Plan("graph", ((0,),)), 0

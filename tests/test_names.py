@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config import CONF, spelled_out
-from experiments.suggest import explain
+from experiments.cli.config import CONF, spelled_out
+from experiments.cli.suggest import explain
 
 ENTRY = """
-from experiments import config
+from experiments.cli import config
 
 @config.main("pretrain")
 def main(cfg, folder):

@@ -3,8 +3,8 @@
 import numpy as np
 from networks import NETWORKS, SHAPE, network
 
+from amc_env.graph.trace import trace
 from amc_env.observation import FEATURES, Embedding
-from amc_env.trace import trace
 
 
 def test_the_features_of_the_paper_in_its_order():

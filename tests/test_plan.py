@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import SHAPE, network
 
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan, PlanError
-from amc_env.trace import trace
 
 GRAPH = trace(network("chain"), SHAPE)  # groups of 8, 12 and 16
 PLAN = Plan(GRAPH.hash, ((0, 3, 7), None, tuple(range(16))))

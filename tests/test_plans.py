@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from agents.search import Best
-from experiments.plans import candidates, leaders
+from experiments.recording.plans import candidates, leaders
 
 
 def row(episode: int, counts: list[int], reward: float, images: int = 100) -> dict[str, object]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import policies
+from experiments.analysis import policies
 
 
 def record(agent, top1, seed=0, target=0.3, rewards=(-0.4, -0.2, -0.3), elapsed=(1.0, 2.0, 3.0)):

@@ -8,13 +8,13 @@ import torch
 from networks import NETWORKS, SHAPE, images, network
 from torch import nn
 
-from amc_env.compressors.reconstruct import collect
 from amc_env.compressors.surgery import Surgeon, drop
 from amc_env.evaluator import Evaluator
 from amc_env.execution import Execution
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan
 from amc_env.prefix import Prefixes
-from amc_env.trace import trace
+from amc_env.repair.moments import collect
 
 DATA = images()
 ROOM = 2**24

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from experiments.progress import LINE_SECONDS, Meter
+from experiments.recording.progress import LINE_SECONDS, Meter
 
 
 class Clock:

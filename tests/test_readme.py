@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from amc_env.data import load
-from amc_env.trace import trace
+from amc_env.data.splits import load
+from amc_env.graph.trace import trace
 from experiments import evaluate, pretrain, search
-from experiments.record import RunRecord
+from experiments.delivery.runtimes import read
+from experiments.recording.record import RunRecord
 from experiments.report import README
-from experiments.runtimes import read
 
 COMMANDS = {"pretrain": pretrain, "search": search, "evaluate": evaluate}
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)

@@ -13,16 +13,16 @@ from nets import Net, conv, head
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amc_env.compressors import reconstruct
 from amc_env.compressors.masking import masked
-from amc_env.compressors.reconstruct import Moments, collect, collect_cached
-from amc_env.compressors.refit import damping, refit, refit_rows, refit_together
-from amc_env.compressors.sampling import draw_positions
 from amc_env.compressors.surgery import Surgeon, Task, cut
-from amc_env.data import DataSet, Split
-from amc_env.graph import Graph
+from amc_env.data.splits import DataSet, Split
+from amc_env.graph.structure import Graph
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan
-from amc_env.trace import trace
+from amc_env.repair import moments as reconstruct
+from amc_env.repair.least_squares import damping, refit, refit_rows, refit_together
+from amc_env.repair.moments import Moments, collect, collect_cached
+from amc_env.repair.sampling import draw_positions
 
 ALL = 10_000  # points: every position of an image
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import record as module
-from experiments.record import RecordError, RunRecord, plain, without_clock
+from experiments.recording import record as module
+from experiments.recording.record import RecordError, RunRecord, plain, without_clock
 
 CONFIG = {"seed": 3, "agent": {"sigma": 0.5}, "output": "/somewhere"}
 
@@ -92,7 +92,7 @@ def test_without_clock_by_hand():
 
 KILLED = """
 import os, pathlib, signal, sys
-from experiments.record import RunRecord
+from experiments.recording.record import RunRecord
 record = RunRecord.create(pathlib.Path(sys.argv[1]), {}, seeds={})
 record.add(episode=0)
 record.add(episode=1)

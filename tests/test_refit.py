@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from amc_env.data import DataError, data_folder, load
+from amc_env import checkpoints as weights
+from amc_env.data.splits import DataError, data_folder, load
 from amc_env.env import CompressionEnv
 from amc_env.plan import Plan
-from amc_env.zoo import weights
 
 
 @pytest.fixture(autouse=True)

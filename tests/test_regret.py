@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments import regret
+from experiments.analysis import regret
 
 
 @pytest.fixture

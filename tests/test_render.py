@@ -4,8 +4,8 @@ import numpy as np
 from networks import SHAPE, network
 
 from amc_env import render
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan
-from amc_env.trace import trace
 
 
 def test_text_has_a_line_a_decision():

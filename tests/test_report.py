@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments import report
-from experiments.record import RunRecord
+from experiments.recording.record import RunRecord
 from experiments.report import README, ReportError, blocks, keep, place
 
 

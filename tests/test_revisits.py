@@ -8,8 +8,8 @@ import pytest
 from identity import FindTheKeeps, assert_resumes
 
 from agents.ddpg import DDPG
+from agents.elites import Guide, Revisits
 from agents.episode import Episode
-from agents.revisits import Guide, Revisits
 from agents.search import Best, run_search
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amc_env.scales import SCALES, Absolute, Relative
+from amc_env.actions import SCALES, Absolute, Relative
 
 ratios = st.floats(0.01, 1.0)
 

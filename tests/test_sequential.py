@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from amc_env import checkpoints as weights
 from amc_env import zoo
 from amc_env.compressors.channels import Channels
-from amc_env.compressors.reconstruct import collect
-from amc_env.compressors.sequential import RIDGE, Sequential, correction
 from amc_env.compressors.surgery import Surgeon, cut
-from amc_env.data import DataSet, load
-from amc_env.graph import Graph
+from amc_env.data.splits import DataSet, load
+from amc_env.graph.structure import Graph
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan
-from amc_env.trace import trace
-from amc_env.zoo import weights
+from amc_env.repair.moments import collect
+from amc_env.repair.sequential import RIDGE, Sequential, correction
 
 
 @pytest.fixture(scope="module")

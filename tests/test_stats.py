@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from experiments import stats
-from experiments.stats import Estimate, StatsError
+from experiments.analysis import stats
+from experiments.analysis.stats import Estimate, StatsError
 
 SCORES = arrays(np.float64, (7, 2), elements=st.floats(-10, 10))
 

@@ -11,11 +11,11 @@ from networks import SHAPE, images, network
 
 from amc_env.compressors.surgery import drop
 from amc_env.evaluator import EvaluationError, Evaluator
-from amc_env.measures import IMAGE, mean
+from amc_env.graph.trace import trace
+from amc_env.metrics import IMAGE, mean
 from amc_env.plan import Plan
 from amc_env.rewards import REWARDS
 from amc_env.stopping import BETTER, FEWEST, RIDGE, Known, Stopping, estimate, fewest, predicted
-from amc_env.trace import trace
 
 DATA = images(400)
 

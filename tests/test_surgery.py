@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from amc_env.compressors.masking import Masker, masked
 from amc_env.compressors.surgery import Surgeon, Task, cut, drop
 from amc_env.cost import Macs, Params, mask_widths
-from amc_env.graph import Graph
+from amc_env.graph.structure import Graph
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan, PlanError
-from amc_env.trace import trace
 
 names = pytest.mark.parametrize("name", nets.NETS)
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from experiments import search, suggest
-from experiments.config import CONF
-from experiments.lock import alone
-from experiments.record import RECORD, RecordError, RunRecord, without_clock
-from experiments.sweep import LONGEST, folder_name
+from experiments import search
+from experiments.cli import suggest
+from experiments.cli.config import CONF
+from experiments.cli.sweep import LONGEST, folder_name
+from experiments.recording.lock import alone
+from experiments.recording.record import RECORD, RecordError, RunRecord, without_clock
 
 SMALL = ("experiment=digits", "episodes=3", "save_every=1", "deliver=false", "confirm=1")
 NETS = """

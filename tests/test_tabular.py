@@ -13,16 +13,16 @@ from networks import network
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import amc_env  # noqa: F401 - registers the ids
+from amc_env import checkpoints as weights
 from amc_env import tabular, zoo
 from amc_env.budget import Budget, BudgetError
 from amc_env.cost import RESOURCES
-from amc_env.data import DataError
+from amc_env.data.splits import DataError
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluation
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan
 from amc_env.tabular import COUNTED, REAL, Card, Levels, Table, TableError, TabularEnv
-from amc_env.trace import trace
-from amc_env.zoo import weights
 from experiments import tabulate
 
 IDS = {"AMC/Tabular-Digits-v0": "digits", "AMC/Tabular-Fashion-v0": "fashion"}

@@ -14,13 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from amc_env import zoo
 from amc_env.compressors.channels import Channels
 from amc_env.compressors.masking import masked
-from amc_env.compressors.reconstruct import collect
 from amc_env.compressors.surgery import cut, drop
 from amc_env.cost import Macs, Params, mask_widths
-from amc_env.data import DataSet, Split
-from amc_env.graph import Graph
+from amc_env.data.splits import DataSet, Split
+from amc_env.graph.structure import Graph
+from amc_env.graph.trace import TraceError, trace
 from amc_env.plan import Plan
-from amc_env.trace import TraceError, trace
+from amc_env.repair.moments import collect
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -14,9 +14,9 @@ from torch.nn.utils import parametrizations
 
 from amc_env.compressors.masking import masked
 from amc_env.compressors.surgery import Surgeon, cut
-from amc_env.graph import Graph
+from amc_env.graph.structure import Graph
+from amc_env.graph.trace import TraceError, trace, verify
 from amc_env.plan import Plan
-from amc_env.trace import TraceError, trace, verify
 
 
 def assert_cut_equals_masked(model: nn.Module, graph: Graph) -> None:

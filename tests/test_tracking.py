@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from agents.search import Episode, Trial
-from experiments.record import plain
-from experiments.tracking import METRICS, NoTracker, TrackingError, WandbTracker, episode_metrics
+from experiments.recording.record import plain
+from experiments.recording.tracking import METRICS, NoTracker, TrackingError, WandbTracker, episode_metrics
 
 WANDB = Path(sys.executable).parent / "wandb"
 
@@ -57,7 +57,7 @@ def test_an_unknown_mode_is_told(tmp_path):
 RUN = """
 import os, signal, sys, time
 from pathlib import Path
-from experiments.tracking import WandbTracker
+from experiments.recording.tracking import WandbTracker
 
 folder = Path(sys.argv[1])
 before = dict(os.environ)

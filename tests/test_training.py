@@ -13,15 +13,16 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from amc_env.data import DataSet, DataSpec, split_dataset
-from amc_env.zoo import build, weights
-from experiments.config import ConfigError
-from experiments.fitting import fit
+from amc_env import checkpoints as weights
+from amc_env.data.splits import DataSet, DataSpec, split_dataset
+from amc_env.zoo import build
+from experiments.cli.config import ConfigError
 from experiments.pretrain import STATE, pretrain, stem
-from experiments.recipe import Recipe, RecipeError
-from experiments.record import RecordError, RunRecord, without_clock
-from experiments.tracking import METRICS, NoTracker
-from experiments.training import DivergedError, augmented, read_history, schedule, sgd, train
+from experiments.recording.record import RecordError, RunRecord, without_clock
+from experiments.recording.tracking import METRICS, NoTracker
+from experiments.training.fitting import fit
+from experiments.training.loop import DivergedError, augmented, read_history, schedule, sgd, train
+from experiments.training.recipe import Recipe, RecipeError
 
 SPEC = DataSpec("stripes", 2, (1, 4, 4), (0.5,), (0.25,), (8, 8, 8), flip=True, sizes=(88, 8))
 
@@ -187,7 +188,8 @@ DIGITS = ("model=digits_cnn", "data=digits", "recipe.epochs=3", "recipe.bfloat16
 
 KILLED = """
 import os, signal, sys
-from experiments import fitting, training
+from experiments.training.loop import fitting
+from experiments.training.loop import loop as training
 save = training._save
 
 def save_and_die(*arguments):

@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 
 from amc_env import tabular
 from experiments import compare, tune
-from experiments.config import CONF, ConfigError
-from experiments.record import RECORD, RecordError, RunRecord, without_clock
+from experiments.cli.config import CONF, ConfigError
+from experiments.recording.record import RECORD, RecordError, RunRecord, without_clock
 
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'amc-rl[optuna]'")
 SPACE = {

@@ -9,9 +9,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from amc_env import checkpoints as weights
 from amc_env import zoo
-from amc_env.zoo import weights
-from amc_env.zoo.weights import Card, CheckpointError
+from amc_env.checkpoints import Card, CheckpointError
 
 CARD = Card(
     architecture="digits_cnn", classes=10, in_channels=1, data="digits", shape=(1, 8, 8), seed=3,
@@ -222,12 +222,12 @@ def test_a_folder_that_is_a_file_cannot_be_written(tmp_path):
 
 
 def test_a_shipped_checkpoint_that_is_not_there_lists_those_that_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "__file__", str(tmp_path / "amc_env" / "zoo" / "weights.py"))
+    folder = tmp_path / "checkpoints"
+    monkeypatch.setattr(weights, "SHIPPED", folder)
     with pytest.raises(
         CheckpointError, match=r"the folder has none; train one: python -m experiments\.pretrain"
     ):
         weights.shipped("plain20")
-    folder = tmp_path / "experiments" / "checkpoints"
     weights.save(folder / "digits-w0.5", network(), CARD)
     with pytest.raises(CheckpointError, match=r"no checkpoint 'plain20' .* there are digits-w0\.5;"):
         weights.shipped("plain20")

@@ -21,15 +21,15 @@ from agents.blackbox import CMAES, RandomSearch
 from agents.ddpg import DDPG
 from amc_env.env import make
 from amc_env.evaluator import Evaluation, EvaluationError
-from amc_env.measures import IMAGE
+from amc_env.metrics import IMAGE
 from amc_env.plan import Plan
 from amc_env.sharing import share
 from amc_env.workers import WorkerError, Workers
-from experiments.config import CONF
-from experiments.problem import side_by_side
-from experiments.record import RunRecord, without_clock
+from experiments.cli.config import CONF
+from experiments.cli.problem import side_by_side
+from experiments.recording.record import RunRecord, without_clock
+from experiments.recording.tracking import NoTracker
 from experiments.search import explore, search
-from experiments.tracking import NoTracker
 
 
 @pytest.fixture(autouse=True)
@@ -170,7 +170,7 @@ def test_this_process_has_one_thread_beside_workers(monkeypatch):
         def __exit__(self, *error):
             pass
 
-    monkeypatch.setattr("experiments.problem.Workers", Fake)
+    monkeypatch.setattr("experiments.cli.problem.Workers", Fake)
     env = make("digits_cnn-digits", target=0.3)
     whole, before = OmegaConf.create({"reward_images": None}), env.evaluator
     torch.set_num_threads(2)

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from amc_env import checkpoints as weights
 from amc_env import zoo
+from amc_env.checkpoints import Card, CheckpointError
 from amc_env.compressors.masking import masked
 from amc_env.compressors.surgery import cut
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan
-from amc_env.trace import trace
-from amc_env.zoo import weights
-from amc_env.zoo.weights import Card, CheckpointError
 
 SHALLOW = {"plain": {"depth": 8}, "resnet": {"depth": 8}}  # in place of the same networks, only deeper
 NETWORKS = sorted(set(zoo.names()) - {"plain20", "resnet20", "resnet56"})

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from amc_env.cost import Ints
-from amc_env.graph import Graph
+from amc_env.graph.structure import Graph
 
 
 class Compressor(Protocol):

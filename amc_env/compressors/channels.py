@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from amc_env.cost import Ints
-from amc_env.graph import Graph, Group, Layer
+from amc_env.graph.structure import Graph, Group, Layer
 
 ROWS = 256  # of a weight matrix at a time in float64: a whole one may have 10⁸ numbers
 WIDE_ENOUGH = 16  # choices that rounding must leave a group

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from amc_env.compressors.surgery import Solve, Surgeon, drop, tasks_of
-from amc_env.graph import Graph, Layer
+from amc_env.graph.structure import Graph, Layer
 from amc_env.plan import Plan
 
 

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from amc_env.graph import Graph, Layer, Vector
+from amc_env.graph.checker import verify
+from amc_env.graph.structure import Graph, Layer, Vector
 from amc_env.plan import Plan
-from amc_env.tracing.checker import verify
 
 SIZES = {  # where modules note the number of channels that their vectors have
     nn.BatchNorm2d: "num_features",

@@ -23,7 +23,7 @@ from experiments.benchmarks import memory, passes, prefix, scaling, sides, stopp
 from experiments.benchmarks.stopping import Ablation
 from experiments.benchmarks.subjects import Settings
 from experiments.benchmarks.tables import MEMORY, MORE, PASSES, PREFIX, SCALING, STOPPING, WORKERS, table
-from experiments.record import commit, plain, row_a_line, versions
+from experiments.recording.record import commit, plain, row_a_line, versions
 
 NETWORKS = ("plain20", "resnet56", "mobilenet_v1")
 EVERYTHING = (*NETWORKS, PASSES, SCALING, WORKERS, MEMORY)  # where no name is given

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from amc_env.data import CACHE
+from amc_env.data.splits import CACHE
 from experiments.benchmarks.subjects import Settings
 
 STATUS = Path("/proc/self/status")
@@ -95,7 +95,7 @@ def large(settings: Settings, *, images: int, size: int, classes: int, points: i
     import torch
 
     from amc_env import zoo
-    from amc_env.data import from_tensors
+    from amc_env.data.splits import from_tensors
     from amc_env.env import CompressionEnv
     from experiments.benchmarks.subjects import calibrate, threads
 
@@ -128,9 +128,9 @@ def episode(side: str, name: str, settings: Settings) -> float:
 
     Ours makes its moments anew, as in a search that is the first of its network.
     """
-    from amc_env.compressors.reconstruct import collect
+    from amc_env.graph.trace import trace
     from amc_env.plan import Plan
-    from amc_env.trace import trace
+    from amc_env.repair.moments import collect
     from experiments.benchmarks.ours import Ours
     from experiments.benchmarks.reference import Reference
     from experiments.benchmarks.subjects import images, subject, threads

@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.benchmarks.stopping import searched
 from experiments.benchmarks.subjects import BenchmarkError
-from experiments.record import without_clock
+from experiments.recording.record import without_clock
 
 SIDES = ("whole", "kept")
 

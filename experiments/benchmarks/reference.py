@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amc_env.compressors.channels import magnitude
-from amc_env.compressors.sampling import draw_positions, listening, refittable
-from amc_env.graph import Graph, Layer
+from amc_env.graph.structure import Graph, Layer
+from amc_env.repair.sampling import draw_positions, listening, refittable
 from experiments.benchmarks.subjects import BenchmarkError, Settings, Subject
 
 BATCH = 50  # images in a forward pass

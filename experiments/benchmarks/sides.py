@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from agents.search import Agent, Array, Episode, Info
 from agents.search import search as trials
 from amc_env.execution import has_bfloat16
-from experiments import config
 from experiments.benchmarks import RANDOM
 from experiments.benchmarks.ours import Bare, Ours
 from experiments.benchmarks.reference import Played, Reference
 from experiments.benchmarks.subjects import BenchmarkError, Settings, Subject
+from experiments.cli import config
 from experiments.compare import contender
 
 SIDES = ("ours", "reference")

@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from amc_env.data import CACHE, data_folder
-from experiments import config, search, stats
+from amc_env.data.splits import CACHE, data_folder
+from experiments import search
+from experiments.analysis import stats
 from experiments.benchmarks.subjects import BenchmarkError
-from experiments.record import RECORD, RunRecord, commit, without_clock
+from experiments.cli import config
+from experiments.recording.record import RECORD, RunRecord, commit, without_clock
 
 SIDES = ("plain", "stopping", "again")
 

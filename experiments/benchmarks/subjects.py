@@ -9,9 +9,9 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
+from amc_env import checkpoints as weights
 from amc_env import zoo
-from amc_env.data import DataSet, Split, load
-from amc_env.zoo import weights
+from amc_env.data.splits import DataSet, Split, load
 from experiments.benchmarks import RANDOM
 
 CALIBRATED_ON = 500  # training images that a random network's batch norm is calibrated on

@@ -1,0 +1,284 @@
+"""Checkpoints: ``<stem>.safetensors`` with the weights and ``<stem>.json``, the card that says what they are.
+
+Nothing in a checkpoint is executed: weights are plain tensors, and the architecture is a name in the zoo.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from amc_env.compressors.surgery import cut
+from amc_env.graph.trace import TraceError, trace
+from amc_env.plan import Plan, PlanError
+from amc_env.zoo import ModelError, build
+
+FORMAT = 1
+TRAIN = "python -m experiments.pretrain model={model} data={data}"
+
+
+CARD_TYPES: dict[type, tuple[str, ...]] = {
+    str: ("architecture", "data", "commit", "note", "sha256"),
+    int: ("classes", "in_channels", "seed"),
+    dict: ("options", "recipe", "accuracy"),
+    list: ("shape",),
+}
+
+SHIPPED = Path(__file__).resolve().parent / "zoo" / "checkpoints"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged, or of another network."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a checkpoint's weights are and where they came from.
+
+    ``accuracy`` is top-1 in [0, 1] by split. ``options`` are those of `amc_env.zoo.build`. ``plan`` says what
+    was kept of that network, None for the whole of it. `save` fills in ``sha256``, the weights file's digest.
+    """
+
+    architecture: str
+    classes: int
+    in_channels: int
+    data: str
+    shape: tuple[int, ...]  # C, H, W of the images
+    seed: int
+    commit: str
+    options: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    accuracy: dict[str, float] = field(default_factory=dict)
+    plan: dict[str, Any] | None = None
+    note: str = ""
+    sha256: str = ""
+    format: int = FORMAT
+
+
+def save(stem: Path | str, model: nn.Module, card: Card) -> Card:
+    """Write weights and card, and give the card back with its hash.
+
+    Raises:
+        CheckpointError: when a weight is not finite or the files cannot be written; an older checkpoint of
+            the same stem then stays as it was.
+    """
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    weights_file, card_file = files(stem)
+    _refuse_non_finite(tensors, f"{weights_file} is not written")
+    content = safetensors.torch.save(tensors)
+    card = replace(card, sha256=hashlib.sha256(content).hexdigest())
+    text = json.dumps(asdict(card), indent=2, sort_keys=True, allow_nan=False) + "\n"
+    _write({weights_file: content, card_file: text.encode()})
+    return card
+
+
+def load(stem: Path | str) -> tuple[nn.Module, Card]:
+    """The network that a checkpoint holds, in evaluation mode, and its card.
+
+    Raises:
+        CheckpointError: when a file is missing, truncated, changed, of another format or architecture, or
+            holds a weight that is not finite.
+    """
+    card = read_card(stem)
+    _, card_file = files(stem)
+    if card.architecture == "import":
+        raise CheckpointError(
+            f"{card_file} is of a network of your own ({card.options.get('target', 'no target')}), and "
+            "loading imports no code: build the network yourself and call restore(model, stem)"
+        )
+    options = {name: value for name, value in card.options.items() if name != "weights"}  # never a download
+    try:
+        model = build(card.architecture, classes=card.classes, in_channels=card.in_channels, **options)
+    except (ModelError, TypeError) as error:
+        raise CheckpointError(f"{card_file} names a network that cannot be built: {error}") from error
+    return _restored(model, stem, card)
+
+
+def restore(dense: nn.Module, stem: Path | str) -> tuple[nn.Module, Card]:
+    """As `load`, from the dense network that the caller built: cut by the card's plan, where it has one.
+
+    Raises:
+        CheckpointError: as `load`.
+    """
+    return _restored(dense, stem, read_card(stem))
+
+
+def load_into(model: nn.Module, stem: Path | str) -> Card:
+    """Put a checkpoint's weights into a network that the caller built; on an error the network is as it was.
+
+    Raises:
+        CheckpointError: as `load`.
+    """
+    card = read_card(stem)
+    _fill(model, stem, card)
+    return card
+
+
+def read_card(stem: Path | str) -> Card:
+    """A checkpoint's card alone; the weights are not looked at.
+
+    Raises:
+        CheckpointError: when the card is missing or is not a card.
+    """
+    _, path = files(stem)
+    try:
+        content = json.loads(_read(path, TRAIN.format(model="<model>", data="<data set>")))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}; take it from its source again") from error
+    problem = _card_problem(content)
+    if problem:
+        raise CheckpointError(f"{path} is not a checkpoint's card: {problem}")
+    return Card(**{**content, "shape": tuple(content["shape"])})
+
+
+def shipped(name: str) -> Path:
+    """The stem of a checkpoint in the repository's ``amc_env/zoo/checkpoints``.
+
+    Raises:
+        CheckpointError: when it is not there, with the list of those that are.
+    """
+    there = sorted(path.stem for path in SHIPPED.glob("*.json"))
+    if name not in there:
+        listed = f"there are {', '.join(there)}" if there else "the folder has none"
+        command = TRAIN.format(model="<model>", data="<data set>")
+        raise CheckpointError(f"no checkpoint {name!r} in {SHIPPED}: {listed}; train one: {command}")
+    return SHIPPED / name
+
+
+def files(stem: Path | str) -> tuple[Path, Path]:
+    """Weights file and card file of a stem, whose name may contain dots."""
+    stem = Path(stem)
+    return stem.with_name(f"{stem.name}.safetensors"), stem.with_name(f"{stem.name}.json")
+
+
+def _restored(dense: nn.Module, stem: Path | str, card: Card) -> tuple[nn.Module, Card]:
+    model = dense if card.plan is None else _cut(dense, card, files(stem)[1])
+    _fill(model, stem, card)
+    return model.eval(), card
+
+
+def _fill(model: nn.Module, stem: Path | str, card: Card) -> None:
+    path, _ = files(stem)
+    content = _read(path, TRAIN.format(model=card.architecture, data=card.data))
+    _refuse_damaged(path, content, card)
+    try:
+        tensors = safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+    _refuse_non_finite(tensors, f"{path} is of no use")
+    _refuse_other_network(path, model.state_dict(), tensors)
+    model.load_state_dict(tensors)
+
+
+def _cut(model: nn.Module, card: Card, card_file: Path) -> nn.Module:
+    """The smaller network that a card's plan leaves of the one it names, not yet with its weights."""
+    try:
+        height, width = card.shape[1:]
+        graph = trace(model, (card.in_channels, height, width))
+        return cut(model, graph, Plan.from_dict(card.plan or {}))
+    except (PlanError, TraceError) as error:
+        raise CheckpointError(f"{card_file}: plan: {error}") from error
+
+
+def _card_problem(content: object) -> str | None:
+    """The first thing wrong with what a card file held."""
+    if not isinstance(content, dict):
+        return f"it holds a {type(content).__name__}, not an object"
+    if content.get("format") != FORMAT:
+        return f"its format is {content.get('format')!r}, this version reads {FORMAT}"
+    known = {entry.name for entry in fields(Card)}
+    if content.keys() != known:
+        return f"missing {sorted(known - content.keys())}, unknown {sorted(content.keys() - known)}"
+    for kind, keys in CARD_TYPES.items():
+        for key in keys:
+            if not isinstance(content[key], kind) or isinstance(content[key], bool):
+                return f"{key} is {content[key]!r}, not of type {kind.__name__}"
+    if not (content["plan"] is None or isinstance(content["plan"], dict)):
+        return f"plan is {content['plan']!r}, not an object or null"
+    if len(content["shape"]) != 3 or not all(type(size) is int and size > 0 for size in content["shape"]):
+        return f"shape is {content['shape']}, not three sizes C, H, W"
+    if not all(type(share) in (int, float) and 0 <= share <= 1 for share in content["accuracy"].values()):
+        return f"accuracy is {content['accuracy']}, not numbers in [0, 1]"
+    return None
+
+
+def _refuse_damaged(path: Path, content: bytes, card: Card) -> None:
+    digest = hashlib.sha256(content).hexdigest()
+    if digest == card.sha256:
+        return
+    expected = _length(content)
+    if expected is not None and len(content) < expected:
+        raise CheckpointError(f"{path} is truncated: {len(content):,} of {expected:,} bytes; take it again")
+    raise CheckpointError(
+        f"{path} is not the file that its card describes: its sha256 begins with {digest[:12]}, the card's "
+        f"with {card.sha256[:12]}; take both from their source again"
+    )
+
+
+def _length(content: bytes) -> int | None:
+    """The length in bytes that a safetensors header promises; None where there is no header."""
+    header = 8 + int.from_bytes(content[:8], "little")
+    if len(content) < header:
+        return header
+    try:
+        entries = json.loads(content[8:header])
+        ends = [int(entry["data_offsets"][1]) for entry in entries.values() if "data_offsets" in entry]
+        return header + max(ends)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _refuse_non_finite(tensors: Mapping[str, Tensor], consequence: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise CheckpointError(
+                f"{consequence}: {bad} of {tensor.numel()} numbers of {name} are NaN or infinite"
+            )
+
+
+def _refuse_other_network(path: Path, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    differences = []
+    for name in dict.fromkeys([*wanted, *found]):
+        asked = list(wanted[name].shape) if name in wanted else "absent"
+        held = list(found[name].shape) if name in found else "absent"
+        if asked != held:
+            differences.append(f"{name} is {asked} in the network and {held} in the file")
+    if differences:
+        more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise CheckpointError(f"{path} is of another architecture: {'; '.join(differences[:3])}{more}")
+
+
+def _read(path: Path, command: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist; train it: {command}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _write(contents: Mapping[Path, bytes]) -> None:
+    """Write all files beside their places, then put them there: a full disk costs none of the old ones."""
+    partials = {path: path.with_name(f"{path.name}.part") for path in contents}
+    path = next(iter(contents))
+    try:
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partials[path].write_bytes(content)
+        for path, partial in partials.items():
+            os.replace(partial, path)
+    except OSError as error:
+        for partial in partials.values():
+            with contextlib.suppress(OSError):
+                partial.unlink()
+        raise CheckpointError(f"{path} cannot be written: {error.strerror}; choose another folder") from error

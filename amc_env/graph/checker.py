@@ -1,0 +1,107 @@
+"""The scribe that holds a cut network against the graph of the dense one."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+
+from amc_env.graph.interpreter import propagate
+from amc_env.graph.labels import TraceError, compact
+from amc_env.graph.structure import Atoms, Graph
+
+ADVICE = (
+    "This network uses channel counts in a way that tracing cannot follow; compute them from x.size(1), use "
+    "chunk instead of slices, or keep such a part out of the network that is compressed"
+)
+
+
+def verify(cut: nn.Module, graph: Graph, mask: NDArray[np.bool_]) -> None:
+    """Raise a `TraceError` unless a cut network computes with exactly the channels that stayed.
+
+    Args:
+        cut: the smaller network, not folded.
+        graph: of the dense one.
+        mask: ``(atoms,)`` bool, which atoms stayed.
+    """
+    try:
+        propagate(cut, Checker(graph, mask), graph.shape)
+    except TraceError as error:
+        raise TraceError(f"{error}. {ADVICE}") from error
+
+
+@dataclass
+class Checker:
+    """Each layer must read, and each parameter and operation meet, exactly the atoms that stayed, in order.
+
+    Labels are atoms here; what is tied must already be equal. So a network that does something with channel
+    numbers that tracing did not see is refused before it computes anything.
+    """
+
+    graph: Graph
+    mask: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        self.node: fx.Node
+        self._layers = {layer.name: layer for layer in self.graph.layers}
+        self._vectors = {vector.name: vector.atoms for vector in self.graph.vectors}
+        self._blanks = iter(self.graph.blanks)
+        self._numbers = iter(self.graph.numbers)
+
+    def layer(
+        self, name: str, module: nn.Module, reads: Tensor, in_size: tuple[int, int], out_size: tuple[int, int]
+    ) -> Tensor:
+        """What stayed of what the dense layer reads; the atoms that it writes."""
+        layer = self._layers[name]
+        self._same(self._left(layer.reads), reads, f"{name!r} reads other channels than were kept for it")
+        if (in_size, out_size) != (layer.in_size, layer.out_size):
+            raise TraceError(f"{name!r} runs on {in_size}, in the dense network on {layer.in_size}")
+        return self._left(layer.writes)
+
+    def vector(self, name: str, value: Tensor, dim: int, ids: Tensor | None = None) -> Tensor:
+        """One entry for each channel that stayed."""
+        left = self._left(self._vectors[name])
+        if value.size(dim) != len(left):
+            raise TraceError(f"{name} has {value.size(dim)} entries for {len(left)} channels")
+        if ids is not None:
+            self._same(left, ids, f"{name} meets other channels than were kept for it")
+        return left
+
+    def norm(self, weight: str) -> None:
+        """Nothing to hold against."""
+
+    def tie(self, a: Tensor, b: Tensor) -> Tensor:
+        """Equal, unless one is a single channel that always stays: it may be broadcast over what is left."""
+        for one, other in ((a, b), (b, a)):
+            small = compact(one)
+            if small.numel() == 1 and self.graph.fixed[int(small)]:
+                return other
+        self._same(compact(a), compact(b), "channels meet that were not kept together")
+        return a
+
+    def keep(self, ids: Tensor, why: str) -> None:
+        """Was seen by the recorder."""
+
+    def blank(self, count: int) -> Tensor:
+        """What the recorder called blank at this point."""
+        atoms = next(self._blanks, np.empty(0, dtype=np.int64))
+        if len(atoms) != count:
+            raise TraceError(f"{count} blank channels, {len(atoms)} in the dense network")
+        return torch.from_numpy(atoms)
+
+    def number(self, value: float) -> None:
+        """The same as in the dense network."""
+        if value != next(self._numbers, None):
+            raise TraceError(f"the values depend on the number of channels, here {value}")
+
+    def finish(self, ids: Tensor) -> None:
+        """The logits are those of the dense network."""
+        self._same(self._left(self.graph.outputs), compact(ids).flatten(), "the outputs are not the classes")
+
+    def _left(self, atoms: Atoms) -> Tensor:
+        return torch.from_numpy(atoms[self.mask[atoms]])
+
+    def _same(self, a: Tensor, b: Tensor, what: str) -> None:
+        if a.shape != b.shape or not bool((a == b).all()):
+            raise TraceError(what)

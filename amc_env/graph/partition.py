@@ -1,0 +1,83 @@
+"""Which channels stand or fall together, and which of them make one decision."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amc_env.graph.structure import Atoms, Group, Layer
+
+
+class Partition:
+    """Numbers 0, 1, ... in disjoint sets that can be joined (union-find); the least stands for its set."""
+
+    def __init__(self, count: int = 0) -> None:
+        self._parent = list(range(count))
+
+    def __len__(self) -> int:
+        return len(self._parent)
+
+    def grow(self, count: int) -> range:
+        """So many new numbers, each alone in its set."""
+        start = len(self._parent)
+        self._parent.extend(range(start, start + count))
+        return range(start, start + count)
+
+    def root(self, number: int) -> int:
+        """The number that stands for the set of this one."""
+        parent = self._parent
+        while parent[number] != number:
+            parent[number] = number = parent[parent[number]]
+        return number
+
+    def join(self, one: int, other: int) -> None:
+        """Make one set of two."""
+        a, b = self.root(one), self.root(other)
+        self._parent[max(a, b)] = min(a, b)
+
+    def roots(self) -> Atoms:
+        """``(numbers,)`` what stands for each."""
+        return np.array([self.root(number) for number in range(len(self))], dtype=np.int64)
+
+
+def find_groups(layers: Sequence[Layer], fixed: NDArray[np.bool_]) -> tuple[Group, ...]:
+    """Channels that one layer writes are one decision, and so are channels that share an atom; in consumer
+    order.
+
+    Atoms that no layer reads, and those that stand alone in their group, are marked as fixed.
+    """
+    sets = Partition(len(fixed))
+    for layer in layers:
+        free = layer.writes[~fixed[layer.writes]].tolist()
+        for atom in free[1:]:
+            sets.join(free[0], atom)
+    of = np.where(fixed, -1, sets.roots())
+    readers = _readers(layers, of)
+    members = {at: np.flatnonzero(of == at) for at in np.unique(of[of >= 0]).tolist()}
+    found = [(readers[at], atoms) for at, atoms in members.items() if at in readers and len(atoms) > 1]
+    fixed[:] = True
+    for _, atoms in found:
+        fixed[atoms] = False
+    found.sort(key=lambda item: (item[0][0], int(item[1][0])))
+    return tuple(
+        Group(index, atoms, tuple(readers), *_width(layers, atoms))
+        for index, (readers, atoms) in enumerate(found)
+    )
+
+
+def _readers(layers: Sequence[Layer], of: Atoms) -> dict[int, list[int]]:
+    """For each set, the layers that lose columns with it; a depthwise layer only loses rows."""
+    readers: dict[int, list[int]] = {}
+    for index, layer in enumerate(layers):
+        if layer.kind != "depthwise":
+            for at in np.unique(of[layer.reads]).tolist():
+                if at >= 0:
+                    readers.setdefault(at, []).append(index)
+    return readers
+
+
+def _width(layers: Sequence[Layer], atoms: Atoms) -> tuple[int, int]:
+    """Channels of this group in the layer that writes most of them, and how many of them each atom holds."""
+    width = max(int(np.isin(layer.writes, atoms, kind="table").sum()) for layer in layers)
+    width = max(width, len(atoms))
+    return width, width // len(atoms)

@@ -1,0 +1,179 @@
+"""The scribe that writes a `Graph` down."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from amc_env.graph.labels import TraceError, compact
+from amc_env.graph.leaves import depthwise
+from amc_env.graph.partition import Partition, find_groups
+from amc_env.graph.structure import Atoms, Graph, Layer, Vector
+
+
+@dataclass
+class _Call:
+    """A layer as it is met during tracing; labels are numbers of the recorder, not yet atoms."""
+
+    module: nn.Module
+    reads: Tensor
+    writes: Tensor
+    in_size: tuple[int, int]
+    out_size: tuple[int, int]
+    node: fx.Node
+    calls: int = 1
+
+
+@dataclass
+class Recorder:
+    """Emits fresh labels, unifies them, and makes the graph of what it heard."""
+
+    model: nn.Module
+    shape: tuple[int, int, int]
+    labels: Partition = field(default_factory=Partition)
+    calls: dict[str, _Call] = field(default_factory=dict)
+    vectors: dict[str, tuple[Tensor, int, Tensor]] = field(default_factory=dict)
+    norms: list[str] = field(default_factory=list)
+    blanks: list[Tensor] = field(default_factory=list)
+    numbers: list[float] = field(default_factory=list)
+    kept: list[tuple[Tensor, str]] = field(default_factory=list)
+    outputs: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+    def __post_init__(self) -> None:
+        self.node: fx.Node
+
+    def layer(
+        self, name: str, module: nn.Module, reads: Tensor, in_size: tuple[int, int], out_size: tuple[int, int]
+    ) -> Tensor:
+        """Fresh labels, or those of the first call; a depthwise convolution passes on what it reads."""
+        if name in self.calls:
+            return self._again(self.calls[name], reads, in_size, out_size)
+        if depthwise(module) and isinstance(module, nn.ConvTranspose2d):
+            raise TraceError(f"{name!r} is transposed and depthwise; use an upsampling and a convolution")
+        width = int(module.out_features if isinstance(module, nn.Linear) else module.out_channels)  # type: ignore[arg-type]
+        writes = reads.repeat_interleave(width // len(reads)) if depthwise(module) else self._fresh(width)
+        self.calls[name] = _Call(module, reads, writes, in_size, out_size, self.node)
+        if isinstance(module.bias, Tensor):
+            self.vector(f"{name}.bias", module.bias, 0, writes)
+        return writes
+
+    def vector(self, name: str, value: Tensor, dim: int, ids: Tensor | None = None) -> Tensor:
+        """Ties the labels of a parameter that is used twice."""
+        if name in self.vectors:
+            known = self.vectors[name][2]
+            return known if ids is None else self.tie(known, ids)
+        ids = self._fresh(value.size(dim)) if ids is None else ids
+        if value.size(dim) != len(ids):
+            raise TraceError(f"{name} has {value.size(dim)} entries for {len(ids)} channels")
+        self.vectors[name] = (value, dim, ids)
+        return ids
+
+    def norm(self, weight: str) -> None:
+        """Its statistics run over what is kept."""
+        self.norms.append(weight)
+
+    def tie(self, a: Tensor, b: Tensor) -> Tensor:
+        """Unify position by position."""
+        pairs = torch.stack(torch.broadcast_tensors(compact(a), compact(b))).flatten(1)
+        for one, other in zip(*pairs.tolist(), strict=True):
+            self.labels.join(one, other)
+        return a
+
+    def keep(self, ids: Tensor, why: str) -> None:
+        """Note where and why."""
+        self.kept.append((compact(ids).flatten(), f"{self.node.name}: {why}"))
+
+    def blank(self, count: int) -> Tensor:
+        """Fresh labels that stay, and need no note."""
+        self.blanks.append(self._fresh(count))
+        return self.blanks[-1]
+
+    def number(self, value: float) -> None:
+        """Remember it for the `Checker`."""
+        self.numbers.append(float(value))
+
+    def finish(self, ids: Tensor) -> None:
+        """The classes stay."""
+        self.outputs = compact(ids).flatten()
+
+    def _fresh(self, count: int) -> Tensor:
+        return torch.tensor(self.labels.grow(count), dtype=torch.int64)
+
+    def _again(
+        self, call: _Call, reads: Tensor, in_size: tuple[int, int], out_size: tuple[int, int]
+    ) -> Tensor:
+        if (in_size, out_size) != (call.in_size, call.out_size):
+            raise TraceError(
+                f"the module runs on inputs of {call.in_size} and of {in_size}; give each size its own module"
+            )
+        call.calls += 1
+        self.tie(call.reads, reads)
+        return call.writes
+
+    def graph(self) -> Graph:
+        """Atoms are numbered in the order in which the forward pass first meets them."""
+        _, atom_of = np.unique(self.labels.roots(), return_inverse=True)
+
+        def atoms(ids: Tensor) -> Atoms:
+            found: Atoms = atom_of[ids.numpy()]
+            return found
+
+        layers = tuple(
+            _layer(name, call, atoms(call.reads), atoms(call.writes)) for name, call in self.calls.items()
+        )
+        vectors = tuple(
+            Vector(name, dim, atoms(ids), value.numel() // value.size(dim), isinstance(value, nn.Parameter))
+            for name, (value, dim, ids) in self.vectors.items()
+        )
+        fixed = np.zeros(int(atom_of.max()) + 1, dtype=bool)
+        for ids in (*self.blanks, self.outputs, *(ids for ids, _ in self.kept)):
+            fixed[atoms(ids)] = True
+        notes = [why for _, why in self.kept]
+        pinned = fixed.copy()
+        groups = find_groups(layers, fixed)
+        for layer in layers:
+            alone = fixed & ~pinned
+            if layer.kind != "depthwise" and alone[layer.writes].any():
+                notes.append(f"{layer.name}: its channels can only be removed all at once")
+        counted = {f"{layer.name}.weight" for layer in layers} | set(self.vectors)
+        return Graph(
+            layers=layers,
+            vectors=vectors,
+            groups=groups,
+            folds=tuple(self._folds()),
+            norms=tuple(dict.fromkeys(self.norms)),
+            atoms=len(fixed),
+            fixed=fixed,
+            notes=tuple(dict.fromkeys(notes)),
+            fixed_params=sum(p.numel() for name, p in self.model.named_parameters() if name not in counted),
+            shape=self.shape,
+            blanks=tuple(atoms(ids) for ids in self.blanks),
+            numbers=tuple(self.numbers),
+            outputs=atoms(self.outputs),
+        )
+
+    def _folds(self) -> Iterator[tuple[str, str]]:
+        """Batch norms that read one layer and are its only reader; both run once."""
+        for name, call in self.calls.items():
+            user = next(iter(call.node.users), None)
+            if call.calls > 1 or len(call.node.users) != 1 or user is None or user.op != "call_module":
+                continue
+            norm = self.model.get_submodule(str(user.target))
+            runs = sum(n.op == "call_module" and n.target == user.target for n in user.graph.nodes)
+            if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d) and norm.track_running_stats and runs == 1:
+                yield name, str(user.target)
+
+
+def _layer(name: str, call: _Call, reads: Atoms, writes: Atoms) -> Layer:
+    module, kind, kernel, stride, groups = call.module, "linear", (1, 1), 1, 1
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        kind = "transposed" if isinstance(module, nn.ConvTranspose2d) else "conv"
+        kind = "depthwise" if depthwise(module) else kind
+        kernel = (module.kernel_size[0], module.kernel_size[1])
+        stride, groups = module.stride[0], module.groups
+    bias = module.bias is not None
+    return Layer(
+        name, kind, kernel, stride, groups, call.in_size, call.out_size, call.calls, bias, reads, writes
+    )

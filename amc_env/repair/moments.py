@@ -1,0 +1,255 @@
+"""Repair of layers after some of their inputs are gone, from second moments of what they read.
+
+The moments of a network are taken once, at sampled points of the calibration images, and kept on disk;
+`amc_env.repair.least_squares` solves from them alone.
+"""
+
+import math
+import os
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from mmap import mmap
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from amc_env.compressors.surgery import Task
+from amc_env.data.splits import DataSet, cache_folder, digest
+from amc_env.graph.structure import Graph, Layer
+from amc_env.modes import evaluating
+from amc_env.repair.least_squares import damping, refit, refit_rows, refit_together
+from amc_env.repair.sampling import draw_positions, listening, patches, refittable
+
+FORMAT = 2  # of cache files; another number makes them again
+FOLD = 1024  # rows that are gathered before they are multiplied: few rows make slow products
+TOGETHER = 2**26  # numbers in the matrices that a GPU solves at once
+ACTIVATIONS = 2**27  # bytes that one layer's input and output may take in a batch
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Second moments of what each layer reads in the dense network.
+
+    Attributes:
+        grams: by layer name, ``(groups, d, d)`` float64: E[x xᵀ] of the inputs of each channel group, d =
+            c_in / groups times the kernel's area, channels first.
+        rows: for layers with more inputs than rows, ``(groups, n, d)`` float32: the rows themselves.
+        counts: by layer name, how many rows were seen.
+        ridge: the least damping of a solve, as a fraction of the mean diagonal; see `damping`.
+    """
+
+    grams: Mapping[str, Tensor]
+    rows: Mapping[str, Tensor]
+    counts: Mapping[str, int]
+    ridge: float = 1e-6
+
+    def to(self, device: torch.device) -> "Moments":
+        """The same on a device."""
+        grams, rows = (
+            {name: value.to(device) for name, value in part.items()} for part in (self.grams, self.rows)
+        )
+        return Moments(grams, rows, self.counts, self.ridge)
+
+    def solve(self, tasks: Iterable[Task]) -> Iterator[Tensor]:
+        """A `surgery.Solve`: refitted weights where moments are known, the dense ones where they are not.
+
+        On a GPU, layers of one shape are solved at once, see `refit_together`.
+        """
+        if self.on_cpu:
+            return map(self._solve, tasks)
+        return iter(self._solve_together(list(tasks)))
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the processor solves."""
+        return all(value.device.type == "cpu" for value in (*self.grams.values(), *self.rows.values()))
+
+    def _solve(self, task: Task) -> Tensor:
+        layer, block, weight, columns = task
+        if layer.name not in self.counts or len(columns) == weight.size(1):
+            return weight[:, columns]
+        if layer.name in self.grams:
+            return refit(weight, self.grams[layer.name][block], columns, self._damping(task))
+        return refit_rows(weight, self.rows[layer.name][block], columns, self._damping(task))
+
+    def _solve_together(self, tasks: Sequence[Task]) -> list[Tensor]:
+        alike: dict[Hashable, list[int]] = {}  # indices of tasks of one shape, and each other one alone
+        for index, (layer, _, weight, columns) in enumerate(tasks):
+            refitted = layer.name in self.grams and len(columns) < weight.size(1)
+            alike.setdefault(weight.shape if refitted else index, []).append(index)
+        found: dict[int, Tensor] = {}
+        for indices in alike.values():
+            size = max(1, TOGETHER // tasks[indices[0]].weight.size(1) ** 2)
+            for start in range(0, len(indices), size):
+                part = indices[start : start + size]
+                found |= dict(zip(part, self._refit([tasks[index] for index in part]), strict=True))
+        return [found[index] for index in range(len(tasks))]
+
+    def _refit(self, tasks: Sequence[Task]) -> list[Tensor]:
+        """Of one task, or of several of one shape."""
+        if len(tasks) == 1:
+            return [self._solve(tasks[0])]
+        return refit_together(
+            [task.weight for task in tasks],
+            [self.grams[task.layer.name][task.block] for task in tasks],
+            [task.columns for task in tasks],
+            [self._damping(task) for task in tasks],
+        )
+
+    def _damping(self, task: Task) -> float:
+        return self.ridge + damping(len(task.columns), self.counts[task.layer.name])
+
+
+class _Sum:
+    """Rows of one layer, folded into a Gram matrix as they come unless they are fewer than their columns.
+
+    All memory is taken before the first pass: small pieces that outlive the activations between which they
+    lie would keep the allocator from giving these back.
+    """
+
+    def __init__(self, layer: Layer, rows: int) -> None:
+        groups, columns = layer.groups, _inputs(layer)
+        self.fold = columns <= rows
+        self.buffer = _pages(groups, min(rows, FOLD) if self.fold else rows, columns)
+        self.gram = torch.zeros(groups, columns, columns, dtype=torch.float64) if self.fold else None
+        self.count = self.filled = 0
+
+    def add(self, sample: Tensor) -> None:
+        """Take ``(groups, rows, d)``."""
+        self.count += sample.size(1)
+        while sample.size(1):
+            part = sample[:, : self.buffer.size(1) - self.filled]
+            self.buffer[:, self.filled : self.filled + part.size(1)] = part
+            self.filled += part.size(1)
+            sample = sample[:, part.size(1) :]
+            if self.fold and self.filled == self.buffer.size(1):
+                self.flush()
+
+    def flush(self) -> None:
+        """Multiply what has been gathered, in float64: in float32, a singular matrix may lose its sign."""
+        assert self.gram is not None
+        x = self.buffer[:, : self.filled].double()
+        self.gram.baddbmm_(x.transpose(1, 2), x)
+        self.filled = 0
+
+
+def _pages(*shape: int) -> Tensor:
+    """Float32 zeros on pages of their own: the allocator would keep what lay between things that stay."""
+    return torch.frombuffer(mmap(-1, 4 * math.prod(shape)), dtype=torch.float32).view(shape)
+
+
+def collect(
+    model: nn.Module,
+    graph: Graph,
+    data: DataSet,
+    *,
+    images: int,
+    points: int,
+    seed: int,
+    batch_size: int | None = None,
+) -> Moments:
+    """Moments of a dense network over sampled positions of the calibration split.
+
+    Args:
+        model: the dense network.
+        graph: of it.
+        data: only its calibration split is read.
+        images: how many of its images; all where there are fewer.
+        points: positions sampled in each image and layer.
+        seed: draws the positions.
+        batch_size: images in one pass, which changes nothing but time and memory; None for what fits.
+
+    Raises:
+        ValueError: for images of another shape than the network was traced with.
+        ArithmeticError: when a layer's input is not finite.
+    """
+    if data.shape != graph.shape:
+        raise ValueError(
+            f"images are {data.shape}, the network was traced with {graph.shape}: trace it again"
+        )
+    layers = refittable(graph)
+    images = min(images, len(data["calibration"]))
+    generator = torch.Generator().manual_seed(seed)
+    positions = {layer.name: draw_positions(layer, images, points, generator) for layer in layers}
+    sums = {layer.name: _Sum(layer, positions[layer.name].numel()) for layer in layers}
+    batch_size = batch_size or _batch_size(graph)
+    first, calls = 0, dict.fromkeys(sums, 0)
+
+    def hear(layer: Layer, module: nn.Module, x: Tensor) -> None:
+        at = positions[layer.name][calls[layer.name], first : first + len(x)]
+        calls[layer.name] += 1
+        sample = patches(module, layer, x, at)
+        if not bool(sample.isfinite().all()):
+            raise ArithmeticError(
+                f"the input of layer {layer.name!r} is not finite: check the weights of the checkpoint"
+            )
+        sums[layer.name].add(sample)
+
+    with evaluating(model), listening(model, layers, hear):
+        for batch, _ in data.batches("calibration", batch_size, images):
+            model(batch)
+            first += len(batch)
+            calls = dict.fromkeys(sums, 0)
+    return _moments(sums)
+
+
+def _moments(sums: Mapping[str, _Sum]) -> Moments:
+    grams, rows = {}, {}
+    for name, total in sums.items():
+        if total.gram is None:
+            rows[name] = total.buffer[:, : total.filled]
+        else:
+            total.flush()
+            grams[name] = total.gram.div_(total.count)
+    return Moments(grams, rows, {name: total.count for name, total in sums.items()})
+
+
+def _inputs(layer: Layer) -> int:
+    """Columns of one channel group's least-squares problem."""
+    return layer.c_in // layer.groups * layer.taps
+
+
+def _batch_size(graph: Graph) -> int:
+    """As many images as keep the widest layer's activations within `ACTIVATIONS`, from 1 to 100."""
+    floats = max(
+        layer.c_in * math.prod(layer.in_size) + layer.c_out * math.prod(layer.out_size)
+        for layer in graph.layers
+    )
+    return max(1, min(100, ACTIVATIONS // (4 * floats)))
+
+
+def collect_cached(
+    model: nn.Module, graph: Graph, data: DataSet, *, images: int, points: int, seed: int, ridge: float = 1e-6
+) -> Moments:
+    """`collect`, kept on disk under the hash of weights, images and sampling, and read from there again."""
+    key = digest([value.cpu() for value in model.state_dict().values()])[:16]
+    told = digest([torch.frombuffer(bytearray(repr(model).encode()), dtype=torch.uint8)])[:8]
+    sample = f"{data.fingerprint('calibration', images)}-{images}-{points}-{seed}"
+    path = cache_folder() / "moments" / f"{FORMAT}-{graph.hash}-{key}-{told}-{sample}.safetensors"
+    try:
+        stored = load_file(path)
+    except (FileNotFoundError, SafetensorError):  # not made yet, or torn by a full disk: it is made again
+        moments = collect(model, graph, data, images=images, points=points, seed=seed)
+        stored = _pack(moments)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}")
+        save_file(stored, partial)
+        os.replace(partial, path)
+    return _unpack(stored, ridge)
+
+
+def _pack(moments: Moments) -> dict[str, Tensor]:
+    counts = {f"count/{name}": torch.tensor(count) for name, count in moments.counts.items()}
+    grams = {f"gram/{name}": gram for name, gram in moments.grams.items()}
+    return counts | grams | {f"rows/{name}": rows for name, rows in moments.rows.items()}
+
+
+def _unpack(stored: Mapping[str, Tensor], ridge: float) -> Moments:
+    parts: dict[str, dict[str, Tensor]] = {"gram": {}, "rows": {}, "count": {}}
+    for key, value in stored.items():
+        kind, _, name = key.partition("/")
+        parts[kind][name] = value
+    counts = {name: int(count) for name, count in parts["count"].items()}
+    return Moments(parts["gram"], parts["rows"], counts, ridge)

@@ -1,0 +1,92 @@
+"""What layers read, sampled: the rows of the least-squares problems that `reconstruct` solves."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from amc_env.graph.structure import Graph, Layer
+
+# A depthwise layer loses no inputs; a transposed one adds up over positions, so that y = W x holds at none.
+REFITTED = ("conv", "linear")
+
+
+def refittable(graph: Graph) -> list[Layer]:
+    """The layers that can lose inputs and be repaired."""
+    return [layer for layer in graph.layers if layer.kind in REFITTED and not graph.fixed[layer.reads].all()]
+
+
+def draw_positions(layer: Layer, images: int, points: int, generator: torch.Generator) -> Tensor:
+    """``(calls, images, points)`` int64: output positions, row by row, of each image and call of a layer.
+
+    One is drawn from each of ``points`` equal parts of the image, so none comes twice. Where there are no
+    more positions than that, all are taken.
+    """
+    places = layer.out_size[0] * layer.out_size[1]
+    if places <= points:
+        return torch.arange(places).expand(layer.calls, images, places)
+    part = torch.rand(layer.calls, images, points, generator=generator, dtype=torch.float64)
+    return ((part + torch.arange(points)) * (places / points)).long().clamp_(max=places - 1)
+
+
+def patches(module: nn.Module, layer: Layer, x: Tensor, at: Tensor) -> Tensor:
+    """``(groups, rows, d)`` what a layer reads for some of its outputs, channels before kernel taps.
+
+    Args:
+        module: the layer.
+        layer: its facts.
+        x: its input, ``(N, C, H, W)`` or ``(N, ..., C)``.
+        at: ``(N, points)`` int64, output positions as `draw_positions` counts them.
+    """
+    at = at.to(x.device)
+    if isinstance(module, nn.Linear):
+        rows = x.reshape(len(x), -1, x.size(-1))
+        return rows.gather(1, at[..., None].expand(-1, -1, rows.size(2))).flatten(0, 1)[None]
+    assert isinstance(module, nn.Conv2d)
+    corners = at // layer.out_size[1], at % layer.out_size[1]
+    rows, columns = (
+        corner[..., None] * stride + torch.arange(kernel, device=x.device) * dilation
+        for corner, stride, kernel, dilation in zip(
+            corners, module.stride, module.kernel_size, module.dilation, strict=True
+        )
+    )
+    image = torch.arange(len(x), device=x.device)[:, None, None, None]
+    seen = _padded(module, x).permute(0, 2, 3, 1)[image, rows[..., None], columns[:, :, None]]
+    flat = seen.permute(0, 1, 4, 2, 3).flatten(0, 1)  # (N, points, kh, kw, C) to (rows, C, kh, kw)
+    sample: Tensor = flat.unflatten(1, (layer.groups, -1)).flatten(2).transpose(0, 1)
+    return sample
+
+
+def _padded(module: nn.Conv2d, x: Tensor) -> Tensor:
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    return F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
+
+
+@contextmanager
+def listening(
+    model: nn.Module, layers: list[Layer], hear: Callable[[Layer, nn.Module, Tensor], None]
+) -> Iterator[None]:
+    """Hooks that pass on what each of some layers reads, and are removed afterwards."""
+    handles = []
+    for layer in layers:
+        module = model.get_submodule(layer.name)
+        handles.append(module.register_forward_pre_hook(partial(_forward, hear, layer), with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _forward(
+    hear: Callable[[Layer, nn.Module, Tensor], None],
+    layer: Layer,
+    module: nn.Module,
+    args: tuple[Tensor, ...],
+    kwargs: Mapping[str, Any],
+) -> None:
+    hear(layer, module, args[0] if args else next(iter(kwargs.values())))

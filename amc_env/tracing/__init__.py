@@ -1,5 +1,0 @@
-"""How a network is read: labels, what operations and modules do to them, and the two scribes that keep the
-record.
-
-`amc_env.trace` is the way in; `amc_env.graph` holds what comes out.
-"""

@@ -1,0 +1,300 @@
+"""What every entry point needs of Hydra: composing, checking, instantiating, errors in one clear message."""
+
+import functools
+import inspect
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.conf import HydraConf
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.cli import schema, suggest
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+PACKAGES = ("amc_env", "agents", "experiments")
+LOWEST = {"seed": 0, "episodes": 1, "confirm": 1, "workers": 0}
+FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own switch: exceptions reach the caller instead of its printer
+
+schema.register()
+sys.path.append(str(Path(__file__).parent / "plugins"))  # Hydra takes plugins from packages of one name alone
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run."""
+
+
+class RunError(RuntimeError):
+    """How a run of a sweep failed: a message alone, which also comes whole from another process."""
+
+
+def main(config_name: str) -> Callable[[Callable[[DictConfig, Path], object]], Callable[[], None]]:
+    """Make an entry point of a function of (config, output folder).
+
+    The config is composed from ``conf/<config_name>.yaml`` and the command line, and checked, before the
+    function is called; it should import what takes long itself. A wrong configuration and every error class
+    of our own packages end in one message on stderr and exit status 2. Any other exception keeps its
+    traceback, and all do under ``HYDRA_FULL_ERROR=1``.
+    """
+
+    def decorate(function: Callable[[DictConfig, Path], object]) -> Callable[[], None]:
+        started, debugging = False, os.environ.get(FULL_ERROR) == "1"
+
+        @functools.wraps(function)
+        def task(cfg: DictConfig) -> object:
+            nonlocal started
+            started = True
+            hydra_cfg = HydraConfig.get()
+            try:
+                check_settings(cfg, hydra_cfg)
+                return function(cfg, Path(hydra_cfg.runtime.output_dir))
+            except Exception as error:
+                if not debugging:
+                    end_run(error, hydra_cfg)
+                raise
+
+        entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
+
+        @functools.wraps(function)
+        def run() -> None:
+            typed = sys.argv
+            sys.argv = [typed[0], *spelled_out(typed[1:])]
+            try:
+                guarded()
+            finally:
+                sys.argv = typed
+
+        def guarded() -> None:
+            if debugging:
+                entry()
+                return
+            try:
+                with _full_errors():
+                    entry()
+            except (HydraException, OmegaConfBaseException) as error:
+                stop(suggest.explain(error, CONF, config_name, sys.argv[1:]))
+            except KeyboardInterrupt:
+                stop("interrupted", 130)
+            except Exception as error:
+                stop_if_told(error)
+                if isinstance(error, OSError) and not started:
+                    stop(f"the output folder cannot be written ({error}): choose another with output=FOLDER")
+                raise
+
+        return run
+
+    return decorate
+
+
+def spelled_out(words: Sequence[str]) -> list[str]:
+    """A command line as Hydra reads it, with the short names for networks from elsewhere understood.
+
+    ``model=torchvision/NAME`` becomes a choice of its own: ``conf/model/torchvision.yaml`` with that name.
+    Beside ``model=import``, ``target=module:function`` stands for ``model.options.target``. Both may be lists
+    of a sweep. ``output``, the folder of a run, is that of a sweep as well.
+    """
+    models = [word.partition("=")[2] for word in words if re.match(r"\+{0,2}model=", word)]
+    for name in re.findall(r"\btorchvision/(\w+)", " ".join(models)):
+        node = OmegaConf.merge(
+            OmegaConf.load(CONF / "model/torchvision.yaml"), {"name": f"torchvision/{name}"}
+        )
+        ConfigStore.instance().store(group="model/torchvision", name=name, node=node)
+    folders = [word.partition("=")[2] for word in words if re.match(r"\+{0,2}output=", word)]
+    words = [*words, *(f"hydra.sweep.dir={folder}" for folder in folders)]
+    if not any(re.search(r"\bimport\b", model) for model in models):
+        return words
+    return [re.sub(r"^(\+{0,2})target=", r"\1model.options.target=", word) for word in words]
+
+
+def stop_if_told(error: Exception) -> None:
+    """Leave with an exception's message where it was raised to tell the user something."""
+    if is_ours(error):
+        stop(str(error))
+
+
+def end_run(error: Exception, hydra_cfg: HydraConf) -> None:
+    """Leave with an exception's message where it was raised to tell something; a sweep goes on instead.
+
+    Raises:
+        RunError: in a sweep, which tells it again at its end; here and now it is printed, a fault in full.
+    """
+    if hydra_cfg.mode != RunMode.MULTIRUN:
+        stop_if_told(error)
+        return
+    if not is_ours(error):
+        traceback.print_exception(error)
+    message = str(error) if is_ours(error) else f"{type(error).__name__}: {error}"
+    print(f"failed: {' '.join(hydra_cfg.overrides.task)}: {message}", file=sys.stderr)
+    raise RunError(message) from None
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether an exception was raised to tell the user something, not by a fault of the program."""
+    return type(error).__module__.partition(".")[0] in PACKAGES
+
+
+def stop(message: str, status: int = 2) -> None:
+    """Say why on stderr and leave."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def check_settings(cfg: DictConfig, hydra_cfg: HydraConf) -> None:
+    """Check each open group against the yaml file chosen for it: the keys that it lists, and their types.
+
+    This is what makes a misspelt or ill-typed setting of an agent fail, wherever it stands: the schema leaves
+    such groups open, so that a new class needs a yaml file and nothing else. A key added on purpose
+    (``+key=value``) passes.
+
+    Raises:
+        ConfigError: with the near names, or the type that is expected.
+    """
+    for key, lowest in LOWEST.items():
+        if key in cfg and cfg[key] < lowest:
+            raise ConfigError(f"{key} is {cfg[key]}, it is at least {lowest}")
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise ConfigError("\n".join(map(suggest.needed, missing)))
+    added = [o.lstrip("+").partition("=")[0] for o in hydra_cfg.overrides.task if o.startswith("+")]
+    folders = [Path(s.path) for s in hydra_cfg.runtime.config_sources if s.schema == "file"]
+    for group in schema.OPEN:
+        choice = hydra_cfg.runtime.choices.get(group)
+        if choice is not None and (defaults := _group_file(folders, group, choice)):
+            _check(plain(cfg[group]), defaults, group, added)
+
+
+def plain(node: DictConfig | ListConfig, *, resolve: bool = True) -> dict[str, Any]:
+    """A group of the configuration, or the whole of it, as plain data: what keyword arguments are made of.
+
+    Args:
+        node: the group, not a list.
+        resolve: put in what interpolations stand for.
+    """
+    found = OmegaConf.to_container(node, resolve=resolve)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
+
+
+def instantiate(node: DictConfig | Mapping[str, Any], **arguments: Any) -> Any:
+    """Build what ``_target_`` names, from the settings beside it and further arguments; nested targets first.
+
+    Only callables that are defined in our three packages, and ``gymnasium.make``, are called: a config may
+    have come with a file from elsewhere. Hydra's own function has no such list before 1.4, and demands one
+    in 1.5.
+
+    Raises:
+        ConfigError: for any other target.
+    """
+    settings: dict[str, Any] = plain(node) if isinstance(node, DictConfig) else dict(node)
+    target = settings.pop("_target_", None)
+    if target is None:
+        raise ConfigError(f"no _target_ in {sorted(settings)}: it names the class to build")
+    built = {
+        key: instantiate(value) if isinstance(value, dict) and "_target_" in value else value
+        for key, value in settings.items()
+    }
+    try:
+        return _locate(target)(**built, **arguments)
+    except (ValueError, TypeError) as error:
+        if is_ours(error) or not _raised_here(error):
+            raise
+        raise ConfigError(f"{target}: {error}") from error
+
+
+def accepted(node: DictConfig, **offered: Any) -> dict[str, Any]:
+    """Those of the offered arguments that a node's target takes by name, as some agents do ``decisions``."""
+    target = _locate(node["_target_"])
+    makers = [target]
+    if isinstance(target, type):
+        makers = [vars(base)["__init__"] for base in target.__mro__[:-1] if "__init__" in vars(base)]
+    names = {name for maker in makers for name in inspect.signature(maker).parameters}
+    return {name: value for name, value in offered.items() if name in names}
+
+
+def _raised_here(error: Exception) -> bool:
+    """Whether it was our own code that refused, rather than a library that our code used wrongly."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] in PACKAGES
+
+
+def _locate(target: str) -> Callable[..., Any]:
+    allowed = ", ".join(f"{package}." for package in PACKAGES) + " and gymnasium.make"
+    if target != "gymnasium.make" and target.partition(".")[0] not in PACKAGES:
+        raise ConfigError(f"_target_ {target} is not allowed: there are {allowed}")
+    try:
+        found: object = hydra.utils.get_object(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"_target_ {target} cannot be loaded: {error}") from error
+    # a path may lead through our module to one that it imports, as in amc_env.data.sources.subprocess.run
+    if target != "gymnasium.make" and getattr(found, "__module__", "").partition(".")[0] not in PACKAGES:
+        raise ConfigError(f"_target_ {target} is defined elsewhere: there are {allowed}")
+    if not callable(found):
+        raise ConfigError(f"_target_ {target} is not callable")
+    return found
+
+
+def _group_file(folders: list[Path], group: str, choice: str) -> dict[str, Any]:
+    """The settings of a choice, with those that it inherits from another choice of its group."""
+    path = next((p for folder in folders if (p := folder / group / f"{choice}.yaml").exists()), None)
+    if path is None:
+        return {}  # from a plugin
+    own = plain(OmegaConf.load(path), resolve=False)
+    parents = [name for name in own.pop("defaults", []) if isinstance(name, str) and name != "_self_"]
+    if path.read_text().startswith("# @package _global_"):
+        own = own.get(group, {})
+    merged: dict[str, Any] = {}
+    for parent in parents:
+        merged |= _group_file(folders, group, parent)
+    return merged | own
+
+
+def _check(settings: Mapping[str, Any], defaults: Mapping[str, Any], where: str, added: list[str]) -> None:
+    for key, value in settings.items():
+        name = f"{where}.{key}"
+        if name in added:
+            continue
+        if key not in defaults:
+            raise ConfigError(suggest.unknown_key(name, [f"{where}.{known}" for known in defaults]))
+        default = defaults[key]
+        if isinstance(value, dict) and isinstance(default, dict):
+            _check(value, default, name, added)
+        elif (expected := _expected(value, default)) is not None:
+            raise ConfigError(f"{name} is {value!r}, expected {expected}")
+
+
+def _expected(value: Any, default: Any) -> str | None:
+    """What a value should be to stand for a default; None where it may."""
+    if (
+        default is None
+        or value is None
+        or (isinstance(default, str) and ("${" in default or default == "???"))
+    ):
+        return None
+    if isinstance(default, float) and type(value) is int:
+        return None
+    return None if type(value) is type(default) else type(default).__name__
+
+
+@contextmanager
+def _full_errors() -> Iterator[None]:
+    """Let Hydra's exceptions through to us instead of having them printed."""
+    before = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[FULL_ERROR]
+        if before is not None:
+            os.environ[FULL_ERROR] = before

@@ -1,0 +1,110 @@
+"""From a configuration to what is searched: a trained network, its data, the environment."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from agents.search import Environment
+from amc_env import checkpoints as weights
+from amc_env import zoo
+from amc_env.checkpoints import Card
+from amc_env.data.splits import DataSet
+from amc_env.env import CompressionEnv
+from amc_env.workers import Workers
+from amc_env.wrappers import Goals
+from experiments.cli import config
+from experiments.fetch import load_data
+from experiments.recording.record import commit
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A dense network, the card of its weights, and its data."""
+
+    model: nn.Module
+    card: Card
+    data: DataSet
+
+
+def trained(cfg: DictConfig) -> Trained:
+    """The network and data that a configuration names.
+
+    A network of the zoo comes from its checkpoint. One of torchvision with ``options.weights`` and one of
+    the user's own may come trained out of their builders; a checkpoint is then read only where it is named.
+
+    Raises:
+        DataError, ModelError, CheckpointError: for what is missing, unknown or does not fit.
+    """
+    data = load_data(cfg.data)
+    name, options = cfg.model.name, config.plain(cfg.model.options)
+    if name == "import" or (options.get("weights") and cfg.model.checkpoint is None):
+        model = zoo.build(name, classes=data.classes, in_channels=data.shape[0], **options).eval()
+        card = Card(name, data.classes, data.shape[0], data.name, data.shape, 0, commit(), options)
+        if cfg.model.checkpoint is not None:
+            card = weights.load_into(model, cfg.model.checkpoint)
+        return Trained(model, card, data)
+    stem = cfg.model.checkpoint or weights.shipped(f"{name}-{cfg.data.name}".replace("/", "-"))
+    model, card = weights.load(stem)
+    if card.architecture != name:
+        raise weights.CheckpointError(
+            f"{stem} holds a {card.architecture}, asked for model.name={name}; "
+            "give the checkpoint of that network"
+        )
+    if card.shape != data.shape:
+        raise weights.CheckpointError(
+            f"{stem} was trained on images of shape {card.shape}, those of {data.name} are {data.shape}; "
+            f"choose data={card.data}, or the checkpoint of a network trained on {data.name}"
+        )
+    return Trained(model, card, data)
+
+
+def environment(cfg: DictConfig, subject: Trained) -> CompressionEnv:
+    """The environment of a configuration's protocol, compressor and env groups."""
+    groups = config.plain(cfg.protocol) | config.plain(cfg.compressor) | config.plain(cfg.env)
+    node = {"_target_": "amc_env.env.CompressionEnv"} | groups
+    env = config.instantiate(node, model=subject.model, data=subject.data)
+    assert isinstance(env, CompressionEnv)
+    return env
+
+
+def played(cfg: DictConfig, env: CompressionEnv) -> Environment:
+    """What an agent plays: the environment itself, or a twin of it whose episodes are given targets."""
+    return Goals(env.twin(), list(cfg.targets)) if cfg.targets else env
+
+
+@contextmanager
+def side_by_side(cfg: DictConfig, env: CompressionEnv) -> Iterator[list[CompressionEnv]]:
+    """As many environments of one task as ``workers`` evaluate at the same time; without any, the one alone.
+
+    With workers this process has one thread as well: what is measured is then the same for any number.
+    """
+    if not cfg.workers:
+        yield [env]
+        return
+    if env.execution.device.type != "cpu" or env.execution.compile:
+        raise config.ConfigError(
+            f"workers={cfg.workers} are processes of one CPU thread each, and plans are run on "
+            f"{env.execution}: choose workers=0, or env.device=cpu env.compile=false"
+        )
+    with _one_thread():
+        evaluator = env.judge("reward", cfg.env.reward_images)  # its dense logits are of one thread as well
+        try:
+            with Workers(evaluator, cfg.workers) as workers:
+                env.evaluator = workers
+                yield [env, *(env.twin() for _ in range(cfg.workers - 1))]
+        finally:
+            env.evaluator = evaluator
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

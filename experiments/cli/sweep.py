@@ -1,0 +1,118 @@
+"""The runs of a sweep: the folder of each, which of them are left to do, and how they ended."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, open_dict
+
+from experiments.cli.config import plain
+from experiments.recording.record import RECORD, RecordError, RunRecord
+
+ENDS_OTHERS = ("TerminatedWorkerError", "WorkerCrashedError", "OutOfMemoryError")  # of joblib; of Ray
+LONGEST = 120  # characters of a folder's name; file systems take 255 bytes
+
+
+class SweepError(RuntimeError):
+    """A sweep whose runs cannot be told apart, or did not all end well."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run of a sweep: its overrides as they were typed, its folder, and its configuration."""
+
+    overrides: tuple[str, ...]
+    folder: Path
+    config: dict[str, Any]
+
+    @classmethod
+    def of(cls, overrides: Sequence[str], composed: DictConfig) -> Run:
+        """A run from its composed configuration, with Hydra's node."""
+        folder = Path(composed.hydra.sweep.dir) / folder_name(composed.hydra.sweep.subdir)
+        task = copy.deepcopy(composed)
+        with open_dict(task):
+            del task["hydra"]
+        return cls(tuple(overrides), folder, plain(task))
+
+    @property
+    def job(self) -> list[str]:
+        """What a launcher is given: the folder as a whole path, for processes that start elsewhere."""
+        parent = str(self.folder.parent.absolute()).replace("'", r"\'")
+        return [*self.overrides, f"hydra.sweep.dir='{parent}'", f"hydra.sweep.subdir='{self.folder.name}'"]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the folder holds the finished record of this configuration."""
+        if not (self.folder / RECORD).exists():
+            return False
+        try:
+            record = RunRecord.read(self.folder)
+            record.check(self.config)
+        except RecordError:
+            return False  # the run itself will say why
+        return bool(record.content["status"] == "finished")
+
+    def __str__(self) -> str:
+        return " ".join(word for word in self.overrides if not word.startswith("output="))
+
+
+def folder_name(wanted: str) -> str:
+    """A name that every file system takes, the same for the same overrides."""
+    name = re.sub(r"[^\w.,=+~-]+", "_", wanted, flags=re.ASCII) or "defaults"
+    if len(name) <= LONGEST:
+        return name
+    return f"{name[:LONGEST]}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
+
+
+def finish(runs: Sequence[Run], launcher: Launcher) -> None:
+    """Launch the runs that are not finished, wait for all, and say how they ended.
+
+    Raises:
+        SweepError: when two runs have one folder; at the end, when runs failed, each with its message.
+    """
+    folders = [run.folder for run in runs]
+    if shared := [run for run in runs if folders.count(run.folder) > 1]:
+        raise SweepError(f"these runs would share a folder: {'; '.join(map(str, shared))}")
+    left = [run for run in runs if not run.finished]
+    parents = ", ".join(sorted({str(folder.parent) for folder in folders}))
+    print(f"{len(runs)} runs in {parents}: {len(runs) - len(left)} are finished, {len(left)} are left to do")
+    if not left:
+        print("nothing is left to do in this sweep; choose another output=FOLDER to run it again")
+        return
+    failed = launch(left, launcher)
+    if failed:
+        lines = [f"  {run}: {message}" for run, message in failed.items()]
+        head = f"{len(failed)} of {len(runs)} runs failed; the same command goes on with them"
+        raise SweepError("\n".join([head, *lines]))
+    print(f"all {len(runs)} runs are finished: {parents}")
+
+
+def launch(runs: Sequence[Run], launcher: Launcher) -> dict[Run, str]:
+    """Launch runs and wait; those that failed, with their messages.
+
+    A process that is killed ends the launch, and with joblib and Ray all that still runs: what is left is
+    launched again in two halves, until what kills its process is alone.
+    """
+    try:
+        returns = launcher.launch([run.job for run in runs], initial_job_idx=0)
+    except Exception as error:
+        kind = type(error).__name__
+        print(f"the launcher stopped, other runs may still be at work: {kind}: {error}", file=sys.stderr)
+        left = [run for run in runs if not run.finished]
+        if kind not in ENDS_OTHERS or len(left) < 2:
+            return dict.fromkeys(left, f"not finished when the launcher stopped ({kind})")
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
+        half = len(left) // 2
+        return launch(left[:half], launcher) | launch(left[half:], launcher)
+    pairs = zip(runs, returns, strict=True)
+    return {run: str(done._return_value) for run, done in pairs if done.status != JobStatus.COMPLETED}

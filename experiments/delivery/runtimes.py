@@ -1,0 +1,220 @@
+"""What runs a network: PyTorch, onnxruntime, and whatever of the three files of one is at hand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from amc_env import checkpoints as weights
+from amc_env import zoo
+from amc_env.checkpoints import Card
+from amc_env.evaluator import evaluating
+
+Forward = Callable[[Tensor], Tensor]
+
+ONNX, PT2 = ".onnx", ".pt2"
+CHECKPOINT = (".safetensors", ".json")
+
+
+class RuntimeFileError(ValueError):
+    """A network's file that is missing, of no known kind, damaged, or for other images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runnable:
+    """A network that was read from a file.
+
+    Attributes:
+        source: what was read: the stem of a checkpoint, or the file.
+        runtime: "torch", "onnx" or "pt2".
+        forward: images ``(N, C, H, W)`` normalised float32 to logits ``(N, classes)``.
+        shape: C, H, W of the images that it takes.
+        classes: number of logits.
+        card: of a checkpoint; the other files have none.
+    """
+
+    source: Path
+    runtime: str
+    forward: Forward
+    shape: tuple[int, int, int]
+    classes: int
+    card: Card | None = None
+
+    def check(self, name: str, shape: tuple[int, ...], classes: int) -> None:
+        """Raise a `RuntimeFileError` unless images of this shape, with so many classes, are what it takes."""
+        if self.shape != shape:
+            raise RuntimeFileError(
+                f"{self.source} takes images of shape {self.shape} (C, H, W), those of {name} are "
+                f"{tuple(shape)}; choose the data that the network was made for"
+            )
+        if self.classes != classes:
+            raise RuntimeFileError(
+                f"{self.source} gives {self.classes} logits, {name} has {classes} classes; choose the data "
+                "that the network was made for"
+            )
+
+    def module(self) -> nn.Module:
+        """The same as a module, for what evaluates modules."""
+        return _Called(self.forward)
+
+
+class _Called(nn.Module):
+    def __init__(self, forward: Forward) -> None:
+        super().__init__()
+        self._run = (forward,)  # in a tuple, a module would not become a child whose mode is switched
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._run[0](images)
+
+
+def read(path: Path | str, target: str | None = None) -> Runnable:
+    """The network that a path names: a checkpoint by its stem or either of its files, ``.onnx`` or ``.pt2``.
+
+    PyTorch's reader of ``.pt2`` may run code that the file holds, unlike the other two: read your own only.
+
+    Args:
+        path: of it.
+        target: ``module:function`` that builds a checkpoint's network where that is the user's own.
+
+    Raises:
+        RuntimeFileError: when there is no such file, or it is none of the three kinds.
+        CheckpointError, ModelError: for a checkpoint that cannot be used.
+    """
+    path = Path(path)
+    if path.suffix in (ONNX, PT2):
+        if not path.is_file():
+            raise RuntimeFileError(_missing(path))
+        return _read_onnx(path) if path.suffix == ONNX else _read_pt2(path)
+    stem = path.with_suffix("") if path.suffix in CHECKPOINT else path
+    if not any(file.exists() for file in weights.files(stem)):
+        raise RuntimeFileError(_unknown(path) if path.is_file() else _missing(path))
+    network, card = _read_checkpoint(stem, target)
+    channels, height, width = card.shape
+    return Runnable(stem, "torch", torch_forward(network), (channels, height, width), card.classes, card)
+
+
+def torch_forward(network: nn.Module) -> Forward:
+    """A network as PyTorch runs it: evaluation mode, channels last, no gradients."""
+    network = network.to(memory_format=torch.channels_last)
+
+    def forward(images: Tensor) -> Tensor:
+        with evaluating(network):
+            logits: Tensor = network(images.contiguous(memory_format=torch.channels_last))
+            return logits
+
+    return forward
+
+
+def onnx_forward(path: Path, threads: int | None = None) -> Forward:
+    """An ONNX file as onnxruntime runs it on the processor, with as many threads as PyTorch has.
+
+    Raises:
+        RuntimeFileError: when onnxruntime cannot read it.
+    """
+    return _session(path, threads)[0]
+
+
+def pt2_forward(path: Path) -> Forward:
+    """A file of ``torch.export`` as PyTorch runs it; see `read` for whom to trust.
+
+    Raises:
+        RuntimeFileError: when it cannot be read.
+    """
+    return _program(path)[0]
+
+
+def _session(path: Path, threads: int | None = None) -> tuple[Forward, list[object], list[object]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    # a session that waits by spinning takes the processors from whatever is timed in turn with it
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of classes that onnxruntime makes in C++, children of Exception alone
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        raise RuntimeFileError(f"{path} is not a usable ONNX file: {error}; export it again") from error
+    name = session.get_inputs()[0].name
+
+    def forward(images: Tensor) -> Tensor:
+        (logits,) = session.run(None, {name: np.ascontiguousarray(images.numpy())})
+        return torch.from_numpy(logits)
+
+    return forward, session.get_inputs()[0].shape, session.get_outputs()[0].shape
+
+
+def _program(path: Path) -> tuple[Forward, list[object], list[object]]:
+    try:
+        program = torch.export.load(path)
+    except Exception as error:  # zipfile's, json's, KeyError, ...: whatever the damage leads its reader to
+        raise RuntimeFileError(
+            f"{path} is not a usable file of torch.export: {error}; export it again"
+        ) from error
+    module = program.module()
+    given, made = program.graph_signature.user_inputs[0], program.graph_signature.user_outputs[0]
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+
+    def forward(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = module(images)
+            return logits
+
+    return forward, list(values[str(given)].shape), list(values[str(made)].shape)
+
+
+def _read_onnx(path: Path) -> Runnable:
+    return _runnable(path, "onnx", *_session(path))
+
+
+def _read_pt2(path: Path) -> Runnable:
+    return _runnable(path, "pt2", *_program(path))
+
+
+def _runnable(
+    path: Path, runtime: str, forward: Forward, images: list[object], logits: list[object]
+) -> Runnable:
+    if len(images) != 4 or len(logits) != 2 or not all(isinstance(n, int) for n in (*images[1:], logits[1])):
+        raise RuntimeFileError(
+            f"{path} makes {logits} of {images}; only its first number, of images, may be open: "
+            "(N, C, H, W) in, (N, classes) out"
+        )
+    channels, height, width = (int(str(size)) for size in images[1:])
+    return Runnable(path, runtime, forward, (channels, height, width), int(str(logits[1])))
+
+
+def _read_checkpoint(stem: Path, target: str | None) -> tuple[nn.Module, Card]:
+    card = weights.read_card(stem)
+    if card.architecture != "import":
+        return weights.load(stem)
+    if target is None:
+        raise RuntimeFileError(
+            f"{stem} is of a network of your own, and reading it imports no code by itself: add "
+            f"target={card.options.get('target', 'module:function')}, or give its .onnx or .pt2"
+        )
+    options = {name: value for name, value in card.options.items() if name != "target"}
+    dense = zoo.build("import", classes=card.classes, in_channels=card.in_channels, target=target, **options)
+    return weights.restore(dense, stem)
+
+
+def _missing(path: Path) -> str:
+    there = sorted(
+        {
+            file.with_suffix("").name if file.suffix in CHECKPOINT else file.name
+            for file in path.parent.glob("*")
+            if file.suffix in (*CHECKPOINT, ONNX, PT2) and not file.name.startswith("record.")
+        }
+    )
+    listed = f"in {path.parent} there are {', '.join(there)}" if there else f"{path.parent} holds no network"
+    return f"there is no network {path}: {listed}"
+
+
+def _unknown(path: Path) -> str:
+    return (
+        f"{path} is none of the files of a network: a checkpoint is named without suffix (of its "
+        f".safetensors and .json), the others end in {ONNX} or {PT2}"
+    )

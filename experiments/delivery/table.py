@@ -1,0 +1,40 @@
+"""The table that a search ends with."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from experiments.delivery.deliver import Row
+
+
+def show(rows: "Mapping[str, Row]", files: Sequence[Path], console: Console | None = None) -> None:
+    """Print one column a network, and the paths of everything that was written."""
+    console = console or Console()
+    dense = next(iter(rows.values()))
+    table = Table("", *rows, box=box.SIMPLE_HEAD, pad_edge=False)
+    for at, column in enumerate(table.columns):
+        column.justify, column.no_wrap = "right" if at else "left", True
+    table.add_row("MACs", *(_with_share(row.macs, dense.macs) for row in rows.values()))
+    table.add_row("parameters", *(_with_share(row.params, dense.params) for row in rows.values()))
+    table.add_row("file, kB", *(f"{row.file_bytes / 1e3:.0f}" for row in rows.values()))
+    table.add_row("selection, %", *(f"{100 * row.selection:.2f}" for row in rows.values()))
+    table.add_row("test, %", *(f"{100 * row.test:.2f}" for row in rows.values()))
+    for runtime, timed in dense.latency_ms.items():
+        for at, latency in enumerate(timed):
+            cells = (f"{row.latency_ms[runtime][at].median_ms:.2f}" for row in rows.values())
+            table.add_row(f"ms at {latency.batch}, {runtime}", *cells)
+    console.print(table)
+    console.print("latency: median milliseconds of a batch of 1 and of 64 images", highlight=False)
+    console.print("written:", highlight=False)
+    for path in files:
+        console.print(f"  {path}", highlight=False, soft_wrap=True)
+
+
+def _with_share(value: int, whole: int) -> str:
+    size = f"{value / 1e6:.3g}M" if value >= 1e6 else f"{value / 1e3:.3g}k"
+    return f"{size} {value / whole:.1%}"

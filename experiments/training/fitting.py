@@ -1,0 +1,72 @@
+"""A training with what goes with it in a run: the progress bar, the rows of the record and the tracker."""
+
+import math
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from amc_env.data.splits import DataSet
+from experiments.recording.progress import Meter
+from experiments.recording.record import RunRecord
+from experiments.recording.tracking import Tracker
+from experiments.training.loop import Epoch, read_history, train
+from experiments.training.recipe import Recipe
+
+
+def fit(
+    model: nn.Module,
+    data: DataSet,
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    state: Path,
+    record: RunRecord,
+    tracker: Tracker,
+    phase: str,
+    console: Console | None = None,
+) -> list[Epoch]:
+    """Train in place, with one row an epoch; see `experiments.training.loop.train`.
+
+    Args:
+        model: is trained.
+        data: what it learns.
+        recipe: how.
+        device: where.
+        state: the file that a killed training goes on from; its epochs come first in the record again.
+        record: takes a row an epoch, and the seconds.
+        tracker: takes the same.
+        phase: the name under which the record counts the seconds.
+        console: where the bar is shown.
+    """
+
+    def note(epoch: Epoch) -> None:
+        row = {"train/epoch": epoch.epoch, "train/loss": epoch.loss, "train/selection": epoch.selection}
+        record.add(**row)
+        tracker.log(row)
+
+    past = read_history(state)
+    for epoch in past:
+        note(epoch)
+    steps = math.ceil(len(data["train"]) / recipe.batch_size)
+    with (
+        record.phase(phase),
+        Meter("steps", recipe.epochs * steps, done=len(past) * steps, console=console) as meter,
+    ):
+        if past:
+            meter.say(f"going on after epoch {past[-1].epoch} of {state}")
+
+        def on_epoch(epoch: Epoch) -> None:
+            note(epoch)
+            meter.say(f"epoch {epoch.epoch}: loss {epoch.loss:.4f}, selection {epoch.selection:.2%}")
+
+        return train(
+            model,
+            data,
+            recipe,
+            device=device,
+            state=state,
+            on_step=lambda step, _, loss: meter.update(step, loss=loss),
+            on_epoch=on_epoch,
+        )
