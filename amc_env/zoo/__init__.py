@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from amc_env.evaluator import evaluating
-from amc_env.zoo import external, lenet, mobilenet, plain, resnet, shufflenet, tiny, vgg
+from amc_env.zoo import efficientnet, external, lenet, mobilenet, plain, resnet, shufflenet, tiny, vgg
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "digits_cnn": tiny.digits_cnn,
+    "efficientnet_lite0": efficientnet.efficientnet_lite0,
     "fashion_cnn": tiny.fashion_cnn,
     "lenet300_100": lenet.lenet300_100,
     "lenet5": lenet.lenet5,

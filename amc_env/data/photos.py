@@ -1,0 +1,167 @@
+"""Photographs without labels: any folder of images, or a zip of them, split by a fixed seed."""
+
+import dataclasses
+import io
+import math
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor, nn
+
+from amc_env.data.splits import SPLITS, DataError, DataSet, Split
+from amc_env.modes import evaluating
+
+SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+SHARES = {"calibration": 0.4, "reward": 0.2, "selection": 0.1, "test": 0.3}
+FEWEST = 20
+
+
+def load(
+    root: Path,
+    *,
+    seed: int,
+    classes: int = 1000,
+    size: int = 224,
+    resize: int = 256,
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5),
+    std: tuple[float, ...] = (0.5, 0.5, 0.5),
+    limit: int | None = None,
+) -> DataSet:
+    """Read every image below a folder, or in a zip, in the order of the names.
+
+    Of the images, drawn by ``seed``, 40 % go to calibration (which is the train split as well), 20 % to
+    reward, 10 % to selection and 30 % to test. Where each image lies in a folder of its class and there are
+    as many folders as ``classes``, the folders in sorted order are the labels; else all labels are 0 until
+    `labelled_by` gives the dense network's own.
+
+    Args:
+        root: the folder or zip.
+        seed: draws the splits.
+        classes: number of classes of the network that will see the images.
+        size: side in pixels of the square that is cut out of the middle.
+        resize: length in pixels of the shorter side before that, at least ``size``.
+        mean: a channel, of images in [0, 1]; three numbers.
+        std: likewise, above 0.
+        limit: how many images are taken, the first by name; None for all.
+
+    Raises:
+        DataError: for no such folder, fewer than 20 images, an image that cannot be read, and numbers that
+            do not fit together.
+    """
+    _check_numbers(size, resize, mean, std)
+    names, images = _read_all(root, size, resize, limit)
+    labels = _folder_labels(names, classes)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    indices, start = {}, 0
+    for split, share in SHARES.items():
+        stop = len(images) if split == "test" else start + round(share * len(images))
+        indices[split] = order[start:stop]
+        start = stop
+    indices["train"] = indices["calibration"]
+    known = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
+    splits = {split: Split(images[indices[split]], known[indices[split]]) for split in SPLITS}
+    return DataSet("photos", classes, mean, std, False, splits, indices)
+
+
+def labelled(root: Path, classes: int) -> bool:
+    """Whether the photographs lie in as many class folders as the network has classes."""
+    return _folder_labels(_names(root), classes) is not None
+
+
+def labelled_by(model: nn.Module, data: DataSet, batch_size: int = 50) -> DataSet:
+    """The same images with the dense network's predictions as labels, so that top-1 is agreement with it."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    splits = {}
+    with evaluating(model):
+        for name, split in data.splits.items():
+            parts = [model(images.to(device)).argmax(1).cpu() for images, _ in data.batches(name, batch_size)]
+            splits[name] = Split(split.images, torch.cat(parts))
+    return dataclasses.replace(data, splits=splits)
+
+
+def _check_numbers(size: int, resize: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    if not 0 < size <= resize:
+        raise DataError(
+            f"size={size} is cut out of the shorter side resize={resize}: give 0 < size <= resize"
+        )
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != 3 or not all(math.isfinite(value) for value in values):
+            raise DataError(f"{name} is three finite numbers, one a channel, not {list(values)}")
+        if max(values) > 1:
+            raise DataError(
+                f"{name}={list(values)} is on the scale 0..255: divide by 255, images are in [0, 1]"
+            )
+    if min(std) <= 0:
+        raise DataError(f"std is above 0, not {list(std)}")
+
+
+def _read_all(root: Path, size: int, resize: int, limit: int | None) -> tuple[list[PurePath], Tensor]:
+    names = _names(root)[:limit]
+    if len(names) < FEWEST:
+        raise DataError(
+            f"{root} holds {len(names)} images ({', '.join(SUFFIXES)}); at least {FEWEST} are needed "
+            "for the splits"
+        )
+    images = torch.empty(len(names), 3, size, size, dtype=torch.uint8)
+    for at, (name, content) in enumerate(_contents(root, names)):
+        images[at] = _square(content, name, size, resize)
+    return names, images
+
+
+def _names(root: Path) -> list[PurePath]:
+    if root.is_dir():
+        found: Iterable[PurePath] = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    elif zipfile.is_zipfile(root):
+        with zipfile.ZipFile(root) as archive:
+            found = [PurePath(entry.filename) for entry in archive.infolist() if not entry.is_dir()]
+    else:
+        raise DataError(
+            f"{root} is neither a folder nor a zip of images: data.root=FOLDER or data.root=FILE.zip"
+        )
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+
+
+def _contents(root: Path, names: list[PurePath]) -> Iterator[tuple[PurePath, bytes]]:
+    if root.is_dir():
+        yield from ((name, (root / name).read_bytes()) for name in names)
+        return
+    with zipfile.ZipFile(root) as archive:
+        try:
+            yield from ((name, archive.read(str(name))) for name in names)
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            raise DataError(f"{root} is damaged or encrypted: {error}") from error
+
+
+def _square(content: bytes, name: PurePath, size: int, resize: int) -> Tensor:
+    """``(3, size, size)`` uint8: the shorter side to ``resize``, then the middle of it."""
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            image = _eight_bit(opened).convert("RGB")
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+        raise DataError(f"{name} cannot be read as an image: {error}") from error
+    scale = resize / min(image.size)
+    width, height = (max(resize, round(scale * side)) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image.crop((left, top, left + size, top + size)))).permute(2, 0, 1)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Sixteen-bit grey is scaled to 0..255, where Pillow's own conversion would clip it."""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, np.float64)
+        top = 255.0 if values.max(initial=0) <= 255 else 65535.0
+        return Image.fromarray(np.clip(values * (255.0 / top), 0, 255).astype(np.uint8))
+    return image
+
+
+def _folder_labels(names: list[PurePath], classes: int) -> Tensor | None:
+    folders = sorted({name.parent for name in names})
+    if len(folders) != classes:
+        return None
+    number = {folder: label for label, folder in enumerate(folders)}
+    return torch.tensor([number[name.parent] for name in names])
