@@ -66,7 +66,7 @@ def test_every_choice_composes_and_passes_the_check(composed, group, choice):
 @pytest.mark.parametrize("choice", choices("data"))
 def test_data_choices_are_data_sets(choice):
     assert typed("data", choice, DataConfig).name == choice
-    assert choice in (*SPECS, "imagefolder")
+    assert choice in (*SPECS, "imagefolder", "photos")
 
 
 @pytest.mark.parametrize("choice", choices("model"))

@@ -1,6 +1,7 @@
 """Imports run one way: experiments to agents and amc_env, which know nothing of each other."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,7 +95,10 @@ def test_packages_without_a_file_of_odds_and_ends():
     ]
 
 
-@pytest.mark.parametrize("entry", [p.stem for p in files("experiments") if "@config.main(" in p.read_text()])
+HYDRA = re.compile(r"config\.(main|command)\(")
+
+
+@pytest.mark.parametrize("entry", [p.stem for p in files("experiments") if HYDRA.search(p.read_text())])
 def test_an_entry_point_imports_nothing_heavy_before_its_config_is_checked(entry):
     code = f"import sys, experiments.{entry}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,6 +1,6 @@
 """What every entry point needs of Hydra: composing, checking, instantiating, errors in one clear message."""
 
-import functools
+import importlib
 import inspect
 import os
 import re
@@ -22,6 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cli import schema, suggest
 
+Job = Callable[[DictConfig, Path], object]  # of the configuration and the output folder
+
 CONF = Path(__file__).resolve().parents[2] / "conf"
 PACKAGES = ("amc_env", "agents", "experiments")
 LOWEST = {"seed": 0, "episodes": 1, "confirm": 1, "workers": 0}
@@ -39,62 +41,73 @@ class RunError(RuntimeError):
     """How a run of a sweep failed: a message alone, which also comes whole from another process."""
 
 
-def main(config_name: str) -> Callable[[Callable[[DictConfig, Path], object]], Callable[[], None]]:
-    """Make an entry point of a function of (config, output folder).
+def command(config_name: str, *, job: str | Job) -> Callable[[], None]:
+    """The entry point of a command: composes and checks its configuration, then calls its job.
 
-    The config is composed from ``conf/<config_name>.yaml`` and the command line, and checked, before the
-    function is called; it should import what takes long itself. A wrong configuration and every error class
+    The job's module is imported after the configuration has been checked: a job may import torch at its
+    top, and ``--help`` and a misspelt key still answer at once. A wrong configuration and every error class
     of our own packages end in one message on stderr and exit status 2. Any other exception keeps its
     traceback, and all do under ``HYDRA_FULL_ERROR=1``.
+
+    Args:
+        config_name: the command's file in ``conf/``, without suffix.
+        job: ``module:function``; the function takes the configuration and the output folder.
     """
+    started, debugging = False, os.environ.get(FULL_ERROR) == "1"
 
-    def decorate(function: Callable[[DictConfig, Path], object]) -> Callable[[], None]:
-        started, debugging = False, os.environ.get(FULL_ERROR) == "1"
+    def task(cfg: DictConfig) -> object:
+        nonlocal started
+        started = True
+        hydra_cfg = HydraConfig.get()
+        try:
+            check_settings(cfg, hydra_cfg)
+            return _imported(job)(cfg, Path(hydra_cfg.runtime.output_dir))
+        except Exception as error:
+            if not debugging:
+                end_run(error, hydra_cfg)
+            raise
 
-        @functools.wraps(function)
-        def task(cfg: DictConfig) -> object:
-            nonlocal started
-            started = True
-            hydra_cfg = HydraConfig.get()
-            try:
-                check_settings(cfg, hydra_cfg)
-                return function(cfg, Path(hydra_cfg.runtime.output_dir))
-            except Exception as error:
-                if not debugging:
-                    end_run(error, hydra_cfg)
-                raise
+    entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
 
-        entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
-
-        @functools.wraps(function)
-        def run() -> None:
-            typed = sys.argv
-            sys.argv = [typed[0], *spelled_out(typed[1:])]
-            try:
-                guarded()
-            finally:
-                sys.argv = typed
-
-        def guarded() -> None:
-            if debugging:
+    def guarded() -> None:
+        if debugging:
+            entry()
+            return
+        try:
+            with _full_errors():
                 entry()
-                return
-            try:
-                with _full_errors():
-                    entry()
-            except (HydraException, OmegaConfBaseException) as error:
-                stop(suggest.explain(error, CONF, config_name, sys.argv[1:]))
-            except KeyboardInterrupt:
-                stop("interrupted", 130)
-            except Exception as error:
-                stop_if_told(error)
-                if isinstance(error, OSError) and not started:
-                    stop(f"the output folder cannot be written ({error}): choose another with output=FOLDER")
-                raise
+        except (HydraException, OmegaConfBaseException) as error:
+            stop(suggest.explain(error, CONF, config_name, sys.argv[1:]))
+        except KeyboardInterrupt:
+            stop("interrupted", 130)
+        except Exception as error:
+            stop_if_told(error)
+            if isinstance(error, OSError) and not started:
+                stop(f"the output folder cannot be written ({error}): choose another with output=FOLDER")
+            raise
 
-        return run
+    def run() -> None:
+        typed = sys.argv
+        sys.argv = [typed[0], *spelled_out(typed[1:])]
+        try:
+            guarded()
+        finally:
+            sys.argv = typed
 
-    return decorate
+    return run
+
+
+def main(config_name: str) -> Callable[[Job], Callable[[], None]]:
+    """Make an entry point of a function that stands in the command's own module."""
+    return lambda function: command(config_name, job=function)
+
+
+def _imported(job: str | Job) -> Job:
+    if not isinstance(job, str):
+        return job
+    module, _, function = job.partition(":")
+    found: Job = getattr(importlib.import_module(module), function)
+    return found
 
 
 def spelled_out(words: Sequence[str]) -> list[str]:
