@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.search import AHEAD, Array, Episode, Info, Space, check_state
+from agents.episode import Array, Episode, Info, Space, check_state
 
 Point = NDArray[np.float64]  # (T,), in [0, 1]
 Proposals = Generator[Sequence[Point], Sequence[float], None]
@@ -44,11 +44,6 @@ class BlackBox(ABC):
     def proposals(self, rng: np.random.Generator) -> Proposals:
         """Points to try, never none, and sent their rewards; where they end, the best is tried again."""
 
-    @property
-    def ahead(self) -> int:
-        """The points at hand that are still to be told of."""
-        return len(self._points) - len(self._told)
-
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
         """The action of the point to try, or of the best so far when not exploring."""
         if "decisions" in info:
@@ -57,12 +52,12 @@ class BlackBox(ABC):
                     f"built for {self.decisions} decisions, but the episode has {info['decisions']}"
                 )
             self._decision = 0
-        point = self._points[len(self._told) + info.get("pending", 0)] if explore else self._best
+        point = self._points[len(self._told)] if explore else self._best
         self._decision += 1
         return point[self._decision - 1 : self._decision].astype(np.float32)
 
     def end_episode(self, episode: Episode) -> dict[str, float]:
-        """Learn the reward of the first point that is still to be told of."""
+        """Learn the reward of the point that was played."""
         self._tell(episode.reward)
         return {}
 
@@ -94,7 +89,7 @@ class BlackBox(ABC):
         if reward > self._best_reward:
             self._best, self._best_reward = self._points[len(self._told)], reward
         self._told.append(reward)
-        if self.ahead:
+        if len(self._told) < len(self._points):
             return
         try:
             self._points, self._told = self._proposals.send(self._told), []
@@ -108,7 +103,7 @@ class RandomSearch(BlackBox):
     def proposals(self, rng: np.random.Generator) -> Proposals:
         """Points drawn uniformly, for ever."""
         while True:
-            yield list(rng.random((AHEAD, self.decisions)))
+            yield [rng.random(self.decisions)]
 
 
 class CMAES(BlackBox):

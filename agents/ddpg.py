@@ -16,15 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agents.elites import Guide, Revisits
-from agents.networks import Networks, descend, policy, policy_value, q_values, soft_update
+from agents.episode import Array, Episode, Info, Space, check_state
+from agents.networks import Network, descend, policy, policy_value, q_values, soft_update
 from agents.noise import SigmaSchedule, truncated_normal
-from agents.perturbation import Perturbation
 from agents.replay import Batch, ReplayBuffer
-from agents.search import Array, Episode, Info, Space, check_state
 
 Store = Literal["executed", "asked"]
 Target = Literal["bootstrap", "monte_carlo"]
-Noise = Literal["actions", "parameters"]
 Warmup = Literal["noise", "uniform"]
 Baseline = Literal["episodes", "batches"]
 
@@ -43,13 +41,11 @@ class Settings:
     updates_per_step: float = 1.0  # updates after an episode, for each of its decisions
     learn_after: int = 100  # episodes before the first update
 
-    noise: Noise = "actions"  # on each, or on the actor's parameters, the same for a whole episode
     sigma: float = 0.5  # of the noise, in units of the action
     warmup: int = 100  # episodes of constant sigma
     warmup_actions: Warmup = "noise"  # "uniform": in [0, 1] whatever the policy says, as in the released code
     sigma_decay: float = 0.95  # an episode; not in the paper, the released code's
-    sigma_floor: float = 0.0
-    candidates: int = 1  # draws of the noise, of which the first critic picks the one that is played
+    candidates: int = 1  # draws of the noise, of which the critic picks the one that is played
     revisit: float = 0.0  # share of the episodes after `learn_after` that go back to good ones instead of mu
     revisit_top: int = 10  # how many different episodes are good
     revisit_sigma: float = 0.3  # of the noise on a decision that changes, in units of the action
@@ -61,17 +57,11 @@ class Settings:
     baseline_rate: float = 0.05  # weight of the newest in b
 
     target: Target = "bootstrap"  # "monte_carlo": Q(s, a) = R - b, for the one reward comes at the end
-    n_step: int = 1  # decisions whose rewards a bootstrapped target adds up before it asks the target critic
-    critics: int = 1  # of two, the lower estimate counts (Fujimoto et al., TD3, 2018)
     normalise: bool = False  # rewards in units of their deviation in memory: one point of accuracy matters
-    elite: float = 0.0  # share of each batch drawn from the best transitions in memory
-    elite_top: float = 0.1  # which share of the memory is the best
-    uniform_start: bool = False  # the last layer of the actor starts at 0, so that mu = 0.5 everywhere
-    greedy_first: bool = False  # the first episode plays mu
+    uniform_start: bool = False  # mu = 0.5 everywhere at first, and the first episode plays it without noise
 
     def __post_init__(self) -> None:
         choices = {
-            "noise": Noise,
             "store": Store,
             "target": Target,
             "warmup_actions": Warmup,
@@ -84,8 +74,6 @@ class Settings:
             "hidden",
             "batch",
             "memory",
-            "n_step",
-            "critics",
             "candidates",
             "updates_per_step",
             "lr_actor",
@@ -96,30 +84,16 @@ class Settings:
         for name in ("gamma", "tau", "baseline_rate", "revisit"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)}; it lies in [0, 1]")
-        if self.target == "monte_carlo" and self.n_step > 1:
-            raise ValueError(f"n_step {self.n_step}; target monte_carlo has no steps, there is bootstrap")
 
     @property
     def schedule(self) -> SigmaSchedule:
         """Sigma of each episode."""
-        return SigmaSchedule(self.sigma, self.warmup, self.sigma_decay, self.sigma_floor)
+        return SigmaSchedule(self.sigma, self.warmup, self.sigma_decay)
 
 
-def td_target(
-    reward: Tensor,
-    baseline: float | Tensor,
-    done: Tensor,
-    next_q: Tensor,
-    gamma: float,
-    steps: float | Tensor = 1.0,
-) -> Tensor:
-    """``r - b + gamma (1 - done) Q'(s', mu'(s'))``, AMC's equation of the target; all ``(B,)``.
-
-    With n steps ``sum_{k<n} gamma^k (r - b) + gamma^n (1 - done) Q'(s', mu'(s'))``: all transitions of an
-    episode have the same reward, and s' is n decisions later.
-    """
-    rewards = steps if gamma == 1 else (1 - gamma**steps) / (1 - gamma)
-    return rewards * (reward - baseline) + gamma**steps * (1 - done) * next_q
+def td_target(reward: Tensor, baseline: float | Tensor, done: Tensor, next_q: Tensor, gamma: float) -> Tensor:
+    """``r - b + gamma (1 - done) Q'(s', mu'(s'))``, AMC's equation of the target; all ``(B,)``."""
+    return reward - baseline + gamma * (1 - done) * next_q
 
 
 def moving_average(average: float, value: float, rate: float) -> float:
@@ -152,17 +126,10 @@ class DDPG:
         for_networks, for_noise, for_replay = np.random.SeedSequence(seed).spawn(3)
         generator = torch.Generator().manual_seed(int(for_networks.generate_state(1, np.uint64)[0] >> 1))
         self.rng = np.random.default_rng(for_noise)
-        self.memory = ReplayBuffer(
-            s.memory,
-            size,
-            np.random.default_rng(for_replay),
-            elite=s.elite,
-            elite_top=s.elite_top,
-            steps=s.n_step,
-        )
+        self.memory = ReplayBuffer(s.memory, size, np.random.default_rng(for_replay))
 
-        self.actor = Networks((size, s.hidden, s.hidden, 1), 1, generator)
-        self.critic = Networks((size + 1, s.hidden, s.hidden, 1), s.critics, generator)
+        self.actor = Network((size, s.hidden, s.hidden, 1), generator)
+        self.critic = Network((size + 1, s.hidden, s.hidden, 1), generator)
         if s.uniform_start:
             nn.init.zeros_(self.actor.weights[-1])
             nn.init.zeros_(self.actor.biases[-1])
@@ -170,64 +137,43 @@ class DDPG:
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), s.lr_actor, fused=True)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), s.lr_critic, fused=True)
         self.revisits = self._revisits()
-        self.perturbation = Perturbation()
         self.episodes = 0
         self.average: float | None = None  # b
         self._guide: Guide | None = None  # of the episode at hand, as is all below
-        self._explorer = self.actor
-        self._apart: list[float] = []  # its actions from mu
         self._decisions = 0
         self._executed: list[float] = []
 
-    @property
-    def ahead(self) -> int:
-        """Up to the first episode after which it learns, nothing that it plays depends on a reward."""
-        return max(1, self.settings.learn_after + 1 - self.episodes)
-
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
         """Mu of the observation; when exploring, with noise around it, or what goes back to good episodes."""
-        number = self.episodes + info.get("pending", 0)  # of the episode at hand
+        s, number = self.settings, self.episodes
         if "decisions" in info:
-            self._begin(number, info["decisions"], explore=explore)
+            self._begin(info["decisions"], explore=explore)
         else:
             self._executed.append(info["action_executed"])
-        if not explore or (self.settings.greedy_first and number == 0):
-            return self._mu(self.actor, observation)
-        if self.settings.warmup_actions == "uniform" and number < self.settings.warmup:
+        if not explore or (s.uniform_start and number == 0):
+            return self._mu(observation)
+        if s.warmup_actions == "uniform" and number < s.warmup:
             return self.rng.random((1,), np.float32)
-        count = self.settings.candidates if number > self.settings.learn_after else 1
+        count = s.candidates if number > s.learn_after else 1
         if self._guide is None:
-            if self.settings.noise == "parameters":
-                return self._perturbed(observation, self.schedule(number))
-            mu = self._mu(self.actor, observation)
-            draws = truncated_normal(np.repeat(mu[None], count, 0), self.schedule(number), self.rng)
-            return self._best(observation, draws)
+            mu = np.repeat(self._mu(observation)[None], count, 0)
+            return self._best(observation, truncated_normal(mu, self.schedule(number), self.rng))
         decision = len(self._executed)
         action = self._best(observation, self._guide.draws(decision, count, self.rng))
         if decision + 1 < self._decisions:
             return action
         return self.revisits.renewed(self._executed, action, self.rng)
 
-    def _begin(self, number: int, decisions: int, *, explore: bool) -> None:
-        """Choose what the episode of that number follows: what was good, or None for mu."""
+    def _begin(self, decisions: int, *, explore: bool) -> None:
+        """Choose what the episode follows: what was good, or None for mu."""
         self._guide, self._decisions, self._executed = None, decisions, []
-        may = explore and number > self.settings.learn_after and self.settings.revisit > 0
+        may = explore and self.episodes > self.settings.learn_after and self.settings.revisit > 0
         if may and self.rng.random() < self.settings.revisit:
             self._guide = self._guided()
-        if explore and self.settings.noise == "parameters" and self._guide is None:
-            self._explorer, self._apart = self.perturbation(self.actor, self.rng), []
 
-    def _perturbed(self, observation: Array, sigma: float) -> Array:
-        """The action of an actor with noise on its parameters; at the last the noise follows sigma."""
-        action = self._mu(self._explorer, observation)
-        self._apart.append((action - self._mu(self.actor, observation)).item())
-        if len(self._apart) == self._decisions:
-            self.perturbation.follow(np.array(self._apart), sigma)
-        return action
-
-    def _mu(self, actor: Networks, observation: Array) -> Array:
+    def _mu(self, observation: Array) -> Array:
         with torch.inference_mode():
-            mu: Array = policy(actor, torch.from_numpy(observation)[None])[0].numpy()
+            mu: Array = policy(self.actor, torch.from_numpy(observation)[None])[0].numpy()
         return mu
 
     def _revisits(self) -> Revisits:
@@ -242,12 +188,12 @@ class DDPG:
         return self.revisits.choose(self.rng)
 
     def _best(self, observation: Array, draws: Array) -> Array:
-        """Of draws ``(n, 1)`` the one that the first critic values most."""
+        """Of draws ``(n, 1)`` the one that the critic values most."""
         if len(draws) == 1:
             return np.array(draws[0])
         with torch.inference_mode():
             states = torch.from_numpy(observation).expand(len(draws), -1)
-            values = q_values(self.critic, states, torch.from_numpy(draws))[0]
+            values = q_values(self.critic, states, torch.from_numpy(draws))
         chosen: NDArray[np.float32] = draws[int(values.argmax())]
         return chosen
 
@@ -262,21 +208,29 @@ class DDPG:
             self.average = episode.reward
         metrics = {"sigma": self.schedule(self.episodes), "baseline": self.average}
         if self.episodes >= s.learn_after:
-            updates = [self._update() for _ in range(round(s.updates_per_step * len(episode)))]
+            updates = [self._update() for _ in range(self._updates(len(episode)))]
             metrics |= dict(zip(("critic_loss", "q"), np.mean(updates, axis=0).tolist(), strict=True))
         if s.baseline == "episodes":
             self.average = moving_average(self.average, episode.reward, s.baseline_rate)
         self.episodes += 1
         return metrics
 
+    def _updates(self, decisions: int) -> int:
+        """How many updates follow an episode of so many decisions."""
+        if count := round(self.settings.updates_per_step * decisions):
+            return count
+        raise ValueError(
+            f"updates_per_step {self.settings.updates_per_step} rounds to no update in an episode of "
+            f"{decisions} decisions; give {1 / decisions:.2g} or more"
+        )
+
     def _update(self) -> tuple[float, float]:
-        """A step of the critics, the actor and their targets, where these are read; returns the critics' loss
-        and Q(s, mu(s)).
+        """A step of critic, actor and, where they are read, their targets; the critic's loss and
+        Q(s, mu(s)).
         """
         batch = self.memory.sample(self.settings.batch)
         target = self._target(batch)
-        errors = q_values(self.critic, batch.observation, batch.action) - target
-        loss = errors.square().mean(dim=1).sum()
+        loss = (q_values(self.critic, batch.observation, batch.action) - target).square().mean()
         descend(self.critic_optimizer, loss)
 
         q = policy_value(self.actor, self.critic, batch.observation).mean()
@@ -289,14 +243,14 @@ class DDPG:
 
     @torch.no_grad()
     def _target(self, batch: Batch) -> Tensor:
-        """What the critics are to say of each transition, ``(B,)``."""
+        """The critic's target for each transition, ``(B,)``."""
         s = self.settings
         baseline, scale = self._standard(batch)
         if s.target == "monte_carlo":
             next_q = torch.zeros_like(batch.reward)
         else:
             next_q = policy_value(self.actor_target, self.critic_target, batch.next_observation)
-        return td_target(batch.reward / scale, baseline / scale, batch.done, next_q, s.gamma, batch.steps)
+        return td_target(batch.reward / scale, baseline / scale, batch.done, next_q, s.gamma)
 
     def _standard(self, batch: Batch) -> tuple[float | Tensor, float | Tensor]:
         """What is subtracted from each reward, and what it is divided by then; each a number or ``(B,)``."""
@@ -310,7 +264,6 @@ class DDPG:
         """Networks, targets, optimizers, memory, generators and counters."""
         modules = {name: copy.deepcopy(part.state_dict()) for name, part in self._parts().items()}
         counters = {"episodes": self.episodes, "average": self.average, "rng": self.rng.bit_generator.state}
-        counters |= {"spread": self.perturbation.spread}
         return self._identity() | modules | counters
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -320,7 +273,6 @@ class DDPG:
             part.load_state_dict(copy.deepcopy(state[name]))
         self.episodes, self.average = state["episodes"], state["average"]
         self.rng.bit_generator.state = state["rng"]
-        self.perturbation.spread = state["spread"]
 
     def _identity(self) -> dict[str, Any]:
         return {"agent": "ddpg", "observation_size": self.observation_size, "settings": asdict(self.settings)}

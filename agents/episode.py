@@ -22,6 +22,10 @@ class EpisodeError(ValueError):
     """An environment that does not keep to the form of an episode."""
 
 
+class StateError(ValueError):
+    """A saved state that belongs to another agent or to other settings."""
+
+
 @dataclass(frozen=True)
 class Episode:
     """One pass through the network: T decisions and the one reward they earned.
@@ -52,27 +56,17 @@ class Episode:
 class Agent(Protocol):
     """Whatever can search: it proposes an action a decision and learns once an episode.
 
-    The info of `act` is that of ``reset`` at an episode's first decision, the only one that holds
-    ``decisions``, and that of the step before at all others; ``pending`` is added to each, the number of
-    earlier episodes that `end_episode` is still to be told of. A state holds tensors and plain data alone, so
-    that it loads without running code; it is taken when no episode is pending.
+    The info of `act` is the info of ``reset`` at an episode's first decision, the only one that holds
+    ``decisions``, and the info of the step before at all others. A state holds tensors and plain data alone,
+    so that it loads without running code.
     """
-
-    @property
-    def ahead(self) -> int:
-        """How many episodes, from 1, can be played from here on before the first of them is learnt from.
-
-        Each is to be what it would be after learning from those before it. An agent without this property
-        plays one at a time.
-        """
-        ...
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
         """The action ``(1,)`` float32 in [0, 1] for this decision."""
         ...
 
     def end_episode(self, episode: Episode) -> dict[str, float]:
-        """Learn from an episode that this agent explored; returns what is worth logging."""
+        """Learn from an episode that this agent explored; returns metrics to log."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,61 +79,54 @@ class Agent(Protocol):
 
 
 def run_episode(env: Environment, agent: Agent, *, explore: bool = True, seed: int | None = None) -> Episode:
-    """Play one episode; the agent does not learn from it."""
-    play = Play(env, seed=seed)
-    play.decide(agent, explore=explore)
-    return play.finish()
-
-
-class Play:
-    """An episode in the making; its last step, the one that evaluates, is left for `finish`.
+    """Play one episode; the agent does not learn from it.
 
     Raises:
-        EpisodeError: when ``reset`` does not say how many decisions there are.
+        ActionError: the agent's action is NaN, out of the box or of the wrong shape.
+        EpisodeError: the environment does not report what an episode consists of, or ends at another time.
     """
+    observation, info = env.reset(seed=seed)
+    if "decisions" not in info:
+        raise EpisodeError(f"no 'decisions' in the info of reset; {env} must report how many there are")
+    decisions, total = info["decisions"], 0.0
+    observations, asked, infos = [np.array(observation)], list[Array](), list[Info]()
+    for decision in range(decisions):
+        action = agent.act(observations[-1].copy(), info, explore=explore)
+        _check_action(action, env.action_space, decision=decision)
+        asked.append(np.array(action))
+        observation, reward, terminated, truncated, info = env.step(asked[-1])
+        observations.append(np.array(observation))
+        infos.append(info)
+        total += float(reward)
+        _check_step(env, info, taken=decision + 1, decisions=decisions, ended=terminated, cut_off=truncated)
+    executed = np.array([[info["action_executed"]] for info in infos], np.float32)
+    return Episode(np.stack(observations), np.stack(asked), executed, total, tuple(infos))
 
-    def __init__(self, env: Environment, *, seed: int | None, options: dict[str, Any] | None = None) -> None:
-        observation, self._info = env.reset(seed=seed, options=options)
-        if "decisions" not in self._info:
-            raise EpisodeError(f"no 'decisions' in the info of reset; {env} must report how many there are")
-        self._env, self._decisions = env, self._info["decisions"]
-        self._observations, self._asked = [np.array(observation)], list[Array]()
-        self._reward, self._infos = 0.0, list[dict[str, Any]]()
 
-    def decide(self, agent: Agent, *, explore: bool, pending: int = 0) -> None:
-        """Ask for all actions and take all steps but the last."""
-        for decision in range(self._decisions):
-            if decision:
-                self._step()
-            seen = self._observations[-1].copy(), {**self._info, "pending": pending}
-            action = agent.act(*seen, explore=explore)
-            _check_action(action, self._env.action_space, decision=decision)
-            self._asked.append(np.array(action))
-
-    def finish(self) -> Episode:
-        """Take the last step; the whole episode."""
-        self._step()
-        observations, asked = np.stack(self._observations), np.stack(self._asked)
-        executed = np.array([[info["action_executed"]] for info in self._infos], np.float32)
-        return Episode(observations, asked, executed, self._reward, tuple(self._infos))
-
-    def _step(self) -> None:
-        observation, reward, terminated, truncated, self._info = self._env.step(self._asked[-1])
-        self._observations.append(np.array(observation))
-        self._infos.append(self._info)
-        self._reward += float(reward)
-        taken = len(self._infos)
-        if "action_executed" not in self._info:
-            raise EpisodeError(
-                f"no 'action_executed' in the info of step {taken}; an environment must report it"
+def check_state(state: Mapping[str, Any], **expected: Any) -> None:
+    """Raise `StateError`, and say what differs, unless the state was saved under what is expected."""
+    for name, value in expected.items():
+        if name not in state:
+            raise StateError(f"not a state of this agent: no {name!r} in it")
+        if isinstance(value, dict):
+            check_state(state[name], **value)
+        elif state[name] != value:
+            raise StateError(
+                f"saved with {name} {state[name]!r}, but this agent has {value!r}; search anew with it"
             )
-        if truncated:
-            raise EpisodeError(f"cut off after {taken} decisions; take away the time limit of {self._env}")
-        if terminated != (taken == self._decisions):
-            raise EpisodeError(
-                f"{self._env} announced {self._decisions} decisions, but "
-                f"{'ended' if terminated else 'did not end'} after {taken}"
-            )
+
+
+def _check_step(
+    env: Environment, info: Info, *, taken: int, decisions: int, ended: bool, cut_off: bool
+) -> None:
+    if "action_executed" not in info:
+        raise EpisodeError(f"no 'action_executed' in the info of step {taken}; an environment must report it")
+    if cut_off:
+        raise EpisodeError(f"cut off after {taken} decisions; take away the time limit of {env}")
+    if ended != (taken == decisions):
+        raise EpisodeError(
+            f"{env} announced {decisions} decisions, but {'ended' if ended else 'did not end'} after {taken}"
+        )
 
 
 def _check_action(action: Array, space: Space, *, decision: int) -> None:

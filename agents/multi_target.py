@@ -10,8 +10,8 @@ from torch import Tensor
 
 from agents.ddpg import DDPG, deviation
 from agents.elites import Guide, Revisits
+from agents.episode import Array, Episode, Info, Space
 from agents.replay import Batch
-from agents.search import Array, Episode, Info, Space
 
 NONE = 0.0  # the goal of an episode that has none
 

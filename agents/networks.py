@@ -1,4 +1,4 @@
-"""The networks of an actor and its critics, what they say, and how they change."""
+"""The networks of an actor and its critic, and how they change."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -8,45 +8,44 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Networks(nn.Module):
-    """``count`` independent ReLU networks, evaluated together: ``(B, sizes[0])`` to ``(count, B,
-    sizes[-1])``.
+class Network(nn.Module):
+    """A ReLU network, ``(B, sizes[0])`` to ``(B, sizes[-1])``, without an activation on the last layer.
 
     Initialised as `nn.Linear` is, but from a generator that is passed in.
     """
 
-    def __init__(self, sizes: Sequence[int], count: int, generator: torch.Generator) -> None:
+    def __init__(self, sizes: Sequence[int], generator: torch.Generator) -> None:
         super().__init__()
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for fan_in, fan_out in pairwise(sizes):
             bound = fan_in**-0.5
-            for parameters, rows in ((self.weights, fan_in), (self.biases, 1)):
-                values = torch.empty(count, rows, fan_out).uniform_(-bound, bound, generator=generator)
-                parameters.append(nn.Parameter(values))
+            for parameters, shape in ((self.weights, (fan_in, fan_out)), (self.biases, (fan_out,))):
+                parameters.append(
+                    nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
+                )
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The outputs, without an activation on the last layer."""
-        layers = list(zip(self.weights, self.biases, strict=True))
-        outputs = inputs.expand(len(layers[0][0]), *inputs.shape)
-        for i, (weight, bias) in enumerate(layers):
-            outputs = torch.baddbmm(bias, outputs if i == 0 else F.relu(outputs), weight)
+        """The outputs of the last layer."""
+        outputs = inputs
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            outputs = torch.addmm(bias, outputs if i == 0 else F.relu(outputs), weight)
         return outputs
 
 
-def policy(actor: Networks, observation: Tensor) -> Tensor:
+def policy(actor: Network, observation: Tensor) -> Tensor:
     """Mu, the action ``(B, 1)`` in (0, 1) for observations ``(B, n)``."""
-    return torch.sigmoid(actor(observation)[0])
+    return torch.sigmoid(actor(observation))
 
 
-def q_values(critic: Networks, observation: Tensor, action: Tensor) -> Tensor:
-    """``(critics, B)``, what each critic expects of observations ``(B, n)`` and actions ``(B, 1)``."""
+def q_values(critic: Network, observation: Tensor, action: Tensor) -> Tensor:
+    """``(B,)``, what the critic expects of observations ``(B, n)`` and actions ``(B, 1)``."""
     values: Tensor = critic(torch.cat([observation, action], dim=1))
-    return values.squeeze(2)
+    return values.squeeze(1)
 
 
-def policy_value(actor: Networks, critic: Networks, observation: Tensor) -> Tensor:
-    """Q(s, mu(s)), ``(B,)``, the lowest of the critics' estimates."""
-    return q_values(critic, observation, policy(actor, observation)).amin(dim=0)
+def policy_value(actor: Network, critic: Network, observation: Tensor) -> Tensor:
+    """Q(s, mu(s)), ``(B,)``."""
+    return q_values(critic, observation, policy(actor, observation))
 
 
 @torch.no_grad()

@@ -22,17 +22,16 @@ def truncated_normal(mu: NDArray[np.floating], sigma: float, rng: np.random.Gene
 
 @dataclass(frozen=True)
 class SigmaSchedule:
-    """Sigma of an episode: constant in the warm-up, then smaller by ``decay`` after each, down to a floor."""
+    """Sigma of an episode: constant in the warm-up, then multiplied by ``decay`` after each."""
 
     initial: float = 0.5
     warmup: int = 100  # episodes
     decay: float = 0.95  # an episode; not in the paper, the released code's
-    floor: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.initial >= self.floor >= 0 and self.warmup >= 0 and 0 < self.decay <= 1):
-            raise ValueError(f"{self}: wanted initial >= floor >= 0, warmup >= 0 and decay in (0, 1]")
+        if not (self.initial >= 0 and self.warmup >= 0 and 0 < self.decay <= 1):
+            raise ValueError(f"{self}: wanted initial >= 0, warmup >= 0 and decay in (0, 1]")
 
     def __call__(self, episode: int) -> float:
         """Sigma of the episode with that index, from 0."""
-        return max(self.floor, self.initial * self.decay ** max(0, episode - self.warmup))
+        return float(self.initial * self.decay ** max(0, episode - self.warmup))

@@ -12,44 +12,23 @@ Floats = NDArray[np.float32]
 
 
 class Batch(NamedTuple):
-    """B transitions, float32: observations ``(B, n)``, actions ``(B, 1)``, and ``(B,)`` of the others.
-
-    ``next_observation`` is ``steps`` decisions later, 1 unless the memory bridges more, or the episode's last
-    where it is ``done`` by then.
-    """
+    """B transitions, float32: observations ``(B, n)``, actions ``(B, 1)``, and ``(B,)`` of the others."""
 
     observation: Tensor
     action: Tensor
     reward: Tensor
     next_observation: Tensor
     done: Tensor
-    steps: Tensor
     goal: Tensor
 
 
 class ReplayBuffer:
-    """The last ``capacity`` transitions; a batch is drawn with replacement, from a generator of its own.
+    """The last ``capacity`` transitions; a batch is drawn with replacement, from a generator of its own."""
 
-    A share of each batch can be drawn from the best transitions in memory, those with the highest
-    ``elite_top`` of the rewards. A transition bridges up to ``steps`` decisions.
-    """
-
-    def __init__(
-        self,
-        capacity: int,
-        observation_size: int,
-        rng: np.random.Generator,
-        *,
-        elite: float = 0.0,
-        elite_top: float = 0.1,
-        steps: int = 1,
-    ) -> None:
-        if not (capacity > 0 and steps > 0 and 0 <= elite <= 1 and 0 < elite_top <= 1):
-            raise ValueError(
-                f"{capacity=}, {steps=}, {elite=}, {elite_top=}: wanted > 0, > 0, in [0, 1], in (0, 1]"
-            )
-        self.capacity, self.elite, self.elite_top, self.rng = capacity, elite, elite_top, rng
-        self.steps = steps
+    def __init__(self, capacity: int, observation_size: int, rng: np.random.Generator) -> None:
+        if capacity <= 0:
+            raise ValueError(f"{capacity=}: wanted > 0")
+        self.capacity, self.rng = capacity, rng
         self.added = 0
         self._fields = {
             "observation": np.zeros((capacity, observation_size), np.float32),
@@ -57,10 +36,8 @@ class ReplayBuffer:
             "reward": np.zeros(capacity, np.float32),
             "next_observation": np.zeros((capacity, observation_size), np.float32),
             "done": np.zeros(capacity, np.float32),
-            "steps": np.zeros(capacity, np.float32),
             "goal": np.zeros(capacity, np.float32),
         }
-        self._best = np.zeros(0, np.int64)
 
     def __len__(self) -> int:
         return min(self.added, self.capacity)
@@ -86,18 +63,15 @@ class ReplayBuffer:
         """
         count = len(actions)
         assert len(observations) == count + 1, f"{len(observations)} observations for {count} actions"
-        decisions = np.arange(count)
-        ends = np.minimum(decisions + self.steps, count)
         rows = {
             "observation": observations[:-1],
             "action": actions,
             "reward": np.full(count, reward, np.float32),
-            "next_observation": observations[ends],
-            "done": (ends == count).astype(np.float32),
-            "steps": (ends - decisions).astype(np.float32),
+            "next_observation": observations[1:],
+            "done": (np.arange(count) == count - 1).astype(np.float32),
             "goal": np.full(count, goal, np.float32),
         }
-        at = (self.added + decisions) % self.capacity
+        at = (self.added + np.arange(count)) % self.capacity
         for name, row in rows.items():
             field = self._fields[name]
             assert row.shape == (count, *field.shape[1:]), (
@@ -106,14 +80,10 @@ class ReplayBuffer:
             assert row.dtype == field.dtype, f"{name}: {row.dtype} for {field.dtype}"
             field[at] = row
         self.added += count
-        self._best = self._best_rows()
 
     def sample(self, size: int) -> Batch:
-        """``size`` transitions with replacement; the elite share, rounded, comes last."""
-        from_best = round(self.elite * size)
-        rows = self.rng.integers(len(self), size=size - from_best)
-        if from_best:
-            rows = np.concatenate([rows, self._best[self.rng.integers(len(self._best), size=from_best)]])
+        """``size`` transitions, drawn with replacement."""
+        rows = self.rng.integers(len(self), size=size)
         return Batch(**{name: torch.from_numpy(field[rows]) for name, field in self._fields.items()})
 
     def state_dict(self) -> dict[str, Any]:
@@ -127,9 +97,3 @@ class ReplayBuffer:
         for name, field in self._fields.items():
             field[: len(self)] = state["fields"][name].numpy()
         self.rng.bit_generator.state = state["rng"]
-        self._best = self._best_rows()
-
-    def _best_rows(self) -> NDArray[np.int64]:
-        if not len(self):
-            return np.zeros(0, np.int64)
-        return np.flatnonzero(self.rewards >= np.quantile(self.rewards, 1 - self.elite_top, method="higher"))

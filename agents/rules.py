@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.search import AHEAD, Array, Episode, Info, Space, check_state
+from agents.episode import Array, Episode, Info, Space, check_state
 
 
 @dataclass
@@ -30,11 +30,6 @@ class Rule:
 
     def __post_init__(self) -> None:
         self._first_share, self._changes_at, self._decision = 1.0, 0, 0
-
-    @property
-    def ahead(self) -> int:
-        """No episode depends on another."""
-        return AHEAD
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
         """The keep ratio that the rule has for this decision."""

@@ -19,8 +19,8 @@ from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from agents.episode import Array, Episode, Info, Space, check_state
 from agents.noise import SigmaSchedule, truncated_normal
-from agents.search import Array, Episode, Info, Space, check_state
 
 Algorithm = Literal["ddpg", "td3", "sac"]
 Store = Literal["executed", "asked"]
@@ -44,7 +44,6 @@ class Settings:
     sigma: float = 0.5  # of the noise, in units of the action in [0, 1]
     warmup: int = 100  # episodes of constant sigma; SAC samples its own policy from then on
     sigma_decay: float = 0.95  # an episode
-    sigma_floor: float = 0.0
     store: Store = "executed"
 
     def __post_init__(self) -> None:
@@ -55,7 +54,7 @@ class Settings:
     @property
     def schedule(self) -> SigmaSchedule:
         """Sigma of each episode."""
-        return SigmaSchedule(self.sigma, self.warmup, self.sigma_decay, self.sigma_floor)
+        return SigmaSchedule(self.sigma, self.warmup, self.sigma_decay)
 
 
 class _Spaces(gym.Env[Array, Array]):
@@ -97,21 +96,15 @@ class StableBaselines:
             )
         self.model.set_logger(Logger(folder=None, output_formats=[]))
 
-    @property
-    def ahead(self) -> int:
-        """Up to the first episode after which it learns, nothing that it plays depends on a reward."""
-        return max(1, self.settings.learn_after + 1 - self.episodes)
-
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
         """Mu of the observation; when exploring, with noise, or SAC's own draw after the warm-up."""
-        number = self.episodes + info.get("pending", 0)  # of the episode at hand
-        own_draw = explore and self.settings.algorithm == "sac" and number >= self.settings.warmup
+        own_draw = explore and self.settings.algorithm == "sac" and self.episodes >= self.settings.warmup
         with self._own_generators():
             scaled, _ = self.model.predict(observation, deterministic=not own_draw)
         action = ((scaled + 1) / 2).astype(np.float32)
         if own_draw or not explore:
             return action
-        return truncated_normal(action, self.schedule(number), self.rng)
+        return truncated_normal(action, self.schedule(self.episodes), self.rng)
 
     def end_episode(self, episode: Episode) -> dict[str, float]:
         """Remember the episode, its reward on each transition, and let their code update once a decision."""

@@ -49,7 +49,7 @@ def _search(cfg: DictConfig, folder: Path, settings: dict[str, Any]) -> RunRecor
     else:
         record = RunRecord.create(folder, settings, seeds={"search": cfg.seed, "splits": cfg.data.seed})
 
-    from experiments.cli.problem import environment, played, side_by_side, trained
+    from experiments.cli.problem import environment, played, trained
     from experiments.delivery.deliver import deliver
 
     with record, config.instantiate(cfg.tracking, folder=folder, config=record.content["config"]) as tracker:
@@ -63,10 +63,8 @@ def _search(cfg: DictConfig, folder: Path, settings: dict[str, Any]) -> RunRecor
             if state is not None:
                 agent.load_state_dict(state.agent)
         try:
-            with side_by_side(cfg, env) as envs:
-                asked = {"episodes": cfg.episodes, "seed": cfg.seed}
-                asked |= {"leaders": cfg.leaders, "save_every": cfg.save_every}
-                explore([played(cfg, env) for env in envs], agent, record, tracker, **asked)
+            asked = {"episodes": cfg.episodes, "seed": cfg.seed, "save_every": cfg.save_every}
+            explore(task, agent, record, tracker, **asked)
         finally:
             save_best(env, record)
             note_work(env, record)
@@ -81,46 +79,37 @@ def _search(cfg: DictConfig, folder: Path, settings: dict[str, Any]) -> RunRecor
 
 
 def explore(
-    envs: Sequence[Environment],
+    env: Environment,
     agent: Agent,
     record: RunRecord,
     tracker: Tracker,
     *,
     episodes: int,
     seed: int,
-    leaders: int,
     save_every: int,
 ) -> None:
-    """Search on from the record's last row: a row an episode, a state of the agent every few.
-
-    ``envs`` are of one task, as many as evaluate at the same time; they are told the ``leaders`` best plans
-    that were given all images.
-    """
-    from agents.search import Best
+    """Search on from the record's last row: a row an episode, a state of the agent every few."""
     from agents.search import search as episodes_of
     from experiments.recording import plans
     from experiments.recording.progress import Meter
     from experiments.recording.state import save
     from experiments.recording.tracking import episode_metrics
 
-    env: Any = envs[0].unwrapped
-    whole = env.budget.widths([])
-    dense = {"dense_macs": int(env.macs(whole)), "dense_params": int(env.params(whole))}
-    best, start = Best(leaders), len(record.rows)
-    for row in plans.leaders(record.rows, leaders):
-        best.note(row["reward"], plans.plan_of(env, row["counts"]), row.get("target"), row["n_images"])
-    saved = start
+    task: Any = env.unwrapped
+    whole = task.budget.widths([])
+    dense = {"dense_macs": int(task.macs(whole)), "dense_params": int(task.params(whole))}
+    start, best = len(record.rows), plans.best_reward(record.rows)
     with record.phase("search"), Meter("episodes", episodes, done=start) as meter:
-        for trial in episodes_of(envs, agent, episodes=episodes, seed=seed, start=start, best=best):
-            row = episode_metrics(trial, best_reward=best.reward, **dense)
-            counts = plans.counts(env, trial.episode.final["plan"])
+        for trial in episodes_of(env, agent, episodes=episodes, seed=seed, start=start):
+            best = max(best, trial.episode.reward)
+            row = episode_metrics(trial, best_reward=best, **dense)
+            counts = plans.counts(task, trial.episode.final["plan"])
             record.add(**row, counts=counts, keep_asked=_asked(trial))
             tracker.log(row)
-            meter.update(trial.index + 1, best=best.reward, top1=row["top1"], keep=row["macs_share"])
-            if trial.settled and trial.index + 1 - saved >= save_every:
-                saved = trial.index + 1
-                save(record.folder, agent, saved)
-    record.content["seconds"] |= {name: round(taken, 3) for name, taken in env.evaluator.seconds.items()}
+            meter.update(trial.index + 1, best=best, top1=row["top1"], keep=row["macs_share"])
+            if (trial.index + 1) % save_every == 0:
+                save(record.folder, agent, trial.index + 1)
+    record.content["seconds"] |= {name: round(taken, 3) for name, taken in task.evaluator.seconds.items()}
 
 
 def save_best(env: CompressionEnv, record: RunRecord) -> None:
@@ -181,17 +170,9 @@ def confirm(env: CompressionEnv, record: RunRecord, *, limit: int, targets: Sequ
 
 
 def _settings(cfg: DictConfig) -> dict[str, Any]:
-    for key in ("episodes", "leaders", "confirm", "save_every"):
+    for key in ("episodes", "confirm", "save_every"):
         if cfg[key] < 1:
             raise config.ConfigError(f"{key}={cfg[key]}: it is at least 1")
-    if cfg.env.block is not None:
-        from amc_env.stopping import fewest
-
-        if cfg.leaders < (wanted := fewest(cfg.env.rank)):
-            raise config.ConfigError(
-                f"leaders={cfg.leaders}: with env.rank={cfg.env.rank} no plan stops without {wanted}; "
-                f"give leaders={wanted} or more, a lower env.rank, or env.block=null to stop none"
-            )
     return config.plain(cfg)
 
 

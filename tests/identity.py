@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.search import Agent, run_episode, search
+from agents.search import Agent, Episode, search
 
 TARGET = np.array([0.2, 0.9, 0.5, 0.7])
 BEST_CONSTANT = -float(np.var(TARGET))  # -0.067; actions drawn uniformly average -0.156
@@ -96,14 +96,10 @@ def played(env: gym.Env, agent: Agent, *, episodes: int, start: int = 0) -> NDAr
     return np.array([trial.episode.asked[:, 0] for trial in trials])
 
 
-def assert_plays_ahead(make, env: gym.Env, *, episodes: int) -> None:
-    """An agent asks the same whether it learns from each episode at once or plays ahead as far as it says."""
-    agent, asked = make(), []
-    for _ in range(episodes):
-        episode = run_episode(env, agent)
-        agent.end_episode(episode)
-        asked.append(episode.asked[:, 0])
-    np.testing.assert_array_equal(played(env, make(), episodes=episodes), asked)
+def best_of(env: gym.Env, agent: Agent, *, episodes: int, seed: int) -> Episode:
+    """The episode of largest reward in a search, of equals the first."""
+    trials = search(env, agent, episodes=episodes, seed=seed)
+    return max((trial.episode for trial in trials), key=lambda episode: episode.reward)
 
 
 def through_a_file(state: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from agents.search import Best
 from amc_env.data.splits import CACHE
 from experiments.benchmarks import stopping
 from experiments.benchmarks.__main__ import record, write
@@ -61,7 +60,6 @@ def test_the_rule_that_is_measured_is_the_default():
     default = cfg.env.block, cfg.env.confidence, cfg.env.rank, cfg.leaders
     rule = Ablation()
     assert (rule.block, rule.confidence, rule.rank, rule.leaders) == default
-    assert Best().count == cfg.leaders
 
 
 def test_finished_searches_are_read_and_those_of_other_code_refused(found, monkeypatch):

@@ -10,13 +10,13 @@ from identity import (
     TARGET,
     FindTheKeeps,
     SpendTheBudget,
-    assert_plays_ahead,
     assert_resumes,
+    best_of,
     played,
 )
 
 from agents.blackbox import CMAES, Annealing, BlackBox, Greedy, RandomSearch, accept, acceptance, reflect
-from agents.search import StateError, run_episode, run_search, search
+from agents.search import StateError, run_episode
 
 ENV = FindTheKeeps()
 ALL = (RandomSearch, CMAES, Annealing, Greedy)
@@ -27,7 +27,7 @@ def make(kind, env=ENV, seed=0, **settings):
 
 
 def best_reward(kind, env=ENV, episodes=120, **settings):
-    return run_search(env, make(kind, env, **settings), episodes=episodes, seed=0).reward
+    return best_of(env, make(kind, env, **settings), episodes=episodes, seed=0).reward
 
 
 @pytest.mark.parametrize("kind", [CMAES, Annealing, Greedy])
@@ -108,25 +108,6 @@ PINNED = {
 def test_the_points_of_a_seed_never_change(kind):
     asked = played(ENV, make(kind, seed=5), episodes=40)
     np.testing.assert_allclose(asked[[0, 7, 17, 39]], PINNED[kind], atol=1e-6)
-
-
-@pytest.mark.parametrize("env", [ENV, SpendTheBudget(relative=True)])
-@pytest.mark.parametrize("kind", ALL)
-def test_points_played_ahead_are_those_played_one_by_one(kind, env):
-    assert_plays_ahead(lambda: make(kind, env), env, episodes=90)
-
-
-def test_how_far_ahead_each_can_play():
-    def batches(kind, episodes, **settings):
-        trials = search(ENV, make(kind, **settings), episodes=episodes, seed=0)
-        ends = [trial.index + 1 for trial in trials if trial.settled]
-        return np.diff([0, *ends]).tolist()
-
-    assert batches(RandomSearch, 40) == [16, 16, 8]
-    assert batches(CMAES, 30, population=10) == [10, 10, 10]
-    assert batches(CMAES, 40, population=20) == [16, 4, 16, 4]  # no more at once than the loop allows
-    assert batches(Annealing, 3) == [1, 1, 1]
-    assert batches(Greedy, 18) == [1, 16, 1]  # the middle, each decision at four levels, the first thresholds
 
 
 def test_a_point_is_played_again_after_an_interrupted_episode():

@@ -10,12 +10,12 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 from hydra import compose, initialize_config_dir
-from identity import FindTheKeeps, assert_resumes, played
+from identity import FindTheKeeps, assert_resumes
 from omegaconf import DictConfig
 
 from agents.ddpg import DDPG
 from agents.multi_target import GoalDDPG
-from agents.search import Best, Episode, StateError, Trial, run_episode, search
+from agents.search import Episode, StateError, run_episode, search
 from amc_env.budget import BudgetError
 from amc_env.tabular import TabularEnv
 from amc_env.wrappers import Goals
@@ -126,35 +126,13 @@ def test_targets_that_are_none_or_there_twice_are_refused(targets: tuple[float, 
         Goals(FindTheKeeps(), (0.5,))
 
 
-# -- the best of each goal
+# -- the learner
 
 
 def episode_of(reward: float, target: float | None = None, action: float = 0.5) -> Episode:
     column = np.full((4, 1), action, np.float32)
     final = {"plan": reward} | ({} if target is None else {"target": target})
     return Episode(np.eye(5, 4, dtype=np.float32), column, column, reward, ({}, {}, {}, final))
-
-
-def test_a_search_tells_each_goal_its_own_best() -> None:
-    one, two = Best(1), Best(2)
-    assert one.leaders is None
-    for index, (reward, target) in enumerate([(-0.4, 0.3), (-0.1, 0.8), (-0.5, 0.3), (-0.3, 0.3)]):
-        for best in (one, two):
-            best.offer(Trial(index, episode_of(reward, target)))
-    assert one.leaders == {0.3: (-0.3,), 0.8: (-0.1,)}
-    assert two.leaders == {0.3: (-0.3, -0.4), 0.8: (-0.1,)}
-    for best in (one, two):
-        assert (best.reward, best.trial.index) == (-0.1, 1)
-
-
-def test_a_search_without_goals_tells_the_best_of_all() -> None:
-    best = Best(2)
-    for reward, told in [(-0.4, (-0.4,)), (-0.4, (-0.4,)), (-0.1, (-0.1, -0.4)), (-0.2, (-0.1, -0.2))]:
-        best.offer(Trial(0, episode_of(reward)))
-        assert best.leaders == told
-
-
-# -- the learner
 
 
 def test_baseline_and_deviation_are_of_each_goal() -> None:
@@ -210,12 +188,6 @@ def test_it_goes_on_exactly_and_only_as_itself(env: Goals) -> None:
     assert_resumes(lambda seed: agent(env, seed=seed, normalise=True), env, stop=20, episodes=40)
     with pytest.raises(StateError, match="saved with agent 'ddpg_goal'"):
         agent(env, kind=DDPG).load_state_dict(agent(env).state_dict())
-
-
-def test_playing_ahead_changes_nothing(env: Goals, monkeypatch: pytest.MonkeyPatch) -> None:
-    ahead = played(env, agent(env), episodes=20)
-    monkeypatch.setattr("agents.search.AHEAD", 1)
-    np.testing.assert_array_equal(played(env, agent(env), episodes=20), ahead)
 
 
 def test_a_baseline_over_goals_is_refused(env: Goals) -> None:

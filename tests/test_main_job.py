@@ -69,15 +69,15 @@ def test_same_seed_same_record_another_seed_another(finished: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("agent", "saved"),
+    "agent",
     [
-        (["agent.learn_after=1"], 4),
-        (["agent=cmaes", "agent.population=3"], 3),  # killed in its second generation
-        (["agent=random"], 0),  # all in one batch
+        ["agent=ddpg", "agent.hidden=8", "agent.learn_after=2", "agent.batch=4"],
+        ["agent=cmaes", "agent.population=3"],  # killed in its second generation
+        ["agent=random"],
     ],
 )
 def test_a_killed_search_ends_with_the_record_of_one_that_was_not(
-    agent: list[str], saved: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    agent: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     asked = [*agent, "deliver=false", "save_every=2"]
@@ -92,7 +92,7 @@ def test_a_killed_search_ends_with_the_record_of_one_that_was_not(
     monkeypatch.setattr(RunRecord, "add", die)
     with pytest.raises(KeyboardInterrupt):
         search(config(torn, *asked), torn)
-    assert (state.episodes if (state := load_state(torn)) else 0) == saved
+    assert load_state(torn).episodes == 4
     interrupted = RunRecord.read(torn)
     assert interrupted.content["status"] == "interrupted"
     assert len(interrupted.rows) == 5
@@ -102,43 +102,6 @@ def test_a_killed_search_ends_with_the_record_of_one_that_was_not(
     search(config(torn, *asked), torn)
     assert rows(torn) == rows(whole)
     assert RunRecord.read(torn).content["best"] == RunRecord.read(whole).content["best"]
-
-
-def test_stopping_and_a_warm_memo_leave_the_record_as_it_was(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same search without a memo, with a cold one, killed and gone on with, and with a warm one."""
-    asked = ["agent=cmaes", "episodes=40", "leaders=12", "deliver=false"]
-    asked += ["env.block=50", "env.rank=2", "env.reward_images=200"]
-    kept = [*asked, "env.memo=true"]
-    none, cold, torn, warm = (tmp_path / name for name in ("none", "cold", "torn", "warm"))
-    for folder, overrides in ((none, asked), (cold, kept)):
-        search(config(folder, *overrides), folder)
-    add = RunRecord.add
-
-    def die(self: RunRecord, **row: object) -> None:
-        add(self, **row)
-        if row["episode"] == 27:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(RunRecord, "add", die)
-    with pytest.raises(KeyboardInterrupt):
-        search(config(torn, *asked), torn)
-    monkeypatch.setattr(RunRecord, "add", add)
-    search(config(torn, *asked), torn)
-    search(config(warm, *kept), warm)
-    assert rows(none) == rows(cold) == rows(torn) == rows(warm)
-    found = {folder: RunRecord.read(folder).content for folder in (none, cold, torn, warm)}
-    for folder in (cold, torn, warm):
-        assert found[folder]["best"] == found[none]["best"]
-        assert without_clock(found[folder]["results"]) == without_clock(found[none]["results"])
-    images = [row["n_images"] for row in RunRecord.read(none).rows]
-    assert min(images) < 200 == images[found[none]["best"]["episode"]]
-    work = {folder: content["results"]["work"] for folder, content in found.items()}
-    assert work[none] == work[cold]
-    assert work[cold]["forwards"] < 200 + 40 * 200
-    assert work[torn]["forwards"] > work[none]["forwards"]  # the dense network twice, and some episodes
-    assert work[warm] == {"evaluations": 0, "forwards": 200}
 
 
 def test_a_damaged_state_falls_back_to_the_one_before(
@@ -169,18 +132,11 @@ def test_a_finished_search_is_not_run_again(finished: Path, capsys: pytest.Captu
     assert (finished / "record.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("wrong", ["episodes=0", "episodes=-3", "leaders=0", "confirm=0", "save_every=0"])
+@pytest.mark.parametrize("wrong", ["episodes=0", "episodes=-3", "confirm=0", "save_every=0"])
 def test_counts_below_one_are_refused_before_anything_is_written(wrong: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(ConfigError, match="at least 1"):
         search(config(folder, wrong), folder)
-    assert not folder.exists()
-
-
-def test_leaders_so_few_that_no_plan_would_stop_are_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    with pytest.raises(ConfigError, match=r"leaders=19: with env.rank=10 .* give leaders=20 or more"):
-        search(config(folder, "leaders=19"), folder)
     assert not folder.exists()
 
 

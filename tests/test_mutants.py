@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MUTANTS = {
     "no terminal mask": ("ddpg.py", "(1 - done) * next_q", "next_q"),
     "frozen target networks": ("networks.py", "old.lerp_(new, tau)", "pass"),
-    "the next observation is this one": ("replay.py", "observations[ends]", "observations[:-1]"),
+    "the next observation is this one": ("replay.py", "observations[1:]", "observations[:-1]"),
     "noise that never decays": ("noise.py", "self.decay ** max(0, episode - self.warmup)", "1.0"),
     "a policy that descends": ("ddpg.py", "(self.actor_optimizer, -q)", "(self.actor_optimizer, q)"),
 }

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from identity import FindTheKeeps, assert_resumes
+from identity import FindTheKeeps, assert_resumes, best_of
 
 from agents.ddpg import DDPG
 from agents.elites import Guide, Revisits
 from agents.episode import Episode
-from agents.search import Best, run_search
+from agents.search import search
 
 
 def episode_of(reward, *executed):
@@ -177,23 +177,22 @@ def agent_of(env, *, seed, **settings):
 def test_what_does_not_change_is_played_as_it_was():
     env, played = FindTheKeeps(), []
     agent = agent_of(env, seed=0, revisit_changed=1e-9, revisit_top=1)  # one decision changes, no more
-    best = Best()
-
-    def check(trial):
+    best = None
+    for trial in search(env, agent, episodes=40, seed=0):
+        episode = trial.episode
         if trial.index > 5:
-            same = trial.episode.asked == played[-1]
+            same = episode.asked == played[-1]
             assert not same.all()
             assert same[:-1].sum() >= len(same) - 2  # the last is drawn again where its end is known
-        played.append(best.trial.episode.executed)
-
-    run_search(env, agent, episodes=40, seed=0, best=best, on_episode=check)
+        best = episode if best is None or episode.reward > best.reward else best
+        played.append(best.executed)
 
 
 def test_it_ends_nearer_to_the_best_than_noise_around_mu():
     env = FindTheKeeps()
 
     def found(seed, **settings):
-        return run_search(env, agent_of(env, seed=seed, **settings), episodes=120, seed=seed).reward
+        return best_of(env, agent_of(env, seed=seed, **settings), episodes=120, seed=seed).reward
 
     seeds = range(5)
     with_it, without = ([found(seed, revisit=share) for seed in seeds] for share in (1.0, 0.0))

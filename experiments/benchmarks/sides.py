@@ -202,8 +202,6 @@ def learner(ours: Ours, settings: Settings, **changes: Any) -> Agent:
 class Timed:
     """An agent whose acting and learning are timed."""
 
-    ahead = 1  # whatever the agent's, so that each episode's seconds are its own
-
     def __init__(self, agent: Agent) -> None:
         self.agent, self.act_seconds, self.update_seconds = agent, 0.0, 0.0
 

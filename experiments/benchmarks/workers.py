@@ -83,7 +83,7 @@ def play(
     player = agent(*spaces, decisions=len(envs[0].graph.groups), seed=seed)
     with threads(count):
         start = time.perf_counter()
-        trials = list(search(envs, player, episodes=settings.episodes, seed=seed))
+        trials = list(search(envs[0], player, episodes=settings.episodes, seed=seed))
         return time.perf_counter() - start, [trial.episode.reward for trial in trials]
 
 

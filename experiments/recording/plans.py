@@ -1,5 +1,6 @@
 """Plans from the counts in a record, and which of a search's plans are worth a second look."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -36,13 +37,9 @@ def within(env: CompressionEnv, rows: Iterable[Mapping[str, Any]]) -> list[Mappi
     return [row for row in rows if env.budget.allows(row["counts"])]
 
 
-def leaders(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    """The ``count`` `candidates`, of each target if there are any, of the plans that had all images."""
-    images = max((row["n_images"] for row in rows), default=0)
-    rows = [row for row in rows if row["n_images"] == images]
-    targets = dict.fromkeys(row.get("target") for row in rows)
-    of_each = ([row for row in rows if row.get("target") == target] for target in targets)
-    return [row for own in of_each for row in candidates(own, count)]
+def best_reward(rows: Iterable[Mapping[str, Any]]) -> float:
+    """The largest reward of a record's rows; minus infinity where there are none."""
+    return max((row["reward"] for row in rows), default=-math.inf)
 
 
 def candidates(rows: Iterable[Mapping[str, Any]], limit: int) -> list[Mapping[str, Any]]:
