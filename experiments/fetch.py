@@ -53,14 +53,14 @@ def fetch(name: str, root: Path | None = None, say: Callable[[str], None] = prin
     for source, read in sources(spec, root):
         say(f"{name}: trying {source}")
         try:
-            raw = read()
+            raw, copy = read()
         except (DataError, OSError) as error:
             say(f"{name}: no: {error}")
             tried.append((source, str(error)))
             continue
-        write(raw, path)
+        write(raw, path, copy)
         counts = " + ".join(str(len(raw[f"{part}_labels"])) for part in ("train", "test"))
-        say(f"{name}: {counts} images, checked, now in {path}")
+        say(f"{name}: {counts} images ({copy}), checked, now in {path}")
         return path
     reasons = "".join(f"\n  {source}: {reason}" for source, reason in tried)
     raise DataError(
@@ -69,14 +69,18 @@ def fetch(name: str, root: Path | None = None, say: Callable[[str], None] = prin
     )
 
 
-def write(raw: Raw, path: Path) -> None:
-    """Write the tensors of a data set; a reader sees the old file or the whole new one, never a part."""
+def write(raw: Raw, path: Path, copy: str) -> None:
+    """Write the tensors of a data set and which copy they are.
+
+    A reader sees the old file or the whole new one, never a part.
+    """
     from safetensors.torch import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        partial.write_bytes(save(raw))  # save_file would make it readable by its owner alone
+        # save_file would make it readable by its owner alone
+        partial.write_bytes(save(raw, metadata={"copy": copy}))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -63,7 +63,7 @@ def pretrain(cfg: DictConfig, folder: Path) -> Card:
         with record.phase("evaluate"):
             card = _card(cfg, model, data, recipe, options)
         card = weights.save(stem(cfg, folder), model.cpu(), card)
-        record.update(results={"accuracy": card.accuracy, "sha256": card.sha256})
+        record.update(results={"accuracy": card.accuracy, "sha256": card.sha256, "copy": data.copy})
         tracker.summary({f"accuracy/{split}": accuracy for split, accuracy in card.accuracy.items()})
         tracker.artifact("checkpoint", "model", list(weights.files(stem(cfg, folder))), card.accuracy)
     return card
@@ -91,6 +91,7 @@ def _card(
         options=options,
         recipe=asdict(recipe),
         accuracy={split: accuracy(model, data, split) for split in data.splits},
+        note=data.copy,
     )
 
 

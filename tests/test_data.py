@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from amc_env.data import imagefolder
+from amc_env.data import imagefolder, pictures
 from amc_env.data.splits import (
     CACHE,
     SPECS,
@@ -262,3 +263,88 @@ def test_without_a_cache_folder_it_is_that_of_the_user(value, monkeypatch):
     if value is not None:
         monkeypatch.setenv(CACHE, value)
     assert cache_folder() == Path.home() / ".cache" / "amc-rl"
+
+
+def test_calibration_may_stay_in_train():
+    spec = dataclasses.replace(TINY, calibration_in_train=True)
+    data, apart = split_dataset(spec, tiny(), 0), split_dataset(TINY, tiny(), 0)
+    assert [len(data[split]) for split in SPLITS] == [19, 4, 5, 6, 8]
+    assert set(numbers(data, "train")) == set(numbers(apart, "train")) | set(numbers(apart, "calibration"))
+    assert all(numbers(data, split) == numbers(apart, split) for split in SPLITS[1:])
+
+
+PICTURES = DataSpec("pictures", 2, (3, 2, 2), (0.5,) * 3, (0.25,) * 3, (1, 1, 1), flip=True, sizes=(4, 2))
+
+
+def lay_pictures(folder: Path, suffix: str = ".png") -> Path:
+    """Two classes, two images each to train and one to test; red is 40 times the number plus the label."""
+    for part, count in (("train", 2), ("test", 1)):
+        for label, name in enumerate(("ant", "bee")):
+            (folder / part / name).mkdir(parents=True)
+            for number in range(count):
+                image = Image.new("RGB", (2, 2), (40 * number + label, 100, 200))
+                image.save(folder / part / name / f"{number}{suffix}")
+    return folder
+
+
+def packed(folder: Path, kind: str) -> Path:
+    return Path(shutil.make_archive(str(folder.with_name("packed")), kind, folder.parent, folder.name))
+
+
+@pytest.mark.parametrize("kind", [None, "zip", "gztar", "xztar"])
+def test_pictures_of_a_folder_or_an_archive(tmp_path, kind):
+    root = lay_pictures(tmp_path / "data")
+    root = root if kind is None else packed(root, kind)
+    assert pictures.holds_pictures(root)
+    raw, copy = pictures.read(PICTURES, root)
+    check_raw(PICTURES, raw, root)
+    assert copy == "PNG copies"
+    assert raw["train_images"][:, :, 0, 0].tolist() == [[r, 100, 200] for r in (0, 1, 40, 41)]
+    assert raw["train_labels"].tolist() == [0, 1, 0, 1]  # by file name first
+    assert raw["test_labels"].tolist() == [0, 1]
+
+
+def test_jpeg_copies_are_called_that(tmp_path):
+    assert pictures.read(PICTURES, lay_pictures(tmp_path, ".jpg"))[1] == "JPEG copies"
+
+
+def test_other_files_are_no_pictures(tmp_path):
+    (tmp_path / "notes.txt").write_text("train/ant/0.png")
+    assert not pictures.holds_pictures(tmp_path / "notes.txt")
+    assert not pictures.holds_pictures(tmp_path)
+    assert not pictures.holds_pictures(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "test" / "bee").rename(f / "test" / "bees"), "differ in their classes: bee, bees"),
+        (lambda f: [(f / p / "bee").rename(f / p / "ant" / "x") for p in ("train", "test")],
+         r"has 1 classes \(ant\); pictures has 2"),
+        (lambda f: shutil.rmtree(f / "test"), r"has no images \(.jpg, .jpeg, .png\) under train/<class>/"),
+        (lambda f: (f / "train" / "ant" / "1.png").unlink(), "3 train images, pictures has 4"),
+        (lambda f: (f / "train" / "ant" / "1.png").rename(f / "train" / "ant" / "1.jpg"),
+         "mixes JPEG copies and PNG copies"),
+        (lambda f: Image.new("RGB", (3, 2)).save(f / "test" / "bee" / "0.png"),
+         r"test/bee/0\.png is 3 x 2 pixels; pictures has 2 x 2"),
+        (lambda f: (f / "test" / "bee" / "0.png").write_bytes(b"no"), r"bee/0\.png cannot be read"),
+    ],
+)  # fmt: skip
+def test_other_classes_counts_and_sizes_are_told(tmp_path, spoil, message):
+    root = lay_pictures(tmp_path)
+    spoil(root)
+    with pytest.raises(DataError, match=message):
+        check_raw(PICTURES, pictures.read(PICTURES, root)[0], root)
+
+
+def test_the_class_names_of_cifar10_are_known(tmp_path):
+    spec = dataclasses.replace(PICTURES, name="cifar10")
+    with pytest.raises(DataError, match=r"2 classes \(ant, bee\); cifar10 has 2 \(airplane, automobile"):
+        pictures.read(spec, lay_pictures(tmp_path))
+
+
+def test_an_archive_cut_short_is_told(tmp_path):
+    path = packed(lay_pictures(tmp_path / "data"), "xztar")
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match="cannot be read"):
+        pictures.read(PICTURES, path)

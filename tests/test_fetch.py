@@ -1,6 +1,7 @@
 """Every source of a data set, and what is said when none has it."""
 
 import gzip
+import itertools
 import os
 import pickle
 import socket
@@ -14,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from amc_env.data import sources
+from amc_env.data import pictures, sources
 from amc_env.data import splits as data
 from amc_env.data.splits import DataError, digest, read_raw
 from experiments.fetch import fetch
@@ -120,7 +122,7 @@ def test_files_of_the_given_root(tmp_path, cache, offline, arrays, place, zipped
         assert np.array_equal(raw[key].numpy().reshape(array.shape), array)
     assert said == [
         f"fashion_mnist: trying files in {tmp_path / 'root'}",
-        f"fashion_mnist: 12 + 6 images, checked, now in {path}",
+        f"fashion_mnist: 12 + 6 images (official files), checked, now in {path}",
     ]
     assert os.listdir(path.parent) == [path.name]
 
@@ -309,3 +311,17 @@ def test_the_command(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: no folder {tmp_path}/train")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_cifar_from_images_remembers_that_they_are_copies(tmp_path, cache, offline, monkeypatch):
+    names = pictures.CLASSES["cifar10"]
+    for part, name in itertools.product(("train", "test"), names):
+        (tmp_path / "images" / part / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "images" / part / name / "0.jpg")
+    spec = data.DataSpec("cifar10", 10, (3, 32, 32), (0.5,) * 3, (0.2,) * 3, (1, 1, 1), True, (10, 10))
+    monkeypatch.setitem(data.SPECS, "cifar10", spec)
+    said = []
+    fetch("cifar10", tmp_path / "images", said.append)
+    assert said[0] == f"cifar10: trying images in {tmp_path / 'images'}"
+    assert "10 + 10 images (JPEG copies), checked" in said[1]
+    assert data.load("cifar10").copy == "JPEG copies"

@@ -21,8 +21,9 @@ from experiments.pretrain import STATE, pretrain, stem
 from experiments.recording.record import RecordError, RunRecord, without_clock
 from experiments.recording.tracking import METRICS, NoTracker
 from experiments.training.fitting import fit
-from experiments.training.loop import DivergedError, augmented, read_history, schedule, sgd, train
+from experiments.training.loop import DivergedError, read_history, schedule, sgd, train
 from experiments.training.recipe import Recipe, RecipeError
+from experiments.training.steps import augmented, drawn
 
 SPEC = DataSpec("stripes", 2, (1, 4, 4), (0.5,), (0.25,), (8, 8, 8), flip=True, sizes=(88, 8))
 
@@ -74,9 +75,9 @@ def test_what_is_augmented_is_the_image_moved_or_mirrored():
     marked = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
     marked[0, 0, 1, 2] = 255
     data["train"].images[:1] = marked
-    images, labels = augmented(
-        data, data["train"], torch.zeros(500, dtype=torch.long), 1, torch.Generator().manual_seed(0)
-    )
+    offsets, mirrored = drawn(500, 1, True, torch.Generator().manual_seed(0))
+    chosen = torch.zeros(500, dtype=torch.long)
+    images, labels = augmented(data, data["train"], chosen, offsets, mirrored, 1)
     zero = -2.0  # a black pixel is (0 - 0.5) / 0.25; what is shifted in is 0, the mean
     assert labels.tolist() == [int(data["train"].labels[0])] * 500
     places = {tuple(torch.nonzero(image[0] == 2.0)[0].tolist()) for image in images}
@@ -89,7 +90,7 @@ def test_what_is_augmented_is_the_image_moved_or_mirrored():
 def test_without_shift_and_flip_a_batch_is_the_images():
     data = stripes(flip=False)
     chosen = torch.tensor([3, 0, 7])
-    images, labels = augmented(data, data["train"], chosen, 0, torch.Generator())
+    images, labels = augmented(data, data["train"], chosen, *drawn(3, 0, False, torch.Generator()), 0)
     torch.testing.assert_close(images, data.normalise(data["train"].images[chosen]))
     assert torch.equal(labels, data["train"].labels[chosen])
 
@@ -188,8 +189,7 @@ DIGITS = ("model=digits_cnn", "data=digits", "recipe.epochs=3", "recipe.bfloat16
 
 KILLED = """
 import os, signal, sys
-from experiments.training.loop import fitting
-from experiments.training.loop import loop as training
+from experiments.training import loop as training
 save = training._save
 
 def save_and_die(*arguments):
@@ -228,7 +228,7 @@ def test_what_pretraining_leaves(composed, tmp_path):
     assert set(card.accuracy) == {"train", "calibration", "reward", "selection", "test"}
     assert card.recipe["epochs"] == 3
     record = RunRecord.read(tmp_path)
-    assert record.content["results"] == {"accuracy": card.accuracy, "sha256": card.sha256}
+    assert record.content["results"] == {"accuracy": card.accuracy, "sha256": card.sha256, "copy": ""}
     assert record.content["status"] == "finished"
     assert card.accuracy["selection"] == record.rows[-1]["train/selection"]
     dense = build("digits_cnn", classes=10, in_channels=1)

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amc_env.data.splits import DataError, DataSpec, check_raw
+from amc_env.data import pictures
+from amc_env.data.splits import OFFICIAL, DataError, DataSpec, check_raw
 
 Raw = dict[str, Tensor]  # train_images, train_labels, test_images, test_labels
 SYSTEM = Path("/usr/share/datasets/fashion-mnist")
@@ -31,16 +32,25 @@ STALL_SECONDS = 20.0  # without a byte, once connected
 APT_SECONDS = 300.0
 
 
-def sources(spec: DataSpec, root: Path | None) -> Iterator[tuple[str, Callable[[], Raw]]]:
-    """Name and reader of each source of a data set, in the order in which they are tried."""
+def sources(spec: DataSpec, root: Path | None) -> Iterator[tuple[str, Callable[[], tuple[Raw, str]]]]:
+    """Name and reader of each source in the order of trial; a reader also says which copy it read."""
     fashion = spec.name == "fashion_mnist"
-    if root is not None:
-        yield f"files in {root}", lambda: from_folder(spec, root)
+    if root is not None and not fashion and pictures.holds_pictures(root):
+        yield f"images in {root}", lambda: from_pictures(spec, root)
+    elif root is not None:
+        yield f"files in {root}", lambda: (from_folder(spec, root), OFFICIAL)
     if fashion:
-        yield f"system copy in {SYSTEM}", lambda: from_folder(spec, SYSTEM)
-    yield f"torchvision's download from {HOSTS[spec.name][0]}", lambda: from_torchvision(spec)
+        yield f"system copy in {SYSTEM}", lambda: (from_folder(spec, SYSTEM), OFFICIAL)
+    yield f"torchvision's download from {HOSTS[spec.name][0]}", lambda: (from_torchvision(spec), OFFICIAL)
     if fashion:
-        yield f"Debian's package {PACKAGE}", lambda: from_debian(spec)
+        yield f"Debian's package {PACKAGE}", lambda: (from_debian(spec), OFFICIAL)
+
+
+def from_pictures(spec: DataSpec, root: Path) -> tuple[Raw, str]:
+    """The data set as class folders of images or an archive of them, see `pictures.read`."""
+    raw, copy = pictures.read(spec, root)
+    check_raw(spec, raw, root)
+    return raw, copy
 
 
 def from_folder(spec: DataSpec, root: Path) -> Raw:

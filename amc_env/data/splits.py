@@ -5,6 +5,7 @@ A data set is one safetensors file of uint8 images and int64 labels under the da
 need no file.
 """
 
+import functools
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
@@ -13,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 SPLITS = ("train", "calibration", "reward", "selection", "test")
 CACHE = "AMC_CACHE"
+OFFICIAL = "official files"  # against, for example, "JPEG copies", whose pixels are not the same
 
 
 class DataError(ValueError):
@@ -30,7 +32,8 @@ class DataSpec:
     """What is known of a data set before it is read.
 
     ``mean`` and ``std`` are per channel, of images in [0, 1]. ``held_out`` are the sizes of the calibration,
-    reward and selection splits, all cut from the official training images; the rest is the train split.
+    reward and selection splits, all cut from the official training images; the rest is the train split. With
+    ``calibration_in_train`` the calibration images stay in the train split, as in the paper.
     ``sizes`` are the official numbers of training and test images. ``sha256`` is the digest of the canonical
     tensors where they are known, see `digest`.
     """
@@ -44,6 +47,7 @@ class DataSpec:
     flip: bool
     sizes: tuple[int, int]
     sha256: str | None = None
+    calibration_in_train: bool = False
 
 
 SPECS = {
@@ -59,11 +63,11 @@ SPECS = {
         ),
         DataSpec(
             "cifar10", 10, (3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616),
-            (2000, 5000, 5000), flip=True, sizes=(50_000, 10_000),
+            (2000, 2500, 2500), flip=True, sizes=(50_000, 10_000), calibration_in_train=True,
         ),
         DataSpec(
             "cifar100", 100, (3, 32, 32), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762),
-            (2000, 5000, 5000), flip=True, sizes=(50_000, 10_000),
+            (2000, 2500, 2500), flip=True, sizes=(50_000, 10_000), calibration_in_train=True,
         ),
     )
 }  # fmt: skip
@@ -84,6 +88,12 @@ class Split:
         return Split(self.images[:count], self.labels[:count])
 
 
+@functools.cache
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A value a channel in 0..255, ``(1, C, 1, 1)``; cached: a CUDA graph cannot copy it."""
+    return torch.tensor(values, device=device).view(1, -1, 1, 1) * 255
+
+
 @dataclass(frozen=True)
 class DataSet:
     """A data set in memory: one `Split` for each name in `SPLITS`, and how its images are normalised."""
@@ -95,6 +105,7 @@ class DataSet:
     flip: bool
     splits: Mapping[str, Split]
     indices: Mapping[str, Tensor]  # where each held-out image stood among the official training images
+    copy: str = ""  # which copy the pixels are of, where there are several; goes into cards and records
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -109,8 +120,7 @@ class DataSet:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Uint8 images to float32 of zero mean and unit deviation a channel, channels last in memory."""
-        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1) * 255
-        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1) * 255
+        mean, std = (_constant(values, images.device) for values in (self.mean, self.std))
         return images.float().sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
     def batches(self, split: str, size: int, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -140,8 +150,10 @@ def load(name: str, *, seed: int = 0, root: Path | None = None) -> DataSet:
     if name not in SPECS:
         raise DataError(f"unknown data set {name!r}; there are {', '.join(SPECS)}")
     spec = SPECS[name]
-    raw = _digits() if name == "digits" else read_raw(spec, root or data_folder())
-    return split_dataset(spec, raw, seed)
+    if name == "digits":
+        return split_dataset(spec, _digits(), seed)
+    folder = root or data_folder()
+    return split_dataset(spec, read_raw(spec, folder), seed, copy=read_copy(spec, folder))
 
 
 def data_folder() -> Path:
@@ -154,7 +166,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "amc-rl")
 
 
-def split_dataset(spec: DataSpec, raw: Mapping[str, Tensor], seed: int) -> DataSet:
+def split_dataset(spec: DataSpec, raw: Mapping[str, Tensor], seed: int, copy: str = "") -> DataSet:
     """Cut the official training images into train, calibration, reward and selection; test stays test."""
     images, labels = raw["train_images"], raw["train_labels"]
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
@@ -162,9 +174,11 @@ def split_dataset(spec: DataSpec, raw: Mapping[str, Tensor], seed: int) -> DataS
     if sizes[0] <= 0:
         raise DataError(f"{spec.name}: {len(labels)} training images cannot hold out {sum(spec.held_out)}")
     indices = dict(zip(SPLITS, torch.split(order, list(sizes)), strict=False))
+    if spec.calibration_in_train:
+        indices["train"] = order[: sizes[0] + spec.held_out[0]]
     splits = {name: Split(images[at], labels[at]) for name, at in indices.items()}
     splits["test"] = Split(raw["test_images"], raw["test_labels"])
-    return DataSet(spec.name, spec.classes, spec.mean, spec.std, spec.flip, splits, indices)
+    return DataSet(spec.name, spec.classes, spec.mean, spec.std, spec.flip, splits, indices, copy)
 
 
 def from_tensors(
@@ -242,6 +256,12 @@ def read_raw(spec: DataSpec, root: Path) -> dict[str, Tensor]:
         raise DataError(f"{path} is damaged ({error}); delete it and fetch {spec.name} again") from error
     check_raw(spec, raw, path)
     return raw
+
+
+def read_copy(spec: DataSpec, root: Path) -> str:
+    """Which copy of a data set its file holds, as `experiments.fetch` wrote it there."""
+    with safe_open(root / f"{spec.name}.safetensors", "pt") as file:
+        return str((file.metadata() or {}).get("copy", OFFICIAL))
 
 
 def check_raw(spec: DataSpec, raw: Mapping[str, Tensor], source: Path | str) -> None:

@@ -9,13 +9,13 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from amc_env.data.splits import DataSet, Split
 from amc_env.evaluator import accuracy
-from amc_env.execution import CPU, has_bfloat16
+from amc_env.execution import CPU
 from experiments.training.recipe import Recipe, RecipeError
+from experiments.training.steps import CapturedSteps, Steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +61,28 @@ def train(
     """
     model.to(device).to(memory_format=torch.channels_last)
     learnt = Split(data["train"].images.to(device), data["train"].labels.to(device))
-    steps_an_epoch = math.ceil(len(learnt) / recipe.batch_size)
     optimizer = sgd(model, recipe)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(recipe, recipe.epochs * steps_an_epoch))
     generator = torch.Generator().manual_seed(recipe.seed)
-    history = _resume(state, recipe, model, optimizer, scheduler, generator)
+    history = _resume(state, recipe, model, optimizer, generator)
+    steps_an_epoch = math.ceil(len(learnt) / recipe.batch_size)
+    steps = recipe.epochs * steps_an_epoch
+    factor = schedule(recipe, steps)
+    kind = CapturedSteps if device.type == "cuda" else Steps
+    learner = kind(model, data, learnt, recipe, optimizer)
     for epoch in range(len(history), recipe.epochs):
-        total = 0.0
+        total, seen, first = 0.0, 0, epoch * steps_an_epoch
+        rates = [recipe.lr * factor(first + step) for step in range(steps_an_epoch)]
         model.train()
-        order = torch.randperm(len(learnt), generator=generator)
-        for step, chosen in enumerate(order.split(recipe.batch_size)):
-            images, labels = augmented(data, learnt, chosen, recipe.shift, generator)
-            loss = _step(model, images, labels, optimizer, recipe)
+        for step, count, loss in learner.epoch(rates, generator):
             if not math.isfinite(loss):
                 raise DivergedError(
                     f"the loss is {loss} in epoch {epoch}, step {step}: lower lr from {recipe.lr}"
                 )
-            scheduler.step()
-            total += loss * len(chosen)
-            on_step(epoch * steps_an_epoch + step + 1, recipe.epochs * steps_an_epoch, loss)
-        history.append(Epoch(epoch, total / len(order), accuracy(model, data, "selection")))
+            total, seen = total + loss * count, seen + count
+            on_step(first + step + 1, steps, loss)
+        history.append(Epoch(epoch, total / seen, accuracy(model, data, "selection")))
         if state is not None:
-            _save(state, recipe, model, optimizer, scheduler, generator, history)
+            _save(state, recipe, model, optimizer, generator, history)
         on_epoch(history[-1])
     model.eval()
     return history
@@ -97,7 +97,8 @@ def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
         {"params": decayed, "weight_decay": recipe.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=recipe.momentum > 0)
+    fused = any(p.is_cuda for p in parameters) or None  # the one that takes a learning rate in GPU memory
+    return torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=recipe.momentum > 0, fused=fused)
 
 
 def schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
@@ -112,53 +113,11 @@ def schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
     return factor
 
 
-def augmented(
-    data: DataSet, split: Split, chosen: Tensor, shift: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """A normalised batch, each image shifted by up to ``shift`` pixels and, where the data allow, flipped.
-
-    What is drawn, and ``chosen``, are of the CPU, so that it is the same wherever the split lies.
-    """
-    device = split.images.device
-    chosen = chosen.to(device)
-    images = data.normalise(split.images[chosen])
-    count, _, height, width = images.shape
-    rows = torch.arange(height).expand(count, height)
-    columns = torch.arange(width).expand(count, width)
-    if shift:
-        images = F.pad(images, (shift, shift, shift, shift))
-        offsets = torch.randint(0, 2 * shift + 1, (2, count, 1), generator=generator)
-        rows, columns = rows + offsets[0], columns + offsets[1]
-    if data.flip:
-        mirrored = torch.rand(count, 1, generator=generator) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    picked = images.permute(0, 2, 3, 1)[
-        torch.arange(count, device=device)[:, None, None],
-        rows.to(device)[:, :, None],
-        columns.to(device)[:, None, :],
-    ]
-    return picked.permute(0, 3, 1, 2), split.labels[chosen]
-
-
-def _step(
-    model: nn.Module, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, recipe: Recipe
-) -> float:
-    half = recipe.bfloat16 and has_bfloat16(images.device)
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
-        logits = model(images)
-    loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return loss.item()
-
-
 def _save(
     path: Path,
     recipe: Recipe,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LambdaLR,
     generator: torch.Generator,
     history: list[Epoch],
 ) -> None:
@@ -166,7 +125,6 @@ def _save(
         "recipe": asdict(recipe),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
         "generator": generator.get_state(),
         "history": [asdict(epoch) for epoch in history],
     }
@@ -181,7 +139,6 @@ def _resume(
     recipe: Recipe,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LambdaLR,
     generator: torch.Generator,
 ) -> list[Epoch]:
     if path is None or not path.exists():
@@ -199,7 +156,6 @@ def _resume(
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError) as error:
         raise RecipeError(f"{path} is of another network ({error}): delete the file to start anew") from error
-    scheduler.load_state_dict(state["scheduler"])
     generator.set_state(state["generator"])
     return [Epoch(**epoch) for epoch in state["history"]]
 

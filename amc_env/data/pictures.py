@@ -1,0 +1,120 @@
+"""A data set as class folders of small images, or as an archive of them, as many public copies come."""
+
+import io
+import lzma
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from amc_env.data.splits import DataError, DataSpec
+
+COPIES = {".jpg": "JPEG copies", ".jpeg": "JPEG copies", ".png": "PNG copies"}
+CLASSES = {
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+}
+Entry = tuple[str, str, str]  # part (train or test), class name, file name
+
+
+def holds_pictures(root: Path) -> bool:
+    """Whether a path looks like what `read` takes: a zip or tar archive, or a folder with train and test."""
+    if root.is_dir():
+        return (root / "train").is_dir() and (root / "test").is_dir()
+    return root.is_file() and (zipfile.is_zipfile(root) or tarfile.is_tarfile(root))
+
+
+def read(spec: DataSpec, root: Path) -> tuple[dict[str, Tensor], str]:
+    """The images of ``train/<class>/*`` and ``test/<class>/*``, and what kind of copy they are.
+
+    Labels number the class names in alphabetical order. Images are sorted by file name before class, so that
+    where every class counts its files from 0 the first images of a part are of all classes.
+
+    Args:
+        spec: what is wanted; its shape, classes and sizes are held against what is found.
+        root: a folder, or a zip or tar archive; folders above ``train`` and ``test`` are passed over.
+
+    Raises:
+        DataError: for other classes, counts, sizes or kinds of files, with what was found and what is wanted.
+    """
+    entries, images, suffixes = [], [], set()
+    for entry, content in _files(root):
+        entries.append(entry)
+        images.append(_pixels(spec, f"{root}: {'/'.join(entry)}", content))
+        suffixes.add(PurePosixPath(entry[2]).suffix.lower())
+    classes = _classes(spec, root, entries)
+    copies = {COPIES[suffix] for suffix in suffixes}
+    if len(copies) > 1:
+        raise DataError(f"{root} mixes {' and '.join(sorted(copies))}; give a copy of one kind")
+    raw = {}
+    for part in ("train", "test"):
+        at = sorted((e[2], classes.index(e[1]), i) for i, e in enumerate(entries) if e[0] == part)
+        raw[f"{part}_images"] = torch.from_numpy(np.stack([images[index] for *_, index in at]))
+        raw[f"{part}_labels"] = torch.tensor([label for _, label, _ in at])
+    return raw, copies.pop()
+
+
+def _files(root: Path) -> Iterator[tuple[Entry, bytes]]:
+    """Each image file's place and content; folders and files of other kinds are passed over."""
+    try:
+        if root.is_dir():
+            for path in sorted(root.glob("*/*/*")):
+                if (entry := _entry(path.relative_to(root).as_posix())) is not None:
+                    yield entry, path.read_bytes()
+        elif zipfile.is_zipfile(root):
+            with zipfile.ZipFile(root) as pack:
+                for name in pack.namelist():
+                    if (entry := _entry(name)) is not None:
+                        yield entry, pack.read(name)
+        else:
+            with tarfile.open(root) as archive:
+                for member in archive:
+                    entry, file = _entry(member.name), archive.extractfile(member)
+                    if entry is not None and file is not None:
+                        yield entry, file.read()
+    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+        raise DataError(f"{root} cannot be read ({error}): take it from its source again") from error
+
+
+def _entry(name: str) -> Entry | None:
+    parts = PurePosixPath(name).parts[-3:]
+    if len(parts) < 3 or parts[0] not in ("train", "test"):
+        return None
+    return (parts[0], parts[1], parts[2]) if PurePosixPath(name).suffix.lower() in COPIES else None
+
+
+def _pixels(spec: DataSpec, name: str, content: bytes) -> np.ndarray:
+    """One image ``(C, H, W)`` uint8 of the size that is wanted; nothing is scaled."""
+    channels, height, width = spec.shape
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            image = opened.convert("RGB" if channels == 3 else "L")
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"{name} cannot be read as an image: {error}") from error
+    if image.size != (width, height):
+        raise DataError(
+            f"{name} is {image.size[0]} x {image.size[1]} pixels; {spec.name} has {width} x {height}"
+        )
+    pixels = np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
+    return np.ascontiguousarray(pixels)
+
+
+def _classes(spec: DataSpec, root: Path, entries: list[Entry]) -> list[str]:
+    """The class names in order, the same in both parts and the ones that are wanted."""
+    train, test = (sorted({name for at, name, _ in entries if at == part}) for part in ("train", "test"))
+    if not train or not test:
+        kinds = ", ".join(COPIES)
+        raise DataError(f"{root} has no images ({kinds}) under train/<class>/ and test/<class>/")
+    if train != test:
+        odd = ", ".join(sorted(set(train) ^ set(test))[:5])
+        raise DataError(f"{root}: train and test differ in their classes: {odd}")
+    wanted = CLASSES.get(spec.name)
+    if len(train) != spec.classes or (wanted is not None and train != list(wanted)):
+        found, names = ", ".join(train[:12]), f" ({', '.join(wanted)})" if wanted else ""
+        raise DataError(f"{root} has {len(train)} classes ({found}); {spec.name} has {spec.classes}{names}")
+    return train

@@ -1,0 +1,166 @@
+"""One epoch of training steps: one by one on a processor, as a captured CUDA graph on a GPU."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from amc_env.data.splits import DataSet, Split
+from amc_env.execution import has_bfloat16
+from experiments.training.recipe import Recipe
+
+READ_EVERY = 50  # steps between two looks at the loss on a GPU, each of which waits for it
+WARM_UP = 3  # steps before a capture, in which libraries choose their kernels and take their memory
+
+
+class Steps:
+    """Batches, forward and backward passes and updates, one after another."""
+
+    def __init__(
+        self, model: nn.Module, data: DataSet, split: Split, recipe: Recipe, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.model, self.data, self.split = model, data, split
+        self.recipe, self.optimizer = recipe, optimizer
+        self.half = recipe.bfloat16 and has_bfloat16(split.images.device)
+
+    def epoch(self, rates: Sequence[float], generator: torch.Generator) -> Iterator[tuple[int, int, float]]:
+        """Train on every image once, in an order of the generator.
+
+        Args:
+            rates: the learning rate of each step.
+            generator: of the CPU.
+
+        Returns:
+            After each step (step, images, mean loss of these images).
+        """
+        order = torch.randperm(len(self.split), generator=generator)
+        for step, chosen in enumerate(order.split(self.recipe.batch_size)):
+            for group in self.optimizer.param_groups:
+                group["lr"] = rates[step]
+            moves = drawn(len(chosen), self.recipe.shift, self.data.flip, generator)
+            yield step, len(chosen), self.step(chosen, *moves).item()
+
+    def step(self, chosen: Tensor, offsets: Tensor, mirrored: Tensor) -> Tensor:
+        """One update on the chosen images; gives the loss before it."""
+        images, labels = augmented(self.data, self.split, chosen, offsets, mirrored, self.recipe.shift)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half):
+            logits = self.model(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+
+class CapturedSteps(Steps):
+    """The same on a GPU, where a small network's kernels are shorter than their launches.
+
+    The step is captured once as a CUDA graph and replayed on batches of one size: the last batch of an epoch
+    is filled up with its first images. The loss is read every `READ_EVERY` steps.
+    """
+
+    def __init__(
+        self, model: nn.Module, data: DataSet, split: Split, recipe: Recipe, optimizer: torch.optim.Optimizer
+    ) -> None:
+        super().__init__(model, data, split, recipe, optimizer)
+        device = split.images.device
+        self.batch = torch.zeros(4, recipe.batch_size, dtype=torch.long, device=device)
+        self.rate = torch.full((), recipe.lr, device=device)
+        self.total = torch.zeros((), device=device)
+        for group in optimizer.param_groups:
+            group["lr"] = self.rate
+        model.train()
+        self.graph = self._captured()
+
+    def epoch(self, rates: Sequence[float], generator: torch.Generator) -> Iterator[tuple[int, int, float]]:
+        """As `Steps.epoch`, with the mean over all images since the last look at the loss."""
+        size = self.recipe.batch_size
+        order = torch.randperm(len(self.split), generator=generator)
+        order = order[torch.arange(len(rates) * size) % len(order)]
+        offsets, mirrored = drawn(len(order), self.recipe.shift, self.data.flip, generator)
+        plan = torch.stack([order, *offsets[:, :, 0], mirrored[:, 0].long()]).to(self.batch.device)
+        waiting = 0
+        for step, (batch, rate) in enumerate(zip(plan.split(size, 1), rates, strict=True)):
+            self.batch.copy_(batch)
+            self.rate.fill_(rate)
+            self.graph.replay()
+            waiting += 1
+            if waiting == READ_EVERY or step + 1 == len(rates):
+                yield step, waiting * size, float(self.total) / waiting
+                self.total.zero_()
+                waiting = 0
+
+    def _static_step(self) -> None:
+        chosen, rows, columns, mirrored = self.batch
+        self.total += self.step(chosen, torch.stack([rows, columns])[:, :, None], mirrored[:, None] == 1)
+
+    def _captured(self) -> torch.cuda.CUDAGraph:
+        """The graph of one step; what the warm-up learnt is taken back."""
+        self._warm_up()
+        graph = torch.cuda.CUDAGraph()
+        self.optimizer.zero_grad()
+        with torch.cuda.graph(graph):
+            self._static_step()
+        self.total.zero_()
+        return graph
+
+    def _warm_up(self) -> None:
+        """Run a few steps beside the main stream, as a capture needs, and put all values back in place."""
+        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        momenta = {p: state["momentum_buffer"].clone() for p, state in self._momenta()}
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                self._static_step()
+        torch.cuda.current_stream().wait_stream(stream)
+        for name, value in self.model.state_dict().items():
+            value.copy_(weights[name])
+        for p, state in self._momenta():
+            if p in momenta:
+                state["momentum_buffer"].copy_(momenta[p])
+            else:
+                state["momentum_buffer"].zero_()  # the first update then is that of a fresh optimizer
+
+    def _momenta(self) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        found = self.optimizer.state.items()
+        return [(p, state) for p, state in found if state.get("momentum_buffer") is not None]
+
+
+def drawn(count: int, shift: int, flip: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Where images are moved to: offsets ``(2, count, 1)`` in 0..2 shift, and ``(count, 1)`` if mirrored."""
+    offsets = torch.zeros(2, count, 1, dtype=torch.long)
+    if shift:
+        offsets = torch.randint(0, 2 * shift + 1, (2, count, 1), generator=generator)
+    mirrored = torch.zeros(count, 1, dtype=torch.bool)
+    if flip:
+        mirrored = torch.rand(count, 1, generator=generator) < 0.5
+    return offsets, mirrored
+
+
+def augmented(
+    data: DataSet, split: Split, chosen: Tensor, offsets: Tensor, mirrored: Tensor, shift: int
+) -> tuple[Tensor, Tensor]:
+    """A normalised batch, each image moved and mirrored as `drawn` says, and its labels.
+
+    Args:
+        data: knows how to normalise.
+        split: where the images lie.
+        chosen: ``(n,)`` int64, which of them; this and what follows may lie on the CPU.
+        offsets: ``(2, n, 1)`` int64, down and right; ``shift`` leaves an image where it is.
+        mirrored: ``(n, 1)`` bool.
+        shift: the largest move in pixels; what is moved in is 0, the mean.
+    """
+    device = split.images.device
+    chosen, offsets, mirrored = (given.to(device) for given in (chosen, offsets, mirrored))
+    images = data.normalise(split.images[chosen])
+    count, _, height, width = images.shape
+    images = F.pad(images, (shift, shift, shift, shift)) if shift else images
+    rows = torch.arange(height, device=device) + offsets[0]
+    columns = torch.arange(width, device=device) + offsets[1]
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    picked = images.permute(0, 2, 3, 1)[
+        torch.arange(count, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]
+    ]
+    return picked.permute(0, 3, 1, 2), split.labels[chosen]
