@@ -15,8 +15,10 @@ from amc_env.plan import Plan
 from amc_env.repair.moments import collect
 from experiments.recording.record import RunRecord
 from experiments.search import search
+from experiments.training import loop
 from experiments.training.loop import train
 from experiments.training.recipe import Recipe
+from experiments.training.steps import CapturedSteps, Steps
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no GPU")
 
@@ -87,3 +89,30 @@ def test_the_whole_job(tmp_path, cache, composed):
     assert isinstance(record, RunRecord)
     assert record.content["results"]["execution"] == "cuda"
     assert (tmp_path / "compressed.onnx").exists()
+
+
+def test_a_captured_training_is_that_of_single_steps(monkeypatch):
+    """One batch an epoch, so that its order does not matter; the first step has no momentum in both."""
+    losses = []
+    for kind in (Steps, CapturedSteps):
+        monkeypatch.setattr(loop, "CapturedSteps", kind)
+        model, data = network("residual"), images()
+        recipe = Recipe(epochs=4, batch_size=len(data["train"]), lr=0.02, shift=0)
+        losses.append([epoch.loss for epoch in train(model, data, recipe, device=GPU)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+def test_a_captured_training_that_is_cut_off_goes_on(tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(epoch):
+        if epoch.epoch == 1:
+            raise Stop
+
+    data, recipe = images(), Recipe(epochs=3, batch_size=16, lr=0.02)
+    whole = train(network("residual"), data, recipe, device=GPU)
+    with pytest.raises(Stop):
+        train(network("residual"), data, recipe, device=GPU, state=tmp_path / "state", on_epoch=stop)
+    resumed = train(network("residual"), data, recipe, device=GPU, state=tmp_path / "state")
+    assert [epoch.loss for epoch in resumed] == pytest.approx([epoch.loss for epoch in whole], rel=0.05)
