@@ -2,17 +2,12 @@
 
 import gymnasium as gym
 
-for _model, _data, _checkpoint in (
-    ("Plain20", "FashionMNIST", "plain20-fashion_mnist"),
-    ("ResNet20", "FashionMNIST", "resnet20-fashion_mnist"),
-    ("ResNet56", "FashionMNIST", "resnet56-fashion_mnist"),
-    ("MobileNetV1", "FashionMNIST", "mobilenet_v1-fashion_mnist"),
-    ("TinyCNN", "Digits", "digits_cnn-digits"),
-):
-    gym.register(
-        id=f"AMC/{_model}-{_data}-v0", entry_point="amc_env.env:make", kwargs={"checkpoint": _checkpoint}
-    )
-for _name, _table in (("Digits", "digits"), ("Fashion", "fashion")):
-    gym.register(
-        id=f"AMC/Tabular-{_name}-v0", entry_point="amc_env.tabular:TabularEnv", kwargs={"table": _table}
-    )
+SHIPPED, TABULAR = "amc_env.building:ShippedEnv", "amc_env.tabular:TabularEnv"
+
+gym.register("AMC/Plain20-FashionMNIST-v0", SHIPPED, kwargs={"checkpoint": "plain20-fashion_mnist"})
+gym.register("AMC/ResNet20-FashionMNIST-v0", SHIPPED, kwargs={"checkpoint": "resnet20-fashion_mnist"})
+gym.register("AMC/ResNet56-FashionMNIST-v0", SHIPPED, kwargs={"checkpoint": "resnet56-fashion_mnist"})
+gym.register("AMC/MobileNetV1-FashionMNIST-v0", SHIPPED, kwargs={"checkpoint": "mobilenet_v1-fashion_mnist"})
+gym.register("AMC/TinyCNN-Digits-v0", SHIPPED, kwargs={"checkpoint": "digits_cnn-digits"})
+gym.register("AMC/Tabular-Digits-v0", TABULAR, kwargs={"table": "digits"})
+gym.register("AMC/Tabular-Fashion-v0", TABULAR, kwargs={"table": "fashion"})

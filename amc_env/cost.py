@@ -1,4 +1,4 @@
-"""What a network costs under a plan, in whole numbers: MACs, parameters, bytes.
+"""What a network costs under a plan, in whole numbers: MACs and parameters.
 
 *Source* of the formulas: Howard et al., "MobileNets" (2017), section 3.1, for standard, depthwise and
 pointwise convolutions; a grouped convolution joins each output channel to the inputs of its group only. A
@@ -89,20 +89,7 @@ class Params:
         return total
 
 
-class Size:
-    """Bytes of the parameters in float32."""
-
-    unit = "bytes"
-
-    def __init__(self, graph: Graph) -> None:
-        self._params = Params(graph)
-
-    def __call__(self, widths: Widths) -> Ints:
-        """``(...)`` bytes."""
-        return 4 * self._params(widths)
-
-
-RESOURCES: dict[str, Callable[[Graph], Resource]] = {"macs": Macs, "params": Params, "bytes": Size}
+RESOURCES: dict[str, Callable[[Graph], Resource]] = {"macs": Macs, "params": Params}
 
 
 class _Weights:

@@ -1,24 +1,25 @@
-"""Where compressed networks are run, and how."""
+"""Where networks are run, and a model borrowed for evaluation."""
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 DEVICES = ("auto", "cpu", "cuda")
+CPU = torch.device("cpu")
 
 
 class DeviceError(ValueError):
-    """A device that is not there."""
+    """A device that this machine does not have."""
 
 
 def device_of(name: str) -> torch.device:
-    """The device of a name in `DEVICES`; "auto" is a GPU where PyTorch finds one.
+    """The device of a name in `DEVICES`; "auto" is a GPU if PyTorch finds one.
 
     Raises:
-        DeviceError: for another name, and for "cuda" where there is none.
+        DeviceError: for an unknown name, and for "cuda" on a machine without a GPU.
     """
     if name not in DEVICES:
         raise DeviceError(f"unknown device {name!r}; there are {', '.join(DEVICES)}")
@@ -32,57 +33,21 @@ def device_of(name: str) -> torch.device:
 
 @functools.cache
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies in bfloat16; where it does not, that is tens of times slower."""
+    """Whether a device multiplies in bfloat16; without that, training in bfloat16 is tens of times slower."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
-@dataclass(frozen=True)
-class Execution:
-    """How a network is run.
-
-    Attributes:
-        device: of its weights and images.
-        bfloat16: multiply in bfloat16 (autocast), for tensor cores and AVX-512; elsewhere slower, and always
-            less exact.
-        compile: by `torch.compile`. A plan whose network has shapes of its own is compiled anew, which takes
-            seconds: it pays where a plan is run on very many images, or on a GPU, see `evaluator.surgeon`.
-    """
-
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    bfloat16: bool = False
-    compile: bool = False
-
-    def place(self, value: Tensor) -> Tensor:
-        """A tensor on the device."""
-        return value.to(self.device, non_blocking=True)
-
-    @property
-    def fuses(self) -> bool:
-        """Whether networks are run as `amc_env.fusion` has them; a compiler fuses by itself."""
-        return self.device.type == "cpu" and not self.bfloat16 and not self.compile
-
-    def ready(self, network: nn.Module) -> nn.Module:
-        """A network on the device, as it is to be called."""
-        if not self.compile:
-            return network
-        torch.compiler.reset()  # what was compiled has the shapes of the plan before
-        compiled = torch.compile(network)
-        assert isinstance(compiled, nn.Module)
-        return compiled
-
-    def logits(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """``(n, classes)`` float32 of images on the device."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            logits = network(images)
-        return logits.float()
-
-    def __str__(self) -> str:
-        """What a result may depend on, in words."""
-        parts = [self.device.type, *(name for name in ("bfloat16", "compile") if getattr(self, name))]
-        return " ".join(parts)
-
-
-CPU = Execution()
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode without gradients; on the way out every submodule gets its mode back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield model
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -1,4 +1,4 @@
-"""What is measured of a network on each image, and what that comes to."""
+"""What is measured of a compressed network on each image, and the means over a split."""
 
 import math
 from dataclasses import dataclass
@@ -11,24 +11,26 @@ from torch.nn import functional as F
 
 IMAGE = np.dtype([("top1", "?"), ("top5", "?"), ("agreement", "?"), ("loss", "<f4"), ("kl", "<f4")])
 Images = NDArray[np.void]
-"""``(n,)`` of `IMAGE`: whether the label has the largest logit, or is among the five largest; whether the
-largest logit is the dense network's; cross-entropy and KL(dense, this) in nats."""
+"""``(n,)`` of `IMAGE`: whether the label has the largest logit, whether it is among the five largest, whether
+the largest logit is also the dense network's; cross-entropy and KL(dense, compressed) in nats."""
+
+
+class EvaluationError(ArithmeticError):
+    """A network whose outputs, or whose reward, are not finite."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What was measured of one network on the first ``n_images`` of a split, or estimated from them.
-
-    Where ``skipped`` is not 0, the means are estimates of those over all images, see `amc_env.stopping`.
+    """The metrics of one network: means over ``n_images`` images of a split.
 
     Attributes:
         top1: share of images, in [0, 1], whose label has the largest logit.
-        top5: share whose label is among the five largest; equals 1 where there are at most five classes.
+        top5: share whose label is among the five largest; 1 if there are at most five classes.
         loss: mean cross-entropy in nats.
-        agreement: share of images on which the largest logit is that of the dense network.
-        kl: mean divergence KL(dense, this) of the predicted distributions in nats.
-        skipped: images that were asked for and not run.
-        gap_error: standard error of ``top1`` as an estimate of what all images would have given.
+        agreement: share of images on which the largest logit is the dense network's.
+        kl: mean of KL(dense, compressed) between the predicted distributions, in nats.
+        n_images: how many images were run.
+        split: the name of their split.
     """
 
     top1: float
@@ -38,26 +40,20 @@ class Evaluation:
     kl: float
     n_images: int
     split: str
-    skipped: int = 0
-    gap_error: float = 0.0
 
     @property
     def std_error(self) -> float:
-        """Standard error of ``top1`` as an estimate of the true accuracy.
-
-        Binomial in all images, run or not; where some were not run, the variance of ``gap_error`` is added.
-        """
-        images = self.n_images + self.skipped
-        return math.sqrt(self.top1 * (1 - self.top1) / images + self.gap_error**2)
+        """Binomial standard error of ``top1`` as an estimate of the true accuracy."""
+        return math.sqrt(self.top1 * (1 - self.top1) / self.n_images)
 
 
 def per_image(logits: Tensor, labels: Tensor, dense: Tensor) -> Images:
-    """What is measured of each image.
+    """The metrics of each image.
 
     Args:
         logits: ``(n, classes)``.
         labels: ``(n,)`` int64.
-        dense: ``(n, classes)`` logarithms of the dense network's predicted distributions.
+        dense: ``(n, classes)`` log-probabilities that the dense network predicts.
     """
     ranked = logits.topk(min(5, logits.size(1)), dim=1).indices
     hits = ranked == labels[:, None]
@@ -76,6 +72,6 @@ def per_image(logits: Tensor, labels: Tensor, dense: Tensor) -> Images:
 
 
 def mean(images: Images, split: str) -> Evaluation:
-    """The evaluation of a network that all images were run through."""
+    """The means over all images, ``(n,)``."""
     means: dict[str, Any] = {name: float(images[name].mean(dtype=np.float64)) for name in IMAGE.names or ()}
     return Evaluation(**means, n_images=len(images), split=split)

@@ -1,20 +1,5 @@
-"""Borrow a model and give it back as it was."""
+"""`evaluating`, under the name by which some modules still import it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from amc_env.execution import evaluating
 
-import torch
-from torch import nn
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Evaluation mode, no gradients; every submodule's mode is restored on the way out."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield model
-    finally:
-        for module, training in modes.items():
-            module.training = training
+__all__ = ["evaluating"]

@@ -9,7 +9,7 @@ images, since they compare with the dense network image by image or use whole di
 import math
 from collections.abc import Callable
 
-from amc_env.evaluator import Evaluation
+from amc_env.metrics import Evaluation
 
 Reward = Callable[[Evaluation, int, int], float]
 """(evaluation, MACs, parameters) -> reward."""

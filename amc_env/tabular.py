@@ -8,7 +8,7 @@ far a search ends from the best plan within the budget, its regret, is known.
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from amc_env import zoo
 from amc_env.budget import Budget
 from amc_env.compressors import Compressor
-from amc_env.cost import RESOURCES, Ints, Macs, Params, Resource, WidthTable
+from amc_env.cost import RESOURCES, Ints, Macs, Params, WidthTable
 from amc_env.env import CompressionEnv
-from amc_env.evaluator import Evaluation
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
+from amc_env.metrics import Evaluation
 from amc_env.plan import Plan
 from amc_env.zoo import nearest
 
@@ -111,8 +111,8 @@ class Table:
     compressor: Levels
     columns: Mapping[str, NDArray[Any]]
 
-    def __call__(self, plan: Plan, leaders: Sequence[Plan] = ()) -> Evaluation:
-        """What was measured of a plan; with leaders too, for every plan has been given all images.
+    def __call__(self, plan: Plan) -> Evaluation:
+        """The stored metrics of a plan.
 
         Raises:
             TableError: for a plan that is not one of the table's.
@@ -139,8 +139,7 @@ class Table:
         """
         compressor = self.compressor
         limit = Budget(compressor, RESOURCES[resource](compressor.graph), target).limit
-        bytes_each = {"macs": 1, "params": 1, "bytes": 4}[resource]
-        cost = bytes_each * self.columns["params" if resource == "bytes" else resource].astype(np.int64)
+        cost = self.columns[resource].astype(np.int64)
         affordable = np.flatnonzero(cost.ravel() <= limit)
         worth = self.columns["top1"].ravel()[affordable].astype(np.int64)
         order = np.lexsort((self.columns["loss"].ravel()[affordable], -worth))
@@ -218,88 +217,25 @@ def load(name: str, folder: Path = TABLES) -> Table:
     return Table(card, Levels(graph, orders), columns)
 
 
-class RecallingBudget(Budget):
-    """A `Budget` that works out each answer once; of a table there are few thousand questions."""
-
-    def __init__(self, compressor: Compressor, resource: Resource, target: float) -> None:
-        self._answers: dict[tuple[str | int, ...], float] = {}
-        super().__init__(compressor, resource, target)
-
-    def bound(self, decided: Sequence[int]) -> int:
-        """As of the parent."""
-        return int(self._recall("bound", decided, super().bound))
-
-    def share(self, decided: Sequence[int]) -> float:
-        """As of the parent."""
-        return float(self._recall("share", decided, super().share))
-
-    def spent(self, decided: Sequence[int]) -> float:
-        """As of the parent."""
-        return float(self._recall("spent", decided, super().spent))
-
-    def _recall(self, what: str, decided: Sequence[int], work: Callable[[Sequence[int]], float]) -> float:
-        key: tuple[str | int, ...] = (what, *decided)
-        if key not in self._answers:
-            self._answers[key] = work(decided)
-        return self._answers[key]
-
-
 class TabularEnv(CompressionEnv):
     """A `CompressionEnv` that looks its plans up; same spaces, same info.
 
     Args:
         table: a name of `names`, or a table.
-        target: fraction of the dense cost that may be spent, in (0, 1].
-        resource: what the target limits: a key of `amc_env.cost.RESOURCES`.
-        reward: a key of `amc_env.rewards.REWARDS`.
-        scale: a key of `amc_env.actions.SCALES`.
-        beta: half the width of the relative scale, in nats.
-        render_mode: "ansi" or "rgb_array".
-
-    There is no network in it and no data: of `CompressionEnv`'s attributes ``model``, ``data`` and ``solve``
-    are missing.
+        **settings: those of `CompressionEnv`.
 
     Raises:
         TableError, BudgetError, ValueError: each says what is possible.
-
-    Version history: v0, first release.
     """
 
-    _budget_of = RecallingBudget
-
-    def __init__(
-        self,
-        table: str | Table,
-        *,
-        target: float = 0.5,
-        resource: str = "macs",
-        reward: str = "error",
-        scale: str = "relative",
-        beta: float = 0.7,
-        render_mode: str | None = None,
-    ) -> None:
+    def __init__(self, table: str | Table, **settings: Any) -> None:
         self.table = load(table) if isinstance(table, str) else table
-        self.evaluator, self._limited = self.table, resource
-        self._pose(
-            self.table.compressor,
-            target=target,
-            resource=resource,
-            reward=reward,
-            scale=scale,
-            beta=beta,
-            render_mode=render_mode,
-        )
+        super().__init__(self.table.compressor, self.table, **settings)
 
     @property
     def known_best(self) -> Evaluation:
         """The evaluation of the most accurate plan within this environment's budget."""
-        return self.table.known_best(self.target, self._limited)[1]
-
-    def _costs(self) -> dict[str, Any]:
-        sizes = [len(group) for group in self.graph.groups]
-        kept = [*self.counts, *sizes[len(self.counts) :]]
-        index = tuple(count * LEVELS // size - 1 for count, size in zip(kept, sizes, strict=True))
-        return {name: int(self.table.columns[name][index]) for name in ("macs", "params")}
+        return self.table.known_best(self.target, self.resource)[1]
 
 
 def _card(path: Path, make_again: str) -> Card:

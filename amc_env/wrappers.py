@@ -1,6 +1,6 @@
 """One environment for many budgets: each episode is given a target of its own, and sees it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -41,7 +41,7 @@ class Goals(gym.Wrapper[Observation, Action, Observation, Action], gym.utils.Rec
             raise ValueError(f"targets {list(targets)}: give at least one, and each once")
         self.task, self.targets = env.unwrapped, tuple(float(target) for target in targets)
         for target in self.targets:
-            self.task.aim(target)
+            self.task.set_target(target)
         shape = env.observation_space.shape
         assert shape is not None
         self.observation_space = gym.spaces.Box(0, 1, (shape[0] + 1,), np.float32)
@@ -53,25 +53,18 @@ class Goals(gym.Wrapper[Observation, Action, Observation, Action], gym.utils.Rec
 
         Args:
             seed: of ``np_random``, from which the target is drawn.
-            options: ``target``, in place of a drawn one and not of the grid alone; and ``leaders``, the best
-                plans so far by target, of which those of this episode's target alone are told on: what is
-                best within a larger budget would stop everything within a smaller one.
+            options: ``target``, used instead of a drawn one; it need not be on the grid.
 
         Raises:
             BudgetError: for a target that no allowed network meets.
-            ValueError: for leaders that do not say of which targets.
         """
         options = dict(options or {})
-        leaders = options.pop("leaders", None) or {}
-        if not isinstance(leaders, Mapping):
-            raise ValueError(f"leaders {leaders!r}: with goals this is a mapping from targets to plans")
         if seed is not None:
             self.env.reset(seed=seed)
         drawn = self.targets[self.np_random.integers(len(self.targets))]
         target = options.pop("target", None)
-        self.task.aim(drawn if target is None else float(target))
-        told = {"leaders": leaders.get(self.task.target)}
-        observation, info = self.env.reset(options=options | told)
+        self.task.set_target(drawn if target is None else float(target))
+        observation, info = self.env.reset(options=options)
         return self._with_target(observation), info | {"target": self.task.target}
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:

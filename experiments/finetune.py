@@ -44,9 +44,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
         subject = trained(searched)
         env = environment(searched, subject)
         plan = Plan.read(Path(cfg.run) / "plan.json")
-        network = env.network(plan)
+        network = env.task.network(plan)
         tuned = finetune(
-            network, subject.data, recipe, device=env.execution.device, record=record, tracker=tracker
+            network, subject.data, recipe, device=env.task.device, record=record, tracker=tracker
         )
         measured = {split: accuracy(tuned, subject.data, split) for split in ("selection", "test")}
         card = replace(

@@ -128,13 +128,11 @@ def note_work(env: CompressionEnv, record: RunRecord) -> None:
     ``evaluations`` are networks that were cut, ``forwards`` images that were sent through one;
     ``results.execution`` says on what.
     """
-    from amc_env.evaluator import Evaluator
-
-    before, judge = record.content["results"].get("work", {}), env.evaluator
-    assert isinstance(judge, Evaluator)  # workers are gone by now, and what they did is added to it
+    before = record.content["results"].get("work", {})
+    judge: Any = env.evaluator
     done = {"evaluations": judge.evaluations, "forwards": judge.forwards}
     work = {name: before.get(name, 0) + count for name, count in done.items()}
-    record.update(results={"work": work, "execution": str(env.execution)})
+    record.update(results={"work": work, "execution": env.task.device.type})
 
 
 def confirm(env: CompressionEnv, record: RunRecord, *, limit: int, targets: Sequence[float] = ()) -> Plan:
@@ -149,7 +147,7 @@ def confirm(env: CompressionEnv, record: RunRecord, *, limit: int, targets: Sequ
     aims = [env, *(env.twin(target) for target in targets)]
     rows = {row["episode"]: row for aim in aims for row in candidates(within(aim, record.rows), limit)}
     with record.phase("confirm"):
-        judge = env.judge("selection")
+        judge = env.task.evaluator("selection")
         measured = [(row, judge(plan_of(env, row["counts"]))) for row in rows.values()]
         row, selection = chosen(env, measured)
         if targets:

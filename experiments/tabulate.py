@@ -15,6 +15,7 @@ import torch
 from amc_env import checkpoints as weights
 from amc_env import tabular, zoo
 from amc_env.compressors.channels import magnitude
+from amc_env.compressors.networks import CutNetworks
 from amc_env.cost import Ints
 from amc_env.data import splits as datasets
 from amc_env.data.splits import DataSet
@@ -124,7 +125,7 @@ def evaluator_of(card: Card, model: torch.nn.Module, data: DataSet) -> Evaluator
     """The evaluator whose answers a table holds."""
     graph = trace(model, card.shape)
     moments = collect(model, graph, data, images=card.calibration_images, points=card.points, seed=card.seed)
-    return Evaluator(model, graph, data, moments.solve, images=card.n_images)
+    return Evaluator(CutNetworks(model, graph, moments.solve), data, images=card.n_images)
 
 
 def columns(evaluations: Sequence[Evaluation], levels: Levels) -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """The environment: its contract, its books, and everything that can be asked of it wrongly."""
 
-import itertools
+import doctest
 import math
 import pickle
 import warnings
@@ -18,18 +18,20 @@ from networks import NETWORKS, SHAPE, images, network
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from torch import nn
 
-import amc_env  # noqa: F401 - registers the ids
+import amc_env
 from amc_env import checkpoints as weights
 from amc_env import zoo
 from amc_env.budget import BudgetError
+from amc_env.building import make_env
 from amc_env.checkpoints import CheckpointError
+from amc_env.compressors.channels import Channels
 from amc_env.compressors.surgery import cut
 from amc_env.data.splits import DataError, data_folder, load
 from amc_env.env import CompressionEnv
-from amc_env.evaluator import EvaluationError, accuracy
-from amc_env.graph.trace import TraceError
+from amc_env.evaluator import Evaluation, EvaluationError, accuracy
+from amc_env.graph.trace import TraceError, trace
 from amc_env.observation import FEATURES
-from amc_env.plan import Plan, PlanError
+from amc_env.plan import Plan
 
 SMALL = {"calibration_images": 100, "points": 10, "reward_images": 40}  # more rows than a layer has inputs
 TINY = "Test/TinyCNN-Digits-v0"
@@ -49,13 +51,11 @@ def moments(tmp_path_factory):
 
 
 def tiny_digits(**options):
-    return CompressionEnv(
-        zoo.build("digits_cnn", classes=10, in_channels=1), load("digits"), **SMALL | options
-    )
+    return make_env(zoo.build("digits_cnn", classes=10, in_channels=1), load("digits"), **SMALL | options)
 
 
 def make(name="chain", **options):
-    return CompressionEnv(network(name), images(), **{"round_to": 1} | SMALL | options)
+    return make_env(network(name), images(), **{"round_to": 1} | SMALL | options)
 
 
 def episode(env, actions, seed=None):
@@ -122,7 +122,7 @@ def test_building_one_moves_no_global_generator_and_no_weight():
     model = network("residual").train()
     state = {name: value.clone() for name, value in model.state_dict().items()}
     before = global_state()
-    episode(CompressionEnv(model, images(), **SMALL), [0.4])
+    episode(make_env(model, images(), **SMALL), [0.4])
     assert global_state() == before
     assert all(module.training for module in model.modules())
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
@@ -167,22 +167,6 @@ def test_two_at_once(mode):
     alone = [episode(tiny_digits(), [action])[-1] for action in (0.2, 0.8)]
     assert rewards.tolist() == [answer[1] for answer in alone]
     assert [plan.hash for plan in infos["plan"]] == [answer[4]["plan"].hash for answer in alone]
-
-
-@pytest.mark.parametrize("mode", ["ansi", "rgb_array"])
-def test_render(mode):
-    env = make(render_mode=mode)
-    env.reset()
-    before = env.render()
-    env.step(np.array([0.5], dtype=np.float32))
-    after = env.render()
-    if mode == "ansi":
-        assert before.endswith("cost 100.0 % of the dense network")
-        assert [line.split("|")[1].strip()[-1:] for line in after.splitlines()[:3]] == ["#", ".", "."]
-    else:
-        assert before.shape == after.shape
-        assert (before != after).any()
-    assert make().render() is None
 
 
 # --- the books of an episode
@@ -248,8 +232,8 @@ def test_the_last_step_measures_the_plan_that_the_steps_made(name, scale, action
     plan = info["plan"]
     plan.check(env.graph)
     assert plan.keeps(env.graph) == [answer[4]["keep_applied"] for answer in answers[1:]]
-    small = cut(env.model, env.graph, plan, env.solve).eval()
-    assert info["top1"] == accuracy(small, env.data, "reward")
+    small = cut(env.task.model, env.graph, plan, env.task.solve).eval()
+    assert info["top1"] == accuracy(small, env.task.data, "reward")
     assert reward == info["top1"] - 1
     assert info["n_images"] == 40
     assert info["std_error"] == pytest.approx(math.sqrt(info["top1"] * (1 - info["top1"]) / 40))
@@ -295,94 +279,17 @@ def test_accuracy_guaranteed_search_has_no_bound_and_weighs_the_cost():
 
 
 def test_the_refit_comes_closer_to_the_dense_network_than_dropping_does():
-    refitted, dropped = (episode(make("chain", refit=refit), [0.5])[-1][4] for refit in ("moments", "none"))
+    refitted, dropped = (
+        episode(make("chain", repair=repair), [0.5])[-1][4] for repair in ("moments", "none")
+    )
     assert refitted["plan"] == dropped["plan"]
     assert refitted["kl"] < dropped["kl"]
 
 
-def test_parameters_and_bytes_can_be_what_is_limited():
-    for resource in ("params", "bytes"):
-        env = make("chain", resource=resource, target=0.3)
-        info = episode(env, [0.9])[-1][4]
-        assert info["params"] <= 0.3 * env.params(env.budget.widths([]))
-
-
-# --- the best plans so far
-
-
-def with_leaders(env, actions, *leaders):
-    """The last info of an episode that was told the best plans so far."""
-    env.reset(options={"leaders": leaders})
-    for action in actions:
-        *_, info = env.step(np.array([action], dtype=np.float32))
-    return info
-
-
-def test_a_plan_that_is_far_worse_than_a_leader_ends_with_fewer_images():
-    """A batch holds up to 50 of these images: of 240, the first look is after 50."""
-    settings = {"reward": "agreement", "target": 1.0, "scale": "absolute", "refit": "none"}
-    data = images(1000, held_out=(100, 240, 40))
-    settings |= {"reward_images": None, "block": 50, "rank": 2}
-    env = CompressionEnv(network("residual"), data, **SMALL | settings)
-    good = itertools.product((1.0, 0.8), (1.0, 0.75, 0.5), (1.0, 0.8))
-    best, *others = (with_leaders(env, actions) for actions in list(good)[:10])
-    leaders = [info["plan"] for info in (best, *others)]
-    assert len(set(leaders)) == 10
-    assert (best["n_images"], best["agreement"]) == (240, 1)
-    poor = with_leaders(env, [0.4] * 3, *leaders)
-    assert poor["n_images"] < 240
-    assert poor["agreement"] < best["agreement"]
-    whole = with_leaders(env, [0.4] * 3)
-    assert whole["n_images"] == 240
-    assert abs(poor["top1"] - whole["top1"]) < 0.2
-    assert poor["std_error"] > whole["std_error"]
-    assert with_leaders(env, [1.0] * 3, *leaders) == best
-    assert with_leaders(env, [0.4] * 3, *leaders) == poor
-    assert with_leaders(env, [0.4] * 3, *leaders[:9]) == whole
-
-
-def test_leaders_are_of_one_episode_and_change_nothing_without_a_rule():
-    env = reused("chain", "relative", block=None)
-    first = episode(env, [0.2])[-1]
-    best = episode(env, [0.9])[-1][4]["plan"]
-    told = with_leaders(env, [0.2] * 3, best)
-    assert env.leaders == (best,)
-    assert flat([(told,)]) == flat([(first[4],)])
-    env.reset()
-    assert env.leaders == ()
-
-
-def test_a_leader_of_another_network_is_refused():
-    with pytest.raises(PlanError, match="the plan was made for the network"):
-        make("chain").reset(options={"leaders": [Plan.dense(make("residual").graph)]})
-
-
-@pytest.mark.parametrize("options", [{}, {"refit": "sequential"}])
-def test_episodes_are_the_same_with_and_without_kept_prefixes(options):
-    actions = ([0.3], [0.8], [0.8], [0.6])
-    plain, kept = make(**options), make(prefix_mb=1, **options)
-    assert [flat(episode(plain, action)) for action in actions] == [
-        flat(episode(kept, action)) for action in actions
-    ]
-    assert (kept.evaluator._prefixes is None) == bool(options)
-    with pytest.raises(ValueError, match="prefix_mb is -1"):
-        make(prefix_mb=-1)
-
-
-def test_episodes_are_the_same_without_a_memo_with_a_cold_and_with_a_warm_one(tmp_path, monkeypatch):
-    monkeypatch.setenv("AMC_CACHE", str(tmp_path))
-    actions = [[0.3], [0.9, 0.1], [0.3]]
-    cold, warm = [
-        [flat(episode(env, action)) for action in actions] for env in (make(memo=True), make(memo=True))
-    ]
-    assert cold == warm == [flat(episode(make(), action)) for action in actions]
-    reader = make(memo=True)
-    episode(reader, [0.3])
-    assert (reader.evaluator.forwards, reader.evaluator.evaluations) == (40, 0)
-    for options in ({"seed": 1}, {"points": 9}, {"refit": "none"}, {"calibration_images": 39}):
-        other = make(memo=True, **options)
-        episode(other, [0.3])
-        assert other.evaluator.evaluations == 1, options
+def test_parameters_can_be_what_is_limited():
+    env = make("chain", resource="params", target=0.3)
+    info = episode(env, [0.9])[-1][4]
+    assert info["params"] <= 0.3 * env.params(env.budget.widths([]))
 
 
 # --- bad input
@@ -407,7 +314,7 @@ def test_a_step_after_the_last_one():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"resource": "flops"}, "unknown resource 'flops'; there are macs, params, bytes"),
+        ({"resource": "flops"}, "unknown resource 'flops'; there are macs, params"),
         ({"reward": "accuracy"}, "unknown reward 'accuracy'; there are error, error_top5, flops"),
         ({"scale": "log"}, "unknown scale 'log'; there are absolute, relative"),
         ({"render_mode": "human"}, "unknown render_mode 'human'; there are None, ansi, rgb_array"),
@@ -416,9 +323,7 @@ def test_a_step_after_the_last_one():
         ({"calibration_images": 0}, "calibration_images is 0"),
         ({"points": -1}, "points is -1"),
         ({"reward_images": 0}, "reward_images is 0"),
-        ({"block": 0}, "block is 0, it must be above 0"),
-        ({"rank": 0}, "rank is 0, it must be above 0"),
-        ({"confidence": 0.0}, "confidence is 0"),
+        ({"repair": "finetuning"}, "unknown repair 'finetuning'; there are moments, sequential, none"),
         ({"floor": 0}, r"floor .* in \(0, 1\], not 0"),
         ({"round_to": 0}, "round_to .* at least 1, not 0"),
     ],
@@ -435,7 +340,7 @@ def no_long_work(monkeypatch):
     def collected(*args, **kwargs):
         raise AssertionError("long work was begun")
 
-    monkeypatch.setattr("amc_env.env.collect_cached", collected)
+    monkeypatch.setattr("amc_env.building.collect_cached", collected)
 
 
 @pytest.mark.usefixtures("no_long_work")
@@ -445,17 +350,17 @@ def test_what_does_not_fit_is_found_before_any_long_work():
     with pytest.raises(BudgetError, match=r"in \(0, 1\], not 1\.5"):
         make(target=1.5)
     with pytest.raises(DataError, match=r"Plain cannot take the images of noise, \(1, 8, 8\) each"):
-        CompressionEnv(zoo.build("plain20", classes=4, in_channels=3), images())
+        make_env(zoo.build("plain20", classes=4, in_channels=3), images())
     with pytest.raises(DataError, match=r"Sequential gives \(4,\) outputs for an image, noise has 7 classes"):
-        CompressionEnv(network("chain"), images(classes=7))
+        make_env(network("chain"), images(classes=7))
     with pytest.raises(DataError, match="gives tuple for an image"):
-        CompressionEnv(Pair(), images())
+        make_env(Pair(), images())
     damaged = network("chain")
     damaged[0][0].weight.data[0] = math.nan
     with pytest.raises(EvaluationError, match=r"0\.0\.weight holds NaN or infinity"):
-        CompressionEnv(damaged, images())
+        make_env(damaged, images())
     with pytest.raises(TraceError, match="nothing to decide in Sequential: it has no layer whose inputs"):
-        CompressionEnv(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), images())
+        make_env(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), images())
 
 
 class Pair(nn.Module):
@@ -466,14 +371,60 @@ class Pair(nn.Module):
 def test_a_reward_that_is_not_finite_stops_the_search(monkeypatch):
     env = make()
     monkeypatch.setattr(env, "reward", lambda evaluation, macs, params: math.nan)
-    with pytest.raises(
-        EvaluationError, match=r"the reward of plan \w+ is nan; measured was Evaluation\(top1"
-    ):
+    with pytest.raises(EvaluationError, match=r"the reward of plan \w+ is nan, of Evaluation\(top1"):
         episode(env, [0.5])
 
 
 def test_ones_own_network_and_images_in_a_few_lines():
-    env = CompressionEnv(network("concat"), images(), target=0.6)
+    env = make_env(network("concat"), images(), target=0.6)
     info = episode(env, [0.5])[-1][4]
     assert info["macs"] <= 0.6 * env.budget.dense
-    assert env.data.shape == SHAPE
+    assert env.task.data.shape == SHAPE
+
+
+def test_an_environment_is_composed_of_any_compressor_and_any_evaluator():
+    """It asks the evaluator once, for the plan that the actions made."""
+    graph, asked = trace(network("chain"), SHAPE), []
+
+    def evaluator(plan):
+        asked.append(plan)
+        return Evaluation(0.75, 1.0, 0.5, 0.9, 0.1, 40, "reward")
+
+    env = CompressionEnv(Channels(network("chain"), graph, round_to=1), evaluator, target=0.5)
+    *_, (_, reward, _, _, info) = episode(env, [0.5])
+    assert (reward, asked) == (-0.25, [info["plan"]])
+    assert env.task is None
+
+
+def test_the_docstring_of_the_class_is_right():
+    failed, tried = doctest.testmod(amc_env.env)
+    assert (failed, tried) == (0, 7)
+
+
+@pytest.mark.parametrize("mode", ["ansi", "rgb_array"])
+def test_render(mode):
+    env = make(render_mode=mode)
+    env.reset()
+    before = env.render()
+    env.step(np.array([0.5], dtype=np.float32))
+    after = env.render()
+    if mode == "ansi":
+        assert before.endswith("cost 100.0 % of the dense network")
+        assert [line.split("|")[1].strip()[-1:] for line in after.splitlines()[:3]] == ["#", ".", "."]
+    else:
+        assert before.shape == after.shape
+        assert (before != after).any()
+    assert make().render() is None
+
+
+@pytest.mark.parametrize("env_id", ["AMC/TinyCNN-Digits-v0", "AMC/Tabular-Digits-v0"])
+def test_the_modes_that_gymnasium_makes_of_the_declared_ones(env_id):
+    """The registered entry points are classes, whose metadata `gym.make` reads."""
+    env = gym.make(env_id, render_mode="rgb_array_list")
+    env.reset(seed=0)
+    for _ in range(2):
+        env.step(np.array([0.5], dtype=np.float32))
+    pictures = env.render()
+    assert len(pictures) == 3
+    assert (pictures[0] != pictures[2]).any()
+    assert gym.make(env_id, render_mode="ansi").unwrapped.render_mode == "ansi"

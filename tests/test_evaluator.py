@@ -10,11 +10,10 @@ from torch import nn
 
 from amc_env import evaluator as evaluators
 from amc_env.compressors import surgery
-from amc_env.compressors.masking import Masker
-from amc_env.compressors.surgery import Surgeon, cut, drop
+from amc_env.compressors.networks import CutNetworks, MaskedNetworks, networks
+from amc_env.compressors.surgery import cut
 from amc_env.cost import macs
 from amc_env.evaluator import EvaluationError, Evaluator, accuracy, evaluating
-from amc_env.execution import CPU, Execution
 from amc_env.graph.trace import trace
 from amc_env.metrics import mean, per_image
 from amc_env.plan import Plan
@@ -24,7 +23,7 @@ DATA = images()
 
 def evaluator(model, **settings):
     graph = trace(model, SHAPE)
-    return graph, Evaluator(model, graph, DATA, drop, **settings)
+    return graph, Evaluator(CutNetworks(model, graph), DATA, **settings)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -128,7 +127,7 @@ def test_a_refit_that_gives_nan_is_an_error_with_the_plan():
 
     model = network("chain")
     graph = trace(model, SHAPE)
-    evaluate = Evaluator(model, graph, DATA, damaged)
+    evaluate = Evaluator(CutNetworks(model, graph, damaged), DATA)
     plan = Plan.dense(graph).with_group(2, (0, 1))
     with pytest.raises(EvaluationError, match=rf"plan {plan.hash} are not finite: 3\.2\.weight holds NaN"):
         evaluate(plan)
@@ -159,7 +158,7 @@ class Counting:
 def test_a_layer_is_solved_once_for_each_choice_of_its_inputs():
     model, solve = network("residual"), Counting()
     graph = trace(model, SHAPE)
-    evaluate = Evaluator(model, graph, DATA, solve)
+    evaluate = Evaluator(CutNetworks(model, graph, solve), DATA)
     first = Plan.dense(graph).with_group(0, (0, 1, 2))
     evaluate(first)
     asked = list(solve.asked)
@@ -176,39 +175,48 @@ def test_solutions_beyond_the_limit_are_made_again_and_are_the_same(monkeypatch)
     monkeypatch.setattr(surgery, "REMEMBERED", 3000)  # bytes: one layer or two
     model, solve = network("chain"), Counting()
     graph = trace(model, SHAPE)
-    evaluate, fresh = Evaluator(model, graph, DATA, solve), Evaluator(model, graph, DATA, Counting())
+    evaluate, fresh = (Evaluator(CutNetworks(model, graph, each), DATA) for each in (solve, Counting()))
     plans = [Plan.dense(graph).with_group(1, kept) for kept in ((0, 1), (2, 3, 4), (0, 1))]
     plans[2] = plans[2].with_group(0, (0, 1))
     assert [evaluate(plan) for plan in plans] == [fresh(plan) for plan in plans]
-    assert evaluate._surgeon._solved.nbytes <= 3000
-    assert sum(value.nbytes for value in evaluate._surgeon._solved.values.values()) <= 3000
+    known = evaluate._networks._surgeon._solutions
+    assert known.nbytes == sum(weight.nbytes for weight in known._known.values()) <= 3000
 
 
-def test_a_gpu_runs_networks_at_full_size_unless_they_are_large_or_have_norms(monkeypatch):
-    gpu, model = Execution(torch.device("meta")), network("separable")
+def test_a_gpu_runs_networks_at_full_size_unless_they_are_large_repaired_or_have_norms(monkeypatch):
+    gpu, model = torch.device("meta"), network("separable")
     graph = trace(model, SHAPE)
-    assert type(evaluators.surgeon(model, graph, gpu, 40)) is Masker
-    assert type(evaluators.surgeon(model, graph, CPU, 40)) is Surgeon
-    assert type(evaluators.surgeon(model, graph, gpu, None)) is Surgeon  # it is repaired as a whole
+    assert type(networks(model, graph, device=gpu, images=40)) is MaskedNetworks
+    assert type(networks(model, graph, images=40)) is CutNetworks
+    assert type(networks(model, graph, repair=print, device=gpu, images=40)) is CutNetworks
     norms = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(288, 4)).eval()
-    assert type(evaluators.surgeon(norms, trace(norms, SHAPE), gpu, 40)) is Surgeon
+    assert type(networks(norms, trace(norms, SHAPE), device=gpu, images=40)) is CutNetworks
     dense = sum(macs(layer, layer.c_in, layer.c_out) for layer in graph.layers)
-    for whole, expected in ((40 * dense, Surgeon), (40 * dense + 1, Masker)):
-        monkeypatch.setattr(evaluators, "WHOLE", whole)
-        assert type(evaluators.surgeon(model, graph, gpu, 40)) is expected
+    for most, expected in ((40 * dense, CutNetworks), (40 * dense + 1, MaskedNetworks)):
+        monkeypatch.setattr("amc_env.compressors.networks.MOST_MASKED", most)
+        assert type(networks(model, graph, device=gpu, images=40)) is expected
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_at_full_size_the_answer_is_the_same(name, monkeypatch):
+def test_at_full_size_the_answer_is_the_same(name):
     model = network(name)
     graph, exact = evaluator(model)
-    monkeypatch.setattr(evaluators, "surgeon", lambda model, graph, execution, images: Masker(model, graph))
-    _, whole = evaluator(model)
+    whole = Evaluator(MaskedNetworks(model, graph), DATA)
     for step in (2, 3, 2):
         plan = Plan(graph.hash, tuple(tuple(range(0, len(group), step)) for group in graph.groups))
         assert whole(plan).loss == pytest.approx(exact(plan).loss, rel=1e-5)
         assert whole(plan).kl == pytest.approx(exact(plan).kl, rel=1e-3, abs=1e-6)
     assert whole.evaluations == 2
+
+
+def test_the_dense_plan_is_not_repaired():
+    model, repaired = network("chain"), []
+    graph = trace(model, SHAPE)
+    evaluate = Evaluator(CutNetworks(model, graph, repair=lambda *given: repaired.append(given)), DATA)
+    evaluate(Plan.dense(graph))
+    assert not repaired
+    evaluate(Plan.dense(graph).with_group(0, (0, 1)))
+    assert len(repaired) == 1
 
 
 @pytest.mark.parametrize(("images", "size"), [(40, 40), (1000, 50), (51, 26), (5001, 50)])

@@ -76,17 +76,6 @@ def test_a_target_that_is_asked_for_need_not_be_of_the_grid(env: Goals) -> None:
         env.reset(options={"target": 0.0001})
 
 
-def test_only_the_leaders_of_the_same_target_are_told_on(env: Goals) -> None:
-    plans = {target: (play(env, 0.5, options={"target": target})[-1][4]["plan"],) for target in TARGETS}
-    for target in TARGETS:
-        env.reset(options={"target": target, "leaders": plans})
-        assert env.task.leaders == plans[target]
-    env.reset(options={"target": 0.3, "leaders": {0.8: plans[0.8]}})
-    assert env.task.leaders == ()
-    with pytest.raises(ValueError, match="a mapping from targets to plans"):
-        env.reset(options={"leaders": plans[0.8]})
-
-
 @pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version.*")
 def test_the_checker_passes(env: Goals) -> None:
     check_env(env, skip_render_check=True)
@@ -111,10 +100,10 @@ def test_each_budget_is_built_once_and_a_twin_has_its_own_target() -> None:
     before = task.budget
     twin = task.twin(0.3)
     assert (task.target, task.budget, twin.target) == (0.5, before, 0.3)
-    twin.aim(0.5)
+    twin.set_target(0.5)
     assert twin.budget is before
     with pytest.raises(BudgetError):
-        twin.aim(0.0001)
+        twin.set_target(0.0001)
     assert (twin.target, twin.budget) == (0.5, before)
 
 

@@ -40,7 +40,7 @@ def test_three_images_by_hand():
     assert (whole.top1, whole.top5, whole.agreement) == (1 / 3, 2 / 3, 2 / 3)
     assert whole.loss == pytest.approx(-(math.log(0.5) + math.log(0.08) + math.log(0.05)) / 3, rel=1e-6)
     assert whole.kl == pytest.approx(kl / 3, rel=1e-5)
-    assert (whole.n_images, whole.skipped, whole.gap_error, whole.split) == (3, 0, 0, "reward")
+    assert (whole.n_images, whole.split) == (3, "reward")
 
 
 def test_top5_is_certain_where_there_are_at_most_five_classes():
@@ -48,8 +48,6 @@ def test_top5_is_certain_where_there_are_at_most_five_classes():
     assert per_image(logits, torch.tensor([2, 0]), logits)["top5"].all()
 
 
-def test_the_standard_error_is_binomial_and_more_where_images_were_skipped():
+def test_the_standard_error_is_binomial():
     assert Evaluation(0.9, 1, 0, 1, 0, 400, "reward").std_error == pytest.approx(0.015)
     assert Evaluation(1.0, 1, 0, 1, 0, 400, "reward").std_error == 0
-    some = Evaluation(0.9, 1, 0, 1, 0, 100, "reward", skipped=300, gap_error=0.02)
-    assert some.std_error == pytest.approx(0.025)  # 0.015 and 0.02 at right angles

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from amc_env import checkpoints as weights
+from amc_env.building import make_env
 from amc_env.data.splits import DataError, data_folder, load
 from amc_env.env import CompressionEnv
 from amc_env.plan import Plan
@@ -45,8 +46,8 @@ def test_a_refit_lowers_the_error_of_a_shipped_networks_logits(
     images = data.normalise(data["reward"].head(500).images)
     errors = {}
     for refit in ("none", "moments", "sequential"):
-        env = CompressionEnv(model, data, round_to=1, refit=refit, calibration_images=300, reward_images=1)
-        network = env.network(half(env)).eval()
+        env = make_env(model, data, round_to=1, repair=refit, calibration_images=300, reward_images=1)
+        network = env.task.network(half(env)).eval()
         with torch.no_grad():
             errors[refit] = (network(images) - model(images)).square().mean().item()
     assert errors["none"] / errors["moments"] > moments

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from amc_env.compressors.masking import Masker, masked
+from amc_env.compressors.masking import masked
+from amc_env.compressors.networks import MaskedNetworks
 from amc_env.compressors.surgery import Surgeon, Task, cut, drop
 from amc_env.cost import Macs, Params, mask_widths
 from amc_env.graph.structure import Graph
@@ -51,22 +52,24 @@ def test_a_network_at_full_size_computes_the_same_plan_after_plan(
 ) -> None:
     model, graph = traced[name]
     if graph.norms:
-        with pytest.raises(ValueError, match="of a norm over channels: cut such a network"):
-            Masker(model, graph)
+        with pytest.raises(ValueError, match="belongs to a norm over channels: cut such a network"):
+            MaskedNetworks(model, graph)
         return
-    masker, before = Masker(model, graph), copy.deepcopy(model.state_dict())
-    shapes = {key: value.shape for key, value in masker.network.state_dict().items()}
+    before, shapes = copy.deepcopy(model.state_dict()), set()
 
     def scaled(tasks: Iterable[Task]) -> Iterator[torch.Tensor]:
         for task in tasks:
             lost = task.weight.size(1) - len(task.columns)
             yield task.weight[:, task.columns] * (1 + min(lost, 1) * (task.block + task.columns) / 100)
 
+    masked_networks = MaskedNetworks(model, graph, scaled)
     for seed in range(4):
         plan = nets.random_plan(graph, seed)
-        assert_same_logits(masker.cut(plan, scaled), cut(model, graph, plan, scaled))
-    assert_same_logits(masker.cut(Plan.dense(graph)), model)
-    assert {key: value.shape for key, value in masker.network.state_dict().items()} == shapes
+        network = masked_networks.network(plan)
+        assert_same_logits(network, cut(model, graph, plan, scaled))
+        shapes.add(tuple(value.shape for value in network.state_dict().values()))
+    assert_same_logits(masked_networks.network(Plan.dense(graph)), model)
+    assert len(shapes) == 1
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 

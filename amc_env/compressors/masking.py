@@ -11,61 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from amc_env.compressors.surgery import Solve, Surgeon, drop, tasks_of
+from amc_env.compressors.surgery import Solve, drop, tasks_of
 from amc_env.graph.structure import Graph, Layer
 from amc_env.plan import Plan
 
 
-class Masker(Surgeon):
-    """A `Surgeon` whose networks compute what cut ones do, in the same shapes for every plan.
-
-    For a device that takes longer to prepare for a shape that is new to it than to multiply by zeros. The
-    network is filled in place, so that what was compiled of it stays right.
-
-    Args:
-        model: the dense network, never written.
-        graph: of it.
-        device: of the copy.
-
-    Raises:
-        ValueError: for a network with statistics over its channels, which removed ones would enter.
-    """
-
-    def __init__(self, model: nn.Module, graph: Graph, *, device: torch.device | None = None) -> None:
-        if graph.norms:
-            raise ValueError(f"{graph.norms[0]} is of a norm over channels: cut such a network")
-        super().__init__(model, graph, fold=True, device=device)
-        self.network.to(memory_format=torch.channels_last)
-        self._dense = {name: value.clone() for name, value in self._dense.items()}
-
-    def cut(self, plan: Plan, solve: Solve = drop) -> nn.Module:
-        """The copy, filled; as of `Surgeon.cut`, but for its size."""
-        plan.check(self.graph)
-        mask = self.graph.mask(plan.kept)
-        with torch.no_grad():
-            solved = self.solutions(mask, solve)
-            for layer in self.graph.layers:
-                name, reads = f"{layer.name}.weight", torch.from_numpy(mask[layer.reads])
-                weight = self._dense[name]
-                if layer.name in solved:
-                    weight = spread(layer, solved[layer.name], weight, reads)
-                elif layer.kind == "transposed":
-                    weight = weight * reads.to(weight.device).view(-1, 1, 1, 1)
-                self.network.get_parameter(name).copy_(weight)
-        return self.network
-
-
-def spread(layer: Layer, solved: Tensor, dense: Tensor, reads: Tensor) -> Tensor:
-    """Weights at full size, zero where ``reads`` ``(c_in,)`` is not, from those of the columns that stay."""
-    columns = reads.view(layer.groups, 1, -1).repeat_interleave(layer.taps, dim=2).to(dense.device)
-    full = torch.zeros_like(dense, memory_format=torch.contiguous_format).view(
-        layer.groups, -1, columns.size(2)
-    )
-    return full.masked_scatter_(columns, solved.contiguous()).view_as(dense)
-
-
 def masked(model: nn.Module, graph: Graph, plan: Plan, solve: Solve = drop) -> nn.Module:
-    """A full-size copy that computes what `cut` must compute: the oracle of tests.
+    """A full-size copy that computes what `cut` must compute: the reference that cuts are compared with.
 
     Every weight that reads a removed channel is zero, and statistics over channels leave removed ones out.
 

@@ -1,7 +1,7 @@
 """A plan and dense weights make a physically smaller network."""
 
 import copy
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ SIZES = {  # where modules note the number of channels that their vectors have
     nn.PReLU: "num_parameters",
 }
 
-REMEMBERED = 2**28  # bytes of solved weights that are kept for the next plans
+REMEMBERED = 2**28  # bytes of solved weights that are remembered for the next plans
 
 
 class Task(NamedTuple):
@@ -51,14 +51,14 @@ def drop(tasks: Iterable[Task]) -> Iterator[Tensor]:
 
 
 class Surgeon:
-    """Cuts one network again and again: a copy of it is made once and refilled for each plan.
+    """Cuts one network again and again: it copies the network once and refills the copy for each plan.
 
     Args:
-        model: the dense network, never written. Folding copies it; else its weights are read at each cut.
-        graph: of it.
+        model: the dense network, never written. Folding copies it; otherwise each cut reads its weights.
+        graph: of the dense network.
         fold: put each batch norm that directly follows a layer into that layer's weights and bias. The copy
-            is then for evaluation only: its kernels lie channels last, as they are multiplied (others are
-            reordered at every call), and a layer is solved once for each choice of its inputs, for all rows.
+            is then for evaluation only: its kernels lie channels last, the order in which they are
+            multiplied, and a layer is solved once for each choice of its inputs, for all rows.
         device: of the copy; None for the model's.
     """
 
@@ -67,22 +67,11 @@ class Surgeon:
     ) -> None:
         self.graph = graph
         self._fold = fold
-        self.network = self._copy(model).to(device).requires_grad_(not fold)
-        self._solved = _Recent(REMEMBERED)
-        vectors = list(graph.vectors)
-        if fold:
-            self.network.eval()
-            for name, norm in graph.folds:
-                fold_batch_norm(self.network, name, norm)
-            folded = {norm for _, norm in graph.folds}
-            vectors = [vector for vector in vectors if vector.name.rpartition(".")[0] not in folded]
-            layers = [graph.layer(name) for name, _ in graph.folds]
-            vectors += [
-                Vector(f"{layer.name}.bias", 0, layer.writes, 1, True) for layer in layers if not layer.bias
-            ]
-        self._vectors = tuple(vectors)
+        self.network = folded(model, graph, device) if fold else self._copy(model).to(device)
+        self._vectors = _vectors(graph, fold)
         self._dense = {name: value.detach() for name, value in self.network.state_dict().items()}
-        cut = {f"{layer.name}.weight" for layer in graph.layers} | {vector.name for vector in vectors}
+        self._solutions = Solutions(graph, self._dense)
+        cut = {f"{layer.name}.weight" for layer in graph.layers} | {vector.name for vector in self._vectors}
         self._uncut = [name for name in self._dense if name not in cut]
 
     def cut(self, plan: Plan, solve: Solve = drop) -> nn.Module:
@@ -110,47 +99,18 @@ class Surgeon:
         return self.network
 
     def _copy(self, model: nn.Module) -> nn.Module:
-        if self._fold:
-            return copy.deepcopy(model)
+        """A copy that shares the layers' weights: each cut indexes them, which makes new tensors."""
         weights = [model.get_parameter(f"{layer.name}.weight") for layer in self.graph.layers]
-        # read from the model itself: each cut indexes them, which makes tensors of their own
         return copy.deepcopy(model, {id(weight): nn.Parameter(weight.detach()) for weight in weights})
 
     def _weights(self, mask: NDArray[np.bool_], solve: Solve) -> Iterator[tuple[Layer, Tensor]]:
         """Each layer and what is left of its weights."""
-        solved = self.solutions(mask, solve) if self._fold else {}
+        solved = self._solutions(mask, solve) if self._fold else {}
         for layer in self.graph.layers:
             if layer.name in solved:
                 yield layer, solved[layer.name][torch.from_numpy(mask[layer.writes])]
             else:
                 yield layer, cut_weight(layer, self._dense[f"{layer.name}.weight"], mask, solve)
-
-    def solutions(self, mask: NDArray[np.bool_], solve: Solve) -> dict[str, Tensor]:
-        """By name of each layer that lost inputs and is solved for, the weights of all its rows.
-
-        What is not remembered is solved for in one go.
-        """
-        layers = [
-            layer
-            for layer in self.graph.layers
-            if layer.kind not in ("depthwise", "transposed") and not mask[layer.reads].all()
-        ]
-        keys = {layer.name: (solve, layer.name, mask[layer.reads].tobytes()) for layer in layers}
-        found = {name: self._solved.values[key] for name, key in keys.items() if key in self._solved.values}
-        missing = [layer for layer in layers if layer.name not in found]
-        jobs = [
-            (
-                layer,
-                self._dense[f"{layer.name}.weight"],
-                torch.from_numpy(mask[layer.reads]),
-                torch.ones(layer.c_out, dtype=torch.bool),
-            )
-            for layer in missing
-        ]
-        for layer, weight in zip(missing, _solve_columns(jobs, solve), strict=True):
-            found[layer.name] = weight
-            self._solved.add(keys[layer.name], weight)
-        return found
 
     def _fill(self, name: str, value: Tensor) -> None:
         owner, _, key = name.rpartition(".")
@@ -167,18 +127,69 @@ class Surgeon:
                 setattr(module, attribute, (len(value),) if kind is nn.LayerNorm else len(value))
 
 
-class _Recent:
-    """Tensors that are made once; the oldest go when all take more than ``limit`` bytes."""
+class Solutions:
+    """Solved weights of a network's layers, for all rows, remembered by which inputs a layer keeps.
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.nbytes = limit, 0
-        self.values: dict[Hashable, Tensor] = {}
+    When all of them take more than `REMEMBERED` bytes, the oldest are forgotten.
 
-    def add(self, key: Hashable, value: Tensor) -> None:
-        self.values[key] = value
-        self.nbytes += value.nbytes
-        while self.nbytes > self.limit:
-            self.nbytes -= self.values.pop(next(iter(self.values))).nbytes
+    Args:
+        graph: of the dense network.
+        dense: its tensors by name.
+    """
+
+    def __init__(self, graph: Graph, dense: Mapping[str, Tensor]) -> None:
+        self._dense, self.nbytes = dense, 0
+        self._layers = [layer for layer in graph.layers if layer.kind not in ("depthwise", "transposed")]
+        self._known: dict[Hashable, Tensor] = {}
+
+    def __call__(self, mask: NDArray[np.bool_], solve: Solve) -> dict[str, Tensor]:
+        """By name of each layer that lost inputs, the weights on those that stay; one call solves them all.
+
+        Args:
+            mask: ``(atoms,)`` which atoms stay.
+            solve: gives the weights.
+        """
+        layers = [layer for layer in self._layers if not mask[layer.reads].all()]
+        keys = {layer.name: (solve, layer.name, mask[layer.reads].tobytes()) for layer in layers}
+        found = {name: self._known[key] for name, key in keys.items() if key in self._known}
+        missing = [layer for layer in layers if layer.name not in found]
+        jobs = [
+            (
+                layer,
+                self._dense[f"{layer.name}.weight"],
+                torch.from_numpy(mask[layer.reads]),
+                torch.ones(layer.c_out, dtype=torch.bool),
+            )
+            for layer in missing
+        ]
+        for layer, weight in zip(missing, _solve_columns(jobs, solve), strict=True):
+            found[layer.name] = weight
+            self._remember(keys[layer.name], weight)
+        return found
+
+    def _remember(self, key: Hashable, weight: Tensor) -> None:
+        self._known[key] = weight
+        self.nbytes += weight.nbytes
+        while self.nbytes > REMEMBERED:
+            self.nbytes -= self._known.pop(next(iter(self._known))).nbytes
+
+
+def folded(model: nn.Module, graph: Graph, device: torch.device | None = None) -> nn.Module:
+    """A copy for evaluation, each batch norm that follows a layer put into that layer."""
+    network = copy.deepcopy(model).to(device).requires_grad_(False).eval()
+    for name, norm in graph.folds:
+        fold_batch_norm(network, name, norm)
+    return network
+
+
+def _vectors(graph: Graph, fold: bool) -> tuple[Vector, ...]:
+    """The vectors over channels that a network has; folded batch norms have become biases."""
+    if not fold:
+        return graph.vectors
+    gone = {norm for _, norm in graph.folds}
+    layers = [graph.layer(name) for name, _ in graph.folds]
+    biases = (Vector(f"{la.name}.bias", 0, la.writes, 1, True) for la in layers if not la.bias)
+    return (*(v for v in graph.vectors if v.name.rpartition(".")[0] not in gone), *biases)
 
 
 def cut(model: nn.Module, graph: Graph, plan: Plan, solve: Solve = drop) -> nn.Module:

@@ -1,33 +1,29 @@
 """Time an episode: ``python -m experiments.benchmarks plain20``; everything where no name is given.
 
 Beside it, on the same plans, the released code's procedure and the bare forward pass; how near that is to
-what the processor multiplies at best; how an episode grows with images, layers and width; what workers bring;
-and peak memory. Minutes each, with nothing else running; with ``--device cuda`` both sides run on a GPU.
-Whole searches run only where they are named: ``stopping``, what fewer images cost, an hour;
-``stopping_more``, more seeds of it where they differ most, as long; and ``prefix``, what it brings not to run
-first layers again, a quarter. One record a name; ``python -m experiments.report`` puts them into the README.
+what the processor multiplies at best; how an episode grows with images, layers and width; and
+peak memory. Minutes each, with nothing else running; with ``--device cuda`` both sides run on a GPU.
+One record a name; ``python -m experiments.report`` puts them into the README.
 """
 
 import argparse
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from amc_env.execution import DeviceError, device_of
-from experiments.benchmarks import memory, passes, prefix, scaling, sides, stopping, subjects, workers
-from experiments.benchmarks.stopping import Ablation
+from experiments.benchmarks import memory, passes, scaling, sides, subjects
 from experiments.benchmarks.subjects import Settings
-from experiments.benchmarks.tables import MEMORY, MORE, PASSES, PREFIX, SCALING, STOPPING, WORKERS, table
+from experiments.benchmarks.tables import MEMORY, PASSES, SCALING, table
 from experiments.recording.record import commit, plain, row_a_line, versions
 
 NETWORKS = ("plain20", "resnet56", "mobilenet_v1")
-EVERYTHING = (*NETWORKS, PASSES, SCALING, WORKERS, MEMORY)  # where no name is given
-NAMES = (*EVERYTHING, STOPPING, MORE, PREFIX)
+NAMES = (*NETWORKS, PASSES, SCALING, MEMORY)
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 FORMAT = 1
 
@@ -41,7 +37,7 @@ def main() -> None:
         flag = "--" + entry.name.replace("_", "-")
         parser.add_argument(flag, type=type(entry.default), default=entry.default, help=f"{entry.default}")
     asked = vars(parser.parse_args())
-    names, output = asked.pop("names") or list(EVERYTHING), asked.pop("output")
+    names, output = asked.pop("names") or list(NAMES), asked.pop("output")
     if unknown := set(names) - set(NAMES):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
     try:
@@ -78,48 +74,31 @@ def bench(names: list[str], settings: Settings) -> dict[str, dict[str, Any]]:
         if SCALING in names:
             light = scaling.light(settings)
             records[SCALING] = record(light, results=scaling.scale(light), rows=[])
-        if WORKERS in names:
-            light = workers.light(settings)
-            found = workers.compare(subjects.subject("plain20", subjects.images(light)), light)
-            records[WORKERS] = record(light, **found)
         if MEMORY in names:
             light = memory.light(settings)
             records[MEMORY] = record(light, results=memory.measure(light), rows=[])
-        for name, searches in ((STOPPING, Ablation()), (MORE, stopping.MORE)):
-            if name in names:
-                asked = replace(searches, threads=settings.threads)
-                records[name] = record(asked, **stopping.ablate(asked, Path("runs") / name))
-        if PREFIX in names:
-            pairs = prefix.Searches(threads=settings.threads)
-            records[PREFIX] = record(pairs, **prefix.compare(pairs, Path("runs") / PREFIX))
     return records
 
 
-def record(
-    settings: Settings | Ablation | prefix.Searches, *, results: Mapping[str, Any], rows: list[Any]
-) -> dict[str, Any]:
+def record(settings: Settings, *, results: Mapping[str, Any], rows: list[Any]) -> dict[str, Any]:
     """What a benchmark's file holds."""
     made = {
         "format": FORMAT,
         "config": asdict(settings),
-        "seeds": {"all": settings.seed} if isinstance(settings, Settings) else {"first": 0},
+        "seeds": {"all": settings.seed},
         "versions": versions(),
         "commit": commit(),
         "results": results,
         "rows": rows,
         "run": {
             "machine": f"{platform.machine()}, {os.cpu_count()} processors, {platform.system()}",
-            "gpu": torch.cuda.get_device_name() if _on_gpu(settings) else None,
+            "gpu": torch.cuda.get_device_name() if settings.device != "cpu" else None,
             "load": [round(load, 2) for load in os.getloadavg()],
         },
     }
     content = plain(made)
     assert isinstance(content, dict)
     return content
-
-
-def _on_gpu(settings: object) -> bool:
-    return isinstance(settings, Settings) and settings.device != "cpu"
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:

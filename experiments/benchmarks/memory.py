@@ -76,11 +76,10 @@ def long(name: str, looks: Sequence[int], settings: Settings) -> list[int]:
     from agents.blackbox import RandomSearch
     from agents.search import search
     from experiments.benchmarks.ours import Ours
-    from experiments.benchmarks.sides import BLOCK
     from experiments.benchmarks.subjects import images, subject, threads
 
     with threads(settings.threads):
-        env = Ours(subject(name, images(settings)), settings, block=BLOCK).env
+        env = Ours(subject(name, images(settings)), settings).env
         spaces = env.observation_space, env.action_space
         agent = RandomSearch(*spaces, decisions=len(env.graph.groups), seed=settings.seed)
         found = []
@@ -95,8 +94,8 @@ def large(settings: Settings, *, images: int, size: int, classes: int, points: i
     import torch
 
     from amc_env import zoo
+    from amc_env.building import make_env
     from amc_env.data.splits import from_tensors
-    from amc_env.env import CompressionEnv
     from experiments.benchmarks.subjects import calibrate, threads
 
     generator = torch.Generator().manual_seed(settings.seed)
@@ -112,7 +111,7 @@ def large(settings: Settings, *, images: int, size: int, classes: int, points: i
         model = calibrate(
             zoo.build("resnet50", classes=classes, in_channels=3, seed=0, small=False), data, images=15
         )
-        env = CompressionEnv(
+        env = make_env(
             model, data, target=settings.target, calibration_images=images, reward_images=images,
             points=points, device=settings.device, seed=settings.seed,
         )  # fmt: skip
@@ -152,4 +151,5 @@ def episode(side: str, name: str, settings: Settings) -> float:
         for group in graph.groups:
             kept = ours.env.compressor.choose(group.index, max(1, len(group) // 2))
             plan = plan.with_group(group.index, kept)
-        return ours.judge(plan).top1
+        top1: float = ours.judge(plan).top1
+        return top1

@@ -2,18 +2,16 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from amc_env.building import make_env
 from amc_env.compressors.surgery import Solve, Task
 from amc_env.env import CompressionEnv
-from amc_env.evaluator import surgeon
-from amc_env.fusion import fused
-from amc_env.modes import evaluating
+from amc_env.execution import evaluating
 from amc_env.plan import Plan
 from experiments.benchmarks.reference import Played
 from experiments.benchmarks.subjects import Settings, Subject, channels_last
@@ -27,31 +25,27 @@ class Ours:
     Args:
         subject: whose network is compressed.
         settings: images, points, target and seed are read.
-        block: of the environment; None gives every episode all images, as the other side's are.
-        **env: of the environment.
     """
 
-    def __init__(self, subject: Subject, settings: Settings, *, block: int | None = None, **env: Any) -> None:
+    def __init__(self, subject: Subject, settings: Settings) -> None:
         self._images = settings.reward_images
-        self.env = CompressionEnv(
+        self.env = make_env(
             subject.model,
             subject.data,
             target=settings.target,
             calibration_images=settings.calibration_images,
             points=settings.points,
             reward_images=settings.reward_images,
-            block=block,
             device=settings.device,
             seed=settings.seed,
-            **env,
         )
-        self.solve = Stopwatch(self.env.device_solve)
-        self.env.device_solve = self.solve
+        self.solve = Stopwatch(self.env.task.solve)
+        self.env.task.solve = self.solve
         self.forget()
 
     def forget(self) -> None:
         """A new evaluator: no plan is answered, and no layer solved, from memory."""
-        self.judge = self.env.judge("reward", self._images)
+        self.judge = self.env.task.evaluator("reward", self._images)
         self.env.evaluator = self.judge
 
     def play(self, actions: Sequence[NDArray[np.float32]]) -> Played:
@@ -100,7 +94,7 @@ class Stopwatch:
 class Bare:
     """Forward passes of a plan's network as the environment runs it, over the reward images alone.
 
-    Batch norms are folded, channels last; on a GPU it may be at full size, see `amc_env.evaluator.surgeon`.
+    Batch norms are folded, channels last; on a GPU it may be at full size, see `compressors.networks`.
 
     Args:
         subject: whose network is cut.
@@ -108,7 +102,6 @@ class Bare:
         settings: the reward images are read.
         batches: images in a pass; of several numbers, the one that is fastest with the dense network. None
             for the device's `BATCHES`.
-        fuse: run convolutions and ReLUs in one, as the environment does, see `amc_env.fusion`.
     """
 
     def __init__(
@@ -118,19 +111,16 @@ class Bare:
         settings: Settings,
         *,
         batches: Sequence[int] | None = None,
-        fuse: bool = False,
     ) -> None:
-        batches = batches or BATCHES[env.execution.device.type]
-        self._surgeon = surgeon(subject.model, env.graph, env.execution, settings.reward_images)
-        self._solve = env.device_solve
+        batches = batches or BATCHES[env.task.device.type]
+        self._networks = env.task.networks(settings.reward_images)
         choices = {
             size: [
-                env.execution.place(channels_last(batch))
+                channels_last(batch).to(env.task.device)
                 for batch, _ in subject.data.batches("reward", size, settings.reward_images)
             ]
             for size in batches
         }
-        self._form = fused(self._surgeon, choices[batches[0]][0]) if fuse else self._surgeon.network
         dense, taken = Plan.dense(env.graph), dict.fromkeys(batches, float("inf"))
         for size in (*batches, *batches):
             self._batches = choices[size]
@@ -140,11 +130,11 @@ class Bare:
 
     def seconds(self, plan: Plan) -> float:
         """Of one pass over all images with the network that a plan leaves; cutting it does not count."""
-        with evaluating(self._surgeon.cut(plan, self._solve)):
+        with evaluating(self._networks.network(plan)) as network:
             settled()
             start = time.perf_counter()
             for batch in self._batches:
-                self._form(batch)
+                network(batch)
             settled()
             return time.perf_counter() - start
 

@@ -31,7 +31,7 @@ def light(settings: Settings) -> Settings:
 
 
 def measure(subject: Subject, settings: Settings, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Run random plans' networks as they are and with convolutions and ReLUs fused, in turn.
+    """Time the forward passes of random plans' networks.
 
     Args:
         subject: what is compressed.
@@ -40,12 +40,12 @@ def measure(subject: Subject, settings: Settings, say: Callable[[str], None] = p
 
     Returns:
         what `summary` says, and ``rows``, one a plan and repeat: ``macs`` of the network on all images,
-        seconds of a pass ``plain`` and ``fused`` and of the released procedure's episode under ``reference``,
+        seconds of a pass under ``plain`` and of the released procedure's episode under ``reference``,
         and the multiplications a second of a matrix product under ``rate``.
     """
     ours = Ours(subject, settings)
     reference = Reference(subject, ours.env.graph, settings)
-    plain, fused = (Bare(subject, ours.env, settings, batches=[BATCH], fuse=fuse) for fuse in (False, True))
+    bare = Bare(subject, ours.env, settings, batches=[BATCH])
     rows = []
     for index, chosen in enumerate(sides.actions(settings, len(ours.env.graph.groups))):
         ours.play(chosen)
@@ -53,7 +53,7 @@ def measure(subject: Subject, settings: Settings, say: Callable[[str], None] = p
         yardstick = reference.play(counts).total
         macs = int(ours.env.macs(ours.env.budget.widths(counts))) * settings.reward_images
         for repeat in range(settings.repeats):
-            taken = {"plain": plain.seconds(plan), "fused": fused.seconds(plan), "rate": rate()}
+            taken = {"plain": bare.seconds(plan), "rate": rate()}
             rows.append({"plan": index, "repeat": repeat, "macs": macs, "reference": yardstick} | taken)
         say(f"{subject.name}: plan {index + 1} of {settings.plans}")
     return {"weights": subject.weights, **summary(rows), "rows": rows}
@@ -61,20 +61,16 @@ def measure(subject: Subject, settings: Settings, say: Callable[[str], None] = p
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
     """Of a network's rows: ``seconds`` of a pass and its ``rate`` in multiplications a second, medians, the
-    latter beside the largest of a matrix ``product``; how many times ``faster`` a pass is fused; and the
-    ``limit``: how many times faster than the released procedure an episode at that largest rate would be.
+    latter beside the largest of a matrix ``product``; and the ``limit``: how many times faster than the
+    released procedure an episode at that largest rate would be.
     """
     product = max(row["rate"] for row in rows)
     return {
-        "seconds": {side: statistics.median(row[side] for row in rows) for side in ("plain", "fused")},
+        "seconds": {"plain": statistics.median(row["plain"] for row in rows)},
         "rate": {
             "product": product,
-            **{
-                side: statistics.median(row["macs"] / row[side] for row in rows)
-                for side in ("plain", "fused")
-            },
+            "plain": statistics.median(row["macs"] / row["plain"] for row in rows),
         },
-        "faster": sides.spread([row["plain"] / row["fused"] for row in rows]),
         "limit": sides.spread([row["reference"] * product / row["macs"] for row in rows]),
     }
 

@@ -6,14 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from hydra import initialize_config_dir
 from numpy.typing import NDArray
 
 from agents.search import Agent, Array, Episode, Info
 from agents.search import search as trials
-from amc_env.execution import has_bfloat16
-from experiments.benchmarks import RANDOM
 from experiments.benchmarks.ours import Bare, Ours
 from experiments.benchmarks.reference import Played, Reference
 from experiments.benchmarks.subjects import BenchmarkError, Settings, Subject
@@ -21,9 +18,7 @@ from experiments.cli import config
 from experiments.compare import contender
 
 SIDES = ("ours", "reference")
-HALF = "bfloat16"  # ours as well, with its forward passes in bfloat16
 TOLERANCE = 0.3  # points between the rewards of the two sides
-BLOCK = 50  # images between two looks at a plan, where plans are stopped
 
 Row = dict[str, Any]
 
@@ -31,8 +26,8 @@ Row = dict[str, Any]
 def compare(subject: Subject, settings: Settings, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Play the same random plans on both sides and time them; then short searches.
 
-    Ours is played in bfloat16 as well where the device multiplies in it. A play of ours begins with a new
-    evaluator, so that nothing is answered from memory; a search keeps its evaluator, as searches do.
+    A play of ours begins with a new evaluator, so that nothing is answered from memory; a search keeps its
+    evaluator, as searches do.
 
     Args:
         subject: what is compressed.
@@ -42,37 +37,27 @@ def compare(subject: Subject, settings: Settings, say: Callable[[str], None] = p
     Returns:
         ``results`` and ``rows``, plain data of a record.
     """
-    ours = {"ours": Ours(subject, settings)}
-    if has_bfloat16(torch.device(settings.device)):
-        ours[HALF] = Ours(subject, settings, bfloat16=True)
-    graph = ours["ours"].env.graph
+    ours = Ours(subject, settings)
+    graph = ours.env.graph
     reference = Reference(subject, graph, settings)
-    bare = Bare(subject, ours["ours"].env, settings)
+    bare = Bare(subject, ours.env, settings)
     plans = actions(settings, len(graph.groups))
-    for side in ours.values():
-        side.play(plans[0])  # what a device does once is done then, as the yardstick's is by its stored rows
+    ours.play(plans[0])  # what a device does once is done then, as the yardstick's is by its stored rows
     rows = []
     for repeat in range(settings.repeats):
         for index, chosen in enumerate(plans):
             rows.append({"repeat": repeat, "plan": index} | play(ours, reference, bare, chosen))
         worst = max(abs(row["difference_points"]) for row in rows)
         say(f"{subject.name}: round {repeat + 1} of {settings.repeats}, rewards within {worst:.2f} points")
-    seconds = {side: medians(rows, side) for side in (*ours, "reference", "bare")}
     results = {
         "weights": subject.weights,
         "rewards": rewards(rows[: len(plans)]),
-        "median_seconds": seconds,
-        **{_of("faster", side): ratio(rows, "reference", side) for side in ours},
+        "median_seconds": {side: medians(rows, side) for side in ("ours", "reference", "bare")},
+        "faster": ratio(rows, "reference", "ours"),
         "over_bare": ratio(rows, "ours", "bare"),
         "batch": bare.batch,
-        "search": search(ours["ours"], bare, settings),
+        "search": search(ours, bare, settings),
     }
-    if subject.weights != RANDOM:  # whose plans are all alike, so that none is stopped
-        yardstick = seconds["reference"]["episode"]
-        results["stopping"] = {
-            side: stopped(Ours(subject, settings, block=BLOCK, bfloat16=side == HALF), yardstick, settings)
-            for side in ours
-        }
     return {"results": results, "rows": rows}
 
 
@@ -82,18 +67,14 @@ def actions(settings: Settings, decisions: int) -> list[list[NDArray[np.float32]
     return [list(rng.random((decisions, 1), np.float32)) for _ in range(settings.plans)]
 
 
-def play(
-    ours: Mapping[str, Ours], reference: Reference, bare: Bare, chosen: Sequence[NDArray[np.float32]]
-) -> Row:
-    """One plan on all sides, those of ours by name, and through the bare network.
+def play(ours: Ours, reference: Reference, bare: Bare, chosen: Sequence[NDArray[np.float32]]) -> Row:
+    """One plan on both sides and through the bare network.
 
     Raises:
         BenchmarkError: when the sides keep different channels.
     """
-    for side in ours.values():
-        side.forget()
-    played = {name: side.play(chosen) for name, side in ours.items()}
-    env = ours["ours"].env
+    ours.forget()
+    env, played = ours.env, {"ours": ours.play(chosen)}
     theirs = played["reference"] = reference.play(env.counts)
     if env.plan.kept != theirs.kept:
         raise BenchmarkError(
@@ -102,15 +83,10 @@ def play(
     return {
         "hash": env.plan.hash,
         "top1": {name: side.top1 for name, side in played.items()},
-        **{_of("difference_points", side): 100 * (played[side].top1 - theirs.top1) for side in ours},
+        "difference_points": 100 * (played["ours"].top1 - theirs.top1),
         **{f"{name}_seconds": by_phase(side) for name, side in played.items()},
         "bare_seconds": {"episode": bare.seconds(env.plan)},
     }
-
-
-def _of(figure: str, side: str) -> str:
-    """The name of a figure of one of our sides."""
-    return figure if side == "ours" else f"{figure}_{side}"
 
 
 def by_phase(played: Played) -> dict[str, float]:
@@ -135,17 +111,13 @@ def spread(each: Sequence[float]) -> dict[str, float]:
 
 
 def rewards(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How far apart the two sides' accuracies are, in points; in bfloat16 as well, where that was run."""
+    """How far apart the two sides' accuracies are, in points."""
     apart = [abs(row["difference_points"]) for row in rows]
-    found = {
+    return {
         "largest_points": max(apart),
         "mean_points": statistics.mean(apart),
         "agree": max(apart) <= TOLERANCE,
     }
-    key = _of("difference_points", HALF)
-    if key in rows[0]:
-        found[_of("largest_points", HALF)] = max(abs(row[key]) for row in rows)
-    return found
 
 
 def search(ours: Ours, bare: Bare, settings: Settings) -> dict[str, Any]:
@@ -174,20 +146,6 @@ def search(ours: Ours, bare: Bare, settings: Settings) -> dict[str, Any]:
         "median_seconds": middle,
         "over_bare": statistics.median(row["episode"] / row["bare"] for row in rows),
     }
-
-
-def stopped(ours: Ours, yardstick: float, settings: Settings) -> dict[str, float]:
-    """A search by DDPG as it is by default, plans stopped early.
-
-    Returns:
-        means over its ``episodes`` of the seconds of an ``episode`` and of ``images``, and how many times
-        more a yardstick's seconds are, as ``faster``.
-    """
-    start = time.perf_counter()
-    played = list(trials(ours.env, learner(ours, settings), episodes=settings.stopped, seed=settings.seed))
-    episode = (time.perf_counter() - start) / len(played)
-    images = statistics.mean(trial.episode.final["n_images"] for trial in played)
-    return {"episodes": len(played), "episode": episode, "images": images, "faster": yardstick / episode}
 
 
 def learner(ours: Ours, settings: Settings, **changes: Any) -> Agent:

@@ -47,7 +47,6 @@ class Settings:
     plans: int = 4  # random ones, that both sides play
     repeats: int = 3  # of each
     episodes: int = 20  # of DDPG, every one with its updates
-    stopped: int = 100  # of DDPG, its plans stopped early
     threads: int = 1
     device: str = "cpu"  # of networks and solves; the released procedure's regressions are the processor's
     seed: int = 0

@@ -16,6 +16,7 @@ PASSES, SCALING, WORKERS, MEMORY = "passes", "scaling", "workers", "memory"
 STOPPING, MORE, PREFIX = "stopping", "stopping_more", "prefix"
 AGENTS = ("random", "cmaes")  # that workers are timed with, and the sides
 WORKING = {"one_worker": "one worker", "threads": "one process, two threads", "workers": "two workers"}
+RATES = ("plain", "fused", "product")
 SIZES = {"images": "reward images", "layers": "layers (plain networks)", "width": "width (`mobilenet_v1`)"}
 
 
@@ -109,10 +110,17 @@ def _passes(record: Mapping[str, Any]) -> str:
         "of a matrix product", "times faster than the released procedure at that limit",
     )  # fmt: skip
     for name, found in record["results"].items():
-        rates = [f"{found['rate'][side] / 1e9:.1f}" for side in ("plain", "fused", "product")]
-        seconds = [f"{found['seconds'][side]:.3f}" for side in ("plain", "fused")]
+        plain, fused = (found["seconds"].get(side) for side in ("plain", "fused"))
+        rates = [f"{found['rate'][side] / 1e9:.1f}" if side in found["rate"] else "" for side in RATES]
         lines.append(
-            _row(f"`{name}`", *seconds, _range(found["faster"], 2), *rates, _range(found["limit"], 1))
+            _row(
+                f"`{name}`",
+                f"{plain:.3f}",
+                f"{fused:.3f}" if fused else "",
+                _range(found["faster"], 2) if fused else "",
+                *rates,
+                _range(found["limit"], 1),
+            )
         )
     return "\n".join(lines)
 

@@ -26,7 +26,7 @@ Job = Callable[[DictConfig, Path], object]  # of the configuration and the outpu
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 PACKAGES = ("amc_env", "agents", "experiments")
-LOWEST = {"seed": 0, "episodes": 1, "confirm": 1, "workers": 0}
+LOWEST = {"seed": 0, "episodes": 1, "confirm": 1}
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own switch: exceptions reach the caller instead of its printer
 
 schema.register()

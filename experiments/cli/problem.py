@@ -1,10 +1,7 @@
 """From a configuration to what is searched: a trained network, its data, the environment."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 from omegaconf import DictConfig
 from torch import nn
 
@@ -14,7 +11,6 @@ from amc_env import zoo
 from amc_env.checkpoints import Card
 from amc_env.data.splits import DataSet
 from amc_env.env import CompressionEnv
-from amc_env.workers import Workers
 from amc_env.wrappers import Goals
 from experiments.cli import config
 from experiments.fetch import load_data
@@ -65,7 +61,7 @@ def trained(cfg: DictConfig) -> Trained:
 def environment(cfg: DictConfig, subject: Trained) -> CompressionEnv:
     """The environment of a configuration's protocol, compressor and env groups."""
     groups = config.plain(cfg.protocol) | config.plain(cfg.compressor) | config.plain(cfg.env)
-    node = {"_target_": "amc_env.env.CompressionEnv"} | groups
+    node = {"_target_": "amc_env.building.make_env"} | groups
     env = config.instantiate(node, model=subject.model, data=subject.data)
     assert isinstance(env, CompressionEnv)
     return env
@@ -74,37 +70,3 @@ def environment(cfg: DictConfig, subject: Trained) -> CompressionEnv:
 def played(cfg: DictConfig, env: CompressionEnv) -> Environment:
     """What an agent plays: the environment itself, or a twin of it whose episodes are given targets."""
     return Goals(env.twin(), list(cfg.targets)) if cfg.targets else env
-
-
-@contextmanager
-def side_by_side(cfg: DictConfig, env: CompressionEnv) -> Iterator[list[CompressionEnv]]:
-    """As many environments of one task as ``workers`` evaluate at the same time; without any, the one alone.
-
-    With workers this process has one thread as well: what is measured is then the same for any number.
-    """
-    if not cfg.workers:
-        yield [env]
-        return
-    if env.execution.device.type != "cpu" or env.execution.compile:
-        raise config.ConfigError(
-            f"workers={cfg.workers} are processes of one CPU thread each, and plans are run on "
-            f"{env.execution}: choose workers=0, or env.device=cpu env.compile=false"
-        )
-    with _one_thread():
-        evaluator = env.judge("reward", cfg.env.reward_images)  # its dense logits are of one thread as well
-        try:
-            with Workers(evaluator, cfg.workers) as workers:
-                env.evaluator = workers
-                yield [env, *(env.twin() for _ in range(cfg.workers - 1))]
-        finally:
-            env.evaluator = evaluator
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

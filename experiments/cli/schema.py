@@ -59,10 +59,8 @@ class SearchConfig:
     seed: int = MISSING
     targets: list[float] = field(default_factory=list)
     episodes: int = MISSING
-    leaders: int = MISSING
     confirm: int = MISSING
     save_every: int = MISSING
-    workers: int = MISSING
     deliver: bool = MISSING
     output: str = MISSING
 

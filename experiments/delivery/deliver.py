@@ -47,13 +47,13 @@ def deliver(
     """Fine-tune the plan's network, read the test split, export, time, and show the table of all that."""
     networks = {
         DENSE: subject.model,
-        UNIFORM: env.network(uniform(env)).eval(),
-        FOUND: env.network(plan).eval(),
+        UNIFORM: env.task.network(uniform(env)).eval(),
+        FOUND: env.task.network(plan).eval(),
     }
     verify(networks[FOUND], env.graph, env.graph.mask(plan.kept))
     recipe = Recipe(**plain(cfg.finetune))
     networks[TUNED] = finetune(
-        networks[FOUND], subject.data, recipe, device=env.execution.device, record=record, tracker=tracker
+        networks[FOUND], subject.data, recipe, device=env.task.device, record=record, tracker=tracker
     )
     with record.phase("evaluate"):
         accuracies = {

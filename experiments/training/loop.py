@@ -36,7 +36,7 @@ def train(
     data: DataSet,
     recipe: Recipe,
     *,
-    device: torch.device = CPU.device,
+    device: torch.device = CPU,
     state: Path | None = None,
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,

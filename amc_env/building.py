@@ -1,0 +1,261 @@
+"""From a trained network and its data to an environment."""
+
+import os
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amc_env import checkpoints, checks
+from amc_env.compressors.channels import Channels
+from amc_env.compressors.networks import CutNetworks, Networks, networks
+from amc_env.compressors.surgery import Solve, Surgeon, cut, drop
+from amc_env.data.splits import DataError, DataSet, load
+from amc_env.env import CompressionEnv
+from amc_env.evaluator import Evaluator, culprit
+from amc_env.execution import device_of, evaluating
+from amc_env.graph.structure import Graph
+from amc_env.graph.trace import TraceError, trace
+from amc_env.metrics import Evaluation, EvaluationError
+from amc_env.plan import Plan
+from amc_env.repair.moments import Moments, collect_cached
+from amc_env.repair.sequential import Sequential
+
+REPAIRS = ("moments", "sequential", "none")
+
+if hasattr(os, "register_at_fork"):
+    # OpenMP's threads do not survive a fork: without this a process of AsyncVectorEnv waits for them forever.
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
+
+
+class Task:
+    """A network that is compressed, its data, and how plans of it are cut, repaired and evaluated.
+
+    `make_task` makes one from names; moments are collected when they are first needed.
+
+    Args:
+        model: the dense network; logits ``(N, classes)``. It is copied, not changed.
+        graph: of it.
+        data: its splits.
+        compressor: makes the plans.
+        repair: a name of `REPAIRS`.
+        sample: ``images``, ``points`` and ``seed`` of the calibration rows, see `make_task`.
+        device: where plans are repaired and run.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        data: DataSet,
+        compressor: Channels,
+        *,
+        repair: str,
+        sample: dict[str, int],
+        device: torch.device,
+    ) -> None:
+        self.model, self.graph, self.data, self.compressor = model, graph, data, compressor
+        self.repair, self.device, self._sample = repair, device, sample
+
+    @cached_property
+    def _moments(self) -> Moments:
+        return collect_cached(self.model, self.graph, self.data, **self._sample)
+
+    @cached_property
+    def solve(self) -> Solve:
+        """Gives the weights of layers that lost inputs; its tensors are on the device."""
+        return drop if self.repair == "none" else self._moments.to(self.device).solve
+
+    def networks(self, images: int) -> Networks:
+        """Makes the networks of plans that are each run on so many images."""
+        if self.repair != "sequential":
+            return networks(self.model, self.graph, self.solve, device=self.device, images=images)
+        whole = Surgeon(self.model, self.graph, fold=True, device=self.device).cut(Plan.dense(self.graph))
+        repair = Sequential(whole, self.graph, self.data, **self._sample).repair
+        return CutNetworks(self.model, self.graph, self.solve, repair=repair, device=self.device)
+
+    def evaluator(self, split: str, images: int | None = None) -> Evaluator:
+        """Evaluates plans on the first ``images`` of a split; None for all of them."""
+        count = len(self.data[split].head(images))
+        return Evaluator(self.networks(count), self.data, split=split, images=images)
+
+    def network(self, plan: Plan) -> nn.Module:
+        """The physically smaller, trainable network that a plan leaves, repaired as for its evaluation.
+
+        Raises:
+            PlanError: for a plan of another network.
+        """
+        solve = drop if self.repair == "none" else self._moments.solve
+        small = cut(self.model, self.graph, plan, solve)
+        if self.repair == "sequential":
+            repair = Sequential(self.model, self.graph, self.data, **self._sample).repair
+            repair(small, self.graph.mask(plan.kept))
+        return small
+
+
+def make_task(
+    model: nn.Module,
+    data: DataSet,
+    *,
+    round_to: int = 8,
+    floor: float = 0.2,
+    repair: str = "moments",
+    calibration_images: int = 2000,
+    points: int = 10,
+    device: str = "auto",
+    seed: int = 0,
+) -> Task:
+    """The task of compressing a network by removing channels.
+
+    Args:
+        model: the dense network; logits ``(N, classes)``. It is copied, not changed.
+        data: repair reads its calibration split; other splits are read by the evaluators on them.
+        round_to: channels are kept in multiples of this if a group is wide enough.
+        floor: smallest fraction of a group that may be kept, in (0, 1].
+        repair: what makes up for removed channels by least squares: "moments", from the dense network's
+            inputs, without a forward pass; "sequential", after that from the small network's own inputs, in
+            one pass of it; or "none".
+        calibration_images: how many images the repair is made from.
+        points: positions sampled in each of them.
+        device: where plans are repaired and run: a name in `amc_env.execution.DEVICES`.
+        seed: draws the sampled positions.
+
+    Raises:
+        TraceError, DataError, DeviceError, EvaluationError, ValueError: for what does not fit together,
+            before any long work; each says what is possible.
+    """
+    checks.positive(calibration_images=calibration_images, points=points)
+    checks.one_of("repair", repair, REPAIRS)
+    check_fit(model, data)
+    graph = trace(model, data.shape)
+    if not graph.groups:
+        raise TraceError(f"nothing to decide in {type(model).__name__}: {_why_fixed(graph)}")
+    return Task(
+        model,
+        graph,
+        data,
+        Channels(model, graph, round_to=round_to, floor=floor),
+        repair=repair,
+        sample={"images": calibration_images, "points": points, "seed": seed},
+        device=device_of(device),
+    )
+
+
+def make_env(
+    model: nn.Module,
+    data: DataSet,
+    *,
+    target: float = 0.5,
+    resource: str = "macs",
+    reward: str = "error",
+    scale: str = "relative",
+    beta: float = 0.7,
+    round_to: int = 8,
+    floor: float = 0.2,
+    repair: str = "moments",
+    calibration_images: int = 2000,
+    points: int = 10,
+    reward_images: int | None = 1000,
+    device: str = "auto",
+    seed: int = 0,
+    render_mode: str | None = None,
+) -> CompressionEnv:
+    """An environment that compresses a network by removing channels.
+
+    Args:
+        model: the dense network; logits ``(N, classes)``. It is copied, not changed.
+        data: repair reads its calibration split, rewards its reward split; no other split is read.
+        target: fraction of the dense cost that may be spent, in (0, 1].
+        resource: what the target limits: a key of `amc_env.cost.RESOURCES`.
+        reward: a key of `amc_env.rewards.REWARDS`.
+        scale: a key of `amc_env.actions.SCALES`.
+        beta: half the width of the relative scale, in nats.
+        round_to: channels are kept in multiples of this if a group is wide enough.
+        floor: smallest fraction of a group that may be kept, in (0, 1].
+        repair: a name of `REPAIRS`, see `make_task`.
+        calibration_images: how many images the repair is made from.
+        points: positions sampled in each of them.
+        reward_images: how many images of the reward split a reward is measured on; None for all.
+        device: where plans are repaired and run: a name in `amc_env.execution.DEVICES`.
+        seed: draws the sampled positions.
+        render_mode: "ansi" or "rgb_array": the keep ratios as bars.
+
+    Raises:
+        TraceError, BudgetError, DataError, DeviceError, EvaluationError, ValueError: for what does not fit
+            together, before any long work; each says what is possible.
+    """
+    task = make_task(
+        model, data, round_to=round_to, floor=floor, repair=repair, calibration_images=calibration_images,
+        points=points, device=device, seed=seed,
+    )  # fmt: skip
+    return _with_evaluator(
+        task, reward_images, target=target, resource=resource, reward=reward, scale=scale, beta=beta,
+        render_mode=render_mode,
+    )  # fmt: skip
+
+
+def _with_evaluator(task: Task, reward_images: int | None, **problem: Any) -> CompressionEnv:
+    env = CompressionEnv(task.compressor, _unmeasured, **problem)
+    _measured_by(env, task, reward_images)
+    return env
+
+
+class ShippedEnv(CompressionEnv):
+    """The environment of a shipped checkpoint and the data it was trained on; the registered ids make it.
+
+    Args:
+        checkpoint: a name of `amc_env.checkpoints.shipped`.
+        reward_images: see `make_env`.
+        **settings: those of `make_task` and `CompressionEnv`.
+    """
+
+    def __init__(self, checkpoint: str, *, reward_images: int | None = 1000, **settings: Any) -> None:
+        model, card = checkpoints.load(checkpoints.shipped(checkpoint))
+        of_task = {name: settings.pop(name) for name in (make_task.__kwdefaults__ or {}) if name in settings}
+        task = make_task(model, load(card.data), **of_task)
+        super().__init__(task.compressor, _unmeasured, **settings)
+        _measured_by(self, task, reward_images)
+
+
+def _measured_by(env: CompressionEnv, task: Task, reward_images: int | None) -> None:
+    """Give an environment its evaluator, whose long work begins when the settings are known to be right."""
+    checks.positive(reward_images=reward_images)
+    env.task, env.evaluator = task, task.evaluator("reward", reward_images)
+
+
+def _unmeasured(plan: Plan) -> Evaluation:
+    raise EvaluationError(f"there is no evaluator yet that measures plan {plan.hash}")
+
+
+def check_fit(model: nn.Module, data: DataSet) -> None:
+    """Run a model on two images, so that what does not fit together is found before any long work.
+
+    Raises:
+        DataError: when the model does not take a data set's images, or does not answer with its classes.
+        EvaluationError: when its logits are not finite.
+    """
+    images, _ = next(data.batches("calibration", 2))
+    name = type(model).__name__
+    try:
+        with evaluating(model):
+            logits = model(images)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise DataError(
+            f"{name} cannot take the images of {data.name}, {data.shape} each: {error}. "
+            "Build it with in_channels and a resolution that match, or choose other data"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.shape != (len(images), data.classes):
+        given = f"{tuple(logits.shape[1:])} outputs" if isinstance(logits, Tensor) else type(logits).__name__
+        raise DataError(
+            f"{name} gives {given} for an image, {data.name} has {data.classes} classes; "
+            "build it with as many, or choose other data"
+        )
+    if not bool(logits.isfinite().all()):
+        raise EvaluationError(f"the logits of {name} are not finite: {culprit(model)}")
+
+
+def _why_fixed(graph: Graph) -> str:
+    if graph.notes:
+        return "all its channels must stay, for " + "; ".join(graph.notes)
+    return "it has no layer whose inputs another layer writes, beside the image and the classes"
