@@ -1,7 +1,7 @@
 """What an action in [0, 1] asks for: two scales, each with its inverse.
 
-*Sources*: the absolute scale is AMC's, section 3.2. The relative one is ours: once layers are refitted, a
-policy on the absolute scale spends the budget on its first layers, and DDPG ends below the uniform policy.
+*Sources*: the absolute scale is AMC's, section 3.2. The relative one is ours: with repaired layers, a policy
+on the absolute scale spends the budget on the first layers, and DDPG ends below the uniform policy.
 """
 
 import math
@@ -18,11 +18,11 @@ class Scale(Protocol):
 
         Args:
             action: in [0, 1].
-            share: in (0, 1], the largest keep ratio that every decision left can be given.
+            share: in (0, 1], the largest keep ratio that all open decisions can be given.
         """
 
     def to_action(self, keep: float, share: float) -> float:
-        """The action in [0, 1] that asks for a keep ratio; the nearest one where none does."""
+        """The action in [0, 1] that asks for a keep ratio, or comes nearest to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,11 @@ class Absolute:
     """The action is the keep ratio."""
 
     def to_keep(self, action: float, share: float) -> float:
-        """The action."""
+        """The action itself."""
         return action
 
     def to_action(self, keep: float, share: float) -> float:
-        """The keep ratio."""
+        """The keep ratio itself."""
         return keep
 
 
@@ -42,18 +42,18 @@ class Absolute:
 class Relative:
     """The action is centred on the share of the budget that is left: keep = share exp(beta (2 a - 1)).
 
-    So 0.5 everywhere is the uniform policy, and any policy whose actions average near it uses the budget to
-    the end.
+    So 0.5 at every step is the uniform policy, and a policy whose actions average near 0.5 spends
+    the whole budget.
     """
 
     beta: float  # half the width, in nats
 
     def to_keep(self, action: float, share: float) -> float:
-        """At most 1."""
+        """Share exp(beta (2 a - 1)), at most 1."""
         return min(1.0, share * math.exp(self.beta * (2 * action - 1)))
 
     def to_action(self, keep: float, share: float) -> float:
-        """Clipped to [0, 1]."""
+        """The inverse of `to_keep`, clipped to [0, 1]."""
         return min(1.0, max(0.0, (math.log(keep / share) / self.beta + 1) / 2))
 
 

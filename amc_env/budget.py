@@ -1,10 +1,10 @@
-"""The bound on an action: how much may be kept here so that the target stays within reach.
+"""The bound on an action: how much a group may keep so that the target can still be met.
 
-*Source*: AMC, Algorithm 1, turned from sparsity to keep and from parameters to any `Resource`. The printed
-algorithm assumes that every later layer is cut as hard as allowed and gives what is still missing as a duty
-to this one. Here the same question is put to the exact cost of the network, in whole channels, with all later
-groups at their floor; so the bound also holds for channel pruning, where a group changes the cost of the
-layers before and after it, and after rounding. Where the costs of decisions are independent the two agree.
+*Source*: AMC, Algorithm 1, written for keep instead of sparsity and for any `Resource`. The paper's algorithm
+assumes that every later layer is cut as hard as allowed, and bounds this layer by what is then still missing.
+So does this one, with the exact cost of the network in whole channels and all later groups at their floor.
+Therefore the bound holds after rounding, and for channel pruning, where a group changes the cost of the
+layers before and after it. If the costs of decisions are independent, both algorithms give the same bound.
 """
 
 import math
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from amc_env.compressors import Compressor
 from amc_env.cost import Ints, Resource, Widths, WidthTable
 
-SLACK = 1e-3  # of a channel: what passing through float32 may cost a keep ratio
+SLACK = 1e-3  # of a channel: what rounding to float32 may take from a keep ratio
 
 
 class BudgetError(ValueError):
@@ -45,7 +45,7 @@ class Budget:
         self.whole = np.array([choices[-1] for choices in self.choices])
         self.floors = np.array([choices[0] for choices in self.choices])
         self.dense = self._price(self.whole)
-        self.limit = math.floor(Fraction(str(float(target))) * self.dense)  # of the decimal that was written
+        self.limit = math.floor(Fraction(str(float(target))) * self.dense)  # 0.3 is three tenths, not a float
         lowest = self._price(self.floors)
         if lowest > self.limit:
             raise BudgetError(
@@ -57,7 +57,7 @@ class Budget:
         self._uniform = np.stack([snap(choices, self._ratios) for choices in self.choices], axis=1)
 
     def snap(self, group: int, keep: float) -> int:
-        """The largest count a group may keep that is no more than a fraction of it; at least its floor."""
+        """The largest allowed count that is at most a fraction of the group; at least its floor."""
         return int(snap(self.choices[group], np.array(keep)))
 
     def bound(self, decided: Sequence[int]) -> int:
@@ -69,20 +69,20 @@ class Budget:
         return int(self.choices[group][affordable - 1])
 
     def share(self, decided: Sequence[int]) -> float:
-        """The largest keep ratio in (0, 1] that every group that is left can be given within the target.
+        """The largest keep ratio in (0, 1] that all undecided groups can be given within the target.
 
-        Between two neighbouring ratios of allowed counts no uniform policy changes, so only these are tried.
+        A uniform policy only changes at ratios of allowed counts, so only these are tried.
         """
         left = self._uniform[:, len(decided) :]
         affordable = bisect_right(left, self.limit, key=lambda counts: self._price([*decided, *counts]))
         return float(self._ratios[affordable - 1])
 
     def widths(self, decided: Sequence[int]) -> Widths:
-        """Of the network in which all later groups are whole."""
+        """The widths of the network in which all undecided groups are whole."""
         return self.table.widths([*decided, *self.whole[len(decided) :]])
 
     def spent(self, decided: Sequence[int]) -> float:
-        """Cost of that network, as a fraction of the dense one's."""
+        """The cost of the network of `widths`, as a fraction of the dense network's."""
         return int(self.resource(self.widths(decided))) / self.dense
 
     def allows(self, counts: Sequence[int]) -> bool:
@@ -94,12 +94,12 @@ class Budget:
 
 
 def snap(choices: Ints, keep: NDArray[np.float64]) -> Ints:
-    """The largest of ``choices`` that is no more than a fraction of their last; at least the first."""
+    """The largest of ``choices`` that is at most a fraction of the last one; at least the first."""
     wanted = np.floor(keep * choices[-1] + SLACK)
     found: Ints = choices[np.maximum(np.searchsorted(choices, wanted, side="right") - 1, 0)]
     return found
 
 
 def _round_up(part: int, whole: int) -> float:
-    """Their quotient to four decimals, never below it."""
+    """``part / whole``, rounded up to four decimals."""
     return -(-(10**4) * part // whole) / 10**4

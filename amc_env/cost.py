@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Widths:
-    """Channels that are left: what every cost is a function of.
+    """The numbers of channels that stay; every cost is a function of them.
 
     Attributes:
         reads: ``(..., layers)`` input channels of each layer.
@@ -35,12 +35,12 @@ class Widths:
 
 
 class Resource(Protocol):
-    """A cost in whole units that never falls when a channel is added."""
+    """A cost in whole units; adding a channel never lowers it."""
 
     unit: str
 
     def __call__(self, widths: Widths) -> Ints:
-        """``(...)`` the cost of networks with these widths."""
+        """``(...)`` int64, the costs of networks with these widths."""
 
 
 def macs(layer: Layer, reads: int, writes: int) -> int:
@@ -49,7 +49,7 @@ def macs(layer: Layer, reads: int, writes: int) -> int:
 
 
 def weights(layer: Layer, reads: int, writes: int) -> int:
-    """Numbers in the weight tensor of a layer with that many channels left."""
+    """Size of a layer's weight tensor when so many input and output channels stay."""
     inputs = 1 if layer.kind == "depthwise" else reads // layer.groups
     return layer.taps * inputs * writes
 
@@ -93,7 +93,7 @@ RESOURCES: dict[str, Callable[[Graph], Resource]] = {"macs": Macs, "params": Par
 
 
 class _Weights:
-    """``(..., layers)`` numbers in each weight tensor."""
+    """``(..., layers)`` sizes of the weight tensors."""
 
     def __init__(self, graph: Graph) -> None:
         self._depthwise = np.array([layer.kind == "depthwise" for layer in graph.layers])
@@ -108,7 +108,7 @@ class _Weights:
 
 
 class WidthTable:
-    """Widths as a sum of one row a group, so that a network is priced without looking at its channels.
+    """Widths as a sum of one table row for each group, so that pricing a network needs only its counts.
 
     Args:
         graph: of the dense network.
@@ -129,11 +129,11 @@ class WidthTable:
         self._starts: Ints = np.cumsum([0, *sizes[:-1]])
 
     def widths(self, counts: Sequence[int] | Ints) -> Widths:
-        """Of the network that keeps ``counts``, ``(groups,)``, of each group."""
+        """The widths of the network that keeps ``counts``, ``(groups,)``."""
         return self._unpack(self._sum(counts))
 
     def column(self, counts: Sequence[int] | Ints, group: int, choices: Ints) -> Widths:
-        """``(choices, ...)``: of networks that keep ``counts``, but of one group each of ``choices``."""
+        """``(choices, ...)`` widths for ``counts``, with one group's count replaced by each of ``choices``."""
         start = self._starts[group]
         others = self._sum(counts) - self._rows[start + counts[group]]
         return self._unpack(others + self._rows[start + choices])
@@ -147,7 +147,7 @@ class WidthTable:
 
 
 def _per_atom(graph: Graph) -> Ints:
-    """``(atoms, 2 layers + 1)``: the reads, writes and vector entries that each atom stands for."""
+    """``(atoms, 2 layers + 1)``: for each atom its reads and writes by layer, and its vector entries."""
     table = np.zeros((graph.atoms, 2 * len(graph.layers) + 1), dtype=np.int64)
     for index, layer in enumerate(graph.layers):
         np.add.at(table[:, index], layer.reads, 1)
@@ -159,7 +159,7 @@ def _per_atom(graph: Graph) -> Ints:
 
 
 def mask_widths(graph: Graph, mask: NDArray[np.bool_]) -> Widths:
-    """Of the network in which exactly the atoms of a mask stay."""
+    """The widths of the network in which exactly the atoms of a mask stay."""
     rows: Ints = _per_atom(graph)[mask].sum(0)
     layers = len(graph.layers)
     return Widths(rows[:layers], rows[layers:-1], rows[-1])

@@ -1,8 +1,8 @@
 """The state embedding s_t.
 
-*Source*: AMC, section 3.1: (t, n, c, h, w, stride, k, FLOPs[t], reduced, rest, a_{t-1}), all in [0, 1]. How
-they are scaled is not printed; here sizes are divided by their maximum over the decisions, costs by the dense
-network's.
+*Source*: AMC, section 3.1: (t, n, c, h, w, stride, k, FLOPs[t], reduced, rest, a_{t-1}), all in [0, 1]. The
+paper does not say how they are scaled. Here sizes are divided by their maximum over the decisions, and costs
+by the cost of the dense network.
 """
 
 import numpy as np
@@ -21,8 +21,8 @@ class Embedding:
 
     Args:
         graph: of the dense network.
-        costs: ``(layers,)`` what each dense layer costs: that of the decision's own layer is its ``cost``,
-            that of all layers behind it in forward order its ``rest``.
+        costs: ``(layers,)`` cost of each dense layer. A decision's ``cost`` is that of its own layer, its
+            ``rest`` that of all layers behind it in forward order.
     """
 
     def __init__(self, graph: Graph, costs: Ints) -> None:
@@ -40,9 +40,9 @@ class Embedding:
         """``(11,)`` float32 in [0, 1].
 
         Args:
-            t: the decision; one past the last repeats the last one's sizes, as the terminal observation.
+            t: the index of the decision; after the last one, the sizes of the last decision are repeated.
             reduced: fraction of the dense cost that the decisions so far have removed.
-            previous: the keep ratio of the decision before; 1 at the first.
+            previous: the keep ratio of the decision before, in [0, 1]; 1 at the first.
         """
         at = min(t, len(self._static) - 1)
         values = [*self._static[at], reduced, self._rest[at], previous]

@@ -1,4 +1,4 @@
-"""What is kept of a network: the one thing that passes from search to fine-tuning to export."""
+"""A plan: which channels of a network stay. It passes from search to fine-tuning to export."""
 
 import hashlib
 import json
@@ -16,9 +16,11 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Plan:
-    """The kept positions of each channel group, None while a group is undecided (all of it stays).
+    """The kept positions of each channel group.
 
-    ``graph`` is the hash of the graph that it was made for.
+    Attributes:
+        graph: hash of the graph that it was made for.
+        kept: for each group its kept positions, ascending; None while the group is open and whole.
     """
 
     graph: str
@@ -30,7 +32,7 @@ class Plan:
         return cls(graph.hash, (None,) * len(graph.groups))
 
     def with_group(self, group: int, positions: tuple[int, ...]) -> "Plan":
-        """A copy with one more decision."""
+        """A copy in which one group keeps these positions."""
         return replace(self, kept=(*self.kept[:group], positions, *self.kept[group + 1 :]))
 
     @cached_property
@@ -39,7 +41,7 @@ class Plan:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def check(self, graph: Graph) -> None:
-        """Raise a `PlanError` unless this plan fits a graph."""
+        """Raise a `PlanError` unless the plan fits a graph and leaves every layer a channel."""
         if self.graph != graph.hash:
             raise PlanError(f"the plan was made for the network {self.graph}, this one is {graph.hash}")
         if len(self.kept) != len(graph.groups):

@@ -13,7 +13,7 @@ HEIGHT, BAR, GAP, MARGIN = 200, 14, 4, 10  # pixels
 
 
 def text(graph: Graph, plan: Plan, spent: float) -> str:
-    """One line a decision: the layer at which it stands, a bar, the channels that stay."""
+    """One line for each decision: its layer, a bar, the number of channels that stay; then the cost."""
     names = [graph.consumer(group).name for group in graph.groups]
     lines = []
     for name, group, kept in zip(names, graph.groups, plan.kept, strict=True):
@@ -26,7 +26,7 @@ def text(graph: Graph, plan: Plan, spent: float) -> str:
 
 
 def picture(keeps: Sequence[float], decided: int) -> NDArray[np.uint8]:
-    """``(H, W, 3)`` uint8: a bar a decision, in order, pale while it is undecided; grid lines at quarters."""
+    """``(H, W, 3)`` uint8: a bar for each decision, pale while it is open; grid lines at quarters."""
     width = 2 * MARGIN + len(keeps) * (BAR + GAP) - GAP
     canvas = np.full((HEIGHT + 2 * MARGIN, width, 3), BACKGROUND, dtype=np.uint8)
     bottom = HEIGHT + MARGIN

@@ -1,9 +1,10 @@
-"""Rewards: what a compressed network is worth, given what was measured of it and what it costs.
+"""Rewards: what a compressed network is worth, from its metrics and its cost.
 
-*Source*: AMC, section 3.3. R_err goes with a bound on the action (resource-constrained search); R_FLOPs and
-R_Param go without one and find the cost by themselves (accuracy-guaranteed search); the base of the
-logarithm is natural, as in the released code. The last three have less variance than the error on the same
-images, since they compare with the dense network image by image or use whole distributions.
+*Source*: AMC, section 3.3. R_err goes with a bound on the action (resource-constrained search). R_FLOPs and
+R_Param go without a bound and weigh the cost themselves (accuracy-guaranteed search); the logarithm is
+natural, as in the released code. ``loss``, ``agreement`` and ``kl`` are not in the paper: on the same images
+they have less variance than the error, because they use whole distributions or compare with the dense network
+image by image.
 """
 
 import math
@@ -41,7 +42,7 @@ def loss(evaluation: Evaluation, macs: int, params: int) -> float:
 
 
 def agreement(evaluation: Evaluation, macs: int, params: int) -> float:
-    """Minus the share of images on which the prediction is no longer the dense network's, in [-1, 0]."""
+    """Minus the share of images that are predicted otherwise than by the dense network, in [-1, 0]."""
     return evaluation.agreement - 1
 
 

@@ -1,8 +1,8 @@
-"""The exhaustively evaluated benchmark: environments that answer from a table, with a known best plan.
+"""The exhaustively evaluated benchmark: environments that look metrics up in a table.
 
-Each table holds the evaluation of every plan of one small trained network: five decisions with eight choices
-each, 32,768 plans. ``python -m experiments.tabulate`` makes them. An episode costs next to nothing, and how
-far a search ends from the best plan within the budget, its regret, is known.
+Each table holds the metrics of every plan of one small trained network: five decisions with eight choices
+each, 32,768 plans. ``python -m experiments.tabulate`` makes them. An episode takes a millisecond or two, and
+the best plan within each budget is known, so a search's regret is exact.
 """
 
 import hashlib
@@ -35,15 +35,15 @@ MAKE = "make it with `python -m experiments.tabulate {name}`"
 
 
 class TableError(ValueError):
-    """A table that is missing, damaged, or of another network; or a plan that it does not hold."""
+    """A table that is missing, damaged or made for another network, or a plan that it does not hold."""
 
 
 class Levels:
-    """Keeps one to eight eighths of each group; the order in which channels go is given, not computed.
+    """A compressor that keeps one to eight eighths of each group, by given orders.
 
     Args:
         graph: of the dense network, whose groups are multiples of eight.
-        orders: one a group: its positions, from the one that goes last to the one that goes first.
+        orders: for each group its positions, from the one removed last to the one removed first.
     """
 
     def __init__(self, graph: Graph, orders: Sequence[Ints]) -> None:
@@ -75,8 +75,8 @@ def plans(compressor: Compressor) -> list[Plan]:
 class Card:
     """What a table was made from.
 
-    ``sha256`` is of the table's file, ``checkpoint_sha256`` of the weights of ``checkpoint``, whose network
-    was evaluated on the ``n_images`` reward images left by ``held_out``.
+    The network of ``checkpoint``, whose weights have the digest ``checkpoint_sha256``, was evaluated on
+    ``n_images`` reward images. ``sha256`` is the digest of the table's file.
     """
 
     architecture: str
@@ -98,7 +98,7 @@ class Card:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The evaluation of every plan; called with a plan it answers as an `amc_env.evaluator.Evaluator` does.
+    """The metrics of every plan; an evaluator: called with a plan, it gives its metrics.
 
     Attributes:
         card: where it comes from.
@@ -120,7 +120,7 @@ class Table:
         return self.evaluation(self._index(plan))
 
     def evaluation(self, index: tuple[int, ...]) -> Evaluation:
-        """What was measured at an index of the columns."""
+        """The metrics at an index of the columns."""
         counted: dict[str, Any] = {
             name: int(self.columns[name][index]) / self.card.n_images for name in COUNTED
         }
@@ -128,7 +128,7 @@ class Table:
         return Evaluation(**counted, **real, n_images=self.card.n_images, split="reward")
 
     def known_best(self, target: float, resource: str = "macs") -> tuple[tuple[int, ...], Evaluation]:
-        """The most accurate plan within a budget, and of equals that of the least loss: counts, evaluation.
+        """The counts and metrics of the most accurate plan within a budget; of equals, the one of least loss.
 
         Args:
             target: fraction of the dense cost that may be spent, in (0, 1].
@@ -178,7 +178,7 @@ def costs(compressor: Compressor) -> dict[str, Ints]:
 
 
 def save(name: str, table: Table, folder: Path = TABLES) -> Card:
-    """Write ``<name>.npz`` and its card ``<name>.json``; gives the card back with the file's hash."""
+    """Write ``<name>.npz`` and its card ``<name>.json``; returns the card with the file's hash."""
     folder.mkdir(parents=True, exist_ok=True)
     orders = {f"order{i}": order.astype(np.int16) for i, order in enumerate(table.compressor.orders)}
     path = folder / f"{name}.npz"
@@ -189,10 +189,10 @@ def save(name: str, table: Table, folder: Path = TABLES) -> Card:
 
 
 def load(name: str, folder: Path = TABLES) -> Table:
-    """A table by name; nothing in its file is executed.
+    """A table by name; its file is read as data.
 
     Raises:
-        TableError: when it is missing, damaged, or of a network that is now another.
+        TableError: when it is missing, damaged, or made for a network that has changed since.
     """
     path, make_again = folder / f"{name}.npz", MAKE.format(name=name)
     if name not in names(folder):

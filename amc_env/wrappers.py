@@ -1,4 +1,4 @@
-"""One environment for many budgets: each episode is given a target of its own, and sees it."""
+"""One environment for many budgets: each episode has its own target, which the agent observes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,21 +14,20 @@ Action = NDArray[np.float32]
 
 
 class Goals(gym.Wrapper[Observation, Action, Observation, Action], gym.utils.RecordConstructorArgs):
-    """A `CompressionEnv` whose episodes are each limited by a target drawn from a grid.
+    """A `CompressionEnv` that draws the target of each episode from a grid.
 
-    Observations have one feature more, the last one: the target. ``info`` of ``reset`` and that of the last
-    step hold it under ``target``. Nothing else of an episode differs from one of an environment that has this
-    target alone.
+    Observations have one more feature, the last: the target. ``info`` holds it under ``target`` after `reset`
+    and after the last step. Otherwise an episode is the same as in an environment with this target.
 
-    *Source*: the goal as an input of the policy is that of Schaul et al., "Universal Value Function
-    Approximators", ICML 2015.
+    *Source*: Schaul et al., "Universal Value Function Approximators", ICML 2015, for a goal as an input of
+    the policy.
 
     Args:
-        env: a `CompressionEnv`, a `TabularEnv` or a wrapper of one; the target of it is changed.
-        targets: fractions of the dense cost that may be spent, each in (0, 1] and there once.
+        env: a `CompressionEnv` or a wrapper of one; each reset changes its target.
+        targets: different fractions of the dense cost that may be spent, each in (0, 1].
 
     Raises:
-        ValueError: for no targets, one that is there twice, or another environment.
+        ValueError: for no targets, a target that is given twice, or another environment.
         BudgetError: for a target that no allowed network meets.
     """
 
@@ -68,7 +67,7 @@ class Goals(gym.Wrapper[Observation, Action, Observation, Action], gym.utils.Rec
         return self._with_target(observation), info | {"target": self.task.target}
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """As of the environment."""
+        """One step of the environment."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         if terminated:
             info = info | {"target": self.task.target}

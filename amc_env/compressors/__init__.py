@@ -1,4 +1,4 @@
-"""How an action is spent: a compressor offers decisions with counts to choose from, and makes a plan."""
+"""How an action is spent: a compressor offers each decision's counts and turns a count into positions."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,8 +12,8 @@ class Compressor(Protocol):
 
     Attributes:
         graph: of the dense network.
-        orders: one a group: its positions, from the one that goes last to the one that goes first.
-        choices: one a group: the counts that may be kept, ascending.
+        orders: for each group its positions, from the one removed last to the one removed first.
+        choices: for each group the counts that may be kept, ascending; the last is the whole group.
     """
 
     graph: Graph
