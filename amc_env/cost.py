@@ -133,7 +133,7 @@ class WidthTable:
         return self._unpack(self._sum(counts))
 
     def column(self, counts: Sequence[int] | Ints, group: int, choices: Ints) -> Widths:
-        """``(choices, ...)`` widths for ``counts``, with one group's count replaced by each of ``choices``."""
+        """``(choices, ...)`` widths for ``counts`` with one group's count replaced by each of ``choices``."""
         start = self._starts[group]
         others = self._sum(counts) - self._rows[start + counts[group]]
         return self._unpack(others + self._rows[start + choices])

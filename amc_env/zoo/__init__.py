@@ -53,7 +53,7 @@ def build(name: str, *, classes: int, in_channels: int, seed: int = 0, **options
             the user's own, with the option ``target="module:function"``.
         classes: number of logits.
         in_channels: channels of the images.
-        seed: of the first weights.
+        seed: of the initial weights.
         options: the builder's own, as ``width`` and ``small`` of the MobileNets.
 
     Raises:
@@ -74,7 +74,7 @@ def build(name: str, *, classes: int, in_channels: int, seed: int = 0, **options
 
 
 def check(model: nn.Module, shape: tuple[int, int, int], classes: int) -> None:
-    """Refuse a network that does not turn such images into that many logits.
+    """Refuse a network that does not give so many logits for such images.
 
     Args:
         model: is run once, in evaluation mode, on two black images.
@@ -82,7 +82,7 @@ def check(model: nn.Module, shape: tuple[int, int, int], classes: int) -> None:
         classes: number of logits wanted.
 
     Raises:
-        ModelError: with what the network says of such images, or with what it gives.
+        ModelError: with the network's own error, or with what it returned.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     try:
@@ -98,7 +98,7 @@ def check(model: nn.Module, shape: tuple[int, int, int], classes: int) -> None:
 
 
 def nearest(asked: str, choices: Iterable[str]) -> str:
-    """The tail of an error: what was perhaps meant, and all there is."""
+    """The end of an error message: likely choices, and all choices."""
     choices = sorted(choices)
     near = difflib.get_close_matches(asked, choices, n=3, cutoff=0.5)
     listed = f"choose from {', '.join(choices)}"

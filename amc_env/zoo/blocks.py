@@ -1,4 +1,4 @@
-"""What several families are made of: a convolution with its batch norm, and the weights to start from."""
+"""Blocks shared by several families: a convolution with its batch norm, and initial weights."""
 
 import math
 
@@ -14,7 +14,7 @@ def conv_bn(c_in: int, c_out: int, kernel: int = 1, stride: int = 1, groups: int
 def conv_bn_relu(
     c_in: int, c_out: int, stride: int = 1, kernel: int = 3, groups: int = 1, relu: type[nn.Module] = nn.ReLU
 ) -> nn.Sequential:
-    """A convolution without bias, its batch norm, and ReLU or another activation that can work in place."""
+    """A convolution without bias, its batch norm, and ReLU or another in-place activation."""
     return nn.Sequential(*conv_bn(c_in, c_out, kernel, stride, groups), relu(inplace=True))
 
 

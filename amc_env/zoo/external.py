@@ -46,7 +46,7 @@ def torchvision_model(
     if published is not None:
         _refuse_misfit(models.get_model_weights(name), published, classes, in_channels)
     elif "init_weights" in inspect.signature(inspect.signature(builder).return_annotation).parameters:
-        options.setdefault("init_weights", True)  # GoogLeNet and Inception warn where it is left open
+        options.setdefault("init_weights", True)  # GoogLeNet and Inception warn without it
     try:
         model: nn.Module = builder(weights=published, progress=False, num_classes=classes, **options)
     except OSError as error:
@@ -63,7 +63,7 @@ def torchvision_model(
 
 
 def imported(target: str, *, classes: int, in_channels: int, **options: Any) -> nn.Module:
-    """What the user's function ``module:function`` makes of ``classes``, ``in_channels`` and the options.
+    """The network that the user's function ``module:function`` returns for these arguments.
 
     Raises:
         ValueError: when there is no such module or function, it does not take these arguments, or it returns
@@ -92,7 +92,7 @@ def _torchvision() -> ModuleType:
 
 
 def _refuse_misfit(published: Any, asked: str, classes: int, in_channels: int) -> None:
-    """Say before any download that torchvision's weights do not exist or do not fit."""
+    """Before any download, refuse weights that torchvision does not have or that do not fit."""
     there = ["DEFAULT", *(entry.name for entry in published)]
     if asked not in there:
         raise ValueError(
@@ -108,7 +108,7 @@ def _refuse_misfit(published: Any, asked: str, classes: int, in_channels: int) -
 
 
 def _drop_auxiliary_heads(model: nn.Module) -> None:
-    """Leave GoogLeNet and Inception one output, also in training mode."""
+    """Remove auxiliary heads, so that GoogLeNet and Inception have one output in training mode, too."""
     if hasattr(model, "aux_logits"):
         heads = [name for name, _ in model.named_children() if name.lower().startswith("aux")]
         for name, value in (("aux_logits", False), *((head, None) for head in heads)):
@@ -116,7 +116,7 @@ def _drop_auxiliary_heads(model: nn.Module) -> None:
 
 
 def _read_other_images(model: nn.Module, in_channels: int) -> None:
-    """Give the first convolution fresh weights for that many channels."""
+    """Replace the first convolution's weights by fresh ones for so many input channels."""
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
     first.in_channels = in_channels
     first.weight = nn.Parameter(first.weight.new_empty(first.out_channels, in_channels, *first.kernel_size))
@@ -124,7 +124,7 @@ def _read_other_images(model: nn.Module, in_channels: int) -> None:
 
 
 def _load_state(model: nn.Module, file: Path) -> None:
-    """Fill in weights alone: torch's reader is told to build nothing but tensors."""
+    """Fill in weights from a file, reading nothing but tensors."""
     try:
         if file.suffix == ".safetensors":
             state = safetensors.torch.load_file(file)

@@ -91,7 +91,7 @@ class InvertedResidual(nn.Module):
 
 
 def scaled(channels: int, width: float) -> int:
-    """Channels times width, to the nearest multiple of 8, at least 8 and never more than a tenth below.
+    """Channels times width, rounded to a multiple of 8, at least 8 and at most a tenth below.
 
     *Source*: ``_make_divisible`` of the TensorFlow reference; the published widths of V1 need no rounding.
     """

@@ -32,7 +32,7 @@ class Residual(nn.Module):
 
 
 def basic(c_in: int, width: int, stride: int) -> Residual:
-    """Two 3x3 convolutions; gives ``width`` channels."""
+    """Two 3x3 convolutions with ``width`` output channels."""
     body = nn.Sequential(conv_bn_relu(c_in, width, stride), conv_bn(width, width, 3))
     return Residual(body, c_in, width, stride)
 

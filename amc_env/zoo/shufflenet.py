@@ -1,4 +1,4 @@
-"""ShuffleNet V1 and V2: cheap pointwise convolutions, and a channel shuffle that lets their halves talk.
+"""ShuffleNet V1 and V2: cheap pointwise convolutions, and a channel shuffle that mixes their groups.
 
 *Sources*: Zhang et al., "ShuffleNet", CVPR 2018, table 1; Ma et al., "ShuffleNet V2", ECCV 2018, table 5.
 
@@ -22,14 +22,14 @@ V2_CHANNELS = {  # of stages 2 to 4 and of the last convolution, by width
 
 
 def shuffle(x: Tensor, groups: int) -> Tensor:
-    """Channel ``i`` of each group in turn, ``(N, C, H, W)``: C is read from the tensor, so it may shrink."""
+    """Interleave the groups' channels; ``(N, C, H, W)``, with C read from the tensor, so that it may shrink."""
     batch, channels, height, width = x.size()
     grouped = x.view(batch, groups, channels // groups, height, width)
     return grouped.transpose(1, 2).reshape(batch, channels, height, width)
 
 
 class UnitV1(nn.Module):
-    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; added to its input, or beside it where it halves."""
+    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; added to the input, or concatenated to it at stride 2."""
 
     def __init__(self, c_in: int, c_out: int, stride: int, groups: int, *, first: bool) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class UnitV1(nn.Module):
 
 
 class UnitV2(nn.Module):
-    """One half of the channels passes by, the other is convolved; both are convolved where it halves."""
+    """Convolves one half of the channels and passes the other; convolves both at stride 2."""
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
@@ -142,5 +142,5 @@ def _stem(in_channels: int, c_out: int, *, small: bool) -> nn.Module:
 
 
 def _rounded(channels: float, multiple: int) -> int:
-    """The nearest multiple, halves upwards, at least one of it."""
+    """The nearest multiple, halves rounded up; at least one."""
     return max(multiple, int(channels / multiple + 0.5) * multiple)

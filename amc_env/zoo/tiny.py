@@ -8,7 +8,7 @@ from amc_env.zoo.blocks import conv_bn_relu, initialise
 
 
 class TinyCNN(nn.Module):
-    """A chain of convolutions with batch norm and ReLU, averaged over what positions are left, classified.
+    """Convolutions with batch norm and ReLU, global average, linear classifier.
 
     Args:
         classes: number of logits.
