@@ -3,10 +3,8 @@
 Nothing in a checkpoint is executed: weights are plain tensors, and the architecture is a name in the zoo.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from amc_env.compressors.surgery import cut
+from amc_env.files import write_all
 from amc_env.graph.trace import TraceError, trace
 from amc_env.plan import Plan, PlanError
 from amc_env.zoo import ModelError, build
@@ -77,7 +76,12 @@ def save(stem: Path | str, model: nn.Module, card: Card) -> Card:
     content = safetensors.torch.save(tensors)
     card = replace(card, sha256=hashlib.sha256(content).hexdigest())
     text = json.dumps(asdict(card), indent=2, sort_keys=True, allow_nan=False) + "\n"
-    _write({weights_file: content, card_file: text.encode()})
+    try:
+        write_all({weights_file: content, card_file: text})
+    except OSError as error:
+        raise CheckpointError(
+            f"{weights_file} cannot be written: {error.strerror}; choose another folder"
+        ) from error
     return card
 
 
@@ -265,20 +269,3 @@ def _read(path: Path, command: str) -> bytes:
         raise CheckpointError(f"{path} does not exist; train it: {command}") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _write(contents: Mapping[Path, bytes]) -> None:
-    """Write all files beside their places, then put them there: a full disk costs none of the old ones."""
-    partials = {path: path.with_name(f"{path.name}.part") for path in contents}
-    path = next(iter(contents))
-    try:
-        for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partials[path].write_bytes(content)
-        for path, partial in partials.items():
-            os.replace(partial, path)
-    except OSError as error:
-        for partial in partials.values():
-            with contextlib.suppress(OSError):
-                partial.unlink()
-        raise CheckpointError(f"{path} cannot be written: {error.strerror}; choose another folder") from error

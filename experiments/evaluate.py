@@ -1,33 +1,8 @@
-"""Accuracy of a network: ``python -m experiments.evaluate checkpoint=runs/NAME/compressed``.
-
-The path names a checkpoint without suffix, an ``.onnx`` or a ``.pt2``.
-"""
-
-from pathlib import Path
-
-from omegaconf import DictConfig
+"""Measures a network's accuracy: ``python -m experiments.evaluate checkpoint=runs/NAME/compressed``."""
 
 from experiments.cli import config
 
-
-@config.main("evaluate")
-def main(cfg: DictConfig, folder: Path) -> None:
-    """Print the top-1 accuracy on the split, with its standard error."""
-    from amc_env.evaluator import accuracy
-    from experiments.delivery.runtimes import read
-    from experiments.fetch import load_data
-
-    network = read(cfg.checkpoint, cfg.target)
-    data = load_data(cfg.data)
-    network.check(data.name, data.shape, data.classes)
-    top1, images = accuracy(network.module(), data, cfg.split), len(data[cfg.split])
-    error = (top1 * (1 - top1) / images) ** 0.5
-    what = network.source.name
-    if network.card is not None:
-        what = f"{'dense' if network.card.plan is None else 'compressed'} {network.card.architecture}"
-    where = f"{images:,} {cfg.split} images of {data.name}"
-    print(f"{what} ({network.runtime}) on {where}: {top1:.2%} ± {error:.2%}")
-
+main = config.command("evaluate", job="experiments.delivery.evaluate:run")
 
 if __name__ == "__main__":
     main()

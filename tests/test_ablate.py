@@ -6,8 +6,8 @@ import pytest
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments import ablate, compare, report
-from experiments.analysis import ablation
+from experiments import ablate, compare
+from experiments.analysis import ablation, report
 from experiments.cli.config import CONF
 from experiments.recording.record import RECORD, ROWS, RunRecord, without_clock
 

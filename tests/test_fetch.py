@@ -19,8 +19,8 @@ from PIL import Image
 
 from amc_env.data import pictures, sources
 from amc_env.data import splits as data
+from amc_env.data.fetch import fetch
 from amc_env.data.splits import DataError, digest, read_raw
-from experiments.fetch import fetch
 
 NAMES = (
     "train-images-idx3-ubyte",

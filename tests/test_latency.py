@@ -13,7 +13,7 @@ from amc_env.checkpoints import Card
 from amc_env.data.splits import load
 from amc_env.evaluator import accuracy
 from experiments import evaluate, latency
-from experiments.latency import measure
+from experiments.delivery.timing import measure
 
 CARD = Card("digits_cnn", 10, 1, "digits", (1, 8, 8), 0, "abc")
 
@@ -89,7 +89,7 @@ def test_evaluate_reads_either_file(
 def test_a_network_for_other_images_is_told_in_one_message(
     stem: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("experiments.fetch.load_data", lambda node: OmegaConf.create(
+    monkeypatch.setattr("experiments.delivery.evaluate.load_data", lambda node: OmegaConf.create(
         {"name": node.name, "shape": [1, 28, 28], "classes": 10}
     ))  # fmt: skip
     assert run(evaluate.main, monkeypatch, f"checkpoint={stem}") == 2

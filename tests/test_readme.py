@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from amc_env.data.splits import load
 from amc_env.graph.trace import trace
 from experiments import evaluate, pretrain, search
+from experiments.analysis.report import README
 from experiments.delivery.runtimes import read
 from experiments.recording.record import RunRecord
-from experiments.report import README
 
 COMMANDS = {"pretrain": pretrain, "search": search, "evaluate": evaluate}
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)

@@ -186,10 +186,10 @@ def test_an_update_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(RecordError, match=r"best is a object"):
         record.update(best=object())
 
-    def full(self, text):
+    def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         record.update(best={"episode": 2})
     assert RunRecord.read(tmp_path).content["best"] == {"episode": 1}

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import report
+from experiments.analysis import report
+from experiments.analysis.report import README, ReportError, blocks, keep, place
 from experiments.recording.record import RunRecord
-from experiments.report import README, ReportError, blocks, keep, place
 
 
 def test_a_block_is_replaced_and_the_rest_stays() -> None:

@@ -17,11 +17,11 @@ from amc_env import checkpoints as weights
 from amc_env.data.splits import DataSet, DataSpec, split_dataset
 from amc_env.zoo import build
 from experiments.cli.config import ConfigError
-from experiments.pretrain import STATE, pretrain, stem
 from experiments.recording.record import RecordError, RunRecord, without_clock
 from experiments.recording.tracking import METRICS, NoTracker
 from experiments.training.fitting import fit
 from experiments.training.loop import DivergedError, read_history, schedule, sgd, train
+from experiments.training.pretrain import STATE, pretrain, stem
 from experiments.training.recipe import Recipe, RecipeError
 from experiments.training.steps import augmented, drawn
 

@@ -194,7 +194,7 @@ def test_load_into_another_network_leaves_it_as_it_was(stem):
 
 def test_a_write_that_fails_leaves_the_old_checkpoint(stem, monkeypatch):
     before = [path.read_bytes() for path in weights.files(stem)]
-    monkeypatch.setattr("pathlib.Path.write_bytes", full_after_one(weights.Path.write_bytes))
+    monkeypatch.setattr("os.fsync", full_after_one(os.fsync))
     with pytest.raises(
         CheckpointError, match="cannot be written: No space left on device; choose another folder"
     ):
@@ -203,16 +203,16 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(stem, monkeypatch):
     assert len(list(stem.parent.iterdir())) == 2
 
 
-def full_after_one(write):
-    written = []
+def full_after_one(sync):
+    synced = []
 
-    def write_bytes(path, content):
-        if written:
+    def fsync(descriptor):
+        if synced:
             raise OSError(28, os.strerror(28))
-        written.append(path)
-        return write(path, content)
+        synced.append(descriptor)
+        return sync(descriptor)
 
-    return write_bytes
+    return fsync
 
 
 def test_a_folder_that_is_a_file_cannot_be_written(tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -81,8 +82,6 @@ def draw(
 
 def plot(points: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """Accuracy on selection against the share of the MACs, uniform beside it; a PNG."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(5.2, 3.6), layout="constrained", dpi=120)
     axis = figure.subplots()
     for name, found in {"search": points, "uniform": [point["uniform"] for point in points]}.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from experiments.analysis import stats
@@ -53,8 +54,6 @@ def table(records: Records) -> str:
 
 def plot(records: Records, path: Path, names: Sequence[str] = PLOTTED) -> Path:
     """Best reward so far against evaluations and against seconds, a row a target, with 95 % bands; a PNG."""
-    from matplotlib.figure import Figure
-
     targets = sorted({record["target"] for record in records}, reverse=True)
     figure = Figure(figsize=(9.2, 3.4 * len(targets)), layout="constrained", dpi=120)
     axes = figure.subplots(len(targets), 2, squeeze=False, sharey="row")

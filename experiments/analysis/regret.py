@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from experiments.analysis import stats
@@ -94,8 +95,6 @@ def budgets_table(record: Mapping[str, Any]) -> str:
 
 def plot(record: Mapping[str, Any], path: Path, names: Sequence[str] = PLOTTED) -> Path:
     """Mean regret so far against evaluations, one panel a target, with 95 % bands; a PNG."""
-    from matplotlib.figure import Figure
-
     every, targets = regrets(record), record["config"]["targets"]
     figure = Figure(figsize=(4.6 * len(targets), 3.6), layout="constrained", dpi=120)
     axes = np.atleast_1d(figure.subplots(1, len(targets)))

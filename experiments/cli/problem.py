@@ -13,7 +13,7 @@ from amc_env.data.splits import DataSet
 from amc_env.env import CompressionEnv
 from amc_env.wrappers import Goals
 from experiments.cli import config
-from experiments.fetch import load_data
+from experiments.cli.datasets import load_data
 from experiments.recording.record import commit
 
 

@@ -109,7 +109,7 @@ class LatencyConfig:
 
 
 @dataclass
-class InspectConfig:
+class DescribeConfig:
     """Everything that `experiments.describe` reads."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -181,7 +181,7 @@ def register() -> None:
     store.store(name="finetune_schema", node=FinetuneConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="latency_schema", node=LatencyConfig)
-    store.store(name="inspect_schema", node=InspectConfig)
+    store.store(name="describe_schema", node=DescribeConfig)
     store.store(name="compare_schema", node=CompareConfig)
     store.store(name="ablate_schema", node=AblateConfig)
     store.store(name="tune_schema", node=TuneConfig)

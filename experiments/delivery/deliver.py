@@ -19,11 +19,11 @@ from experiments.cli.problem import Trained
 from experiments.delivery.export import Exported, export, write_onnx
 from experiments.delivery.runtimes import onnx_forward, torch_forward
 from experiments.delivery.table import show
-from experiments.finetune import finetune
-from experiments.latency import Latency, measure
+from experiments.delivery.timing import Latency, measure
 from experiments.recording.plans import uniform
 from experiments.recording.record import RunRecord, commit
 from experiments.recording.tracking import Tracker
+from experiments.training.finetune import finetune
 from experiments.training.recipe import Recipe
 
 DENSE, UNIFORM, FOUND, TUNED = "dense", "uniform", "AMC", "AMC, tuned"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -127,8 +128,6 @@ def pt2_forward(path: Path) -> Forward:
 
 
 def _session(path: Path, threads: int | None = None) -> tuple[Forward, list[object], list[object]]:
-    import onnxruntime
-
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     # a session that waits by spinning takes the processors from whatever is timed in turn with it

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from amc_env import files
+
 FORMAT = 1
 RECORD, ROWS = "record.json", "record.jsonl"
 VERSIONS = (
@@ -141,7 +143,7 @@ class RunRecord:
         if len(record.rows) < episodes:
             raise RecordError(f"{folder} has {len(record.rows)} rows, cannot go on after {episodes}")
         record.rows = record.rows[:episodes]
-        _write(folder / ROWS, "".join(_line(row) for row in record.rows))
+        files.write(folder / ROWS, "".join(_line(row) for row in record.rows))
         record.content["status"] = "running"
         if (now := commit()) not in record.content["commit"]:
             record.content["commit"] += f", then {now}"
@@ -176,7 +178,7 @@ class RunRecord:
         results = content.pop("results", {})
         self.content |= plain(content)
         self.content["results"] |= plain(results)
-        _write(
+        files.write(
             self.folder / RECORD, json.dumps(self.content, indent=1, sort_keys=True, allow_nan=False) + "\n"
         )
 
@@ -287,15 +289,6 @@ def _now() -> str:
 
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, sort_keys=True, allow_nan=False) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_text(text)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:

@@ -2,10 +2,13 @@
 
 import hashlib
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
+
+from amc_env import files
 
 STATE, PREVIOUS = "search.state", "search.state.previous"
 
@@ -28,15 +31,12 @@ class State:
 
 def save(folder: Path, agent: Stateful, episodes: int) -> None:
     """Write the state, behind its SHA-256, beside the old one; the old one stays as the previous."""
-    import torch
-
     content = io.BytesIO()
     torch.save({"episodes": episodes, "agent": agent.state_dict()}, content)
-    partial, path = folder / f"{STATE}.part", folder / STATE
-    partial.write_bytes(hashlib.sha256(content.getvalue()).digest() + content.getvalue())
+    path = folder / STATE
     if path.exists():
-        os.replace(path, folder / PREVIOUS)
-    os.replace(partial, path)
+        path.replace(folder / PREVIOUS)
+    files.write(path, hashlib.sha256(content.getvalue()).digest() + content.getvalue())
 
 
 def load(folder: Path) -> State | None:
@@ -49,8 +49,6 @@ def load(folder: Path) -> State | None:
             continue
         found = path.read_bytes()
         if hashlib.sha256(found[32:]).digest() == found[:32]:
-            import torch
-
             state = torch.load(io.BytesIO(found[32:]), weights_only=True)
             return State(state["episodes"], state["agent"])
         print(f"{path} is damaged: going on from the state before it")

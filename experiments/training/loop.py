@@ -1,7 +1,7 @@
 """The training loop that pre-training and fine-tuning share: SGD, a schedule, flip and shift, resumable."""
 
+import io
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from amc_env import files
 from amc_env.data.splits import DataSet, Split
 from amc_env.evaluator import accuracy
 from amc_env.execution import CPU
@@ -128,10 +129,9 @@ def _save(
         "generator": generator.get_state(),
         "history": [asdict(epoch) for epoch in history],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    content = io.BytesIO()
+    torch.save(state, content)
+    files.write(path, content.getvalue())
 
 
 def _resume(

@@ -22,8 +22,8 @@ from amc_env.compressors.surgery import cut
 from amc_env.data.splits import SPECS
 from amc_env.graph.trace import trace
 from amc_env.plan import Plan
-from experiments import describe as inspect
-from experiments.analysis import layers
+from experiments import describe as command
+from experiments.analysis import describe, layers
 from experiments.analysis.layers import Times
 
 FASHION = SPECS["fashion_mnist"].shape
@@ -34,7 +34,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     monkeypatch.setattr(sys, "argv", ["command", "repeats=1", "warmup=0", *words])
     status = 0
     try:
-        inspect.main()
+        command.main()
     except SystemExit as left:
         status = int(str(left.code))
     return status
@@ -165,7 +165,7 @@ def test_times_are_medians_over_the_timed_passes_with_all_calls_together(monkeyp
 
     once, twice, unnamed = Takes(90, 1, 7, 2), Takes(90, 90, 1, 2, 2, 2, 30, 30), Takes(90, 5, 4, 6)
     net = nn.Sequential(once, twice, unnamed, twice).train()
-    times = inspect.measure(net, ["0", "1"], (3, 4, 4), repeats=3, warmup=1)
+    times = describe.measure(net, ["0", "1"], (3, 4, 4), repeats=3, warmup=1)
     assert set(shapes) == {(1, 3, 4, 4)}
     assert times.layers == pytest.approx({"0": 2, "1": 4})
     assert times.rest == pytest.approx(5)
@@ -233,7 +233,7 @@ def test_picture_has_a_bar_as_high_as_each_share_and_a_line_a_decision(
     ],
 )
 def test_dashes_are_understood(typed, expected):
-    assert inspect.keys(typed.split()) == expected.split()
+    assert command.keys(typed.split()) == expected.split()
 
 
 def test_the_command_in_each_format(
@@ -315,8 +315,8 @@ def bare(classes, in_channels):
         ("shape=[1,0,28]", "shape is [1, 0, 28]; it is"),
         ("repeats=0", "repeats is 0, it is at least 1"),
         ("model=lenet5 shape=[1,2,2]", "the network does not take images of 1x2x2"),
-        ("model=import target=test_inspect:attention", "node 'mix' (call_module mix): the module 'mix'"),
-        ("model=import target=test_inspect:bare shape=[10,8,8]", "the network has neither a convolution"),
+        ("model=import target=test_describe:attention", "node 'mix' (call_module mix): the module 'mix'"),
+        ("model=import target=test_describe:bare shape=[10,8,8]", "the network has neither a convolution"),
         ("model=import", "no value for model.options.target"),
         ("model=lenet5 data=imagefolder data.root={tmp}", "{tmp}/train holds no folders"),
         ("model=lenet5 model.checkpoint={tmp}/none", "{tmp}/none.json does not exist"),

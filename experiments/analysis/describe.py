@@ -1,0 +1,191 @@
+"""A network layer by layer: shapes, costs, times and decisions.
+
+Neither weights nor images are needed: the shape of an image is what is known of the data set, or given as
+``shape=[3,224,224] classes=1000``. MACs and decisions are those that a search sees.
+"""
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from amc_env import checkpoints as weights
+from amc_env import zoo
+from amc_env.data.splits import SPECS, DataError
+from amc_env.evaluator import evaluating
+from amc_env.graph.structure import Graph
+from amc_env.graph.trace import trace
+from experiments.analysis import layers
+from experiments.analysis.layers import Row, Times, as_markdown, separable
+from experiments.cli import config
+
+FORMATS = ("md", "csv", "json")
+PICTURES = (".png", ".svg", ".pdf")
+LOWEST = {"repeats": 1, "warmup": 0, "classes": 1}
+
+
+def measure(
+    model: nn.Module, names: Sequence[str], shape: tuple[int, int, int], *, repeats: int = 20, warmup: int = 3
+) -> Times:
+    """Time the modules of those names inside forward passes of one image.
+
+    Args:
+        model: as `experiments.latency` times it: in evaluation mode, channels last.
+        names: of modules that do not hold one another.
+        shape: C, H, W of the image; its content is random, from a fixed generator.
+        repeats: timed passes.
+        warmup: passes before them.
+    """
+    image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    image = image.contiguous(memory_format=torch.channels_last)
+    passes = []
+    with evaluating(model.to(memory_format=torch.channels_last)), _clocked(model, names) as spent:
+        for _ in range(warmup + repeats):
+            spent.update(dict.fromkeys(names, 0.0))
+            start = time.perf_counter()
+            model(image)
+            passes.append((1e3 * (time.perf_counter() - start), dict(spent)))
+    timed = passes[warmup:]
+    return Times(
+        {name: statistics.median(layers[name] for _, layers in timed) for name in names},
+        statistics.median(whole - sum(layers.values()) for whole, layers in timed),
+    )
+
+
+@contextmanager
+def _clocked(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, float]]:
+    """Milliseconds that each of these modules has run, added up over its calls while the context is open."""
+    spent, began = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+
+    def start(name: str, *_: object) -> None:
+        began[name] = time.perf_counter()
+
+    def stop(name: str, *_: object) -> None:
+        spent[name] += 1e3 * (time.perf_counter() - began[name])
+
+    hooks = []
+    try:
+        for name in names:
+            module = model.get_submodule(name)
+            hooks.append(module.register_forward_pre_hook(partial(start, name)))
+            hooks.append(module.register_forward_hook(partial(stop, name)))
+        yield spent
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def images(cfg: DictConfig) -> tuple[tuple[int, int, int], int]:
+    """C, H, W of an image and the number of classes: what is given, else what is known of the data set.
+
+    Raises:
+        DataError: for an unknown data set, or an image folder without classes.
+    """
+    data, shape, classes = cfg.data, cfg.shape, cfg.classes
+    if data.name == "imagefolder":
+        shape = shape or (3, data.options.size, data.options.size)
+        if classes is None:
+            train = Path(data.root) / "train"
+            classes = sum(entry.is_dir() for entry in train.glob("*"))
+            if classes == 0:
+                raise DataError(f"{train} holds no folders, which are the classes; or give classes=NUMBER")
+    elif data.name in SPECS:
+        shape, classes = shape or SPECS[data.name].shape, classes or SPECS[data.name].classes
+    else:
+        raise DataError(f"unknown data set {data.name!r}; there are {', '.join(SPECS)}")
+    channels, height, width = shape
+    return (channels, height, width), classes
+
+
+def network(cfg: DictConfig, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The network that a configuration names, with random weights unless ``model.checkpoint`` is given.
+
+    Raises:
+        ModelError, CheckpointError: for what is unknown or does not fit.
+    """
+    options = config.plain(cfg.model.options)
+    model = zoo.build(cfg.model.name, classes=classes, in_channels=shape[0], **options)
+    if cfg.model.checkpoint is not None:
+        model, _ = weights.restore(model, cfg.model.checkpoint)
+    zoo.check(model, shape, classes)
+    return model
+
+
+def traced(model: nn.Module, shape: tuple[int, int, int]) -> Graph:
+    """The graph of a network that has something to show.
+
+    Raises:
+        TraceError: for a network that is not understood.
+        ConfigError: for one without layers.
+    """
+    graph = trace(model, shape)
+    if not graph.layers:
+        raise config.ConfigError("the network has neither a convolution nor a linear layer")
+    return graph
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse what cannot be done before anything is built.
+
+    Raises:
+        ConfigError: with what can.
+    """
+    if cfg.format not in FORMATS:
+        raise config.ConfigError(f"format is {cfg.format!r}; there are {', '.join(FORMATS)}")
+    if cfg.picture is not None and Path(cfg.picture).suffix not in PICTURES:
+        raise config.ConfigError(f"picture is {cfg.picture!r}; its name ends in {' or '.join(PICTURES)}")
+    if cfg.shape is not None and (len(cfg.shape) != 3 or min(cfg.shape) < 1):
+        raise config.ConfigError(f"shape is {list(cfg.shape)}; it is [C,H,W], each at least 1")
+    for key, lowest in LOWEST.items():
+        if cfg[key] is not None and cfg[key] < lowest:
+            raise config.ConfigError(f"{key} is {cfg[key]}, it is at least {lowest}")
+
+
+def _text(name: str, graph: Graph, table: Sequence[Row], repeats: int) -> str:
+    size, pairs = "x".join(map(str, graph.shape)), "no depthwise-separable pairs"
+    if (found := separable(graph)) is not None:
+        pairs = (
+            f"{found.pairs} depthwise-separable pairs take {found.macs_percent:.2f} % of the MACs; standard "
+            f"convolutions in their place would take {found.standard:.2f} times as many"
+        )
+    threads = torch.get_num_threads()
+    lines = [
+        f"{name} on an image of {size}, {len(graph.outputs)} classes:\n\n{as_markdown(table)}\n",
+        f"{len(graph.groups)} decisions, by number; - for channels that always stay",
+        f"ms: medians of {repeats} passes of one image, and their sum; {threads} thread{'s' * (threads > 1)}",
+        pairs,
+        *(f"stays: {note}" for note in graph.notes),
+    ]
+    return "\n".join(lines)
+
+
+def run(cfg: DictConfig, folder: Path) -> None:
+    """Print what a network is made of."""
+    check(cfg)
+    shape, classes = images(cfg)
+    model = network(cfg, shape, classes)
+    graph = traced(model, shape)
+    if cfg.picture is not None:
+        picture = Path(cfg.picture)
+        try:
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            layers.draw(graph, picture)
+        except OSError as error:
+            raise config.ConfigError(
+                f"the picture cannot be written ({error}): choose another place with picture=FILE.png"
+            ) from error
+    names = [layer.name for layer in graph.layers]
+    table = layers.rows(graph, measure(model, names, shape, repeats=cfg.repeats, warmup=cfg.warmup))
+    name = cfg.model.options.get("target", cfg.model.name)
+    if cfg.format == "csv":
+        print(layers.as_csv(table))
+    elif cfg.format == "json":
+        print(layers.as_json(table, graph, name))
+    else:
+        print(_text(name, graph, table, cfg.repeats))

@@ -1,0 +1,34 @@
+"""The data set that a configuration names, fetched where this machine lacks it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from amc_env.data import imagefolder, splits
+from amc_env.data.fetch import fetch
+from amc_env.data.splits import DataError, DataSet
+
+
+def run(cfg: DictConfig, folder: Path) -> None:
+    """Fetch the data set of the ``data`` group, or check an image folder."""
+    if cfg.data.name == "imagefolder":
+        load_data(cfg.data)
+    else:
+        fetch(cfg.data.name, None if cfg.data.root is None else Path(cfg.data.root))
+
+
+def load_data(node: DictConfig, say: Callable[[str], None] = print) -> DataSet:
+    """Load the data set of a ``data`` group; it is fetched first where this machine lacks it.
+
+    Raises:
+        DataError: for an unknown data set, one that no source has, or an image folder without ``data.root``.
+    """
+    root = None if node.root is None else Path(node.root)
+    if node.name == "imagefolder":
+        if root is None:
+            raise DataError("an image folder needs its path: data.root=FOLDER, with train/ and val/ in it")
+        return imagefolder.load(root, seed=node.seed, **node.options)
+    if node.name != "digits" and not (splits.data_folder() / f"{node.name}.safetensors").exists():
+        fetch(node.name, root, say)
+    return splits.load(node.name, seed=node.seed)

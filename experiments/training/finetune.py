@@ -1,0 +1,79 @@
+"""Fine-tunes the network of a search's plan."""
+
+import copy
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from amc_env import checkpoints as weights
+from amc_env.data.splits import DataSet
+from amc_env.evaluator import accuracy
+from amc_env.plan import Plan
+from experiments.cli import config
+from experiments.cli.problem import environment, trained
+from experiments.recording.record import RECORD, RunRecord, commit
+from experiments.recording.tracking import Tracker
+from experiments.training.fitting import fit
+from experiments.training.recipe import Recipe
+
+STATE = "finetune.state"
+STEM = "compressed"  # name of the network's files in a run's folder
+
+
+def run(cfg: DictConfig, folder: Path) -> None:
+    """Fine-tune from the repaired weights, then write the network with its accuracies."""
+    searched = OmegaConf.create(RunRecord.read(Path(cfg.run)).content["config"])
+    assert isinstance(searched, DictConfig)
+    asked, recipe = config.plain(cfg), Recipe(**config.plain(cfg.recipe))
+    if (folder / RECORD).exists():
+        record = RunRecord.resume(folder, asked, episodes=0)  # the state's epochs come in again
+    else:
+        record = RunRecord.create(folder, asked, seeds={"batches": recipe.seed})
+    with record, config.instantiate(cfg.tracking, folder=folder, config=asked) as tracker:
+        subject = trained(searched)
+        env = environment(searched, subject)
+        plan = Plan.read(Path(cfg.run) / "plan.json")
+        network = env.task.network(plan)
+        tuned = finetune(
+            network, subject.data, recipe, device=env.task.device, record=record, tracker=tracker
+        )
+        measured = {split: accuracy(tuned, subject.data, split) for split in ("selection", "test")}
+        card = replace(
+            subject.card, plan=plan.to_dict(), recipe=asdict(recipe), accuracy=measured, seed=recipe.seed,
+            commit=commit(), note=f"compressed from the checkpoint {subject.card.sha256[:12]}",
+        )  # fmt: skip
+        weights.save(folder / STEM, tuned, card)
+        record.update(results={"accuracy": measured})
+    print(", ".join(f"{split} {top1:.2%}" for split, top1 in measured.items()))
+    print(f"written: {folder / STEM}.safetensors and .json")
+
+
+def finetune(
+    network: nn.Module,
+    data: DataSet,
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    record: RunRecord,
+    tracker: Tracker,
+) -> nn.Module:
+    """Train a copy of a cut network; the last epoch's weights are returned, whatever their accuracy.
+
+    Args:
+        network: the physically smaller network, with its batch norms.
+        data: the network is trained on the train split.
+        recipe: the training recipe; a cosine schedule without warm-up is usual.
+        device: where to train; the copy comes back to the CPU.
+        record: takes a row an epoch; a killed fine-tuning resumes from the state in its folder.
+        tracker: takes the same rows.
+    """
+    tuned = copy.deepcopy(network)
+    state = record.folder / STATE
+    fit(
+        tuned, data, recipe, device=device, state=state, record=record, tracker=tracker, phase="finetune",
+    )  # fmt: skip
+    state.unlink(missing_ok=True)
+    return tuned.cpu().eval()

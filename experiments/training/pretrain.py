@@ -1,0 +1,84 @@
+"""Trains a dense network and writes its checkpoint."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from omegaconf import DictConfig
+from torch import nn
+
+from amc_env import checkpoints as weights
+from amc_env import zoo
+from amc_env.checkpoints import Card
+from amc_env.data.splits import DataSet
+from amc_env.evaluator import accuracy
+from amc_env.execution import device_of
+from experiments.cli import config
+from experiments.cli.datasets import load_data
+from experiments.recording.record import RECORD, RunRecord, commit
+from experiments.training.fitting import fit
+from experiments.training.recipe import Recipe
+
+STATE = "training.state"
+
+
+def run(cfg: DictConfig, folder: Path) -> None:
+    """Train, and print the accuracies and the path of the checkpoint."""
+    card = pretrain(cfg, folder)
+    print(", ".join(f"{split} {top1:.2%}" for split, top1 in card.accuracy.items()))
+    print(f"written: {stem(cfg, folder)}.safetensors and .json; use: model.checkpoint={stem(cfg, folder)}")
+
+
+def pretrain(cfg: DictConfig, folder: Path) -> Card:
+    """Train the network of a configuration; resumes an earlier call with the same folder that was killed.
+
+    Returns:
+        The card of the checkpoint, which lies at `stem`, beside the record and the training's state.
+
+    Raises:
+        DataError, ModelError, RecipeError, RecordError, DivergedError: each says what to change.
+    """
+    settings, device = config.plain(cfg), device_of(cfg.device)
+    recipe, options = Recipe(**settings["recipe"]), settings["model"]["options"]
+    data = load_data(cfg.data)
+    model = zoo.build(
+        cfg.model.name, classes=data.classes, in_channels=data.shape[0], seed=recipe.seed, **options
+    )
+    zoo.check(model, data.shape, data.classes)
+    seeds = {"weights": recipe.seed, "batches": recipe.seed, "splits": cfg.data.seed}
+    if (folder / RECORD).exists():
+        record = RunRecord.resume(folder, settings, episodes=0)  # the state's epochs come in again
+    else:
+        record = RunRecord.create(folder, settings, seeds=seeds)
+    with record, config.instantiate(cfg.tracking, folder=folder, config=record.content["config"]) as tracker:
+        state = folder / STATE
+        fit(model, data, recipe, device=device, state=state, record=record, tracker=tracker, phase="train")
+        with record.phase("evaluate"):
+            card = _card(cfg, model, data, recipe, options)
+        card = weights.save(stem(cfg, folder), model.cpu(), card)
+        record.update(results={"accuracy": card.accuracy, "sha256": card.sha256, "copy": data.copy})
+        tracker.summary({f"accuracy/{split}": top1 for split, top1 in card.accuracy.items()})
+        tracker.artifact("checkpoint", "model", list(weights.files(stem(cfg, folder))), card.accuracy)
+    return card
+
+
+def stem(cfg: DictConfig, folder: Path) -> Path:
+    """The path, without suffixes, of the checkpoint that a configuration's training writes."""
+    return folder / f"{cfg.model.name.replace('/', '-')}-{cfg.data.name}"
+
+
+def _card(
+    cfg: DictConfig, model: nn.Module, data: DataSet, recipe: Recipe, options: dict[str, object]
+) -> Card:
+    return Card(
+        architecture=cfg.model.name,
+        classes=data.classes,
+        in_channels=data.shape[0],
+        data=data.name,
+        shape=data.shape,
+        seed=recipe.seed,
+        commit=commit(),
+        options=options,
+        recipe=asdict(recipe),
+        accuracy={split: accuracy(model, data, split) for split in data.splits},
+        note=data.copy,
+    )
