@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from amc_env import zoo
 from amc_env.compressors.surgery import cut
-from amc_env.cost import RESOURCES, Macs, Params, Size, WidthTable, macs, mask_widths, weights
+from amc_env.cost import RESOURCES, Macs, Params, WidthTable, macs, mask_widths, weights
 from amc_env.graph.trace import trace
 from amc_env.plan import Plan
 
@@ -69,7 +69,6 @@ def test_a_whole_network_by_hand():
     assert int(Macs(graph)(widths)) == sum(by_layer)
     params = 9 * 5 + 9 * 30 + 9 * 54 + 36 + 2 * (5 + 6 + 9) + 4  # weights, batch norms, the classifier's bias
     assert int(Params(graph)(widths)) == params
-    assert int(Size(graph)(widths)) == 4 * params
 
 
 @st.composite

@@ -22,14 +22,14 @@ V2_CHANNELS = {  # of stages 2 to 4 and of the last convolution, by width
 
 
 def shuffle(x: Tensor, groups: int) -> Tensor:
-    """Interleave the groups' channels; ``(N, C, H, W)``, with C read from the tensor, so that it may shrink."""
+    """Interleave the channels of the groups, ``(N, C, H, W)``; C is read from the tensor and may shrink."""
     batch, channels, height, width = x.size()
     grouped = x.view(batch, groups, channels // groups, height, width)
     return grouped.transpose(1, 2).reshape(batch, channels, height, width)
 
 
 class UnitV1(nn.Module):
-    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; added to the input, or concatenated to it at stride 2."""
+    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; added to the input, at stride 2 put beside it."""
 
     def __init__(self, c_in: int, c_out: int, stride: int, groups: int, *, first: bool) -> None:
         super().__init__()
