@@ -11,6 +11,7 @@ from amc_env import checkpoints, checks
 from amc_env.compressors.channels import Channels
 from amc_env.compressors.networks import CutNetworks, Networks, networks
 from amc_env.compressors.surgery import Solve, Surgeon, cut, drop
+from amc_env.compressors.trial import check, random_plan, try_cut
 from amc_env.data.splits import DataError, DataSet, load
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluator, culprit
@@ -131,6 +132,8 @@ def make_task(
     graph = trace(model, data.shape)
     if not graph.groups:
         raise TraceError(f"nothing to decide in {type(model).__name__}: {_why_fixed(graph)}")
+    try_cut(model, graph)
+    check(model, graph, random_plan(graph), next(data.batches("calibration", 2))[0])
     return Task(
         model,
         graph,

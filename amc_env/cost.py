@@ -62,10 +62,11 @@ class Macs:
     def __init__(self, graph: Graph) -> None:
         self._weights = _Weights(graph)
         self._positions = np.array([layer.positions for layer in graph.layers])
+        self._fixed = graph.fixed_macs
 
     def __call__(self, widths: Widths) -> Ints:
         """``(...)`` MACs."""
-        total: Ints = self.by_layer(widths).sum(-1)
+        total: Ints = self.by_layer(widths).sum(-1) + self._fixed
         return total
 
     def by_layer(self, widths: Widths) -> Ints:

@@ -65,15 +65,17 @@ class _KeptStatistics(TorchFunctionMode):
         return norm(*args, **(kwargs or {}))
 
     def _layer_norm(
-        self, x: Tensor, shape: Sequence[int], weight: Tensor, bias: Tensor, eps: float
+        self, x: Tensor, shape: Sequence[int], weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5
     ) -> Tensor:
         at, y = self.kept[id(weight)], torch.zeros_like(x)
-        y[..., at] = F.layer_norm(x[..., at], (len(at),), weight[at], bias[at], eps)
+        y[..., at] = F.layer_norm(x[..., at], (len(at),), weight[at], None if bias is None else bias[at], eps)
         return y
 
-    def _group_norm(self, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    def _group_norm(
+        self, x: Tensor, groups: int, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5
+    ) -> Tensor:
         at, y = self.kept[id(weight)], torch.zeros_like(x)
-        y[:, at] = F.group_norm(x[:, at], groups, weight[at], bias[at], eps)
+        y[:, at] = F.group_norm(x[:, at], groups, weight[at], None if bias is None else bias[at], eps)
         return y
 
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from amc_env.compressors.surgery import Solutions, Solve, Surgeon, drop, folded
+from amc_env.compressors.surgery import Solutions, Solve, Surgeon, drop, folded, tensors
 from amc_env.cost import macs
 from amc_env.execution import CPU
 from amc_env.graph.structure import Graph, Layer
@@ -90,7 +90,7 @@ class MaskedNetworks:
             raise ValueError(f"{graph.norms[0]} belongs to a norm over channels: cut such a network instead")
         self.graph, self.device, self._solve = graph, device, solve
         self._network = folded(model, graph, device).to(memory_format=torch.channels_last)
-        self._dense = {name: value.clone() for name, value in self._network.state_dict().items()}
+        self._dense = {name: value.clone() for name, value in tensors(self._network)}
         self._solutions = Solutions(graph, self._dense)
 
     def network(self, plan: Plan) -> nn.Module:

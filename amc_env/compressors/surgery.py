@@ -17,6 +17,7 @@ from amc_env.plan import Plan
 SIZES = {  # where modules note the number of channels that their vectors have
     nn.BatchNorm2d: "num_features",
     nn.BatchNorm1d: "num_features",
+    nn.InstanceNorm2d: "num_features",
     nn.LayerNorm: "normalized_shape",
     nn.GroupNorm: "num_channels",
     nn.PReLU: "num_parameters",
@@ -69,7 +70,7 @@ class Surgeon:
         self._fold = fold
         self.network = folded(model, graph, device) if fold else self._copy(model).to(device)
         self._vectors = _vectors(graph, fold)
-        self._dense = {name: value.detach() for name, value in self.network.state_dict().items()}
+        self._dense = dict(tensors(self.network))
         self._solutions = Solutions(graph, self._dense)
         cut = {f"{layer.name}.weight" for layer in graph.layers} | {vector.name for vector in self._vectors}
         self._uncut = [name for name in self._dense if name not in cut]
@@ -101,7 +102,9 @@ class Surgeon:
     def _copy(self, model: nn.Module) -> nn.Module:
         """A copy that shares the layers' weights: each cut indexes them, which makes new tensors."""
         weights = [model.get_parameter(f"{layer.name}.weight") for layer in self.graph.layers]
-        return copy.deepcopy(model, {id(weight): nn.Parameter(weight.detach()) for weight in weights})
+        return copy.deepcopy(
+            model, {id(w): nn.Parameter(w.detach(), requires_grad=w.requires_grad) for w in weights}
+        )
 
     def _weights(self, mask: NDArray[np.bool_], solve: Solve) -> Iterator[tuple[Layer, Tensor]]:
         """Each layer and what is left of its weights."""
@@ -125,6 +128,12 @@ class Surgeon:
         for kind, attribute in SIZES.items():
             if isinstance(module, kind) and key in ("weight", "running_mean"):
                 setattr(module, attribute, (len(value),) if kind is nn.LayerNorm else len(value))
+
+
+def tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers, saved in its state or not, each under its first name."""
+    for named in (network.named_parameters(), network.named_buffers()):
+        yield from ((name, value.detach()) for name, value in named)
 
 
 class Solutions:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from amc_env.graph.labels import Constant, Labels, Scribe, TraceError, channels, compact, spread, varying
+from amc_env.graph.shapes import chunk
 
 
 def same(scribe: Scribe, x: Labels, *settings: Any, **named: Any) -> Labels:
@@ -17,7 +17,7 @@ def same(scribe: Scribe, x: Labels, *settings: Any, **named: Any) -> Labels:
         raise TraceError("a second tensor is not understood here; write it with add, mul, minimum or maximum")
     for value in (*settings, *named.values()):
         _hear_number(scribe, value)
-    return x
+    return Labels(x.ids)
 
 
 def _hear_number(scribe: Scribe, value: object) -> None:
@@ -25,22 +25,47 @@ def _hear_number(scribe: Scribe, value: object) -> None:
         scribe.number(value)
 
 
+def cast(scribe: Scribe, x: Labels, *_: Any, **__: Any) -> Labels:
+    """A copy, another type, another place: also where a second tensor says which."""
+    return Labels(x.ids)
+
+
 def binary(scribe: Scribe, a: Any, b: Any, *, alpha: Any = 1, rounding_mode: str | None = None) -> Labels:
     """Two operands, of which one at least has labels: what meets, stands or falls together."""
     x, y = (a, b) if isinstance(a, Labels) else (b, a)
     if isinstance(y, Constant):
         return _with_constant(scribe, x, y)
-    if isinstance(y, Tensor):
-        return _with_tensor(scribe, x, y)
     if isinstance(y, Labels):
         return _meet(scribe, x, y)
+    if isinstance(y, Tensor):
+        return _with_tensor(scribe, x, y)
     _hear_number(scribe, y)
-    return x
+    return Labels(x.ids)
 
 
-def where(scribe: Scribe, condition: Labels, a: Any, b: Any) -> Labels:
+def ternary(scribe: Scribe, *operands: Any, value: Any = 1, weight: Any = 1) -> Labels:
+    """Three operands, of which one at least has labels."""
+    first, *others = sorted((*operands, value, weight), key=lambda operand: not isinstance(operand, Labels))
+    for other in others:
+        first = binary(scribe, first, other)
+    found: Labels = first
+    return found
+
+
+def where(scribe: Scribe, condition: Any, input: Any, other: Any) -> Labels:
     """Three operands."""
-    return binary(scribe, binary(scribe, condition, a), b)
+    return ternary(scribe, condition, input, other)
+
+
+def masked_fill(scribe: Scribe, x: Any, mask: Any, value: Any) -> Labels:
+    """Three operands."""
+    return ternary(scribe, x, mask, value)
+
+
+def glu(scribe: Scribe, x: Labels, dim: int = -1) -> Labels:
+    """One half gates the other."""
+    first, second = chunk(scribe, x, 2, dim)
+    return _meet(scribe, first, second)
 
 
 def _meet(scribe: Scribe, a: Labels, b: Labels) -> Labels:
@@ -108,26 +133,49 @@ def reduce(
     return Labels(ids if keepdim else ids.amax(dims))
 
 
+def norm(
+    scribe: Scribe, x: Labels, p: Any = 2, dim: Any = None, keepdim: bool = False, **settings: Any
+) -> Labels:
+    """The length of a vector, as in a global response norm."""
+    return reduce(scribe, x, dim, keepdim)
+
+
+def deviation(
+    scribe: Scribe,
+    x: Labels,
+    dim: Any = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: Any = 1,
+) -> Labels:
+    """Standard deviation or variance."""
+    return reduce(scribe, x, None if isinstance(dim, bool) else dim, keepdim)
+
+
+class Extreme(NamedTuple):
+    """What torch returns of a maximum along a dimension."""
+
+    values: Labels
+    indices: Labels
+
+
+def extreme(scribe: Scribe, x: Any, dim: Any = None, keepdim: bool = False, **named: Any) -> Any:
+    """Of all numbers, of two tensors, or along a dimension, there with their indices."""
+    other = named.get("other", dim)
+    if isinstance(other, Tensor | Constant) or not isinstance(x, Labels):
+        return binary(scribe, x, other)
+    found = reduce(scribe, x, dim, keepdim)
+    return found if dim is None else Extreme(found, found)
+
+
+def normalize(scribe: Scribe, x: Labels, p: float = 2, dim: int = 1, *_: Any, **__: Any) -> Labels:
+    """Divided by a length along one dimension."""
+    return softmax(scribe, x, dim)
+
+
 def softmax(scribe: Scribe, x: Labels, dim: int | None = None, **_: Any) -> Labels:
     """What is normalised over channels needs all of them."""
     if dim is None or dim % x.ids.ndim in varying(x.ids):
         scribe.keep(x.ids, "a softmax over channels")
-    return x
-
-
-def layer_norm(
-    scribe: Scribe, x: Labels, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 0
-) -> Labels:
-    """Over the last dimension; its statistics run over the channels that are kept."""
-    ids = channels(x.ids, -1)
-    if tuple(shape) != (len(ids),) or not isinstance(weight, Constant):
-        given = f"{tuple(shape)}, {'without a' if weight is None else 'with a'} weight"
-        raise TraceError(
-            f"a layer norm is understood over the last dimension, here {len(ids)}, with a weight; this one "
-            f"runs over {given}"
-        )
-    for constant in (weight, bias):
-        if constant is not None:
-            scribe.vector(constant.name, constant.value, 0, ids)
-    scribe.norm(weight.name)
-    return x
+    return Labels(x.ids)

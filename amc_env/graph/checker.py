@@ -1,19 +1,25 @@
 """The scribe that holds a cut network against the graph of the dense one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from amc_env.graph.interpreter import propagate
-from amc_env.graph.labels import TraceError, compact
+from amc_env.graph.labels import Size, Source, TraceError, compact
+from amc_env.graph.running import propagate
 from amc_env.graph.structure import Atoms, Graph
 
 ADVICE = (
     "This network uses channel counts in a way that tracing cannot follow; compute them from x.size(1), use "
     "chunk instead of slices, or keep such a part out of the network that is compressed"
+)
+
+CLOSURE = (
+    "A forward that was replaced on the instance by a closure runs the dense network still: bind it with "
+    "types.MethodType(function, model)"
 )
 
 
@@ -43,17 +49,26 @@ class Checker:
     mask: NDArray[np.bool_]
 
     def __post_init__(self) -> None:
-        self.node: fx.Node
         self._layers = {layer.name: layer for layer in self.graph.layers}
+        self._dims = {vector.name: vector.dim for vector in self.graph.vectors if len(vector.atoms) > 1}
         self._vectors = {vector.name: vector.atoms for vector in self.graph.vectors}
         self._blanks = iter(self.graph.blanks)
         self._numbers = iter(self.graph.numbers)
+        self._left_out = set(self._layers)
 
-    def layer(
-        self, name: str, module: nn.Module, reads: Tensor, in_size: tuple[int, int], out_size: tuple[int, int]
-    ) -> Tensor:
+    def hear_from(self, place: Callable[[], str]) -> None:
+        """Where something is wrong, the error says."""
+
+    def vector_dim(self, name: str) -> int | None:
+        """As in the dense network, where it may have had more entries."""
+        return self._dims.get(name)
+
+    def layer(self, name: str, module: nn.Module, reads: Tensor, in_size: Size, out_size: Size) -> Tensor:
         """What stayed of what the dense layer reads; the atoms that it writes."""
+        if name not in self._layers:
+            raise TraceError(f"{name!r} runs in the cut network alone")
         layer = self._layers[name]
+        self._left_out.discard(name)
         self._same(self._left(layer.reads), reads, f"{name!r} reads other channels than were kept for it")
         if (in_size, out_size) != (layer.in_size, layer.out_size):
             raise TraceError(f"{name!r} runs on {in_size}, in the dense network on {layer.in_size}")
@@ -67,6 +82,12 @@ class Checker:
         if ids is not None:
             self._same(left, ids, f"{name} meets other channels than were kept for it")
         return left
+
+    def whole(self, macs: int) -> None:
+        """Nothing to hold against: what it reads and writes is."""
+
+    def fold(self, source: Source | None, norm: str) -> None:
+        """Nothing to hold against."""
 
     def norm(self, weight: str) -> None:
         """Nothing to hold against."""
@@ -87,7 +108,7 @@ class Checker:
         """What the recorder called blank at this point."""
         atoms = next(self._blanks, np.empty(0, dtype=np.int64))
         if len(atoms) != count:
-            raise TraceError(f"{count} blank channels, {len(atoms)} in the dense network")
+            raise TraceError(f"{count} blank channels, {len(atoms)} in the dense network. {CLOSURE}")
         return torch.from_numpy(atoms)
 
     def number(self, value: float) -> None:
@@ -97,6 +118,10 @@ class Checker:
 
     def finish(self, ids: Tensor) -> None:
         """The logits are those of the dense network."""
+        if self._left_out:
+            raise TraceError(f"{min(self._left_out)!r} does not run in the cut network. {CLOSURE}")
+        if next(self._numbers, None) is not None or next(self._blanks, None) is not None:
+            raise TraceError("how much is computed depends on the number of channels")
         self._same(self._left(self.graph.outputs), compact(ids).flatten(), "the outputs are not the classes")
 
     def _left(self, atoms: Atoms) -> Tensor:

@@ -2,52 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 
 class TraceError(ValueError):
     """A network, or a part of one, that cannot be compressed safely."""
 
 
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """``ids``: int64, of the shape that the values have for one image (batch 1); a label for each number."""
+class Labels(Tensor):
+    """What stands for the activations of one image: a label for each number, and no values.
 
+    A tensor of the activations' shape without storage, so that the network's own code takes it for one.
+
+    Args:
+        ids: int64, of the shape that the values have; equal numbers are one channel.
+        source: the layer that wrote it, where it is nothing else.
+
+    Attributes:
+        value: the numbers, where parameters alone made them; None for activations.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
     ids: Tensor
+    source: Source | None
+    value: Tensor | None
 
-    @property
-    def shape(self) -> torch.Size:
-        """That of the values."""
-        return self.ids.shape
+    @staticmethod
+    def __new__(cls, ids: Tensor, source: Source | None = None) -> Labels:
+        """Make one of that shape."""
+        made: Labels = Tensor._make_wrapper_subclass(cls, ids.shape, dtype=torch.float32)
+        made.ids, made.source, made.value = ids, source, None
+        return made
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """What reaches this was called past Python, where nothing can be followed."""
+        raise TraceError(f"the operation {func} is called by compiled code, which is not traced")
+
+
+@dataclass(eq=False)
+class Source:
+    """The output of a layer, and how often it is read."""
+
+    layer: str
+    readers: int = 0
+
+
+class Count(int):
+    """A size that the forward read from its input, or computed of such: it follows the channels."""
+
+
+def _following(name: str) -> Callable[..., Any]:
+    plain = getattr(int, name)
+
+    def compute(*numbers: int) -> Any:
+        result = plain(*numbers)
+        return Count(result) if isinstance(result, int) else result
+
+    return compute
+
+
+for _name in ("add", "sub", "mul", "floordiv", "mod", "pow"):
+    for _method in (f"__{_name}__", f"__r{_name}__"):
+        setattr(Count, _method, _following(_method))
+setattr(Count, "__neg__", _following("__neg__"))  # noqa: B010
+
+
+def literal(size: object) -> bool:
+    """Whether a size is a number that the forward writes, which stays when channels go."""
+    return isinstance(size, int) and not isinstance(size, Count) and size > 1
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A parameter or buffer that the forward uses by itself."""
+    """A parameter or buffer that the forward computes with.
+
+    Attributes:
+        name: in the network, the first if it has several.
+        value: its numbers.
+        owner: the module that holds it.
+        dims: the dimensions along which it has more than one entry in the dense network.
+    """
 
     name: str
     value: Tensor
+    owner: nn.Module
+    dims: Sequence[int]
 
-    @property
-    def dims(self) -> list[int]:
-        """The dimensions along which it has more than one entry."""
-        return [dim for dim, size in enumerate(self.value.shape) if size > 1]
+
+Size = tuple[int, int]
 
 
 class Scribe(Protocol):
     """Emits labels and hears of everything that happens to them."""
 
-    node: fx.Node
+    def hear_from(self, place: Callable[[], str]) -> None:
+        """Learn how to ask, at any time, which operation runs."""
 
-    def layer(
-        self, name: str, module: nn.Module, reads: Tensor, in_size: tuple[int, int], out_size: tuple[int, int]
-    ) -> Tensor:
+    def vector_dim(self, name: str) -> int | None:
+        """Of a parameter that is known to hold an entry for each channel, along which dimension."""
+
+    def layer(self, name: str, module: nn.Module, reads: Tensor, in_size: Size, out_size: Size) -> Tensor:
         """Hear of one call of a convolution or linear layer; the labels ``(c_out,)`` that it writes."""
+
+    def whole(self, macs: int) -> None:
+        """Hear of a convolution or linear layer that no plan cuts, and what it costs for one image."""
+
+    def fold(self, source: Source | None, norm: str) -> None:
+        """Hear of one call of a batch norm, and whether it reads what a layer wrote as it is."""
 
     def vector(self, name: str, value: Tensor, dim: int, ids: Tensor | None = None) -> Tensor:
         """Hear that entry i of a parameter or buffer, along a dimension, belongs to the channel ``ids[i]``.

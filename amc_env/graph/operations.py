@@ -1,71 +1,135 @@
-"""The functions and tensor methods that tracing understands, by name."""
+"""The functions and tensor methods that tracing understands, by name, and how to add one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-import torch
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.nn import functional as F
 
-from amc_env.graph import arithmetic, shapes
-from amc_env.graph.labels import Labels, Scribe, TraceError
+from amc_env.graph import arithmetic, layers, shapes
 
 Operation = Callable[..., object]
 
-
-def known(target: object) -> Operation | None:
-    """What a function, or a method by its name, does to labels; None where nothing is known of it."""
-    if isinstance(target, str):
-        return OPERATIONS.get(target)
-    home = getattr(target, "__module__", None) or "torch"
-    if home.partition(".")[0] not in ("torch", "_operator", "torchvision", "builtins"):
-        return None  # a user's function may bear any name
-    return OPERATIONS.get(getattr(target, "__name__", ""))
-
-
-def _size(scribe: Scribe, x: Labels, dim: int | None = None) -> object:
-    return x.shape if dim is None else x.shape[dim]
+VALUES = ("bool", "int", "float", "index", "complex", "array", "contains", "format", "repr")
+READS = {f"__{name}__" for name in VALUES} | {"item", "tolist", "numpy", "is_nonzero", "equal", "allclose"}
+SIZES = {"shape", "size", "numel", "nelement", "__len__"}
+FACTS = SIZES | {
+    "ndim", "dim", "ndimension", "dtype", "device", "data", "requires_grad", "is_cuda", "is_leaf", "layout",
+    "is_sparse", "is_quantized", "is_meta", "is_mps", "is_cpu", "is_mkldnn", "is_nested", "is_floating_point",
+    "is_complex", "is_contiguous", "is_inference", "grad", "grad_fn", "get_device", "stride", "element_size",
+    "itemsize", "__hash__", "is_xla", "is_conj", "is_neg", "names", "storage_offset", "requires_grad_",
+}  # fmt: skip
 
 
-def _getattr(scribe: Scribe, x: Labels, name: str) -> object:
-    facts: dict[str, object] = {"shape": x.shape, "ndim": x.ids.ndim, "data": x}
-    facts |= {"device": torch.device("cpu"), "dtype": torch.float32, "requires_grad": False, "is_cuda": False}
-    if name not in facts:
-        raise TraceError(
-            f"the attribute {name!r} of a tensor is not understood; known are {', '.join(facts)}"
-        )
-    return facts[name]
+def name_of(function: Any) -> str:
+    """What a function, method or attribute of torch is called, without the marks of an operator."""
+    name = str(getattr(function, "__name__", function))
+    if name in ("__get__", "__set__"):
+        owner = getattr(getattr(function, "__self__", None), "__name__", "attribute")
+        return owner if name == "__get__" else f"{owner}="
+    if name in READS or name in FACTS or not name.startswith("__"):
+        return name
+    return name.strip("_")
+
+
+def known(function: Any) -> Operation | None:
+    """What a function does to labels; None where nothing is known of it."""
+    home = getattr(function, "__module__", None) or "torch"
+    if isinstance(function, OpOverload | OpOverloadPacket) or home.partition(".")[0] != "torch":
+        return OPERATIONS.get(str(function))  # another library's operation may bear any name
+    return OPERATIONS.get(name_of(function))
+
+
+def rule(name: str) -> Callable[[Operation], Operation]:
+    """Say what an operation does to labels, in place of what is known or where nothing is.
+
+    Args:
+        name: of a function or tensor method of torch, as "roll"; of a custom one as "mylib.roll".
+
+    Returns:
+        A decorator of a function ``(scribe, x, ...) -> Labels`` that takes the operation's own arguments.
+    """
+
+    def add(operation: Operation) -> Operation:
+        OPERATIONS[name] = operation
+        return operation
+
+    return add
 
 
 UNARY = (
     "relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "sigmoid", "silu", "gelu", "leaky_relu", "elu",
     "selu", "celu", "tanh", "softplus", "softsign", "mish", "logsigmoid", "threshold", "dropout", "dropout2d",
-    "feature_dropout", "alpha_dropout", "stochastic_depth", "clamp", "clip", "neg", "abs", "exp", "log", 
-    "sqrt", "rsqrt", "square", "reciprocal", "sign", "erf", "floor", "round",
+    "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "clamp", "clip", "neg", "abs", "exp", "log",
+    "sqrt", "rsqrt", "square", "reciprocal", "sign", "erf", "floor", "round", "sin", "cos", "log1p", "expm1",
+    "clamp_min", "clamp_max", "nan_to_num", "hardshrink", "softshrink", "tanhshrink", "rrelu", "logical_not",
 )  # fmt: skip
 BINARY = (
-    "add", "sub", "mul", "div", "truediv", "true_divide", "pow", "maximum", "minimum",
-    "gt", "ge", "lt", "le", "eq", "ne",
+    "add", "sub", "mul", "div", "truediv", "true_divide", "pow", "maximum", "minimum", "subtract", "multiply",
+    "divide", "gt", "ge", "lt", "le", "eq", "ne", "radd", "rsub", "rmul", "rdiv", "rtruediv", "rpow",
+    "logical_and", "logical_or", "and", "or", "atan2", "fmod", "remainder",
 )  # fmt: skip
-AS_IT_IS = ("contiguous", "clone", "detach", "float", "to", "zeros_like", "ones_like")
-MOVING = ("permute", "transpose", "unsqueeze", "movedim", "swapaxes", "flip", "repeat", "repeat_interleave")
+CASTS = {
+    "contiguous",
+    "detach",
+    "float",
+    "half",
+    "bfloat16",
+    "double",
+    "to",
+    "type",
+    "type_as",
+    "cpu",
+    "cuda",
+}
+MOVING = (
+    "permute",
+    "transpose",
+    "unsqueeze",
+    "movedim",
+    "swapaxes",
+    "flip",
+    "repeat",
+    "repeat_interleave",
+    "tile",
+)
 POOLING = (
     "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "lp_pool2d", "interpolate",
     "upsample",
 )  # fmt: skip
+LAYERS = {"conv2d", "conv_transpose2d", "linear"}
 
 OPERATIONS: dict[str, Operation] = {
-    **dict.fromkeys((*UNARY, *(f"{name}_" for name in UNARY), *AS_IT_IS), arithmetic.same),
+    **dict.fromkeys((*UNARY, *(f"{name}_" for name in UNARY)), arithmetic.same),
+    **dict.fromkeys((*CASTS, "clone", "zeros_like", "ones_like", "empty_like"), arithmetic.cast),
     **dict.fromkeys((*BINARY, *(f"{name}_" for name in BINARY)), arithmetic.binary),
-    **dict.fromkeys(("iadd", "isub", "imul", "itruediv", "ipow"), arithmetic.binary),
-    **dict.fromkeys(("mean", "sum", "amax", "amin"), arithmetic.reduce),
+    **dict.fromkeys(("addcmul", "addcdiv", "lerp", "addcmul_"), arithmetic.ternary),
+    **dict.fromkeys(("masked_fill", "masked_fill_"), arithmetic.masked_fill),
+    **dict.fromkeys(("mean", "sum", "amax", "amin", "logsumexp", "prod", "any", "all"), arithmetic.reduce),
+    **dict.fromkeys(("norm", "vector_norm"), arithmetic.norm),
+    **dict.fromkeys(("std", "var"), arithmetic.deviation),
+    **dict.fromkeys(("max", "min"), arithmetic.extreme),
     **dict.fromkeys(("softmax", "log_softmax"), arithmetic.softmax),
+    "normalize": arithmetic.normalize,
     "where": arithmetic.where,
-    "layer_norm": arithmetic.layer_norm,
+    "glu": arithmetic.glu,
+    "conv2d": layers.conv2d,
+    "conv1d": layers.conv1d,
+    "conv_transpose2d": layers.conv_transpose2d,
+    "linear": layers.linear,
+    "batch_norm": layers.batch_norm,
+    "instance_norm": layers.instance_norm,
+    "layer_norm": layers.layer_norm,
+    "group_norm": layers.group_norm,
+    "prelu": layers.prelu,
     **{name: shapes.method(name) for name in MOVING},
     **{name: shapes.spatial(getattr(F, name)) for name in POOLING},
     **dict.fromkeys(("view", "reshape"), shapes.view),
+    **dict.fromkeys(("view_as", "reshape_as"), shapes.view_as),
     **dict.fromkeys(("cat", "concat", "concatenate"), shapes.cat),
+    **dict.fromkeys(("unbind", "iter"), shapes.unbind),
     "stack": shapes.stack,
     "flatten": shapes.flatten,
     "unflatten": shapes.unflatten,
@@ -75,10 +139,13 @@ OPERATIONS: dict[str, Operation] = {
     "chunk": shapes.chunk,
     "split": shapes.split,
     "getitem": shapes.getitem,
+    "narrow": shapes.narrow,
+    "select": shapes.select,
+    "roll": shapes.roll,
     "pad": shapes.pad,
     "new_zeros": shapes.new_zeros,
+    "new_ones": shapes.new_zeros,
     "channel_shuffle": shapes.channel_shuffle,
-    "size": _size,
-    "dim": lambda scribe, x: x.ids.ndim,
-    "getattr": _getattr,
+    "pixel_shuffle": shapes.pixel_shuffle,
+    "pixel_unshuffle": shapes.pixel_unshuffle,
 }

@@ -1,14 +1,15 @@
 """The scribe that writes a `Graph` down."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from amc_env.graph.labels import TraceError, compact
-from amc_env.graph.leaves import depthwise
+from amc_env.graph.labels import Size, Source, TraceError, compact
+from amc_env.graph.layers import depthwise
 from amc_env.graph.partition import Partition, find_groups
 from amc_env.graph.structure import Atoms, Graph, Layer, Vector
 
@@ -20,9 +21,8 @@ class _Call:
     module: nn.Module
     reads: Tensor
     writes: Tensor
-    in_size: tuple[int, int]
-    out_size: tuple[int, int]
-    node: fx.Node
+    in_size: Size
+    out_size: Size
     calls: int = 1
 
 
@@ -39,14 +39,20 @@ class Recorder:
     blanks: list[Tensor] = field(default_factory=list)
     numbers: list[float] = field(default_factory=list)
     kept: list[tuple[Tensor, str]] = field(default_factory=list)
+    sources: list[tuple[Source | None, str]] = field(default_factory=list)
+    fixed_macs: int = 0
+    place: Callable[[], str] = str
     outputs: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
-    def __post_init__(self) -> None:
-        self.node: fx.Node
+    def hear_from(self, place: Callable[[], str]) -> None:
+        """Notes say where."""
+        self.place = place
 
-    def layer(
-        self, name: str, module: nn.Module, reads: Tensor, in_size: tuple[int, int], out_size: tuple[int, int]
-    ) -> Tensor:
+    def vector_dim(self, name: str) -> int | None:
+        """The dense network's own sizes say it."""
+        return None
+
+    def layer(self, name: str, module: nn.Module, reads: Tensor, in_size: Size, out_size: Size) -> Tensor:
         """Fresh labels, or those of the first call; a depthwise convolution passes on what it reads."""
         if name in self.calls:
             return self._again(self.calls[name], reads, in_size, out_size)
@@ -54,7 +60,7 @@ class Recorder:
             raise TraceError(f"{name!r} is transposed and depthwise; use an upsampling and a convolution")
         width = int(module.out_features if isinstance(module, nn.Linear) else module.out_channels)  # type: ignore[arg-type]
         writes = reads.repeat_interleave(width // len(reads)) if depthwise(module) else self._fresh(width)
-        self.calls[name] = _Call(module, reads, writes, in_size, out_size, self.node)
+        self.calls[name] = _Call(module, reads, writes, in_size, out_size)
         if isinstance(module.bias, Tensor):
             self.vector(f"{name}.bias", module.bias, 0, writes)
         return writes
@@ -70,6 +76,14 @@ class Recorder:
         self.vectors[name] = (value, dim, ids)
         return ids
 
+    def whole(self, macs: int) -> None:
+        """Its cost is paid by every plan."""
+        self.fixed_macs += macs
+
+    def fold(self, source: Source | None, norm: str) -> None:
+        """Whether others read the layer too is known at the end."""
+        self.sources.append((source, norm))
+
     def norm(self, weight: str) -> None:
         """Its statistics run over what is kept."""
         self.norms.append(weight)
@@ -83,7 +97,7 @@ class Recorder:
 
     def keep(self, ids: Tensor, why: str) -> None:
         """Note where and why."""
-        self.kept.append((compact(ids).flatten(), f"{self.node.name}: {why}"))
+        self.kept.append((compact(ids).flatten(), f"{self.place()}: {why}"))
 
     def blank(self, count: int) -> Tensor:
         """Fresh labels that stay, and need no note."""
@@ -101,9 +115,7 @@ class Recorder:
     def _fresh(self, count: int) -> Tensor:
         return torch.tensor(self.labels.grow(count), dtype=torch.int64)
 
-    def _again(
-        self, call: _Call, reads: Tensor, in_size: tuple[int, int], out_size: tuple[int, int]
-    ) -> Tensor:
+    def _again(self, call: _Call, reads: Tensor, in_size: Size, out_size: Size) -> Tensor:
         if (in_size, out_size) != (call.in_size, call.out_size):
             raise TraceError(
                 f"the module runs on inputs of {call.in_size} and of {in_size}; give each size its own module"
@@ -148,6 +160,7 @@ class Recorder:
             fixed=fixed,
             notes=tuple(dict.fromkeys(notes)),
             fixed_params=sum(p.numel() for name, p in self.model.named_parameters() if name not in counted),
+            fixed_macs=self.fixed_macs,
             shape=self.shape,
             blanks=tuple(atoms(ids) for ids in self.blanks),
             numbers=tuple(self.numbers),
@@ -155,15 +168,17 @@ class Recorder:
         )
 
     def _folds(self) -> Iterator[tuple[str, str]]:
-        """Batch norms that read one layer and are its only reader; both run once."""
-        for name, call in self.calls.items():
-            user = next(iter(call.node.users), None)
-            if call.calls > 1 or len(call.node.users) != 1 or user is None or user.op != "call_module":
+        """Batch norms that read one layer and are its only reader; both run once, under one name."""
+        runs = Counter(norm for _, norm in self.sources)
+        names = Counter(id(module) for _, module in self.model.named_modules(remove_duplicate=False))
+        for source, norm in self.sources:
+            if source is None:
                 continue
-            norm = self.model.get_submodule(str(user.target))
-            runs = sum(n.op == "call_module" and n.target == user.target for n in user.graph.nodes)
-            if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d) and norm.track_running_stats and runs == 1:
-                yield name, str(user.target)
+            modules = self.model.get_submodule(source.layer), self.model.get_submodule(norm)
+            once = self.calls[source.layer].calls == runs[norm] == source.readers == 1
+            plain = type(modules[0]) in (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+            if once and plain and all(names[id(module)] == 1 for module in modules):
+                yield source.layer, norm
 
 
 def _layer(name: str, call: _Call, reads: Atoms, writes: Atoms) -> Layer:

@@ -13,7 +13,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from amc_env.graph.labels import Constant, Labels, Scribe, TraceError, channels, spread, tie_along, varying
+from amc_env.graph.labels import (
+    Constant,
+    Count,
+    Labels,
+    Scribe,
+    TraceError,
+    channels,
+    literal,
+    spread,
+    tie_along,
+    varying,
+)
 
 
 def method(name: str) -> Callable[..., Labels]:
@@ -32,16 +43,19 @@ def flatten(scribe: Scribe, x: Labels, start_dim: int = 0, end_dim: int = -1) ->
 
 def view(scribe: Scribe, x: Labels, *shape: Any) -> Labels:
     """View or reshape."""
-    written = _written(scribe, 1)
-    ids = x.ids.reshape(_sizes(shape))
-    if len(written) != ids.ndim:  # one node holds all sizes: they follow the input
-        return Labels(ids)
-    return Labels(rectangular(scribe, ids, [d for d, size in enumerate(written) if _literal(size)]))
+    sizes = _sizes(shape)
+    ids = x.ids.reshape(sizes)
+    return Labels(rectangular(scribe, ids, [d for d, size in enumerate(sizes) if literal(size)]))
+
+
+def view_as(scribe: Scribe, x: Labels, other: Tensor) -> Labels:
+    """View as another tensor."""
+    return Labels(x.ids.reshape(other.shape))
 
 
 def unflatten(scribe: Scribe, x: Labels, dim: int, sizes: Sequence[int]) -> Labels:
     """A view of one dimension."""
-    fixed = [dim % x.ids.ndim + at for at, size in enumerate(_written(scribe, 2)) if _literal(size)]
+    fixed = [dim % x.ids.ndim + at for at, size in enumerate(sizes) if literal(size)]
     return Labels(rectangular(scribe, x.ids.unflatten(dim, tuple(sizes)), fixed))
 
 
@@ -50,19 +64,10 @@ def _sizes(shape: Sequence[Any]) -> tuple[int, ...]:
     return tuple(shape[0] if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape)
 
 
-def _written(scribe: Scribe, start: int) -> Sequence[object]:
-    """The sizes of a node as they stand in the forward: numbers, or nodes that compute them."""
-    return _sizes((*scribe.node.args[start:], *scribe.node.kwargs.values()))
-
-
-def _literal(size: object) -> bool:
-    return isinstance(size, int) and size > 1
-
-
-def rectangular(scribe: Scribe, ids: Tensor, literal: Sequence[int]) -> Tensor:
+def rectangular(scribe: Scribe, ids: Tensor, written: Sequence[int]) -> Tensor:
     """Tie the labels along every dimension whose size is a literal, so that it stays full."""
     changing = varying(ids)
-    fixed = [dim for dim in changing if dim in literal]
+    fixed = [dim for dim in changing if dim in written]
     if fixed and len(fixed) == len(changing):
         scribe.keep(ids, "a view with a literal number of channels; write it with x.size(...), -1 or flatten")
         return ids
@@ -77,14 +82,30 @@ def channel_shuffle(scribe: Scribe, x: Labels, groups: int) -> Labels:
     return Labels(blocks.transpose(1, 2).flatten(1, 2))
 
 
+def pixel_shuffle(scribe: Scribe, x: Labels, upscale_factor: int) -> Labels:
+    """Channels become positions: those of one output channel go together."""
+    each = upscale_factor**2
+    blocks = tie_along(scribe, channels(x.ids, 1).view(-1, each), 1)[:, 0]
+    size = (x.shape[2] * upscale_factor, x.shape[3] * upscale_factor)
+    return Labels(spread(blocks, (1, len(blocks), *size), 1))
+
+
+def pixel_unshuffle(scribe: Scribe, x: Labels, downscale_factor: int) -> Labels:
+    """Positions become channels, which go with the one that they are of."""
+    ids = channels(x.ids, 1).repeat_interleave(downscale_factor**2)
+    size = (x.shape[2] // downscale_factor, x.shape[3] // downscale_factor)
+    return Labels(spread(ids, (1, len(ids), *size), 1))
+
+
 def expand(scribe: Scribe, x: Labels, *shape: Any) -> Labels:
     """Broadcasting by hand."""
-    out, written = x.ids.expand(_sizes(shape)), _written(scribe, 1)
-    literal = [d for d, size in enumerate(written) if _literal(size)] if len(written) == out.ndim else []
+    sizes = _sizes(shape)
+    out = x.ids.expand(sizes)
+    written = [d for d, size in enumerate(sizes) if literal(size)]
     lead = out.ndim - x.ids.ndim
-    if set(literal) & set(varying(out)):
+    if set(written) & set(varying(out)):
         scribe.keep(out, "an expand to a literal number of channels; write -1")
-    elif any(d < lead or x.shape[d - lead] == 1 for d in literal):
+    elif any(d < lead or x.shape[d - lead] == 1 for d in written):
         raise TraceError(
             "an expand to a literal size may not follow the channels; write expand_as or x.size(...)"
         )
@@ -115,11 +136,10 @@ def chunk(scribe: Scribe, x: Labels, chunks: int, dim: int = 0) -> tuple[Labels,
 
 def split(scribe: Scribe, x: Labels, sizes: Any, dim: int = 0) -> tuple[Labels, ...]:
     """As a chunk where the sizes are equal and computed."""
-    written = scribe.node.args[1] if len(scribe.node.args) > 1 else None
-    parts = written if isinstance(written, tuple | list) else [written]
+    parts = sizes if isinstance(sizes, tuple | list) else [sizes]
     what = "a split of literal or unequal sizes; use chunk, or sizes computed from x.size(1)"
     pieces = x.ids.split(sizes, dim)
-    if any(isinstance(part, int) for part in parts) and dim % x.ids.ndim in varying(x.ids):
+    if not all(isinstance(part, Count) for part in parts) and dim % x.ids.ndim in varying(x.ids):
         scribe.keep(x.ids, what)
         return tuple(Labels(piece) for piece in pieces)
     return _pieces(scribe, x, pieces, dim, what)
@@ -146,17 +166,45 @@ def getitem(scribe: Scribe, x: Any, index: Any) -> object:
         if place is Ellipsis:
             dim = x.ids.ndim - sum(later is not None for later in places[at + 1 :])
         elif place is not None:
-            taken |= set() if _whole(place) else {dim}
+            taken |= set() if _whole(place, x.ids.size(dim)) else {dim}
             dim += 1
     if taken & set(varying(x.ids)):
         scribe.keep(x.ids, "an index that takes some of the channels; use chunk")
     return Labels(x.ids[index])
 
 
-def _whole(place: object) -> bool:
+def narrow(scribe: Scribe, x: Labels, dim: int, start: int, length: int) -> object:
+    """As a slice."""
+    return getitem(scribe, x, (*[slice(None)] * (dim % x.ids.ndim), slice(start, start + length)))
+
+
+def select(scribe: Scribe, x: Labels, dim: int, index: int) -> object:
+    """As an index."""
+    return getitem(scribe, x, (*[slice(None)] * (dim % x.ids.ndim), index))
+
+
+def unbind(scribe: Scribe, x: Labels, dim: int = 0) -> Any:
+    """Slices along a dimension, one by one."""
+    if dim % x.ids.ndim in varying(x.ids):
+        scribe.keep(x.ids, "channels that are taken one by one")
+    pieces = tuple(Labels(piece) for piece in x.ids.unbind(dim))
+    return pieces
+
+
+def roll(scribe: Scribe, x: Labels, shifts: Any, dims: Any = None) -> Labels:
+    """Of positions; channels that move stay."""
+    moved = (dims,) if isinstance(dims, int) else dims or range(x.ids.ndim)
+    if {dim % x.ids.ndim for dim in moved} & set(varying(x.ids)):
+        scribe.keep(x.ids, "channels that are rolled")
+    return Labels(x.ids.roll(shifts, dims))
+
+
+def _whole(place: object, size: int) -> bool:
+    """Whether a slice takes everything, also when fewer channels are left."""
     if not isinstance(place, slice):
         return False
-    return place.start in (None, 0) and place.stop is None and place.step in (None, 1)
+    reaches = place.stop is None or place.stop >= size
+    return place.start in (None, 0) and reaches and place.step in (None, 1)
 
 
 def cat(scribe: Scribe, tensors: Sequence[object], dim: int = 0) -> Labels:

@@ -115,6 +115,8 @@ class Graph:
             stay.
         notes: why some channels must stay, a line each.
         fixed_params: parameters that no decision touches.
+        fixed_macs: multiply-accumulates for one image of layers that are in no plan: one-dimensional
+            convolutions, fixed kernels, weights that the forward computes.
         shape: C, H, W of the image it was traced with.
         blanks: atoms of the channels that no layer writes: the image, then all padding, in the order of the
             forward.
@@ -131,6 +133,7 @@ class Graph:
     fixed: NDArray[np.bool_]
     notes: tuple[str, ...]
     fixed_params: int
+    fixed_macs: int
     shape: tuple[int, int, int]
     blanks: tuple[Atoms, ...]
     numbers: tuple[float, ...]

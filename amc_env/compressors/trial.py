@@ -1,0 +1,126 @@
+"""Whether a network can be cut as its graph says: tried on labels, then on images."""
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from amc_env.compressors.masking import masked
+from amc_env.compressors.surgery import Solve, Surgeon, cut, cut_shape
+from amc_env.execution import evaluating
+from amc_env.graph.checker import verify
+from amc_env.graph.labels import TraceError
+from amc_env.graph.structure import Graph, Layer
+from amc_env.plan import Plan
+
+TOLERANCE = 1e-3  # of the largest value; float32 sums in another order differ by some 1e-6
+
+
+def random_plan(graph: Graph, seed: int = 0) -> Plan:
+    """Some of each group, never the whole."""
+    generator = np.random.default_rng(seed)
+    plan = Plan.dense(graph)
+    for group in graph.groups:
+        count = int(generator.integers(1, len(group)))
+        kept = np.sort(generator.permutation(len(group))[:count])
+        plan = plan.with_group(group.index, tuple(kept.tolist()))
+    return plan
+
+
+def try_cut(model: nn.Module, graph: Graph) -> None:
+    """Cut an empty copy by a random plan and run it on labels, so that what is half understood is refused.
+
+    Raises:
+        TraceError: when the smaller network does not compute with exactly the channels that stayed.
+    """
+    plan = random_plan(graph)
+    verify(_Sketch(model, graph, fold=False).cut(plan), graph, graph.mask(plan.kept))
+
+
+class _Sketch(Surgeon):
+    """Cuts shapes alone: the weights of layers are one zero, expanded, and take no memory."""
+
+    def _copy(self, model: nn.Module) -> nn.Module:
+        memo: dict[int, nn.Parameter] = {}
+        for layer in self.graph.layers:
+            weight = model.get_parameter(f"{layer.name}.weight")
+            memo[id(weight)] = nn.Parameter(torch.zeros(()).expand(weight.shape))
+        return copy.deepcopy(model, memo)
+
+    def _weights(self, mask: NDArray[np.bool_], solve: Solve) -> Iterator[tuple[Layer, Tensor]]:
+        return ((layer, torch.zeros(()).expand(cut_shape(layer, mask))) for layer in self.graph.layers)
+
+
+def check(model: nn.Module, graph: Graph, plan: Plan, images: Tensor) -> float:
+    """Hold the cut network against the dense one with zeros for the removed channels, on real images.
+
+    Args:
+        model: the dense network.
+        graph: of it.
+        plan: any.
+        images: ``(N, C, H, W)``, as the network takes them; two are enough.
+
+    Returns:
+        The largest difference of the logits, as a fraction of their largest value.
+
+    Raises:
+        TraceError: when they differ by more than 0.001; it names the first layer at which they part.
+    """
+    small, full = cut(model, graph, plan), masked(model, graph, plan)
+    with _Recorded(small, graph) as found, evaluating(small):
+        logits = small(images)
+    with _Recorded(full.get_submodule("network"), graph) as expected, evaluating(full):
+        truth = full(images)
+    apart = _apart(logits, truth)
+    if apart > TOLERANCE:
+        where = _parting(graph, graph.mask(plan.kept), found, expected)
+        raise TraceError(
+            f"the cut network and the masked one part at {where!r}: the forward does something with channels "
+            "that tracing did not see"
+        )
+    return apart
+
+
+def _parting(
+    graph: Graph,
+    mask: NDArray[np.bool_],
+    found: dict[str, list[Tensor]],
+    expected: dict[str, list[Tensor]],
+) -> str:
+    """The first layer whose outputs differ."""
+    for layer in graph.layers:
+        dim = -1 if layer.kind == "linear" else 1
+        rows = torch.from_numpy(np.flatnonzero(mask[layer.writes]))
+        for ours, theirs in zip(found[layer.name], expected[layer.name], strict=True):
+            if _apart(ours, theirs.index_select(dim, rows.to(theirs.device))) > TOLERANCE:
+                return layer.name
+    return "the end, after all layers"
+
+
+def _apart(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference, as a fraction of the largest value."""
+    return float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-12))
+
+
+class _Recorded:
+    """What each layer of a network returns, call by call, while this is open."""
+
+    def __init__(self, network: nn.Module, graph: Graph) -> None:
+        self._outputs: dict[str, list[Tensor]] = {layer.name: [] for layer in graph.layers}
+        self._network = network
+
+    def __enter__(self) -> dict[str, list[Tensor]]:
+        self._handles = [
+            self._network.get_submodule(name).register_forward_hook(
+                lambda _, __, output, kept=kept: kept.append(output.detach().clone())
+            )
+            for name, kept in self._outputs.items()
+        ]
+        return self._outputs
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()

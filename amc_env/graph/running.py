@@ -1,0 +1,280 @@
+"""Run a network on channel labels: its forward is called once, and rules answer each operation."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+
+from amc_env.execution import evaluating
+from amc_env.graph.arithmetic import binary, label_constant
+from amc_env.graph.labels import Constant, Count, Labels, Scribe, TraceError, spread
+from amc_env.graph.operations import CASTS, FACTS, LAYERS, READS, SIZES, known, name_of
+
+OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+
+
+def propagate(model: nn.Module, scribe: Scribe, shape: tuple[int, int, int]) -> Run:
+    """Run a network on labels, as it is evaluated; the scribe says what layers emit and hears what they read.
+
+    Args:
+        model: left as it was, also where its forward keeps something.
+        scribe: keeps the record.
+        shape: C, H, W of an image.
+
+    Returns:
+        Which parameters were used, and how.
+
+    Raises:
+        TraceError: names the operation, its module and the line of the forward that stand in the way.
+    """
+    run = Run(model, scribe)
+    scribe.hear_from(run.note)
+    image = Labels(spread(scribe.blank(shape[0]), (1, *shape), 1))
+    with evaluating(model), untouched(model), torch.random.fork_rng(devices=[]), run.following(), run:
+        try:
+            result = model(image)
+        except TraceError:
+            raise
+        except Exception as error:  # a forward raises what it likes
+            raise TraceError(
+                f"{type(model).__name__} cannot run on an image of {shape}{_at(_frame_of(error))}: {error}"
+            ) from error
+    if not isinstance(result, Labels):
+        raise TraceError(
+            f"{type(model).__name__} returns {type(result).__name__}, not one tensor of logits (N, classes)"
+        )
+    if result.source is not None:
+        result.source.readers += 1
+    scribe.finish(result.ids)
+    return run
+
+
+class Run(TorchFunctionMode):
+    """Answers every call into torch while the network runs: by a rule where labels go in, as usual otherwise.
+
+    Attributes:
+        used: names of the parameters and buffers that were computed with.
+        borrowed: of those that something else than a layer computed with, by name, where.
+    """
+
+    def __init__(self, model: nn.Module, scribe: Scribe) -> None:
+        super().__init__()
+        self.used: set[str] = set()
+        self.borrowed: dict[str, str] = {}
+        self._scribe = scribe
+        self._paths = {id(module): name for name, module in model.named_modules()}
+        self._constants = dict(_constants(model, scribe))
+        first = next(model.parameters(), torch.empty(0))
+        self._device, self._dtype = first.device, first.dtype
+        self._modules: list[str] = []
+        self._operation = ""
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Know at any time which module runs."""
+        before = register_module_forward_pre_hook(
+            lambda m, _: self._modules.append(self._paths.get(id(m), ""))
+        )
+        after = register_module_forward_hook(lambda *_: self._left())
+        try:
+            yield
+        finally:
+            before.remove()
+            after.remove()
+
+    def _left(self) -> None:
+        self._modules.pop()
+
+    def note(self) -> str:
+        """Where the network is, without folders: for what is kept in records."""
+        frame = _user_frame(sys._getframe())
+        line = f" ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})" if frame else ""
+        return f"{self._where()}{line}"
+
+    def _where(self) -> str:
+        module = next((name for name in reversed(self._modules) if name), "")
+        return f"{self._operation} of {module!r}" if module else self._operation
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """One call."""
+        self._operation = name_of(func)
+        try:
+            return self._call(func, args, kwargs or {})
+        except TraceError as error:
+            raise TraceError(f"{self._place()}: {error}") from error
+        except Exception as error:  # operations raise what they like on sizes that do not fit
+            raise TraceError(f"{self._place()} cannot run: {error}") from error
+
+    def _place(self) -> str:
+        return f"{self._quoted()}{_at(_user_frame(sys._getframe()))}"
+
+    def _quoted(self) -> str:
+        module = next((name for name in reversed(self._modules) if name), "")
+        return f"{self._operation!r} of {module!r}" if module else f"{self._operation!r}"
+
+    def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name, given = self._operation, list(tensors((args, kwargs)))
+        labels = [value for value in given if isinstance(value, Labels)]
+        constants = [self._constants[id(value)] for value in given if id(value) in self._constants]
+        if not labels and not constants:
+            return func(*args, **kwargs)
+        if name in FACTS:
+            return self._fact(func, args, kwargs, name)
+        if constants and not labels and name in CASTS:
+            return args[0]  # the parameter itself, so that it is still known
+        for constant in constants:
+            self.used.add(constant.name)
+            if name not in LAYERS:
+                self.borrowed.setdefault(constant.name, self._quoted())
+        if any(value.value is None for value in labels):
+            return self._rule(func, name, args, kwargs)
+        return self._on_parameters(func, args, kwargs, all(len(c.dims) == 1 for c in constants))
+
+    def _rule(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Activations go in: what comes out is said by a rule."""
+        if name in READS:
+            raise TraceError(
+                "the forward reads values of its activations; which channels stay may not depend on them: "
+                "move such a choice to the constructor, or write it with torch.where"
+            )
+        if (name.endswith("_") and not isinstance(args[0], Labels)) or kwargs.get("out") is not None:
+            raise TraceError("activations are written into another tensor; write x = x + y, not in place")
+        operation = known(func)
+        if operation is None:
+            raise TraceError(
+                f"the operation {name!r} is not understood: nothing says what it does to channels. Write it "
+                "with those of amc_env.graph.operations.OPERATIONS, add a rule (amc_env.graph.rule), or "
+                "compress the convolutional part of the network alone"
+            )
+        for value in tensors((args, kwargs)):
+            if isinstance(value, Labels) and value.source is not None:
+                value.source.readers += 1
+        args, kwargs = self._map((args, kwargs), lambda value: self._constants.get(id(value), value))
+        return operation(self._scribe, *args, **kwargs)
+
+    def _on_parameters(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], vectors: bool) -> Any:
+        """Parameters alone go in: their numbers are computed, and labels where they are vectors."""
+        plain, named = self._map(
+            (args, kwargs), lambda value: value.value if isinstance(value, Labels) else value
+        )
+        result, operation = func(*plain, **named), known(func)
+        first = next(tensors((args, kwargs)))
+        ours = isinstance(first, Labels) or id(first) in self._constants
+        if not vectors or operation is None or not isinstance(result, Tensor):
+            return result
+        if not ours and operation is not binary:
+            return result
+        args, kwargs = self._map((args, kwargs), self._labelled)
+        labels = operation(self._scribe, *args, **kwargs)
+        if isinstance(labels, Labels):
+            labels.value = result
+        return labels
+
+    def _labelled(self, value: Tensor) -> Tensor:
+        constant = self._constants.get(id(value))
+        return value if constant is None else label_constant(self._scribe, constant)
+
+    def _fact(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
+        """What is asked of a tensor that is no value."""
+        if name == "data":
+            return args[0]
+        if isinstance(args[0], Labels) and name in ("device", "dtype", "is_cuda"):
+            return {"device": self._device, "dtype": self._dtype, "is_cuda": self._device.type == "cuda"}[
+                name
+            ]
+        answer = func(*args, **kwargs)
+        if name not in SIZES:
+            return answer
+        return Count(answer) if isinstance(answer, int) else torch.Size([Count(size) for size in answer])
+
+    def _map(self, values: Any, change: Callable[[Tensor], Any]) -> Any:
+        """Nested arguments with every tensor changed."""
+        if isinstance(values, Tensor):
+            return change(values)
+        if type(values) in (tuple, list):
+            return type(values)(self._map(value, change) for value in values)
+        if isinstance(values, dict):
+            return {key: self._map(value, change) for key, value in values.items()}
+        return values
+
+
+def tensors(values: object) -> Iterator[Tensor]:
+    """Everything in nested arguments that is a tensor."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, tuple | list):
+        for value in values:
+            yield from tensors(value)
+    elif isinstance(values, dict):
+        yield from tensors(list(values.values()))
+
+
+def _constants(model: nn.Module, scribe: Scribe) -> Iterator[tuple[int, Constant]]:
+    """By identity, what the network calls its own; the first of several names counts."""
+    for named in (model.named_parameters(), model.named_buffers()):
+        for name, value in named:
+            many = [dim for dim, size in enumerate(value.shape) if size > 1]
+            dim = scribe.vector_dim(name)
+            owner = model.get_submodule(name.rpartition(".")[0])
+            yield id(value), Constant(name, value, owner, many if dim is None else [dim])
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Put back what a forward keeps in its modules and writes into its buffers."""
+    fields = [(module, dict(vars(module))) for module in model.modules()]
+    inner = [(found, dict(found)) for _, kept in fields for found in kept.values() if isinstance(found, dict)]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_meta]
+    try:
+        yield
+    finally:
+        for module, kept in fields:
+            vars(module).clear()
+            vars(module).update(kept)
+        for found, kept in inner:
+            if found.keys() != kept.keys() or any(found[key] is not kept[key] for key in kept):
+                found.clear()
+                found.update(kept)
+        for buffer, value in buffers:
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
+
+
+def _user_frame(frame: FrameType | None) -> FrameType | None:
+    """The innermost line that is neither torch's nor of this package."""
+    while frame is not None and frame.f_code.co_filename.startswith(OURS):
+        frame = frame.f_back
+    return frame
+
+
+def _frame_of(error: BaseException) -> Any:
+    trace, frames = error.__traceback__, []
+    while trace is not None:
+        frames.append(trace)
+        trace = trace.tb_next
+    users = [t for t in frames if not t.tb_frame.f_code.co_filename.startswith(OURS)]
+    return users[-1] if users else None
+
+
+def _at(frame: Any) -> str:
+    """File, line and code of a frame or an entry of a traceback."""
+    if frame is None:
+        return ""
+    code, line = (
+        (frame.f_code, frame.f_lineno)
+        if isinstance(frame, FrameType)
+        else (frame.tb_frame.f_code, frame.tb_lineno)
+    )
+    return f" ({code.co_filename}:{line}: {linecache.getline(code.co_filename, line).strip()})"
