@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from nets import Net, conv, head
+from networks import Net, conv, head
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-import nets
+import networks
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import conv, head
+from networks import conv, head
 from torch import nn
 
 from amc_env.compressors.channels import Channels, allowed, magnitude
@@ -24,8 +24,8 @@ def group(atoms: int, per_atom: int = 1) -> Group:
 
 
 def traced(build: Callable[[], nn.Module]) -> tuple[nn.Module, Graph]:
-    model = nets.ready(build())
-    return model, trace(model, nets.SHAPE)
+    model = networks.ready(build())
+    return model, trace(model, networks.PAIR)
 
 
 def set_columns(module: nn.Module, sums: list[float], sign: float = 1.0) -> None:
@@ -36,7 +36,7 @@ def set_columns(module: nn.Module, sums: list[float], sign: float = 1.0) -> None
 
 
 def test_magnitude_of_one_reader_by_hand() -> None:
-    model, graph = traced(nets.chain)
+    model, graph = traced(networks.chain)
     set_columns(model[3], [3, 1, 2, 6, 0, 6], sign=-1)
     scores = magnitude(model, graph, graph.groups[0])
     np.testing.assert_allclose(scores, np.array([3, 1, 2, 6, 0, 6]) / 3, rtol=1e-6)  # 3 is the mean
@@ -44,7 +44,7 @@ def test_magnitude_of_one_reader_by_hand() -> None:
 
 
 def test_magnitudes_of_several_readers_are_added_relative_to_their_means() -> None:
-    model, graph = traced(nets.residual)
+    model, graph = traced(networks.residual)
     set_columns(model.first, [10, 0, 0, 0, 0, 50])
     set_columns(model.head[2], [0.1, 0.1, 0.4, 0, 0, 0])
     scores = magnitude(model, graph, graph.groups[0])
@@ -53,7 +53,7 @@ def test_magnitudes_of_several_readers_are_added_relative_to_their_means() -> No
 
 def test_magnitude_of_a_grouped_convolution_by_hand() -> None:
     """Filters 0 to 2 read channels 0 and 1, and so on; position p holds channels p, p + 2, p + 4, p + 6."""
-    model, graph = traced(nets.grouped)
+    model, graph = traced(networks.grouped)
     weight = model[2].weight.data
     weight.zero_()
     weight[0, 0, 0, 0], weight[3, 1, 1, 1], weight[11, 1, 2, 2] = 1, -2, 3
@@ -61,27 +61,27 @@ def test_magnitude_of_a_grouped_convolution_by_hand() -> None:
 
 
 def test_magnitude_after_flatten_adds_up_the_positions() -> None:
-    model, graph = traced(nets.flatten_linear)
+    model, graph = traced(networks.flatten_linear)
     model[7].weight.data.zero_()
     model[7].weight.data[2, [0, 3, 4, 11]] = torch.tensor([1.0, 2.0, -3.0, 6.0])
     np.testing.assert_allclose(magnitude(model, graph, graph.groups[1]), [3 / 4, 3 / 4, 6 / 4], rtol=1e-6)
 
 
 def test_magnitude_of_a_transposed_convolution_by_hand() -> None:
-    model, graph = traced(nets.transposed)
+    model, graph = traced(networks.transposed)
     weight = model[5].weight.data  # (in, out, ...)
     weight.copy_(torch.tensor([4.0, 3.0, 2.0, 1.0, 0.0]).view(5, 1, 1, 1).expand_as(weight))
     assert Channels(model, graph).orders[2].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_weights_that_are_all_zero_give_an_order() -> None:
-    model, graph = traced(nets.chain)
+    model, graph = traced(networks.chain)
     model[3].weight.data.zero_()
     assert Channels(model, graph).orders[0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_the_kept_positions_are_ascending() -> None:
-    model, graph = traced(nets.chain)
+    model, graph = traced(networks.chain)
     set_columns(model[3], [3, 1, 2, 6, 0, 6])
     channels = Channels(model, graph)
     assert [channels.choose(0, count) for count in (1, 2, 4)] == [(3,), (3, 5), (0, 2, 3, 5)]
@@ -140,13 +140,13 @@ def test_every_layer_of_a_cut_network_is_rounded() -> None:
 @pytest.mark.parametrize("floor", [0.0, -0.1, 1.1])
 def test_a_floor_outside_its_range_is_refused(floor: float) -> None:
     with pytest.raises(ValueError, match=r"floor is the smallest fraction .* in \(0, 1\], not"):
-        Channels(*traced(nets.chain), floor=floor)
+        Channels(*traced(networks.chain), floor=floor)
 
 
 @pytest.mark.parametrize("round_to", [0, -8])
 def test_rounding_to_nothing_is_refused(round_to: int) -> None:
     with pytest.raises(ValueError, match="round_to is a number of channels, at least 1"):
-        Channels(*traced(nets.chain), round_to=round_to)
+        Channels(*traced(networks.chain), round_to=round_to)
 
 
 class Branches(nn.Module):

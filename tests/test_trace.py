@@ -5,11 +5,11 @@ import types
 from typing import Any
 
 import adversaries
-import nets
+import networks
 import numpy as np
 import pytest
 import torch
-from nets import Net, conv, head
+from networks import Net, conv, head
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -25,15 +25,15 @@ from amc_env.plan import Plan
 
 
 def tried(model: nn.Module) -> Graph:
-    graph = trace(model, nets.SHAPE)
+    graph = trace(model, networks.PAIR)
     try_cut(model, graph)
     return graph
 
 
 def assert_cut_equals_masked(model: nn.Module, graph: Graph) -> None:
-    x = nets.images(3)
+    x = networks.pixels(3)
     for seed in range(3):
-        plan = nets.random_plan(graph, seed)
+        plan = networks.random_plan(graph, seed)
         with torch.no_grad():
             expected = masked(model, graph, plan)(x)
             torch.testing.assert_close(cut(model, graph, plan)(x), expected, rtol=0, atol=1e-6)
@@ -42,9 +42,9 @@ def assert_cut_equals_masked(model: nn.Module, graph: Graph) -> None:
 @pytest.mark.parametrize("name", adversaries.CUT)
 def test_arithmetic_that_follows_the_channels_is_cut_exactly(name: str) -> None:
     middle, parts = adversaries.CUT[name]
-    model = nets.ready(adversaries.net(middle, **parts))
+    model = networks.ready(adversaries.net(middle, **parts))
 
-    graph = trace(model, nets.SHAPE)
+    graph = trace(model, networks.PAIR)
 
     assert graph.notes == ()
     assert not graph.fixed[graph.layer("first").writes].any()
@@ -54,9 +54,9 @@ def test_arithmetic_that_follows_the_channels_is_cut_exactly(name: str) -> None:
 @pytest.mark.parametrize("name", adversaries.PINNED)
 def test_channels_that_cannot_shrink_stay_with_a_note(name: str) -> None:
     middle, parts, note = adversaries.PINNED[name]
-    model = nets.ready(adversaries.net(middle, **parts))
+    model = networks.ready(adversaries.net(middle, **parts))
 
-    graph = trace(model, nets.SHAPE)
+    graph = trace(model, networks.PAIR)
 
     assert re.search(note, "\n".join(graph.notes)), graph.notes
     assert graph.fixed[graph.layer("first").writes].all()
@@ -67,7 +67,7 @@ def test_channels_that_cannot_shrink_stay_with_a_note(name: str) -> None:
 def test_what_is_not_understood_is_refused_by_name(name: str) -> None:
     middle, parts, message = adversaries.REFUSED[name]
     with pytest.raises(TraceError, match=message):
-        tried(nets.ready(adversaries.net(middle, **parts)))
+        tried(networks.ready(adversaries.net(middle, **parts)))
 
 
 def test_a_loop_over_channels_is_refused() -> None:
@@ -77,7 +77,7 @@ def test_a_loop_over_channels_is_refused() -> None:
             x = x + channel
         return m.head(x)
 
-    model = nets.ready(Net(forward, stem=conv(2, 4), head=head(4)))
+    model = networks.ready(Net(forward, stem=conv(2, 4), head=head(4)))
     with pytest.raises(TraceError, match="depends on the number of channels"):
         tried(model)
 
@@ -88,11 +88,11 @@ def test_attention_is_refused_by_name() -> None:
         return m.last(m.attention(tokens, tokens, tokens)[0].mean(1))
 
     parts = {"attention": nn.MultiheadAttention(4, 2, batch_first=True), "last": nn.Linear(4, 3)}
-    model = nets.ready(Net(forward, stem=conv(2, 4), **parts))
+    model = networks.ready(Net(forward, stem=conv(2, 4), **parts))
     with pytest.raises(
         TraceError, match=r"'multi_head_attention_forward' of 'attention'.*convolutional part"
     ):
-        trace(model, nets.SHAPE)
+        trace(model, networks.PAIR)
 
 
 def test_a_module_used_on_two_shapes_is_refused() -> None:
@@ -101,7 +101,7 @@ def test_a_module_used_on_two_shapes_is_refused() -> None:
 
     model = Net(forward, stem=conv(2, 4), again=conv(4, 4), pool=nn.MaxPool2d(2), head=head(4))
     with pytest.raises(TraceError, match=r"'conv2d' of 'again'.*\(8, 8\) and of \(4, 4\).*its own module"):
-        trace(nets.ready(model), nets.SHAPE)
+        trace(networks.ready(model), networks.PAIR)
 
 
 @pytest.mark.parametrize(
@@ -118,19 +118,19 @@ def test_a_module_used_on_two_shapes_is_refused() -> None:
 )
 def test_images_of_another_shape_are_refused(net: str, shape: tuple[int, int, int], message: str) -> None:
     with pytest.raises(TraceError, match=message):
-        trace(nets.ready(nets.NETS[net]()), shape)
+        trace(networks.ready(networks.NETS[net]()), shape)
 
 
 def test_too_small_an_image_is_refused() -> None:
     model = nn.Sequential(nn.Conv2d(2, 4, 5), head(4))
     with pytest.raises(TraceError, match=r"images of \(4, 4\) are too small"):
-        trace(nets.ready(model), (2, 4, 4))
+        trace(networks.ready(model), (2, 4, 4))
 
 
 def test_two_outputs_are_refused() -> None:
     model = Net(lambda m, x: (m.stem(x), x), stem=conv(2, 4))
     with pytest.raises(TraceError, match=r"returns tuple, not one tensor of logits"):
-        trace(nets.ready(model), nets.SHAPE)
+        trace(networks.ready(model), networks.PAIR)
 
 
 def test_two_inputs_are_refused() -> None:
@@ -139,7 +139,7 @@ def test_two_inputs_are_refused() -> None:
             return x + y
 
     with pytest.raises(TraceError, match=r"Pair cannot run on an image of \(2, 8, 8\).*'y'"):
-        trace(Pair(), nets.SHAPE)
+        trace(Pair(), networks.PAIR)
 
 
 def test_idle_parameters_are_refused() -> None:
@@ -149,21 +149,21 @@ def test_idle_parameters_are_refused() -> None:
 
     model = Net(forward, stem=conv(2, 4), head=head(4), auxiliary=head(4))
     with pytest.raises(TraceError, match=r"auxiliary\.2\.weight and 1 more.*set such modules to None"):
-        trace(nets.ready(model), nets.SHAPE)
+        trace(networks.ready(model), networks.PAIR)
 
 
 def test_tied_weights_are_refused() -> None:
-    model = nets.ready(nn.Sequential(conv(2, 4), conv(4, 4), conv(4, 4), head(4)))
+    model = networks.ready(nn.Sequential(conv(2, 4), conv(4, 4), conv(4, 4), head(4)))
     model[2].weight = model[1].weight
     with pytest.raises(TraceError, match=r"1\.weight and 2\.weight are one tensor"):
-        trace(model, nets.SHAPE)
+        trace(model, networks.PAIR)
 
 
 def test_hooks_are_part_of_the_forward() -> None:
     def doubled(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         return 2 * output + inputs[0].mean((1, 2, 3), keepdim=True)
 
-    model = nets.ready(nets.chain())
+    model = networks.ready(networks.chain())
     model[3].register_forward_hook(doubled)
     graph = tried(model)
     assert graph.folds == (("0", "1"),)
@@ -172,22 +172,22 @@ def test_hooks_are_part_of_the_forward() -> None:
 
 
 def test_parametrized_weights_are_refused() -> None:
-    model = nets.ready(nets.chain())
+    model = networks.ready(networks.chain())
     parametrizations.weight_norm(model[3])
     with pytest.raises(TraceError, match=r"'3' has parametrized weights.*remove_parametrizations"):
-        trace(model, nets.SHAPE)
+        trace(model, networks.PAIR)
 
 
 def test_a_function_of_the_user_is_followed_whatever_its_name() -> None:
     def relu(x: Tensor) -> Tensor:
         return x.sum(1, keepdim=True).expand_as(x)
 
-    graph = tried(nets.ready(adversaries.net(lambda m, x: relu(x))))
+    graph = tried(networks.ready(adversaries.net(lambda m, x: relu(x))))
     assert re.search("sum .*a reduction over channels", graph.notes[0])
 
 
 def test_a_user_adds_a_rule() -> None:
-    model = nets.ready(adversaries.net(lambda m, x: torch.cummax(x, 2)[0]))
+    model = networks.ready(adversaries.net(lambda m, x: torch.cummax(x, 2)[0]))
     with pytest.raises(TraceError, match=r"'cummax'.*add a rule"):
         tried(model)
 
@@ -211,7 +211,7 @@ def plain(m: Any, x: Tensor) -> Tensor:
 
 
 def test_a_forward_that_is_bound_to_the_instance_is_the_one_that_is_read() -> None:
-    model = nets.ready(Net(plain, first=conv(2, 6), last=conv(6, 6), head=head(6)))
+    model = networks.ready(Net(plain, first=conv(2, 6), last=conv(6, 6), head=head(6)))
     model.forward = types.MethodType(branch, model)
     graph = tried(model)
     assert [len(group) for group in graph.groups] == [6]
@@ -219,9 +219,9 @@ def test_a_forward_that_is_bound_to_the_instance_is_the_one_that_is_read() -> No
 
 
 def test_a_closure_over_the_dense_network_is_refused_with_what_to_do() -> None:
-    model = nets.ready(Net(plain, first=conv(2, 6), last=conv(6, 6), head=head(6)))
+    model = networks.ready(Net(plain, first=conv(2, 6), last=conv(6, 6), head=head(6)))
     model.forward = lambda x: branch(model, x)
-    graph = trace(model, nets.SHAPE)
+    graph = trace(model, networks.PAIR)
     with pytest.raises(TraceError, match=r"closure.*types\.MethodType"):
         try_cut(model, graph)
 
@@ -234,7 +234,7 @@ def test_a_module_under_two_names_is_one(again: tuple[str, ...]) -> None:
     model = Net(forward, first=conv(2, 6), last=conv(6, 5), norm=nn.BatchNorm2d(5), head=head(5))
     model.again = nn.ModuleList([getattr(model, name) for name in again])
     model.swapped = again == ("norm",)
-    nets.ready(model)
+    networks.ready(model)
     graph = tried(model)
     assert graph.folds == ()
     assert [layer.name for layer in graph.layers] == ["first", "last", "head.2"]
@@ -247,7 +247,7 @@ def test_a_module_under_two_names_is_one(again: tuple[str, ...]) -> None:
 def test_buffers_are_cut_whether_they_are_saved_or_not(persistent: bool) -> None:
     model = adversaries.net(lambda m, x: x * m.gate)
     model.register_buffer("gate", torch.rand(1, 8, 1, 1), persistent=persistent)
-    graph = tried(nets.ready(model))
+    graph = tried(networks.ready(model))
     assert "gate" in {vector.name for vector in graph.vectors}
     assert_cut_equals_masked(model, graph)
 
@@ -263,7 +263,7 @@ def test_what_the_forward_keeps_is_put_back() -> None:
 
     model = Net(forward, stem=conv(2, 4), head=head(4), ramp=None)
     model.register_buffer("count", torch.zeros(()))
-    nets.ready(model)
+    networks.ready(model)
     model.count.zero_()
     graph = tried(model)
     assert model.ramp is None
@@ -274,17 +274,17 @@ def test_what_the_forward_keeps_is_put_back() -> None:
 
 
 def test_wrappers_are_refused_in_a_line() -> None:
-    model = nets.ready(nets.chain())
+    model = networks.ready(networks.chain())
     with pytest.raises(TraceError, match=r"DataParallel wraps the network; pass its \.module"):
-        trace(nn.DataParallel(model), nets.SHAPE)
+        trace(nn.DataParallel(model), networks.PAIR)
     with pytest.raises(TraceError, match=r"wraps the network; pass its \._orig_mod"):
-        trace(torch.compile(model), nets.SHAPE)
+        trace(torch.compile(model), networks.PAIR)
 
 
 def test_the_cut_network_is_held_against_the_masked_one_on_images() -> None:
-    model = nets.ready(nets.residual())
-    graph = trace(model, nets.SHAPE)
-    assert check(model, graph, random_plan(graph), nets.images(2)) < 1e-5
+    model = networks.ready(networks.residual())
+    graph = trace(model, networks.PAIR)
+    assert check(model, graph, random_plan(graph), networks.pixels(2)) < 1e-5
 
 
 def test_the_layer_at_which_cut_and_masked_part_is_named() -> None:
@@ -297,25 +297,27 @@ def test_the_layer_at_which_cut_and_masked_part_is_named() -> None:
             return copied
 
     unequal = iter((0.0, 5.0))
-    model = nets.ready(nn.Sequential(conv(2, 6), Forgetful(6), nn.ReLU(), conv(6, 5), head(5)))
-    graph = trace(model, nets.SHAPE)
+    model = networks.ready(nn.Sequential(conv(2, 6), Forgetful(6), nn.ReLU(), conv(6, 5), head(5)))
+    graph = trace(model, networks.PAIR)
     with pytest.raises(TraceError, match="part at '3'"):
-        check(model, graph, random_plan(graph), nets.images(2))
+        check(model, graph, random_plan(graph), networks.pixels(2))
 
 
 def test_channels_that_can_only_go_together_are_noted() -> None:
     model = nn.Sequential(conv(2, 6), nn.ChannelShuffle(3), conv(6, 6, groups=3), head(6))
-    assert trace(nets.ready(model), nets.SHAPE).notes == ("0: its channels can only be removed all at once",)
+    assert trace(networks.ready(model), networks.PAIR).notes == (
+        "0: its channels can only be removed all at once",
+    )
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_tracing_leaves_the_network_as_it_was(training: bool) -> None:
-    model = nets.ready(nets.residual()).train(training)
+    model = networks.ready(networks.residual()).train(training)
     model.norm.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
 
-    trace(model, nets.SHAPE)
+    trace(model, networks.PAIR)
 
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -323,16 +325,16 @@ def test_tracing_leaves_the_network_as_it_was(training: bool) -> None:
 
 
 def test_no_draw_from_global_generators() -> None:
-    model = nets.ready(nets.residual())
+    model = networks.ready(networks.residual())
     state, numbers = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    trace(model, nets.SHAPE)
+    trace(model, networks.PAIR)
     assert torch.equal(torch.get_rng_state(), state)
     assert np.array_equal(np.random.get_state()[1], numbers)  # noqa: NPY002
 
 
 def test_verify_holds_a_network_against_the_mask() -> None:
-    model = nets.ready(nets.residual())
-    graph = trace(model, nets.SHAPE)
+    model = networks.ready(networks.residual())
+    graph = trace(model, networks.PAIR)
     plan = Plan.dense(graph).with_group(0, (0, 2, 3))
     network = Surgeon(model, graph, fold=False).cut(plan)
 
