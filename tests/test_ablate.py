@@ -6,10 +6,10 @@ import pytest
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments import ablate, compare
 from experiments.analysis import ablation, report
 from experiments.cli.config import CONF
 from experiments.recording.record import RECORD, ROWS, RunRecord, without_clock
+from experiments.searching import ablate, compare
 
 pytestmark = pytest.mark.usefixtures("hydra")
 

@@ -6,11 +6,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from amc_env import tabular
-from experiments import budgets
 from experiments.analysis import regret
-from experiments.budgets import Found
 from experiments.cli.config import ConfigError
 from experiments.recording.record import RECORD, ROWS, without_clock
+from experiments.searching import budgets
+from experiments.searching.budgets import Found
 
 pytestmark = pytest.mark.usefixtures("hydra")
 TARGETS = [0.3, 0.8]

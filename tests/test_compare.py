@@ -5,9 +5,9 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
-from experiments import compare
 from experiments.cli.config import ConfigError
 from experiments.recording.record import RECORD, ROWS, without_clock
+from experiments.searching import compare
 
 pytestmark = pytest.mark.usefixtures("hydra")
 

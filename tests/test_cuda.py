@@ -13,7 +13,7 @@ from amc_env.graph.trace import trace
 from amc_env.plan import Plan
 from amc_env.repair.moments import collect
 from experiments.recording.record import RunRecord
-from experiments.search import search
+from experiments.searching.search import search
 from experiments.training import loop
 from experiments.training.loop import train
 from experiments.training.recipe import Recipe

@@ -19,10 +19,10 @@ from agents.search import Episode, StateError, run_episode, search
 from amc_env.budget import BudgetError
 from amc_env.tabular import TabularEnv
 from amc_env.wrappers import Goals
-from experiments import search as job
 from experiments.analysis.curve import CurveError, chosen
 from experiments.cli.config import CONF
 from experiments.recording.record import RunRecord, without_clock
+from experiments.searching import search as job
 
 TARGETS = (0.3, 0.5, 0.8)
 SETTINGS = {"hidden": 8, "learn_after": 4, "warmup": 4, "batch": 16, "memory": 100, "revisit": 0.5}

@@ -15,7 +15,7 @@ from amc_env.evaluator import accuracy
 from experiments.cli.config import CONF, ConfigError
 from experiments.recording.record import RunRecord, without_clock
 from experiments.recording.state import load as load_state
-from experiments.search import search
+from experiments.searching.search import search
 
 
 def config(folder: Path, *overrides: str) -> DictConfig:

@@ -13,16 +13,17 @@ from experiments.cli.suggest import explain
 ENTRY = """
 from experiments.cli import config
 
-@config.main("pretrain")
-def main(cfg, folder):
+config.command("pretrain", job="named:show")()
+"""
+JOB = """
+def show(cfg, folder):
     print(cfg.model.name, dict(cfg.model.options))
-
-main()
 """
 
 
 def run(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     (tmp_path / "entry.py").write_text(ENTRY)
+    (tmp_path / "named.py").write_text(JOB)
     command = [sys.executable, str(tmp_path / "entry.py"), *words]
     environment = os.environ | {"PYTHONPATH": str(CONF.parent)}
     return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)

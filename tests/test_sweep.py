@@ -19,6 +19,7 @@ from experiments.cli.config import CONF
 from experiments.cli.sweep import LONGEST, folder_name
 from experiments.recording.lock import alone
 from experiments.recording.record import RECORD, RecordError, RunRecord, without_clock
+from experiments.searching import search as job
 
 SMALL = ("experiment=digits", "episodes=3", "save_every=1", "deliver=false", "confirm=1")
 NETS = """
@@ -110,12 +111,12 @@ def test_a_killed_sweep_ends_with_the_records_of_one_that_was_not(
 def test_a_failed_run_is_named_at_the_end_and_loses_no_other(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    confirm = search.confirm
+    confirm = job.confirm
 
     def fault(env: object, of: RunRecord, **asked: object) -> object:
         return 1 / 0 if of.content["seeds"]["search"] == 1 else confirm(env, of, **asked)
 
-    monkeypatch.setattr(search, "confirm", fault)
+    monkeypatch.setattr(job, "confirm", fault)
     words = ("agent=random", "protocol.target=0.001,0.5", "seed=0,1", "output=sweep")
     assert sweep(*words) == 2
     printed = capsys.readouterr()
@@ -130,7 +131,7 @@ def test_a_failed_run_is_named_at_the_end_and_loses_no_other(
     (finished,) = (path for path in Path("sweep").iterdir() if "target=0.5,save_every=1,seed=0" in path.name)
     assert RunRecord.read(finished).content["status"] == "finished"
 
-    monkeypatch.setattr(search, "confirm", confirm)
+    monkeypatch.setattr(job, "confirm", confirm)
     assert sweep(*words[:1], "protocol.target=0.5", *words[2:]) == 0
     assert "2 runs in sweep: 1 are finished, 1 are left to do" in capsys.readouterr().out
 

@@ -23,7 +23,7 @@ from amc_env.evaluator import Evaluation
 from amc_env.graph.trace import trace
 from amc_env.plan import Plan
 from amc_env.tabular import COUNTED, REAL, Card, Levels, Table, TableError, TabularEnv
-from experiments import tabulate
+from experiments.searching import tabulate
 
 IDS = {"AMC/Tabular-Digits-v0": "digits", "AMC/Tabular-Fashion-v0": "fashion"}
 SHAPE = (8,) * 5

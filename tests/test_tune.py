@@ -1,5 +1,6 @@
 """Tuning: a killed one ends as one that was not, nothing is tuned on the table that is reported on."""
 
+import importlib
 import sys
 
 import pytest
@@ -8,11 +9,13 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from amc_env import tabular
-from experiments import compare, tune
+from experiments import tune as command
 from experiments.cli.config import CONF, ConfigError
 from experiments.recording.record import RECORD, RecordError, RunRecord, without_clock
 
-optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'amc-rl[optuna]'")
+pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'amc-rl[optuna]'")
+compare = importlib.import_module("experiments.searching.compare")
+tune = importlib.import_module("experiments.searching.tune")
 SPACE = {
     "agent": "annealing",
     "agent.step": "tag(log, interval(0.01, 1))",
@@ -57,8 +60,8 @@ def test_the_best_trial_is_the_one_of_least_mean_regret(whole, composed):
 
 def test_a_trial_follows_from_those_before_it(whole):
     _, space = tune.split(SPACE)
-    assert whole.rows[13]["params"] == tune.propose(optuna, space, whole.rows[1:13], seed=(0, 13))
-    assert whole.rows[13]["params"] != tune.propose(optuna, space, [], seed=(0, 13))
+    assert whole.rows[13]["params"] == tune.propose(space, whole.rows[1:13], seed=(0, 13))
+    assert whole.rows[13]["params"] != tune.propose(space, [], seed=(0, 13))
 
 
 def test_a_trial_is_a_contender_of_the_comparison(whole):
@@ -95,10 +98,10 @@ def test_more_trials_go_on_with_the_same_record_and_other_settings_do_not(whole,
 def test_the_sampler_learns_from_what_was_tried_and_its_seed():
     _, space = tune.split({"a": "interval(0, 1)"})
     rows = [{"params": {"a": a / 20}, "regret": abs(a / 20 - 0.2)} for a in range(21)]
-    drawn = [tune.propose(optuna, space, rows, seed=(seed, 21))["a"] for seed in range(10)]
+    drawn = [tune.propose(space, rows, seed=(seed, 21))["a"] for seed in range(10)]
     assert len(set(drawn)) == 10
     assert sum(abs(a - 0.2) < 0.15 for a in drawn) >= 8
-    assert drawn[3] == tune.propose(optuna, space, rows, seed=(3, 21))["a"]
+    assert drawn[3] == tune.propose(space, rows, seed=(3, 21))["a"]
 
 
 def test_the_table_that_is_reported_on_is_refused_before_anything_is_written(tmp_path):
@@ -107,10 +110,11 @@ def test_the_table_that_is_reported_on_is_refused_before_anything_is_written(tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_without_optuna_it_says_what_brings_it(tmp_path, monkeypatch):
+def test_without_optuna_it_says_what_brings_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, tune.__name__)
     with pytest.raises(ConfigError, match=r"tuning needs Optuna: pip install 'amc-rl\[optuna\]'"):
-        tune.tune(config(), tmp_path)
+        importlib.import_module(tune.__name__)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +153,7 @@ def test_what_cannot_vary(value, message):
 def test_every_space_that_ships_fits_its_agent(path):
     fixed, varying = tune.split(OmegaConf.load(path))
     for seed in range(3):
-        params = tune.propose(optuna, varying, [], seed=(seed,))
+        params = tune.propose(varying, [], seed=(seed,))
         compare.contender(path.stem, fixed + [f"{key}={value}" for key, value in params.items()])
 
 
@@ -157,7 +161,7 @@ def test_the_entry_point_prints_the_best_settings_as_the_main_job_takes_them(tmp
     words = ["table=digits", "trials=1", "seeds=1", "episodes=1", f"output={tmp_path}"]
     monkeypatch.setattr(sys, "argv", ["experiments.tune", *words])
     GlobalHydra.instance().clear()
-    tune.main()
+    command.main()
     last = capsys.readouterr().out.splitlines()[-1]
     overrides = RunRecord.read(tmp_path).content["best"]["overrides"]
     assert last == f"python -m experiments.search {' '.join(overrides)}"

@@ -15,7 +15,7 @@ from experiments.benchmarks.ours import Bare, Ours
 from experiments.benchmarks.reference import Played, Reference
 from experiments.benchmarks.subjects import BenchmarkError, Settings, Subject
 from experiments.cli import config
-from experiments.compare import contender
+from experiments.searching.compare import contender
 
 SIDES = ("ours", "reference")
 TOLERANCE = 0.3  # points between the rewards of the two sides

@@ -21,12 +21,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cli import schema, suggest
+from experiments.cli.signatures import PACKAGES, settings
 
 Job = Callable[[DictConfig, Path], object]  # of the configuration and the output folder
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-PACKAGES = ("amc_env", "agents", "experiments")
-LOWEST = {"seed": 0, "episodes": 1, "confirm": 1}
+LOWEST = {"seed": 0, "episodes": 1, "confirm": 1, "save_every": 1}
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own switch: exceptions reach the caller instead of its printer
 
 schema.register()
@@ -60,7 +60,7 @@ def command(config_name: str, *, job: str | Job) -> Callable[[], None]:
         started = True
         hydra_cfg = HydraConfig.get()
         try:
-            check_settings(cfg, hydra_cfg)
+            check_settings(cfg)
             return _imported(job)(cfg, Path(hydra_cfg.runtime.output_dir))
         except Exception as error:
             if not debugging:
@@ -163,12 +163,11 @@ def stop(message: str, status: int = 2) -> None:
     raise SystemExit(status)
 
 
-def check_settings(cfg: DictConfig, hydra_cfg: HydraConf) -> None:
-    """Check each open group against the yaml file chosen for it: the keys that it lists, and their types.
+def check_settings(cfg: DictConfig) -> None:
+    """Check what the schema cannot: lowest values, missing ones, and the settings of the open groups.
 
-    This is what makes a misspelt or ill-typed setting of an agent fail, wherever it stands: the schema leaves
-    such groups open, so that a new class needs a yaml file and nothing else. A key added on purpose
-    (``+key=value``) passes.
+    An open group names a class, and its keys and their types are what that class takes. Nothing of ours is
+    imported for that; a class of the user's own is.
 
     Raises:
         ConfigError: with the near names, or the type that is expected.
@@ -178,12 +177,19 @@ def check_settings(cfg: DictConfig, hydra_cfg: HydraConf) -> None:
             raise ConfigError(f"{key} is {cfg[key]}, it is at least {lowest}")
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise ConfigError("\n".join(map(suggest.needed, missing)))
-    added = [o.lstrip("+").partition("=")[0] for o in hydra_cfg.overrides.task if o.startswith("+")]
-    folders = [Path(s.path) for s in hydra_cfg.runtime.config_sources if s.schema == "file"]
     for group in schema.OPEN:
-        choice = hydra_cfg.runtime.choices.get(group)
-        if choice is not None and (defaults := _group_file(folders, group, choice)):
-            _check(plain(cfg[group]), defaults, group, added)
+        if group in cfg:
+            _check_group(group, plain(cfg[group]))
+
+
+def complete(cfg: DictConfig) -> dict[str, Any]:
+    """The whole configuration as plain data, with the defaults of the classes that the open groups name."""
+    found = plain(cfg)
+    for group in schema.OPEN:
+        if group in found:
+            known = settings(found[group]["_target_"])
+            found[group] = {key: setting.default for key, setting in known.items()} | found[group]
+    return found
 
 
 def plain(node: DictConfig | ListConfig, *, resolve: bool = True) -> dict[str, Any]:
@@ -199,32 +205,35 @@ def plain(node: DictConfig | ListConfig, *, resolve: bool = True) -> dict[str, A
 
 
 def instantiate(node: DictConfig | Mapping[str, Any], **arguments: Any) -> Any:
-    """Build what ``_target_`` names, from the settings beside it and further arguments; nested targets first.
+    """Build what ``_target_`` names, from the settings beside it and further arguments.
 
-    Only callables that are defined in our three packages, and ``gymnasium.make``, are called: a config may
-    have come with a file from elsewhere. Hydra's own function has no such list before 1.4, and demands one
-    in 1.5.
+    Any class can be named: the user's own agents and trackers are built like ours. So the node has to be
+    composed from ``conf/`` and the command line; one that was read from a record or another file must never
+    get here.
 
     Raises:
-        ConfigError: for any other target.
+        ConfigError: for a target that cannot be loaded, or settings that it refuses.
     """
-    settings: dict[str, Any] = plain(node) if isinstance(node, DictConfig) else dict(node)
-    target = settings.pop("_target_", None)
+    given: dict[str, Any] = plain(node) if isinstance(node, DictConfig) else dict(node)
+    target = given.pop("_target_", None)
     if target is None:
-        raise ConfigError(f"no _target_ in {sorted(settings)}: it names the class to build")
-    built = {
-        key: instantiate(value) if isinstance(value, dict) and "_target_" in value else value
-        for key, value in settings.items()
-    }
+        raise ConfigError(f"no _target_ in {sorted(given)}: it names the class to build")
+    with told_as(target):
+        return _locate(target)(**given, **arguments)
+
+
+@contextmanager
+def told_as(name: str) -> Iterator[None]:
+    """Tell a setting that our own code refused in one message, which begins with the name of what refused."""
     try:
-        return _locate(target)(**built, **arguments)
+        yield
     except (ValueError, TypeError) as error:
         if is_ours(error) or not _raised_here(error):
             raise
-        raise ConfigError(f"{target}: {error}") from error
+        raise ConfigError(f"{name}: {error}") from error
 
 
-def accepted(node: DictConfig, **offered: Any) -> dict[str, Any]:
+def accepted(node: Mapping[str, Any] | DictConfig, **offered: Any) -> dict[str, Any]:
     """Those of the offered arguments that a node's target takes by name, as some agents do ``decisions``."""
     target = _locate(node["_target_"])
     makers = [target]
@@ -243,61 +252,27 @@ def _raised_here(error: Exception) -> bool:
 
 
 def _locate(target: str) -> Callable[..., Any]:
-    allowed = ", ".join(f"{package}." for package in PACKAGES) + " and gymnasium.make"
-    if target != "gymnasium.make" and target.partition(".")[0] not in PACKAGES:
-        raise ConfigError(f"_target_ {target} is not allowed: there are {allowed}")
     try:
         found: object = hydra.utils.get_object(target)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"_target_ {target} cannot be loaded: {error}") from error
-    # a path may lead through our module to one that it imports, as in amc_env.data.sources.subprocess.run
-    if target != "gymnasium.make" and getattr(found, "__module__", "").partition(".")[0] not in PACKAGES:
-        raise ConfigError(f"_target_ {target} is defined elsewhere: there are {allowed}")
     if not callable(found):
         raise ConfigError(f"_target_ {target} is not callable")
     return found
 
 
-def _group_file(folders: list[Path], group: str, choice: str) -> dict[str, Any]:
-    """The settings of a choice, with those that it inherits from another choice of its group."""
-    path = next((p for folder in folders if (p := folder / group / f"{choice}.yaml").exists()), None)
-    if path is None:
-        return {}  # from a plugin
-    own = plain(OmegaConf.load(path), resolve=False)
-    parents = [name for name in own.pop("defaults", []) if isinstance(name, str) and name != "_self_"]
-    if path.read_text().startswith("# @package _global_"):
-        own = own.get(group, {})
-    merged: dict[str, Any] = {}
-    for parent in parents:
-        merged |= _group_file(folders, group, parent)
-    return merged | own
-
-
-def _check(settings: Mapping[str, Any], defaults: Mapping[str, Any], where: str, added: list[str]) -> None:
-    for key, value in settings.items():
-        name = f"{where}.{key}"
-        if name in added:
+def _check_group(group: str, node: Mapping[str, Any]) -> None:
+    if "_target_" not in node:
+        raise ConfigError(f"no _target_ in group {group!r}: it names the class to build")
+    known = settings(node["_target_"])
+    for key, value in node.items():
+        name = f"{group}.{key}"
+        if key == "_target_":
             continue
-        if key not in defaults:
-            raise ConfigError(suggest.unknown_key(name, [f"{where}.{known}" for known in defaults]))
-        default = defaults[key]
-        if isinstance(value, dict) and isinstance(default, dict):
-            _check(value, default, name, added)
-        elif (expected := _expected(value, default)) is not None:
+        if key not in known:
+            raise ConfigError(suggest.unknown_key(name, [f"{group}.{other}" for other in known]))
+        if (expected := known[key].expected(value)) is not None:
             raise ConfigError(f"{name} is {value!r}, expected {expected}")
-
-
-def _expected(value: Any, default: Any) -> str | None:
-    """What a value should be to stand for a default; None where it may."""
-    if (
-        default is None
-        or value is None
-        or (isinstance(default, str) and ("${" in default or default == "???"))
-    ):
-        return None
-    if isinstance(default, float) and type(value) is int:
-        return None
-    return None if type(value) is type(default) else type(default).__name__
 
 
 @contextmanager

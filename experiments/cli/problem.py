@@ -1,13 +1,16 @@
 """From a configuration to what is searched: a trained network, its data, the environment."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import DictConfig
 from torch import nn
 
-from agents.search import Environment
+from agents.search import Agent, Environment
 from amc_env import checkpoints as weights
 from amc_env import zoo
+from amc_env.building import make_env
 from amc_env.checkpoints import Card
 from amc_env.data.splits import DataSet
 from amc_env.env import CompressionEnv
@@ -59,14 +62,21 @@ def trained(cfg: DictConfig) -> Trained:
 
 
 def environment(cfg: DictConfig, subject: Trained) -> CompressionEnv:
-    """The environment of a configuration's protocol, compressor and env groups."""
-    groups = config.plain(cfg.protocol) | config.plain(cfg.compressor) | config.plain(cfg.env)
-    node = {"_target_": "amc_env.building.make_env"} | groups
-    env = config.instantiate(node, model=subject.model, data=subject.data)
-    assert isinstance(env, CompressionEnv)
-    return env
+    """The environment that the groups protocol, compressor and env describe."""
+    settings = config.plain(cfg.protocol) | config.plain(cfg.compressor) | config.plain(cfg.env)
+    with config.told_as("the environment"):
+        return make_env(subject.model, subject.data, **settings)
 
 
 def played(cfg: DictConfig, env: CompressionEnv) -> Environment:
-    """What an agent plays: the environment itself, or a twin of it whose episodes are given targets."""
+    """The environment itself, or with ``targets`` one whose episodes are each given one of them."""
     return Goals(env.twin(), list(cfg.targets)) if cfg.targets else env
+
+
+def build_agent(node: DictConfig | Mapping[str, Any], env: Environment, *, seed: int) -> Agent:
+    """The agent that a node composed from the command line names, for an environment."""
+    task: Any = env.unwrapped
+    offered = config.accepted(node, decisions=len(task.graph.groups))
+    spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
+    agent: Agent = config.instantiate(node, **spaces, **offered, seed=seed)
+    return agent

@@ -1,19 +1,35 @@
-"""The typed schema of every configuration: types and required keys here, values in ``conf/``."""
+"""The typed schema of every configuration.
 
-from dataclasses import dataclass, field, fields, make_dataclass
+A setting of a class or function of ours has its type and default from there. What a command alone reads
+stands here, with its value in ``conf/``.
+"""
+
+from dataclasses import dataclass, field, make_dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
-from experiments.training.recipe import Recipe
+from experiments.cli.signatures import settings
 
-OPEN = ("compressor", "env", "agent", "tracking")  # groups whose settings belong to the class they name
+ENVIRONMENT = "amc_env.building.make_env"  # its arguments are the settings of these three groups
+PROTOCOL = ("resource", "target", "reward")
+ENV = ("scale", "beta", "reward_images", "device")
+COMPRESSOR = ("round_to", "floor", "repair", "calibration_images", "points", "seed")
+OPEN = ("agent", "tracking")  # groups that name a class: their settings are what that class takes
 
-# Recipe is frozen, which OmegaConf takes for "read only"; its fields stay the only list of settings.
-RecipeConfig = make_dataclass(
-    "RecipeConfig", [(f.name, f.type, field(default=f.default)) for f in fields(Recipe)]
-)
+
+def _of(name: str, target: str, *keys: str) -> Any:
+    """The settings of a class or function, or those named, as a dataclass."""
+    known = settings(target)
+    chosen = [(key, known[key].kind, field(default=known[key].default)) for key in keys or known]
+    return make_dataclass(name, chosen)
+
+
+RecipeConfig = _of("RecipeConfig", "experiments.training.recipe.Recipe")
+ProtocolConfig = _of("ProtocolConfig", ENVIRONMENT, *PROTOCOL)
+EnvConfig = _of("EnvConfig", ENVIRONMENT, *ENV)
+CompressorConfig = _of("CompressorConfig", ENVIRONMENT, *COMPRESSOR)
 
 
 @dataclass
@@ -36,26 +52,17 @@ class DataConfig:
 
 
 @dataclass
-class ProtocolConfig:
-    """A bound paired with a reward (decision 9); ``target`` is the share of the dense cost that may stay."""
-
-    resource: str = MISSING
-    target: float = MISSING
-    reward: str = MISSING
-
-
-@dataclass
 class SearchConfig:
     """Everything that `experiments.search` reads."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
-    compressor: Any = MISSING
-    env: Any = MISSING
-    agent: Any = MISSING
-    tracking: Any = MISSING
-    finetune: RecipeConfig = field(default_factory=RecipeConfig)  # type: ignore[valid-type]
+    protocol: Any = field(default_factory=ProtocolConfig)
+    compressor: Any = field(default_factory=CompressorConfig)
+    env: Any = field(default_factory=EnvConfig)
+    agent: dict[str, Any] = field(default_factory=dict)
+    tracking: dict[str, Any] = field(default_factory=dict)
+    finetune: Any = field(default_factory=RecipeConfig)
     seed: int = MISSING
     targets: list[float] = field(default_factory=list)
     episodes: int = MISSING
@@ -71,8 +78,8 @@ class PretrainConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    tracking: Any = MISSING
-    recipe: RecipeConfig = field(default_factory=RecipeConfig)  # type: ignore[valid-type]
+    tracking: dict[str, Any] = field(default_factory=dict)
+    recipe: Any = field(default_factory=RecipeConfig)
     device: str = MISSING
     output: str = MISSING
 
@@ -82,8 +89,8 @@ class FinetuneConfig:
     """Everything that `experiments.finetune` reads."""
 
     run: str = MISSING  # the folder of a search
-    tracking: Any = MISSING
-    recipe: RecipeConfig = field(default_factory=RecipeConfig)  # type: ignore[valid-type]
+    tracking: dict[str, Any] = field(default_factory=dict)
+    recipe: Any = field(default_factory=RecipeConfig)
     output: str = MISSING
 
 
@@ -162,30 +169,47 @@ class TuneConfig:
 
 
 @dataclass
+class TabulateConfig:
+    """Everything that `experiments.tabulate` reads."""
+
+    table: str = MISSING
+
+
+@dataclass
 class FetchConfig:
     """Everything that `experiments.fetch` reads."""
 
     data: DataConfig = field(default_factory=DataConfig)
 
 
-def register() -> None:
-    """Make the schema known to Hydra; the files in ``conf/`` name it first in their defaults.
+SCHEMAS = {
+    "search": SearchConfig,
+    "pretrain": PretrainConfig,
+    "finetune": FinetuneConfig,
+    "evaluate": EvaluateConfig,
+    "latency": LatencyConfig,
+    "describe": DescribeConfig,
+    "compare": CompareConfig,
+    "ablate": AblateConfig,
+    "tune": TuneConfig,
+    "tabulate": TabulateConfig,
+    "fetch": FetchConfig,
+}
 
-    What is ``Any`` is open to new classes: there the chosen yaml file is the schema, see
-    `config.check_settings`.
+
+def register() -> None:
+    """Make the schemas known to Hydra; the files in ``conf/`` name theirs first in their defaults.
+
+    The `OPEN` groups take any key here, as ``agent.tau=0.02``; `experiments.cli.config.check_settings` holds
+    them against the class that the group names.
     """
     setattr(ConfigStore, "__deepcopy__", _shared)  # noqa: B010 - no attribute that is declared
-    store = ConfigStore.instance()
-    store.store(name="search_schema", node=SearchConfig)
-    store.store(name="pretrain_schema", node=PretrainConfig)
-    store.store(name="finetune_schema", node=FinetuneConfig)
-    store.store(name="evaluate_schema", node=EvaluateConfig)
-    store.store(name="latency_schema", node=LatencyConfig)
-    store.store(name="describe_schema", node=DescribeConfig)
-    store.store(name="compare_schema", node=CompareConfig)
-    store.store(name="ablate_schema", node=AblateConfig)
-    store.store(name="tune_schema", node=TuneConfig)
-    store.store(name="fetch_schema", node=FetchConfig)
+    for name, kind in SCHEMAS.items():
+        node = OmegaConf.structured(kind)
+        for group in OPEN:
+            if group in node:
+                OmegaConf.set_struct(node[group], False)
+        ConfigStore.instance().store(name=f"{name}_schema", node=node)
 
 
 def _shared(store: ConfigStore, memo: object) -> ConfigStore:

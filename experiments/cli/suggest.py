@@ -12,8 +12,11 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from experiments.cli.schema import OPEN
+from experiments.cli.signatures import SignatureError, settings
 
 LAUNCHER = "hydra/launcher"
 EXTRAS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
@@ -28,7 +31,7 @@ def explain(error: Exception, conf: Path, config_name: str, arguments: list[str]
         if words.config_dir is not None:
             paths.append(f"hydra.searchpath=[{Path(words.config_dir).absolute()}]")
         found = list(_problems(overrides, conf, words.config_name or config_name, paths))
-    except HydraException:  # the command line itself, or the files, cannot be read: the error says so better
+    except (HydraException, SignatureError):  # the error itself says better what cannot be read
         found = []
     return "\n".join(found) or _own_message(error)
 
@@ -85,7 +88,9 @@ def _problems(overrides: list[Override], conf: Path, config_name: str, paths: li
             yield from wrong
             if not wrong and override.input_line is not None and not override.is_sweep_override():
                 chosen.append(override.input_line)
-        values = dict(_keys(OmegaConf.to_container(compose(config_name, chosen, return_hydra_config=True))))
+        composed = compose(config_name, chosen, return_hydra_config=True)
+        values = dict(_keys(OmegaConf.to_container(composed)))
+        values |= dict.fromkeys(_of_classes(composed))
         known = list(values)
         ours = [name for name in dict.fromkeys([*known, *groups]) if not name.startswith("hydra")]
         for key in keys:
@@ -94,6 +99,13 @@ def _problems(overrides: list[Override], conf: Path, config_name: str, paths: li
         for key in ours:
             if values.get(key) == "???" and key not in keys:
                 yield needed(key)
+
+
+def _of_classes(composed: DictConfig) -> Iterator[str]:
+    """The settings that the classes named in open groups take beside those that their files list."""
+    for group in OPEN:
+        if target := (composed.get(group) or {}).get("_target_"):
+            yield from (f"{group}.{key}" for key in settings(target))
 
 
 def _problem(group: str, choice: str, choices: list[str], conf: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""The runs of a sweep: the folder of each, which of them are left to do, and how they ended."""
+"""The runs of a sweep: the folder of each, which are not finished yet, and how they ended."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, open_dict
 
-from experiments.cli.config import plain
+from experiments.cli.config import check_settings, complete
 from experiments.recording.record import RECORD, RecordError, RunRecord
 
 ENDS_OTHERS = ("TerminatedWorkerError", "WorkerCrashedError", "OutOfMemoryError")  # of joblib; of Ray
@@ -36,12 +36,17 @@ class Run:
 
     @classmethod
     def of(cls, overrides: Sequence[str], composed: DictConfig) -> Run:
-        """A run from its composed configuration, with Hydra's node."""
+        """A run from its composed configuration, with Hydra's node.
+
+        Raises:
+            ConfigError: for a configuration that cannot be run, so that no run of the sweep starts.
+        """
         folder = Path(composed.hydra.sweep.dir) / folder_name(composed.hydra.sweep.subdir)
         task = copy.deepcopy(composed)
         with open_dict(task):
             del task["hydra"]
-        return cls(tuple(overrides), folder, plain(task))
+        check_settings(task)
+        return cls(tuple(overrides), folder, complete(task))
 
     @property
     def job(self) -> list[str]:
@@ -66,7 +71,7 @@ class Run:
 
 
 def folder_name(wanted: str) -> str:
-    """A name that every file system takes, the same for the same overrides."""
+    """A folder's name that every file system accepts, the same for the same overrides."""
     name = re.sub(r"[^\w.,=+~-]+", "_", wanted, flags=re.ASCII) or "defaults"
     if len(name) <= LONGEST:
         return name
@@ -74,7 +79,7 @@ def folder_name(wanted: str) -> str:
 
 
 def finish(runs: Sequence[Run], launcher: Launcher) -> None:
-    """Launch the runs that are not finished, wait for all, and say how they ended.
+    """Launch the runs that are not finished, wait for them, and say how they ended.
 
     Raises:
         SweepError: when two runs have one folder; at the end, when runs failed, each with its message.

@@ -1,0 +1,154 @@
+"""Which settings a class or function takes: read from its source, so that nothing of ours is imported."""
+
+import ast
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+import hydra
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("amc_env", "agents", "experiments")
+TYPES: dict[str, Any] = {"bool": bool, "int": int, "float": float, "str": str}
+
+
+class SignatureError(ValueError):
+    """A target whose settings cannot be found."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A parameter with a default value: its type, `Any` where it is none of `TYPES`, and that value."""
+
+    kind: Any
+    default: Any
+
+    def expected(self, value: Any) -> str | None:
+        """The name of the type that a value should have; None where it has it."""
+        kind = self.kind
+        if kind is Any and isinstance(self.default, str):
+            kind = str
+        allowed = get_args(kind) or (kind,)
+        if kind is Any or type(value) in allowed or (type(value) is int and float in allowed):
+            return None
+        return " or ".join("null" if one is NoneType else one.__name__ for one in allowed)
+
+
+@cache
+def settings(target: str) -> Mapping[str, Setting]:
+    """The parameters of a class or function that have a default, by name.
+
+    Those of a class are those of its ``__init__`` or dataclass fields and those of its bases. A class of ours
+    whose ``__init__`` takes ``**settings`` has the fields of the dataclass ``Settings`` of its module. A
+    target of our packages is read as text; one of the user's own is imported.
+
+    Args:
+        target: the dotted name, as "agents.ddpg.DDPG".
+
+    Raises:
+        SignatureError: when there is no such class or function.
+    """
+    made: dict[str, Setting] = {}
+    for name, setting in _all(target):
+        made.setdefault(name, setting)  # a class comes before its bases
+    return made
+
+
+def is_ours(target: str) -> bool:
+    """Whether a dotted name lies in one of our three packages."""
+    return target.partition(".")[0] in PACKAGES
+
+
+def _all(target: str) -> Iterator[tuple[str, Setting]]:
+    if is_ours(target):
+        module, _, name = target.rpartition(".")
+        yield from _read(module, name)
+        return
+    try:
+        found = hydra.utils.get_object(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SignatureError(f"_target_ {target} cannot be loaded: {error}") from error
+    if not callable(found):
+        raise SignatureError(f"_target_ {target} is not callable")
+    yield from _inspected(found)
+
+
+def _inspected(found: Any) -> Iterator[tuple[str, Setting]]:
+    for maker in found.__mro__[:-1] if isinstance(found, type) else (found,):
+        if is_ours(f"{maker.__module__}."):
+            yield from _read(maker.__module__, maker.__qualname__)
+            return
+        if isinstance(maker, type) and "__init__" not in vars(maker):
+            continue
+        parameters = inspect.signature(maker).parameters.values()
+        yield from ((p.name, Setting(Any, p.default)) for p in parameters if p.default is not p.empty)
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+            return
+
+
+def _read(module: str, name: str) -> Iterator[tuple[str, Setting]]:
+    tree = _source(module)
+    definitions = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    found = definitions.get(name)
+    if found is None:
+        raise SignatureError(f"_target_ {module}.{name}: there is no such class or function")
+    if isinstance(found, ast.FunctionDef):
+        yield from _parameters(found)
+        return
+    makers = [node for node in found.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+    passed_on = makers[0].args.kwarg if makers else ast.arg("kwargs")
+    for maker in makers:
+        yield from _parameters(maker)
+    for node in () if makers else found.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            yield node.target.id, Setting(_kind(node.annotation), _value(node.value))
+    if passed_on is not None and passed_on.arg == "settings" and "Settings" in definitions:
+        yield from _read(module, "Settings")
+    imported = dict(_imported(tree))
+    for base in found.bases if passed_on is not None else ():
+        if isinstance(base, ast.Name) and is_ours(home := imported.get(base.id, module)):
+            yield from _read(home, base.id)
+
+
+@cache
+def _source(module: str) -> ast.Module:
+    path = ROOT.joinpath(*module.split("."))
+    for file in (path.with_suffix(".py"), path / "__init__.py"):
+        if file.exists():
+            return ast.parse(file.read_text())
+    raise SignatureError(f"_target_ {module}: there is no such module")
+
+
+def _imported(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield from ((alias.asname or alias.name, node.module) for alias in node.names)
+
+
+def _parameters(function: ast.FunctionDef) -> Iterator[tuple[str, Setting]]:
+    arguments = function.args
+    positional = (arguments.posonlyargs + arguments.args)[::-1]
+    pairs = [*zip(positional, arguments.defaults[::-1], strict=False)][::-1]
+    for argument, default in [*pairs, *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]:
+        if default is not None:
+            yield argument.arg, Setting(_kind(argument.annotation), _value(default))
+
+
+def _kind(annotation: ast.expr | None) -> Any:
+    match annotation:
+        case ast.Name(id=name) if name in TYPES:
+            return TYPES[name]
+        case ast.BinOp(left=left, op=ast.BitOr(), right=ast.Constant(value=None)):
+            return _kind(left) if _kind(left) is Any else _kind(left) | None
+    return Any
+
+
+def _value(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None  # a constant by its name: its value is not needed to check a setting

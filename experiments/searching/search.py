@@ -1,0 +1,167 @@
+"""The main job: search, confirm the best plans, deliver the network of the best one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from agents.search import Agent, Environment
+from agents.search import search as trials
+from amc_env.env import CompressionEnv
+from amc_env.plan import Plan
+from experiments.analysis.curve import chosen, draw
+from experiments.cli import config
+from experiments.cli.problem import build_agent, environment, played, trained
+from experiments.delivery.deliver import deliver
+from experiments.recording import plans, state
+from experiments.recording.lock import alone
+from experiments.recording.progress import Meter
+from experiments.recording.record import RECORD, RunRecord
+from experiments.recording.tracking import Tracker, episode_metrics
+
+PLAN = "plan.json"
+
+
+def main(cfg: DictConfig, folder: Path) -> float:
+    """Run the job; its value for a sweep's optimiser is the plan's accuracy on the selection split."""
+    record = search(cfg, folder)
+    return float(record.content["best"]["selection"]["top1"])
+
+
+def search(cfg: DictConfig, folder: Path) -> RunRecord:
+    """Everything that `main` does, for a caller without Hydra.
+
+    Resumes an unfinished search of the same configuration that it finds in the folder, and reads a finished
+    one.
+
+    Raises:
+        ConfigError: for a value that cannot be, before anything is written.
+        RecordError: when the folder holds a search of another configuration.
+    """
+    config.check_settings(cfg)
+    settings = config.complete(cfg)
+    if (folder / RECORD).exists() and (done := RunRecord.read(folder)).content["status"] == "finished":
+        done.check(settings)
+        print(f"{folder} is finished: nothing to do; choose another output=FOLDER to search again")
+        return done
+    with alone(folder):
+        saved = state.load(folder)
+        record = _opened(cfg, folder, settings, saved)
+        tracker = config.instantiate(cfg.tracking, folder=folder, config=record.content["config"])
+        with record, tracker:
+            _search(cfg, record, tracker, saved)
+    return record
+
+
+def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.State | None) -> None:
+    with record.phase("prepare"):
+        subject = trained(cfg)
+        env = environment(cfg, subject)
+        game = played(cfg, env)
+        agent = build_agent(cfg.agent, game, seed=cfg.seed)
+        if saved is not None:
+            agent.load_state_dict(saved.agent)
+    try:
+        explore(game, agent, record, tracker, episodes=cfg.episodes, seed=cfg.seed, save_every=cfg.save_every)
+    finally:
+        save_best(env, record)
+        note_work(env, record)
+    plan = confirm(env, record, limit=cfg.confirm, targets=cfg.targets)
+    best = record.content["best"]
+    tracker.summary({"best_reward": best["reward"]} | best["selection"])
+    tracker.artifact("plan", "plan", [record.folder / PLAN], {"plan": plan.hash})
+    if cfg.deliver:
+        deliver(cfg, subject, env, plan, record, tracker)
+
+
+def explore(
+    game: Environment,
+    agent: Agent,
+    record: RunRecord,
+    tracker: Tracker,
+    *,
+    episodes: int,
+    seed: int,
+    save_every: int,
+) -> None:
+    """Search on after the record's last row: a row for each episode, the agent's state every few.
+
+    Args:
+        game: the environment that the agent plays.
+        agent: the searcher, restored to the record's last row.
+        record: takes the rows.
+        tracker: takes the same.
+        episodes: how many in all, those in the record included.
+        seed: of the environment's resets.
+        save_every: episodes between two states on disk.
+    """
+    env: Any = game.unwrapped
+    whole = env.budget.widths([])
+    dense = {"dense_macs": int(env.macs(whole)), "dense_params": int(env.params(whole))}
+    start, best = len(record.rows), plans.best_reward(record.rows)
+    with record.phase("search"), Meter("episodes", episodes, done=start) as meter:
+        for trial in trials(game, agent, episodes=episodes, seed=seed, start=start):
+            best = max(best, trial.episode.reward)
+            row = episode_metrics(trial, best_reward=best, **dense)
+            counts = plans.counts(env, trial.episode.final["plan"])
+            asked = [info["keep_asked"] for info in trial.episode.infos]
+            record.add(**row, counts=counts, keep_asked=asked)
+            tracker.log(row)
+            meter.update(trial.index + 1, best=best, top1=row["top1"], keep=row["macs_share"])
+            if (trial.index + 1) % save_every == 0:
+                state.save(record.folder, agent, trial.index + 1)
+    record.content["seconds"] |= {name: round(taken, 3) for name, taken in env.evaluator.seconds.items()}
+
+
+def save_best(env: CompressionEnv, record: RunRecord) -> None:
+    """Write the plan of largest reward so far, also after an interrupt; nothing where there is none yet."""
+    for row in plans.candidates(plans.within(env, record.rows), 1):
+        plan = plans.plan_of(env, row["counts"])
+        (record.folder / PLAN).write_text(plan.to_json() + "\n")
+        record.update(best={"episode": row["episode"], "reward": row["reward"], "plan": plan.to_dict()})
+
+
+def note_work(env: CompressionEnv, record: RunRecord) -> None:
+    """Add to ``results.work`` how many networks were cut and how many images were sent through one."""
+    before = record.content["results"].get("work", {})
+    evaluator: Any = env.evaluator
+    done = {"evaluations": evaluator.evaluations, "forwards": evaluator.forwards}
+    work = {name: before.get(name, 0) + count for name, count in done.items()}
+    record.update(results={"work": work, "execution": env.task.device.type})
+
+
+def confirm(env: CompressionEnv, record: RunRecord, *, limit: int, targets: Sequence[float] = ()) -> Plan:
+    """Measure the ``limit`` best plans on the whole selection split and settle on the most accurate.
+
+    The reward of the best of many plans is partly luck on the reward images (design, decision 17). With
+    targets this is done for each of them, and the curve of accuracy over targets is drawn.
+    """
+    aims = [env, *(env.twin(target) for target in targets)]
+    rows = {
+        row["episode"]: row for aim in aims for row in plans.candidates(plans.within(aim, record.rows), limit)
+    }
+    with record.phase("confirm"):
+        evaluate = env.task.evaluator("selection")
+        measured = [(row, evaluate(plans.plan_of(env, row["counts"]))) for row in rows.values()]
+        row, selection = chosen(env, measured)
+        if targets:
+            draw(aims[1:], measured, evaluate, record)
+        plan = plans.plan_of(env, row["counts"])
+        reference = evaluate(plans.uniform(env))
+    (record.folder / PLAN).write_text(plan.to_json() + "\n")
+    known = {key: row[key] for key in ("episode", "reward", "counts", "macs_share", "params_share")}
+    tried = [{"episode": r["episode"], "reward": r["reward"], "selection": e.top1} for r, e in measured]
+    record.update(
+        best=known | {"plan": plan.to_dict(), "selection": selection},
+        results={"candidates": tried, "uniform": {"selection": reference}},
+    )
+    return plan
+
+
+def _opened(cfg: DictConfig, folder: Path, settings: dict[str, Any], saved: state.State | None) -> RunRecord:
+    if (folder / RECORD).exists():
+        return RunRecord.resume(folder, settings, episodes=saved.episodes if saved else 0)
+    return RunRecord.create(folder, settings, seeds={"search": cfg.seed, "splits": cfg.data.seed})
