@@ -22,7 +22,10 @@ def hydra():
 
 
 def config(**changes):
-    contenders = {"uniform": ["agent=uniform"], "ours": ["agent=random", "protocol.reward=loss"]}
+    contenders = {
+        "uniform": ["agent=uniform", "env.scale=absolute"],
+        "ours": ["agent=random", "protocol.reward=loss"],
+    }
     settings = {"contenders": contenders, "experiment": "digits", "targets": [0.5, 0.3], "seeds": 2}
     return OmegaConf.create({**settings, "episodes": 3, "output": "runs/x", **changes})
 
@@ -51,7 +54,7 @@ def test_a_row_is_what_its_search_found(whole):
 
 
 def test_killed_and_started_again_it_ends_with_the_same_record(whole, tmp_path):
-    settings = {"contenders": {"uniform": ["agent=uniform"]}, "targets": [0.5]}
+    settings = {"contenders": {"uniform": ["agent=uniform", "env.scale=absolute"]}, "targets": [0.5]}
     alone = ablate.ablate(config(**settings), tmp_path / "alone")
     ablate.ablate(config(**settings), tmp_path / "killed")
     rows = (tmp_path / "killed" / ROWS).read_text().splitlines(keepends=True)
@@ -67,7 +70,7 @@ def test_it_is_kept_among_the_ablations_and_contenders_are_added(whole, tmp_path
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     path = report.keep(whole.folder, "digits")
     assert path == tmp_path / "ablation" / "digits.json"
-    more = ablate.ablate(config(contenders={"deep": ["agent=deep"]}), tmp_path / "more")
+    more = ablate.ablate(config(contenders={"deep": ["agent=deep", "env.scale=absolute"]}), tmp_path / "more")
     content = json.loads(report.keep(more.folder, "digits").read_text())
     assert set(content["config"]["contenders"]) == {"uniform", "ours", "deep"}
     assert len(content["rows"]) == 12

@@ -24,7 +24,7 @@ def hydra(composed):
 def config(**changes):
     contenders = {
         "random": ["agent=random"],
-        "ours": ["agent=ddpg_goal", "agent.hidden=8", "agent.learn_after=5"],
+        "ours": ["experiment=many_targets", "agent.hidden=8", "agent.learn_after=5"],
     }
     settings = {"contenders": contenders, "table": "digits", "targets": TARGETS, "seeds": 2}
     return OmegaConf.create({**settings, "episodes": 20, "output": "runs/x", **changes})

@@ -18,7 +18,10 @@ def hydra(composed):
 
 
 def config(**changes):
-    contenders = {"uniform": ["agent=uniform"], "ours": ["agent=ddpg", "agent.hidden=8"]}
+    contenders = {
+        "uniform": ["agent=uniform", "env.scale=absolute"],
+        "ours": ["agent=ddpg", "agent.hidden=8"],
+    }
     settings = {"contenders": contenders, "table": "digits", "targets": [0.5, 0.3], "seeds": 2}
     return OmegaConf.create({**settings, "episodes": 30, "output": "runs/x", **changes})
 

@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from agents import ddpg, sb3
 from agents.search import Agent
+from amc_env.building import make_env
 from amc_env.cost import RESOURCES
 from amc_env.data.splits import SPECS, DataError
-from amc_env.env import CompressionEnv
 from amc_env.rewards import REWARDS
 from amc_env.zoo import build, names
 from experiments.cli.config import (
@@ -109,10 +109,23 @@ def test_every_entry_points_configuration_composes(composed, entry):
 def test_env_compressor_and_protocol_are_arguments_of_the_environment(composed):
     cfg = composed("config")
     given = plain(cfg.env) | plain(cfg.compressor) | plain(cfg.protocol)
-    parameters = inspect.signature(CompressionEnv).parameters
-    assert set(given) <= set(parameters) - NO_SETTINGS
+    parameters = inspect.signature(make_env).parameters
+    assert set(given) == set(parameters) - NO_SETTINGS
     for name, value in given.items():
         assert value == parameters[name].default, f"{name} differs from the class"
+
+
+def leaves(node):
+    return sum(map(leaves, node.values())) if isinstance(node, dict) and node else 1
+
+
+def test_the_main_job_has_at_most_fifty_settings(composed):
+    assert leaves(plain(composed("config"))) <= 50
+
+
+@pytest.mark.parametrize("choice", choices("agent"))
+def test_the_file_of_an_agent_sets_nothing_of_other_groups(choice):
+    assert "@package" not in (CONF / "agent" / f"{choice}.yaml").read_text()
 
 
 @pytest.mark.parametrize("choice", choices("agent"))
@@ -206,7 +219,7 @@ def test_an_experiment_file_that_misspells_a_setting_of_an_agent(composed, tmp_p
 
 
 def test_a_setting_that_a_file_does_not_list_is_the_classs(composed):
-    cfg = task(composed("config", "agent=cmaes", "~agent.sigma", "agent.population=5"))
+    cfg = task(composed("config", "agent=cmaes", "agent.population=5"))
     assert complete(cfg)["agent"] == {"_target_": "agents.blackbox.CMAES", "sigma": 0.2, "population": 5}
 
 

@@ -157,5 +157,5 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", ["protocol.resource=joules", "env.scale=log", "compressor.floor=0"])
 def test_a_setting_that_the_environment_refuses_is_told_in_one_message(wrong: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"make_env: "):
+    with pytest.raises(ConfigError, match=r"the environment: "):
         search(config(tmp_path / "run", wrong), tmp_path / "run")

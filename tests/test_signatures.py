@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agents import blackbox, ddpg, sb3
-from amc_env.env import CompressionEnv
+from amc_env.building import make_env
 from experiments.cli.signatures import Setting, SignatureError, settings
 from experiments.recording.tracking import WandbTracker
 from experiments.training.recipe import Recipe
@@ -28,7 +28,7 @@ def test_fields_of_a_dataclass(target, dataclass):
     assert found == dataclasses.asdict(dataclass())
 
 
-@pytest.mark.parametrize("made", [CompressionEnv, WandbTracker, blackbox.CMAES, blackbox.Annealing])
+@pytest.mark.parametrize("made", [make_env, WandbTracker, blackbox.CMAES, blackbox.Annealing])
 def test_parameters_with_a_default(made):
     parameters = inspect.signature(made).parameters.values()
     expected = {p.name: p.default for p in parameters if p.default is not p.empty}
@@ -37,7 +37,7 @@ def test_parameters_with_a_default(made):
 
 
 def test_types():
-    found = settings("amc_env.env.CompressionEnv")
+    found = settings("amc_env.building.make_env")
     assert found["reward_images"] == Setting(int | None, 1000)
     assert found["beta"] == Setting(float, 0.7)
     assert settings("agents.sb3.StableBaselines")["algorithm"] == Setting(Any, "ddpg")
