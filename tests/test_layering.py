@@ -107,7 +107,7 @@ def test_packages_without_a_file_of_odds_and_ends():
     ]
 
 
-HYDRA = re.compile(r"config\.(main|command)\(")
+HYDRA = re.compile(r"config\.command\(")
 
 
 @pytest.mark.parametrize("entry", [p.stem for p in files("experiments") if HYDRA.search(p.read_text())])

@@ -41,7 +41,7 @@ class RunError(RuntimeError):
     """How a run of a sweep failed: a message alone, which also comes whole from another process."""
 
 
-def command(config_name: str, *, job: str | Job) -> Callable[[], None]:
+def command(config_name: str, *, job: str) -> Callable[[], None]:
     """The entry point of a command: composes and checks its configuration, then calls its job.
 
     The job's module is imported after the configuration has been checked: a job may import torch at its
@@ -97,14 +97,7 @@ def command(config_name: str, *, job: str | Job) -> Callable[[], None]:
     return run
 
 
-def main(config_name: str) -> Callable[[Job], Callable[[], None]]:
-    """Make an entry point of a function that stands in the command's own module."""
-    return lambda function: command(config_name, job=function)
-
-
-def _imported(job: str | Job) -> Job:
-    if not isinstance(job, str):
-        return job
+def _imported(job: str) -> Job:
     module, _, function = job.partition(":")
     found: Job = getattr(importlib.import_module(module), function)
     return found
