@@ -18,7 +18,7 @@ from amc_env.plan import Plan
 ACTIVATIONS = {"cpu": 2**23, "cuda": 2**30}  # bytes of a layer in a batch, in and out; a CPU caches them
 AT_MOST = {"cpu": 50, "cuda": 5000}  # images in a batch; a GPU is busy with many
 
-__all__ = ["Evaluation", "EvaluationError", "Evaluator", "accuracy", "culprit", "evaluating"]
+__all__ = ["Evaluation", "EvaluationError", "Evaluator", "accuracy", "culprit"]
 
 
 class Evaluator:

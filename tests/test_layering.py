@@ -33,7 +33,7 @@ ABOVE = {
     "metrics.py": {"compressors", "repair", "data", "evaluator", "env", "building", "budget", "graph"},
     "rewards.py": {"compressors", "repair", "data", "evaluator", "env", "building", "budget", "graph"},
     "observation.py": {"compressors", "repair", "data", "evaluator", "env", "building", "budget"},
-    "graph": {"repair", "data", "evaluator", "env", "building", "budget"},
+    "graph": {"compressors", "repair", "data", "evaluator", "env", "building", "budget"},
     "compressors": {"data", "evaluator", "env", "building", "budget"},
     "repair": {"evaluator", "env", "building", "budget"},
     "budget.py": {"data", "repair", "evaluator", "env", "building"},

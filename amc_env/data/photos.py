@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from amc_env.data.splits import SPLITS, DataError, DataSet, Split
-from amc_env.modes import evaluating
+from amc_env.execution import evaluating
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 SHARES = {"calibration": 0.4, "reward": 0.2, "selection": 0.1, "test": 0.3}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amc_env.evaluator import evaluating
+from amc_env.execution import evaluating
 from amc_env.zoo import efficientnet, external, lenet, mobilenet, plain, resnet, shufflenet, tiny, vgg
 
 MODELS: dict[str, Callable[..., nn.Module]] = {

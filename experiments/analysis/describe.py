@@ -18,7 +18,7 @@ from torch import nn
 from amc_env import checkpoints as weights
 from amc_env import zoo
 from amc_env.data.splits import SPECS, DataError
-from amc_env.evaluator import evaluating
+from amc_env.execution import evaluating
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
 from experiments.analysis import layers

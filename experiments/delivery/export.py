@@ -14,7 +14,7 @@ from torch.export import Dim, ExportedProgram
 
 from amc_env import checkpoints as weights
 from amc_env.checkpoints import Card
-from amc_env.evaluator import evaluating
+from amc_env.execution import evaluating
 from experiments.delivery.runtimes import ONNX, PT2, onnx_forward, pt2_forward
 
 TOLERANCE = 1e-4  # of the output's scale; float32 sums in another order differ by about 1e-6

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from amc_env import checkpoints as weights
 from amc_env import zoo
 from amc_env.checkpoints import Card
-from amc_env.evaluator import evaluating
+from amc_env.execution import evaluating
 
 Forward = Callable[[Tensor], Tensor]
 
