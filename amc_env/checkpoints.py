@@ -43,8 +43,8 @@ class CheckpointError(ValueError):
 class Card:
     """What a checkpoint's weights are and where they came from.
 
-    ``accuracy`` is top-1 in [0, 1] by split. ``options`` are those of `amc_env.zoo.build`. ``plan`` says what
-    was kept of that network, None for the whole of it. `save` fills in ``sha256``, the weights file's digest.
+    ``accuracy`` is top-1 in [0, 1] by split. ``options`` are those of `amc_env.zoo.build`. ``plan`` cut
+    that network; None for a dense one. `save` fills in ``sha256``, the weights file's digest.
     """
 
     architecture: str
@@ -64,11 +64,11 @@ class Card:
 
 
 def save(stem: Path | str, model: nn.Module, card: Card) -> Card:
-    """Write weights and card, and give the card back with its hash.
+    """Write weights and card; returns the card with the weights file's hash.
 
     Raises:
         CheckpointError: when a weight is not finite or the files cannot be written; an older checkpoint of
-            the same stem then stays as it was.
+            that stem is then unchanged.
     """
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     weights_file, card_file = files(stem)
@@ -108,7 +108,7 @@ def load(stem: Path | str) -> tuple[nn.Module, Card]:
 
 
 def restore(dense: nn.Module, stem: Path | str) -> tuple[nn.Module, Card]:
-    """As `load`, from the dense network that the caller built: cut by the card's plan, where it has one.
+    """Like `load`, with the dense network that the caller built; the card's plan, if any, cuts it.
 
     Raises:
         CheckpointError: as `load`.
@@ -117,7 +117,7 @@ def restore(dense: nn.Module, stem: Path | str) -> tuple[nn.Module, Card]:
 
 
 def load_into(model: nn.Module, stem: Path | str) -> Card:
-    """Put a checkpoint's weights into a network that the caller built; on an error the network is as it was.
+    """Put a checkpoint's weights into a network that the caller built; an error leaves it unchanged.
 
     Raises:
         CheckpointError: as `load`.
@@ -128,7 +128,7 @@ def load_into(model: nn.Module, stem: Path | str) -> Card:
 
 
 def read_card(stem: Path | str) -> Card:
-    """A checkpoint's card alone; the weights are not looked at.
+    """A checkpoint's card, without reading the weights.
 
     Raises:
         CheckpointError: when the card is missing or is not a card.
@@ -184,7 +184,7 @@ def _fill(model: nn.Module, stem: Path | str, card: Card) -> None:
 
 
 def _cut(model: nn.Module, card: Card, card_file: Path) -> nn.Module:
-    """The smaller network that a card's plan leaves of the one it names, not yet with its weights."""
+    """The network cut by the card's plan; the checkpoint's weights are still to be filled in."""
     try:
         height, width = card.shape[1:]
         graph = trace(model, (card.in_channels, height, width))
@@ -194,7 +194,7 @@ def _cut(model: nn.Module, card: Card, card_file: Path) -> nn.Module:
 
 
 def _card_problem(content: object) -> str | None:
-    """The first thing wrong with what a card file held."""
+    """The first problem of a card file's content; None if there is none."""
     if not isinstance(content, dict):
         return f"it holds a {type(content).__name__}, not an object"
     if content.get("format") != FORMAT:
@@ -229,7 +229,7 @@ def _refuse_damaged(path: Path, content: bytes, card: Card) -> None:
 
 
 def _length(content: bytes) -> int | None:
-    """The length in bytes that a safetensors header promises; None where there is no header."""
+    """The length in bytes that a safetensors header promises; None without a readable header."""
     header = 8 + int.from_bytes(content[:8], "little")
     if len(content) < header:
         return header

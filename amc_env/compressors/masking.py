@@ -1,4 +1,4 @@
-"""A plan's network at its full size, with zeros wherever a removed channel would be read."""
+"""A plan's network at its full size: the reference that cut networks are compared with."""
 
 import copy
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from amc_env.plan import Plan
 
 
 def masked(model: nn.Module, graph: Graph, plan: Plan, solve: Solve = drop) -> nn.Module:
-    """A full-size copy that computes what `cut` must compute: the reference that cuts are compared with.
+    """A full-size copy that computes what `cut` must compute.
 
     Every weight that reads a removed channel is zero, and statistics over channels leave removed ones out.
 

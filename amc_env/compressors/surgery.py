@@ -1,4 +1,4 @@
-"""A plan and dense weights make a physically smaller network."""
+"""Cutting: from a plan and the dense weights to a physically smaller network."""
 
 import copy
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ REMEMBERED = 2**28  # bytes of solved weights that are remembered for the next p
 
 
 class Task(NamedTuple):
-    """A channel group of a layer, whose weights are to be found on the columns that stay.
+    """The weights to find for one channel group of a layer: those on the columns that stay.
 
     Attributes:
         layer: of the graph.
@@ -43,7 +43,7 @@ class Task(NamedTuple):
 
 
 Solve = Callable[[Iterable[Task]], Iterable[Tensor]]
-"""For each task weights ``(rows, k)``, in order; of nothing but the task, whatever else is asked for."""
+"""Gives each task's weights ``(rows, k)``, in order; they depend on that task alone."""
 
 
 def drop(tasks: Iterable[Task]) -> Iterator[Tensor]:
@@ -214,7 +214,7 @@ def cut(model: nn.Module, graph: Graph, plan: Plan, solve: Solve = drop) -> nn.M
 
 
 def cut_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: Solve) -> Tensor:
-    """The weights of a layer with only the rows and columns of kept atoms, the columns solved for."""
+    """A layer's weights on the rows and columns of kept atoms; a solve gives them for the columns."""
     reads, writes = torch.from_numpy(mask[layer.reads]), torch.from_numpy(mask[layer.writes])
     if layer.kind == "depthwise":
         return weight[writes]
@@ -225,7 +225,7 @@ def cut_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: Sol
 
 
 def _solve_columns(jobs: Sequence[tuple[Layer, Tensor, Tensor, Tensor]], solve: Solve) -> Iterator[Tensor]:
-    """Of each job, a layer with what `tasks_of` takes of it, the weights with only what is kept."""
+    """The cut weights of each job; a job is a layer with the arguments of `tasks_of`."""
     solved = iter(solve(task for job in jobs for task, _ in tasks_of(*job)))
     for layer, weight, *_ in jobs:
         parts = list(islice(solved, layer.groups))
@@ -233,13 +233,13 @@ def _solve_columns(jobs: Sequence[tuple[Layer, Tensor, Tensor, Tensor]], solve: 
 
 
 def tasks_of(layer: Layer, weight: Tensor, reads: Tensor, writes: Tensor) -> Iterator[tuple[Task, Tensor]]:
-    """For each channel group of a layer what is solved for, and the rows that it keeps.
+    """The task of each channel group of a layer, and the rows of the group that stay.
 
     Args:
         layer: of the graph.
         weight: its dense weights.
-        reads: ``(c_in,)`` bool.
-        writes: ``(c_out,)`` bool.
+        reads: ``(c_in,)`` bool, which inputs stay.
+        writes: ``(c_out,)`` bool, which outputs stay.
     """
     columns = reads.view(layer.groups, -1).repeat_interleave(layer.taps, dim=1)
     parts = writes.view(layer.groups, -1)
@@ -250,7 +250,7 @@ def tasks_of(layer: Layer, weight: Tensor, reads: Tensor, writes: Tensor) -> Ite
 
 
 def cut_shape(layer: Layer, mask: NDArray[np.bool_]) -> tuple[int, ...]:
-    """Of what `cut_weight` returns."""
+    """The shape of what `cut_weight` returns."""
     reads, writes = int(mask[layer.reads].sum()), int(mask[layer.writes].sum())
     if layer.kind == "linear":
         return writes, reads
@@ -260,7 +260,7 @@ def cut_shape(layer: Layer, mask: NDArray[np.bool_]) -> tuple[int, ...]:
 
 
 def resize(module: nn.Module, layer: Layer, mask: NDArray[np.bool_]) -> None:
-    """Bring a layer's own record of its channels in line with its weights."""
+    """Set a module's own numbers of channels to those of its cut weights."""
     reads, writes = int(mask[layer.reads].sum()), int(mask[layer.writes].sum())
     if isinstance(module, nn.Linear):
         module.in_features, module.out_features = reads, writes
@@ -270,7 +270,7 @@ def resize(module: nn.Module, layer: Layer, mask: NDArray[np.bool_]) -> None:
 
 
 def fold_batch_norm(model: nn.Module, layer: str, norm: str) -> None:
-    """Put a batch norm into the weights and bias of the layer before it, and an identity in its place."""
+    """Fold a batch norm into the weights and bias of the layer before it; an identity takes its place."""
     conv: Any = model.get_submodule(layer)
     bn: Any = model.get_submodule(norm)
     mean = bn.running_mean
