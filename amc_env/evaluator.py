@@ -18,7 +18,7 @@ from amc_env.plan import Plan
 ACTIVATIONS = {"cpu": 2**23, "cuda": 2**30}  # bytes of a layer in a batch, in and out; a CPU caches them
 AT_MOST = {"cpu": 50, "cuda": 5000}  # images in a batch; a GPU is busy with many
 
-__all__ = ["Evaluation", "EvaluationError", "Evaluator", "accuracy", "culprit"]
+__all__ = ["Evaluation", "EvaluationError", "Evaluator", "accuracy", "culprit", "hits"]
 
 
 class Evaluator:
@@ -124,10 +124,17 @@ def culprit(model: nn.Module) -> str:
     return "its weights are finite, so an activation overflows; check the scale of the images and weights"
 
 
+def hits(model: nn.Module, data: DataSet, split: str, batch_size: int = 500) -> Tensor:
+    """``(N,)`` bool, whether a model is right on each image of a split; run where the model is."""
+    device = next((p.device for p in model.parameters()), CPU)
+    with evaluating(model):
+        found = [
+            model(images.to(device)).argmax(1).cpu() == labels
+            for images, labels in data.batches(split, batch_size)
+        ]
+    return torch.cat(found)
+
+
 def accuracy(model: nn.Module, data: DataSet, split: str, batch_size: int = 500) -> float:
     """Top-1 accuracy in [0, 1] of a model on a split, run where the model is."""
-    correct, device = 0, next((p.device for p in model.parameters()), CPU)
-    with evaluating(model):
-        for images, labels in data.batches(split, batch_size):
-            correct += int((model(images.to(device)).argmax(1).cpu() == labels).sum())
-    return correct / len(data[split])
+    return int(hits(model, data, split, batch_size).sum()) / len(data[split])

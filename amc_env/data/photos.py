@@ -4,7 +4,7 @@ import dataclasses
 import io
 import math
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -27,8 +27,8 @@ def load(
     classes: int = 1000,
     size: int = 224,
     resize: int = 256,
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5),
-    std: tuple[float, ...] = (0.5, 0.5, 0.5),
+    mean: Sequence[float] = (0.5, 0.5, 0.5),
+    std: Sequence[float] = (0.5, 0.5, 0.5),
     limit: int | None = None,
 ) -> DataSet:
     """Read every image below a folder, or in a zip, in the order of the names.
@@ -64,7 +64,7 @@ def load(
     indices["train"] = indices["calibration"]
     known = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
     splits = {split: Split(images[indices[split]], known[indices[split]]) for split in SPLITS}
-    return DataSet("photos", classes, mean, std, False, splits, indices)
+    return DataSet("photos", classes, tuple(mean), tuple(std), False, splits, indices)
 
 
 def labelled(root: Path, classes: int) -> bool:
@@ -83,7 +83,7 @@ def labelled_by(model: nn.Module, data: DataSet, batch_size: int = 50) -> DataSe
     return dataclasses.replace(data, splits=splits)
 
 
-def _check_numbers(size: int, resize: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+def _check_numbers(size: int, resize: int, mean: Sequence[float], std: Sequence[float]) -> None:
     if not 0 < size <= resize:
         raise DataError(
             f"size={size} is cut out of the shorter side resize={resize}: give 0 < size <= resize"

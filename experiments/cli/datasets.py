@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from amc_env.data import imagefolder, splits
+from amc_env.data import imagefolder, photos, splits
 from amc_env.data.fetch import fetch
 from amc_env.data.splits import DataError, DataSet
 
@@ -29,6 +29,10 @@ def load_data(node: DictConfig, say: Callable[[str], None] = print) -> DataSet:
         if root is None:
             raise DataError("an image folder needs its path: data.root=FOLDER, with train/ and val/ in it")
         return imagefolder.load(root, seed=node.seed, **node.options)
+    if node.name == "photos":
+        if root is None:
+            raise DataError("photographs need their place: data.root=FOLDER or data.root=FILE.zip")
+        return photos.load(root, seed=node.seed, **node.options)
     if node.name != "digits" and not (splits.data_folder() / f"{node.name}.safetensors").exists():
         fetch(node.name, root, say)
     return splits.load(node.name, seed=node.seed)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -12,6 +13,7 @@ from amc_env import checkpoints as weights
 from amc_env import zoo
 from amc_env.building import make_env
 from amc_env.checkpoints import Card
+from amc_env.data import photos
 from amc_env.data.splits import DataSet
 from amc_env.env import CompressionEnv
 from amc_env.wrappers import Goals
@@ -45,6 +47,8 @@ def trained(cfg: DictConfig) -> Trained:
         card = Card(name, data.classes, data.shape[0], data.name, data.shape, 0, commit(), options)
         if cfg.model.checkpoint is not None:
             card = weights.load_into(model, cfg.model.checkpoint)
+        if data.name == "photos" and not photos.labelled(Path(cfg.data.root), data.classes):
+            data = photos.labelled_by(model, data)
         return Trained(model, card, data)
     stem = cfg.model.checkpoint or weights.shipped(f"{name}-{cfg.data.name}".replace("/", "-"))
     model, card = weights.load(stem)

@@ -11,7 +11,7 @@ from torch import nn
 
 from amc_env.cost import mask_widths
 from amc_env.env import CompressionEnv
-from amc_env.evaluator import accuracy
+from amc_env.evaluator import hits
 from amc_env.graph.trace import verify
 from amc_env.plan import Plan
 from experiments.cli.config import plain
@@ -23,10 +23,12 @@ from experiments.delivery.timing import Latency, measure
 from experiments.recording.plans import uniform
 from experiments.recording.record import RunRecord, commit
 from experiments.recording.tracking import Tracker
-from experiments.training.finetune import finetune
+from experiments.training.finetune import STATE, UNIFORM_STATE, finetune
 from experiments.training.recipe import Recipe
 
-DENSE, UNIFORM, FOUND, TUNED = "dense", "uniform", "AMC", "AMC, tuned"
+DENSE, UNIFORM, FOUND = "dense", "uniform", "AMC"
+UNIFORM_TUNED, TUNED = "uniform, tuned", "AMC, tuned"
+SPLITS = ("selection", "test")
 
 
 @dataclass(frozen=True)
@@ -41,66 +43,112 @@ class Row:
     latency_ms: Mapping[str, list[Latency]]
 
 
+@dataclass(frozen=True)
+class Gain:
+    """What the search brought: accuracy of AMC's network minus that of the uniform policy's, on one split.
+
+    Both had the same repair and the same recipe. ``error`` is the standard error over ``images``, paired.
+    """
+
+    points: float
+    error: float
+    images: int
+    tuned: bool
+
+
 def deliver(
     cfg: DictConfig, subject: Trained, env: CompressionEnv, plan: Plan, record: RunRecord, tracker: Tracker
 ) -> None:
-    """Fine-tune the plan's network, read the test split, export, time, and show the table of all that."""
-    networks = {
-        DENSE: subject.model,
-        UNIFORM: env.task.network(uniform(env)).eval(),
-        FOUND: env.task.network(plan).eval(),
-    }
+    """Fine-tune the uniform policy's network and the plan's, read the test split, export, time, show a table.
+
+    With ``finetune.epochs=0`` nothing is trained, and the repaired networks are what is delivered.
+    """
+    task = env.task
+    plans = {DENSE: Plan.dense(env.graph), UNIFORM: uniform(env), FOUND: plan}
+    networks = {DENSE: subject.model, **{name: task.network(plans[name]).eval() for name in (UNIFORM, FOUND)}}
     verify(networks[FOUND], env.graph, env.graph.mask(plan.kept))
-    recipe = Recipe(**plain(cfg.finetune))
-    networks[TUNED] = finetune(
-        networks[FOUND], subject.data, recipe, device=env.task.device, record=record, tracker=tracker
-    )
+    recipe = Recipe(**plain(cfg.finetune)) if cfg.finetune.epochs else None
+    last = {UNIFORM: UNIFORM, FOUND: FOUND}
+    if recipe is not None:
+        last = {UNIFORM: UNIFORM_TUNED, FOUND: TUNED}
+        for name, state in ((UNIFORM, UNIFORM_STATE), (FOUND, STATE)):
+            networks[last[name]] = finetune(
+                networks[name], subject.data, recipe, device=task.device, record=record, tracker=tracker,
+                state=state,
+            )  # fmt: skip
+            plans[last[name]] = plans[name]
     with record.phase("evaluate"):
-        accuracies = {
-            name: {split: accuracy(network, subject.data, split) for split in ("selection", "test")}
+        right = {
+            name: {split: hits(network, subject.data, split) for split in SPLITS}
             for name, network in networks.items()
         }
+    accuracies = {
+        name: {split: int(found.sum()) / len(found) for split, found in both.items()}
+        for name, both in right.items()
+    }
+    gain = gained(right[last[FOUND]]["test"], right[last[UNIFORM]]["test"], tuned=recipe is not None)
     with record.phase("export"):
         card = replace(
-            subject.card, plan=plan.to_dict(), recipe=asdict(recipe), accuracy=accuracies[TUNED],
-            seed=cfg.seed, commit=commit(), note=f"compressed from the checkpoint {subject.card.sha256[:12]}",
+            subject.card, plan=plan.to_dict(),
+            recipe=subject.card.recipe if recipe is None else asdict(recipe),
+            accuracy=accuracies[last[FOUND]], seed=cfg.seed, commit=commit(),
+            note=f"compressed from the checkpoint {subject.card.sha256[:12]}",
         )  # fmt: skip
         images, _ = next(subject.data.batches("calibration", 64))
-        written = export(networks[TUNED], card, record.folder / "compressed", images)
+        written = export(networks[last[FOUND]], card, record.folder / "compressed", images)
     with record.phase("time"):
-        timed = latencies(networks, written, record.folder, subject.data.shape)
+        timed = latencies(networks, last, written, record.folder, subject.data.shape)
     rows = {
         name: Row(
-            **_costs(env, {DENSE: Plan.dense(env.graph), UNIFORM: uniform(env)}.get(name, plan)),
-            file_bytes=len(safetensors.torch.save(_tensors(network))),
+            **_costs(env, plans[name]),
+            file_bytes=len(safetensors.torch.save(_tensors(networks[name]))),
             selection=accuracies[name]["selection"],
             test=accuracies[name]["test"],
             latency_ms=timed[name],
         )
-        for name, network in networks.items()
+        for name in (DENSE, UNIFORM, FOUND, *(last.values() if recipe is not None else ()))
     }
-    record.update(results={"table": rows, "onnx_difference": written.difference})
+    record.update(results={"table": rows, "gain": gain, "onnx_difference": written.difference})
     tracker.summary(
         {f"{name}/{split}": value for name, row in accuracies.items() for split, value in row.items()}
     )
-    tracker.artifact("compressed", "model", written.files, accuracies[TUNED])
-    show(rows, [*written.files, *_others(record.folder)])
+    tracker.artifact("compressed", "model", written.files, accuracies[last[FOUND]])
+    for state in (UNIFORM_STATE, STATE):
+        (record.folder / state).unlink(missing_ok=True)
+    show(rows, gain, [*written.files, *_others(record.folder)])
+
+
+def gained(found: torch.Tensor, uniform: torch.Tensor, *, tuned: bool) -> Gain:
+    """The difference in accuracy of two networks on the same images.
+
+    Args:
+        found: ``(N,)`` bool, whether AMC's network is right on each image.
+        uniform: ``(N,)`` bool, the same of the uniform policy's.
+        tuned: whether both were fine-tuned.
+    """
+    difference = found.double() - uniform.double()
+    error = float(difference.std() / len(difference) ** 0.5) if len(difference) > 1 else 0.0
+    return Gain(100 * float(difference.mean()), 100 * error, len(difference), tuned)
 
 
 def latencies(
-    networks: Mapping[str, nn.Module], written: Exported, folder: Path, shape: tuple[int, int, int]
+    networks: Mapping[str, nn.Module],
+    last: Mapping[str, str],
+    written: Exported,
+    folder: Path,
+    shape: tuple[int, int, int],
 ) -> dict[str, dict[str, list[Latency]]]:
-    """Each network under PyTorch and onnxruntime; fine-tuning changes no shape."""
-    shapes = {name: network for name, network in networks.items() if name != FOUND}
-    files = {TUNED: written.onnx}
+    """The dense, uniform and found network under PyTorch and onnxruntime; fine-tuning changes no shape."""
+    timed = {DENSE: networks[DENSE], UNIFORM: networks[last[UNIFORM]], FOUND: networks[last[FOUND]]}
+    files = {FOUND: written.onnx}
     for name in (DENSE, UNIFORM):
-        files[name] = write_onnx(networks[name], shape, folder / f"{name}.onnx")
-    eager = measure({name: torch_forward(network) for name, network in shapes.items()}, shape)
+        files[name] = write_onnx(timed[name], shape, folder / f"{name}.onnx")
+    eager = measure({name: torch_forward(network) for name, network in timed.items()}, shape)
     onnx = measure({name: onnx_forward(file) for name, file in files.items()}, shape)
-    found = {name: {"torch": eager[name], "onnx": onnx[name]} for name in shapes}
     for name in (DENSE, UNIFORM):
         files[name].unlink()
-    return found | {FOUND: found[TUNED]}
+    found = {name: {"torch": eager[name], "onnx": onnx[name]} for name in timed}
+    return found | {name: found[before] for before, name in last.items()}
 
 
 def _costs(env: CompressionEnv, plan: Plan) -> dict[str, int]:

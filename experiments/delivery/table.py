@@ -9,11 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from experiments.delivery.deliver import Row
+    from experiments.delivery.deliver import Gain, Row
 
 
-def show(rows: "Mapping[str, Row]", files: Sequence[Path], console: Console | None = None) -> None:
-    """Print one column a network, and the paths of everything that was written."""
+def show(
+    rows: "Mapping[str, Row]", gain: "Gain", files: Sequence[Path], console: Console | None = None
+) -> None:
+    """Print one column a network, what the search brought, and the paths of everything that was written."""
     console = console or Console()
     dense = next(iter(rows.values()))
     table = Table("", *rows, box=box.SIMPLE_HEAD, pad_edge=False)
@@ -29,10 +31,20 @@ def show(rows: "Mapping[str, Row]", files: Sequence[Path], console: Console | No
             cells = (f"{row.latency_ms[runtime][at].median_ms:.2f}" for row in rows.values())
             table.add_row(f"ms at {latency.batch}, {runtime}", *cells)
     console.print(table)
+    console.print(brought(gain), highlight=False)
     console.print("latency: median milliseconds of a batch of 1 and of 64 images", highlight=False)
     console.print("written:", highlight=False)
     for path in files:
         console.print(f"  {path}", highlight=False, soft_wrap=True)
+
+
+def brought(gain: "Gain") -> str:
+    """One line on what the search brought beside the uniform policy."""
+    when = "after the same fine-tuning" if gain.tuned else "without training"
+    return (
+        f"the search brought {gain.points:+.2f} points over the uniform policy, {when} "
+        f"(standard error {gain.error:.2f}, {gain.images:,} test images)"
+    )
 
 
 def _with_share(value: int, whole: int) -> str:

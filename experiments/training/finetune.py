@@ -19,7 +19,7 @@ from experiments.recording.tracking import Tracker
 from experiments.training.fitting import fit
 from experiments.training.recipe import Recipe
 
-STATE = "finetune.state"
+STATE, UNIFORM_STATE = "finetune.state", "finetune-uniform.state"
 STEM = "compressed"  # name of the network's files in a run's folder
 
 
@@ -47,6 +47,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
         )  # fmt: skip
         weights.save(folder / STEM, tuned, card)
         record.update(results={"accuracy": measured})
+    (folder / STATE).unlink(missing_ok=True)
     print(", ".join(f"{split} {top1:.2%}" for split, top1 in measured.items()))
     print(f"written: {folder / STEM}.safetensors and .json")
 
@@ -59,6 +60,7 @@ def finetune(
     device: torch.device,
     record: RunRecord,
     tracker: Tracker,
+    state: str = STATE,
 ) -> nn.Module:
     """Train a copy of a cut network; the last epoch's weights are returned, whatever their accuracy.
 
@@ -69,11 +71,12 @@ def finetune(
         device: where to train; the copy comes back to the CPU.
         record: takes a row an epoch; a killed fine-tuning resumes from the state in its folder.
         tracker: takes the same rows.
+        state: name of the file in the record's folder that a killed fine-tuning resumes from. The caller
+            deletes it when nothing that follows can be killed.
     """
     tuned = copy.deepcopy(network)
-    state = record.folder / STATE
     fit(
-        tuned, data, recipe, device=device, state=state, record=record, tracker=tracker, phase="finetune",
+        tuned, data, recipe, device=device, state=record.folder / state, record=record, tracker=tracker,
+        phase="finetune",
     )  # fmt: skip
-    state.unlink(missing_ok=True)
     return tuned.cpu().eval()
