@@ -29,10 +29,10 @@ def show(
     for runtime, timed in dense.latency_ms.items():
         for at, latency in enumerate(timed):
             cells = (f"{row.latency_ms[runtime][at].median_ms:.2f}" for row in rows.values())
-            table.add_row(f"ms at {latency.batch}, {runtime}", *cells)
+            table.add_row(f"{runtime}, ms for {latency.batch}", *cells)
     console.print(table)
     console.print(brought(gain), highlight=False)
-    console.print("latency: median milliseconds of a batch of 1 and of 64 images", highlight=False)
+    console.print("ms: median of a batch of 1 and of 64 images", highlight=False)
     console.print("written:", highlight=False)
     for path in files:
         console.print(f"  {path}", highlight=False, soft_wrap=True)
@@ -49,4 +49,4 @@ def brought(gain: "Gain") -> str:
 
 def _with_share(value: int, whole: int) -> str:
     size = f"{value / 1e6:.3g}M" if value >= 1e6 else f"{value / 1e3:.3g}k"
-    return f"{size} {value / whole:.1%}"
+    return f"{size}\n{value / whole:.1%}"
