@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from amc_env.graph.arithmetic import binary, label_constant
 from amc_env.graph.labels import Constant, Count, Labels, Scribe, TraceError, spread
 from amc_env.graph.operations import CASTS, FACTS, LAYERS, READS, SIZES, known, name_of
 
-OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+OURS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
 
 
 def propagate(model: nn.Module, scribe: Scribe, shape: tuple[int, int, int]) -> Run:

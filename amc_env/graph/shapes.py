@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from amc_env.graph.labels import (
     Constant,
@@ -252,12 +251,21 @@ def spatial(operation: Callable[..., Tensor]) -> Callable[..., Labels]:
 
 def pad(scribe: Scribe, x: Labels, pad: Sequence[int], mode: str = "constant", value: float = 0) -> Labels:
     """Of positions, and of channels by ones that always stay (the shortcut of a ResNet's option A)."""
-    ids = channels(x.ids, 1)
-    spatial_dims = x.ids.ndim - 2
-    out = F.pad(torch.zeros(1, 1, *x.shape[2:]), tuple(pad[: 2 * spatial_dims]), mode=mode)
-    if len(pad) > 2 * spatial_dims:
-        before, after = pad[2 * spatial_dims : 2 * spatial_dims + 2]
-        if min(before, after) < 0 or mode != "constant" or len(pad) > 2 * spatial_dims + 2:
+    ids, changing = x.ids, varying(x.ids)
+    if not changing and x.shape[1] == 1:
+        changing = [1]  # a single channel that is left
+    for at in range(0, len(pad), 2):
+        (before, after), dim = pad[at : at + 2], ids.ndim - 1 - at // 2
+        if not before and not after:
+            continue
+        shape = list(ids.shape)
+        if dim not in changing:
+            shape[dim] += before + after
+            ids = ids.narrow(dim, 0, 1).expand(shape)
+            continue
+        if min(before, after) < 0 or mode != "constant":
             raise TraceError("channels may be padded with a constant, not cropped or mirrored")
-        ids = torch.cat([scribe.blank(before), ids, scribe.blank(after)])
-    return Labels(spread(ids, (1, len(ids), *out.shape[2:]), 1))
+        ends = [[*shape[:dim], count, *shape[dim + 1 :]] for count in (before, after)]
+        first, last = (spread(scribe.blank(end[dim]), end, dim) for end in ends)
+        ids = torch.cat([first, ids, last], dim)
+    return Labels(ids)
