@@ -74,9 +74,9 @@ def test_a_network_of_ones_own_is_cut_below_the_target_and_its_files_agree(folde
     assert table["AMC, tuned"]["test"] > 0.8
 
 
-def test_its_concatenation_shuffle_and_addition_tie_channels(folder: Path) -> None:
+def test_its_concatenation_and_addition_tie_channels(folder: Path) -> None:
     my_net = importlib.import_module("my_net")
     graph = trace(my_net.build(classes=10, in_channels=1), (1, 8, 8))
     writes = {layer.name: layer.writes.tolist() for layer in graph.layers}
-    assert writes["wide.0"] == writes["narrow.0"]
-    assert writes["up.0"] == [atom for atom in writes["wide.0"] for _ in range(2)]
+    assert writes["mix.0"] == writes["stem.0"]
+    assert graph.layer("mix.0").reads.tolist() == writes["wide.0"] + writes["narrow.0"]

@@ -1,12 +1,23 @@
 """Tables are made from records alone."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from experiments.analysis import report
-from experiments.analysis.report import README, ReportError, blocks, keep, place
+from experiments.analysis import markdown, report
+from experiments.analysis.report import (
+    BENCHMARKS_PAGE,
+    README,
+    RESULTS_PAGE,
+    ReportError,
+    filled,
+    keep,
+    pages,
+    place,
+    recorded,
+)
 from experiments.recording.record import RunRecord
 
 
@@ -45,7 +56,31 @@ def test_what_is_kept_is_what_was_recorded(
         assert content["elapsed"] == [0.5, 0.75]
 
 
-def test_the_readme_holds_what_the_records_say() -> None:
+def test_the_pages_hold_what_the_records_say() -> None:
+    for page, blocks in pages().items():
+        text = page.read_text()
+        assert filled(text, blocks) == text, f"{page.name}: run `make report`"
+
+
+def test_the_front_page_is_a_page() -> None:
     text = README.read_text()
-    for name, block in blocks().items():
-        assert place(text, name, block) == text, "run `make report`"
+    assert len(text.splitlines()) <= 150
+    assert len(re.findall(r"<!-- \w+ -->", text)) <= 1
+
+
+def test_links_lead_to_files_of_the_repository() -> None:
+    for page in (README, RESULTS_PAGE, BENCHMARKS_PAGE, README.parent / "amc_env/DEVIATIONS.md"):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_commits_are_named_once_whichever_key_holds_them() -> None:
+    records = {"a": {"commit": "b" * 40 + "-dirty"}, "c": {"commit": "d" * 40, "commits": {"x": "b" * 40}}}
+    assert recorded(records) == f"Recorded at `{'b' * 9}`."
+
+
+def test_a_table_for_a_page_and_one_for_a_terminal() -> None:
+    assert markdown.table(["a", "b"], [["1", "22"]]) == "| a | b |\n|-|-|\n| 1 | 22 |"
+    assert markdown.aligned(["a", "long"], [["1", "2"], ["333", ""]], right=["a"]) == (
+        "|   a | long |\n| --: | ---- |\n|   1 | 2    |\n| 333 |      |"
+    )

@@ -11,7 +11,8 @@ import pytest
 
 from agents.search import Episode, Trial
 from experiments.recording.record import plain
-from experiments.recording.tracking import METRICS, NoTracker, TrackingError, WandbTracker, episode_metrics
+from experiments.recording.tracking import METRICS, NoTracker, TrackingError, episode_metrics
+from experiments.recording.wandb_tracker import WandbTracker
 
 WANDB = Path(sys.executable).parent / "wandb"
 
@@ -57,7 +58,7 @@ def test_an_unknown_mode_is_told(tmp_path):
 RUN = """
 import os, signal, sys, time
 from pathlib import Path
-from experiments.recording.tracking import WandbTracker
+from experiments.recording.wandb_tracker import WandbTracker
 
 folder = Path(sys.argv[1])
 before = dict(os.environ)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.analysis import stats
+from experiments.analysis import markdown, stats
 from experiments.analysis.regret import OURS, SEED, against, cell
 
 Scores = NDArray[np.float64]  # (seeds, targets)
@@ -35,14 +35,14 @@ def table(record: Mapping[str, Any]) -> str:
     every, targets = scores(record), record["config"]["targets"]
     head = ["agent", *(f"{100 * target:g} % of the MACs" for target in targets), "all"]
     head += [f"below `{OURS}` by", f"P(`{OURS}` better)", "selection"]
-    lines = ["| " + " | ".join(head) + " |", "|-" * len(head) + "|"]
+    lines = []
     for name in sorted(every, key=lambda name: float(every[name][0].mean())):
         reward, selection = every[name]
         columns = [*(reward[:, [t]] for t in range(len(targets))), reward]
         cells = [name, *map(_iqm, columns)]
         cells += ["", ""] if name == OURS else against(-reward, -every[OURS][0])
-        lines.append("| " + " | ".join([*cells, _iqm(selection)]) + " |")
-    return "\n".join(lines)
+        lines.append([*cells, _iqm(selection)])
+    return markdown.table(head, lines)
 
 
 def _iqm(found: Scores) -> str:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from amc_env.cost import Macs, Params, macs, mask_widths, weights
 from amc_env.graph.structure import Atoms, Graph, Layer
+from experiments.analysis import markdown
 
 Colour = str | tuple[float, float, float]
 
@@ -147,17 +148,7 @@ def as_markdown(table: Sequence[Row]) -> str:
          f"{row.ms:.3f}", _indices(row.reads), _indices(row.writes)]
         for row in table
     ]  # fmt: skip
-    widths = [max(2, *map(len, column)) for column in zip(head, *cells, strict=True)]
-    right = [name in ("MACs", "%", "params", "ms") for name in head]
-    rule = ["-" * (width - 1) + (":" if end else "-") for width, end in zip(widths, right, strict=True)]
-    aligned = [
-        [
-            cell.rjust(width) if end else cell.ljust(width)
-            for cell, width, end in zip(line, widths, right, strict=True)
-        ]
-        for line in (head, rule, *cells)
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in aligned)
+    return markdown.aligned(head, cells, right=("MACs", "%", "params", "ms"))
 
 
 def as_csv(table: Sequence[Row]) -> str:

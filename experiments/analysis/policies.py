@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.analysis import stats
+from experiments.analysis import markdown, stats
 from experiments.analysis.regret import OURS, PLOTTED, SEED, against, band, cell
 
 Records = Sequence[Mapping[str, Any]]
@@ -41,15 +41,31 @@ def table(records: Records) -> str:
     head = ["agent", "evaluations", "seeds"]
     for target in targets:
         head += [f"{100 * target:g} % of the MACs", f"below `{OURS}` by", f"P(`{OURS}` better)"]
-    lines = ["| " + " | ".join(head) + " |", "|-" * len(head) + "|"]
+    lines = []
     for name in sorted(every, key=lambda name: _mean(every[name].get(targets[-1], {}))):
         seeds = max(len(found) for found in every[name].values())
         cells = [f"`{name}`", str(evaluations[name]), str(seeds)]
         for target in targets:
             theirs, ours = every[name].get(target, {}), every.get(OURS, {}).get(target, {})
             cells += [_accuracy(theirs), *(("", "") if name == OURS else _versus(theirs, ours))]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown.table(head, lines)
+
+
+def summary(records: Records) -> str:
+    """A row an agent with its accuracy for each target, the most accurate at the smallest target first."""
+    every = scores(records)
+    targets = sorted({target for found in every.values() for target in found}, reverse=True)
+    names = sorted(every, key=lambda name: -_mean(every[name].get(targets[-1], {})))
+    head = ["agent", "evaluations", *(f"{100 * target:g} % of the MACs" for target in targets)]
+    evaluations = {record["agent"]: record["episodes"] for record in records}
+    return markdown.table(
+        head,
+        [
+            [f"`{name}`", str(evaluations[name]), *(_accuracy(every[name].get(t, {})) for t in targets)]
+            for name in names
+        ],
+    )
 
 
 def plot(records: Records, path: Path, names: Sequence[str] = PLOTTED) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.analysis import stats
+from experiments.analysis import markdown, stats
 from experiments.analysis.stats import Estimate
 
 NEAR = 0.1  # points: as good as the best
@@ -51,7 +51,7 @@ def table(record: Mapping[str, Any]) -> str:
         head.remove("both")
     if ours is not None:
         head += [f"worse than `{OURS}` by", f"P(`{OURS}` better)"]
-    lines = ["| " + " | ".join(head) + " |", "|-" * len(head) + "|"]
+    lines = []
     for name in sorted(final, key=lambda name: -stats.iqm(final[name])):
         columns = [final[name][:, [t]] for t in range(len(targets))]
         columns += [final[name]] if len(targets) > 1 else []
@@ -61,8 +61,8 @@ def table(record: Mapping[str, Any]) -> str:
         cells += [f"{np.isfinite(needed).mean():.0%}", f"{median:.0f}" if np.isfinite(median) else "-"]
         if ours is not None:
             cells += ["", ""] if name == ours else against(final[name], final[ours])
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown.table(head, lines)
 
 
 def budgets_table(record: Mapping[str, Any]) -> str:
@@ -84,13 +84,13 @@ def budgets_table(record: Mapping[str, Any]) -> str:
         found[name] = {
             key: 100 * (best - np.array([row[key] for row in rows], float)) for key in ("top1", "own")
         }
-    lines = ["| " + " | ".join(head) + " |", "|-" * len(head) + "|"]
+    lines = []
     for name in sorted(found, key=lambda name: -float(found[name]["top1"].mean())):
         searches = 1 if "targets" in contenders[name] else len(targets)
         columns = [found[name]["top1"], found[name]["own"], *(found[name]["top1"][:, [t]] for t in shown)]
         cells = [name, f"{searches} x {record['config']['episodes'] // searches}", *map(_mean, columns)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown.table(head, lines)
 
 
 def plot(record: Mapping[str, Any], path: Path, names: Sequence[str] = PLOTTED) -> Path:

@@ -1,9 +1,9 @@
-"""Time an episode: ``python -m experiments.benchmarks plain20``; everything where no name is given.
+"""Times an episode: ``python -m experiments.benchmarks plain20``; without a name, runs all benchmarks.
 
-Beside it, on the same plans, the released code's procedure and the bare forward pass; how near that is to
-what the processor multiplies at best; how an episode grows with images, layers and width; and
-peak memory. Minutes each, with nothing else running; with ``--device cuda`` both sides run on a GPU.
-One record a name; ``python -m experiments.report`` puts them into the README.
+A network's benchmark times an episode, the released code's procedure and the bare forward pass on the same
+plans. The others measure how close the forward pass is to the processor's peak rate, how an episode grows
+with images, layers and width, and peak memory. Each takes minutes with nothing else running. ``--device
+cuda`` runs both sides on a GPU. Each writes one record; ``python -m experiments.report`` makes the page.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from amc_env import files
 from amc_env.execution import DeviceError, device_of
 from experiments.benchmarks import memory, passes, scaling, sides, subjects
 from experiments.benchmarks.subjects import Settings
@@ -103,8 +104,7 @@ def record(settings: Settings, *, results: Mapping[str, Any], rows: list[Any]) -
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Indented, but for rows, which take a line each; numbers to six digits."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(row_a_line(_rounded(content)))
+    files.write(path, row_a_line(_rounded(content)))
 
 
 def _rounded(value: Any) -> Any:
