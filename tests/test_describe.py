@@ -315,7 +315,7 @@ def bare(classes, in_channels):
         ("shape=[1,0,28]", "shape is [1, 0, 28]; it is"),
         ("repeats=0", "repeats is 0, it is at least 1"),
         ("model=lenet5 shape=[1,2,2]", "the network does not take images of 1x2x2"),
-        ("model=import target=test_describe:attention", "node 'mix' (call_module mix): the module 'mix'"),
+        ("model=import target=test_describe:attention", "'multi_head_attention_forward' of 'mix'"),
         ("model=import target=test_describe:bare shape=[10,8,8]", "the network has neither a convolution"),
         ("model=import", "no value for model.options.target"),
         ("model=lenet5 data=imagefolder data.root={tmp}", "{tmp}/train holds no folders"),
