@@ -10,7 +10,7 @@ import pytest
 from agents import blackbox, ddpg, sb3
 from amc_env.building import make_env
 from experiments.cli.signatures import Setting, SignatureError, settings
-from experiments.recording.tracking import WandbTracker
+from experiments.recording.wandb_tracker import WandbTracker
 from experiments.training.recipe import Recipe
 
 
