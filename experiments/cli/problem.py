@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from agents.search import Agent, Environment
@@ -19,7 +19,7 @@ from amc_env.env import CompressionEnv
 from amc_env.wrappers import Goals
 from experiments.cli import config
 from experiments.cli.datasets import load_data
-from experiments.recording.record import commit
+from experiments.recording.record import RunRecord, commit
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,31 @@ def trained(cfg: DictConfig) -> Trained:
             f"choose data={card.data}, or the checkpoint of a network trained on {data.name}"
         )
     return Trained(model, card, data)
+
+
+def searched(run: Path, target: str | None) -> DictConfig:
+    """The configuration of a search, read from its record.
+
+    A record is data and names no code to run: the function that builds a network of the user's own has to be
+    given again.
+
+    Args:
+        run: the folder of the search.
+        target: ``module:function``, for a search with ``model=import``.
+
+    Raises:
+        ConfigError: when that function is needed and not given.
+    """
+    cfg = OmegaConf.create(RunRecord.read(run).content["config"])
+    assert isinstance(cfg, DictConfig)
+    if cfg.model.name == "import":
+        if target is None:
+            raise config.ConfigError(
+                f"{run} is of a network of your own: give the function that builds it, as the search had it: "
+                f"target={cfg.model.options.get('target')}"
+            )
+        cfg.model.options.target = target
+    return cfg
 
 
 def environment(cfg: DictConfig, subject: Trained) -> CompressionEnv:

@@ -12,10 +12,9 @@ from omegaconf import MISSING, OmegaConf
 
 from experiments.cli.signatures import settings
 
-ENVIRONMENT = "amc_env.building.make_env"  # its arguments are the settings of these three groups
+ENVIRONMENT = "amc_env.building.make_env"  # its settings are those of three groups: these and compressor
 PROTOCOL = ("resource", "target", "reward")
 ENV = ("scale", "beta", "reward_images", "device")
-COMPRESSOR = ("round_to", "floor", "repair", "calibration_images", "points", "seed")
 OPEN = ("agent", "tracking")  # groups that name a class: their settings are what that class takes
 
 
@@ -29,7 +28,11 @@ def _of(name: str, target: str, *keys: str) -> Any:
 RecipeConfig = _of("RecipeConfig", "experiments.training.recipe.Recipe")
 ProtocolConfig = _of("ProtocolConfig", ENVIRONMENT, *PROTOCOL)
 EnvConfig = _of("EnvConfig", ENVIRONMENT, *ENV)
-CompressorConfig = _of("CompressorConfig", ENVIRONMENT, *COMPRESSOR)
+CompressorConfig = _of(
+    "CompressorConfig",
+    ENVIRONMENT,
+    *(key for key in settings(ENVIRONMENT) if key not in (*PROTOCOL, *ENV, "render_mode")),
+)
 
 
 @dataclass
@@ -89,6 +92,7 @@ class FinetuneConfig:
     """Everything that `experiments.finetune` reads."""
 
     run: str = MISSING  # the folder of a search
+    target: str | None = None  # module:function, where the search was of a network of your own
     tracking: dict[str, Any] = field(default_factory=dict)
     recipe: Any = field(default_factory=RecipeConfig)
     output: str = MISSING

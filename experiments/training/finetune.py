@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from amc_env import checkpoints as weights
@@ -13,7 +13,7 @@ from amc_env.data.splits import DataSet
 from amc_env.evaluator import accuracy
 from amc_env.plan import Plan
 from experiments.cli import config
-from experiments.cli.problem import environment, trained
+from experiments.cli.problem import environment, searched, trained
 from experiments.recording.record import RECORD, RunRecord, commit
 from experiments.recording.tracking import Tracker
 from experiments.training.fitting import fit
@@ -25,16 +25,15 @@ STEM = "compressed"  # name of the network's files in a run's folder
 
 def run(cfg: DictConfig, folder: Path) -> None:
     """Fine-tune from the repaired weights, then write the network with its accuracies."""
-    searched = OmegaConf.create(RunRecord.read(Path(cfg.run)).content["config"])
-    assert isinstance(searched, DictConfig)
+    of_search = searched(Path(cfg.run), cfg.target)
     asked, recipe = config.plain(cfg), Recipe(**config.plain(cfg.recipe))
     if (folder / RECORD).exists():
         record = RunRecord.resume(folder, asked, episodes=0)  # the state's epochs come in again
     else:
         record = RunRecord.create(folder, asked, seeds={"batches": recipe.seed})
     with record, config.instantiate(cfg.tracking, folder=folder, config=asked) as tracker:
-        subject = trained(searched)
-        env = environment(searched, subject)
+        subject = trained(of_search)
+        env = environment(of_search, subject)
         plan = Plan.read(Path(cfg.run) / "plan.json")
         network = env.task.network(plan)
         tuned = finetune(

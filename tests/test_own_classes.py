@@ -1,0 +1,90 @@
+"""Classes of the user's own: a yaml file under --config-dir names them, a file that a run reads cannot."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.cli.config import CONF
+from experiments.recording.record import RECORD, RunRecord
+
+MINE = """
+from agents.rules import Rule
+from amc_env.zoo.tiny import digits_cnn
+from experiments.recording.tracking import NoTracker
+
+class Half(Rule):
+    def __init__(self, observation_space, action_space, *, seed, keep: float = 0.5):
+        super().__init__()
+        self.keep = keep
+
+    def act(self, observation, info, *, explore):
+        return super().act(observation, info, explore=explore) * 0 + self.keep
+
+class Printing(NoTracker):
+    def __init__(self, folder, config, *, mark: str = "?"):
+        self.mark = mark
+
+    def log(self, metrics):
+        print(self.mark, sorted(metrics)[:2])
+
+def net(classes, in_channels):
+    return digits_cnn(classes=classes, in_channels=in_channels)
+"""
+FILES = {
+    "mine.py": MINE,
+    "own/agent/half.yaml": "_target_: mine.Half\nkeep: 0.75\n",
+    "own/tracking/printing.yaml": "_target_: mine.Printing\nmark: seen\n",
+    "own/model/net.yaml": "name: import\noptions: {target: 'mine:net'}\n",
+}
+OWN = ("--config-dir", "own", "agent=half", "tracking=printing", "model=net", "data=digits")
+SMALL = ("episodes=1", "deliver=false", "env.reward_images=50", "output=run")
+
+
+def command(where: Path, name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(CONF.parent), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", f"experiments.{name}", *words]
+    return subprocess.run(line, cwd=where, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("own")
+    for name, text in FILES.items():
+        (where / name).parent.mkdir(parents=True, exist_ok=True)
+        (where / name).write_text(text)
+    done = command(where, "search", *OWN, *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "seen [" in done.stdout
+    return where
+
+
+def test_agent_model_and_tracker_are_ones_own(searched: Path) -> None:
+    record = RunRecord.read(searched / "run")
+    assert record.content["config"]["agent"] == {"_target_": "mine.Half", "keep": 0.75}
+    assert record.content["config"]["tracking"] == {"_target_": "mine.Printing", "mark": "seen"}
+    assert record.rows[0]["keep_asked"]
+
+
+def test_their_settings_are_checked(searched: Path) -> None:
+    done = command(searched, "search", *OWN, *SMALL, "agent.kep=0.5")
+    assert done.returncode == 2
+    assert done.stderr == "error: no key 'agent.kep' in the configuration (did you mean agent.keep?)\n"
+
+
+def test_a_record_names_no_code(searched: Path) -> None:
+    path = searched / "run" / RECORD
+    content = json.loads(path.read_text())
+    (searched / "evil.py").write_text("open('touched', 'w').close()\n\ndef net(classes, in_channels): ...\n")
+    content["config"]["model"]["options"]["target"] = "evil:net"
+    content["config"]["agent"]["_target_"] = content["config"]["tracking"]["_target_"] = "evil.net"
+    path.write_text(json.dumps(content))
+    for words in ((), ("target=mine:net", "recipe.epochs=1", "recipe.bfloat16=false")):
+        done = command(searched, "finetune", "run=run", *words)
+        assert done.returncode == (0 if words else 2), done.stderr
+        assert not (searched / "touched").exists()
+    assert command(searched, "search", *OWN, *SMALL).returncode == 2  # it is of another configuration
+    assert not (searched / "touched").exists()
