@@ -125,8 +125,8 @@ class CMAES(BlackBox):
         self.sigma, self.population = sigma, population
         super().__init__(*args, sigma=sigma, population=population, **kwargs)
 
-    def proposals(self, rng: np.random.Generator) -> Proposals:
-        """Generation after generation; the package draws from ``rng`` alone, and minimises."""
+    def options(self, rng: np.random.Generator) -> dict[str, Any]:
+        """The package's options: bounds, silence, and all its draws from ``rng``."""
         options: dict[str, Any] = {
             "bounds": [0, 1],
             "randn": lambda *shape: rng.standard_normal(shape),
@@ -134,8 +134,11 @@ class CMAES(BlackBox):
             "verbose": -9,
             "signals_filename": "",  # do not read options from the working directory
         }
-        if self.population:
-            options["popsize"] = self.population
+        return options | ({"popsize": self.population} if self.population else {})
+
+    def proposals(self, rng: np.random.Generator) -> Proposals:
+        """Generation after generation; the package minimises."""
+        options = self.options(rng)
         while True:
             strategy = self._cma.CMAEvolutionStrategy([MIDDLE] * self.decisions, self.sigma, options)
             while not strategy.stop():

@@ -1,19 +1,22 @@
 """The hand-made policies that AMC is compared with: uniform, shallow and deep.
 
-They ask in keep ratios, for an environment with the *absolute* action scale. Their shapes are read off the
+They think in keep ratios and play the actions that ask for these, on any scale. Their shapes are read off the
 paper's figure 2 (Plain-20 at half of the FLOPs, 18 decisions): uniform keeps 0.70 everywhere; shallow 0.448
 on the first 7 and 0.774 on the rest; deep 0.775 on the first 10 and 0.549 on the rest. The first part is a
 multiple of the uniform share; the rest is whatever then uses up the budget, so that they work for any
 network and target.
 """
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from agents.episode import Array, Episode, Info, Space, check_state
+
+ROUNDING = 1e-6  # of a keep ratio, so that a share is not less than itself
 
 
 @dataclass
@@ -30,15 +33,17 @@ class Rule:
 
     def __post_init__(self) -> None:
         self._first_share, self._changes_at, self._decision = 1.0, 0, 0
+        self._choices: Sequence[Sequence[float]] = ()
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
-        """The keep ratio that the rule has for this decision."""
+        """The action that asks for the rule's keep ratio, or for the largest choice below it."""
         if "decisions" in info:
-            self._first_share, self._decision = info["share"], 0
+            self._first_share, self._decision, self._choices = info["share"], 0, info["choices"]
             self._changes_at = round(self.part * info["decisions"])
         keep = self.factor * self._first_share if self._decision < self._changes_at else info["share"]
+        below = bisect_right(self._choices[self._decision], keep + ROUNDING) - 1
         self._decision += 1
-        return np.array([min(keep, 1.0)], np.float32)
+        return np.array([info["actions"][max(below, 0)]], np.float32)
 
     def end_episode(self, episode: Episode) -> dict[str, float]:
         """Nothing to learn."""

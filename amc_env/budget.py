@@ -11,6 +11,8 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +78,42 @@ class Budget:
         left = self._uniform[:, len(decided) :]
         affordable = bisect_right(left, self.limit, key=lambda counts: self._price([*decided, *counts]))
         return float(self._ratios[affordable - 1])
+
+    @cached_property
+    def keeps(self) -> tuple[tuple[float, ...], ...]:
+        """Allowed keep ratios of each group, ascending."""
+        return tuple(tuple((choices / choices[-1]).tolist()) for choices in self.choices)
+
+    @cached_property
+    def costs(self) -> dict[str, Any]:
+        """What every plan costs, as plain data.
+
+        ``limit`` is the budget. A plan costs ``constant``, plus its entry in ``single[group]`` for each
+        group, plus its entry in ``pairs[group, later group]`` for each pair of groups that a layer joins.
+        An entry's position is that of the group's count among its choices. This is exact for MACs and
+        parameters: a layer costs a product of two widths, and a width is a sum over groups.
+        """
+        base, groups = self._price(self.floors), range(len(self.choices))
+        alone = [self.resource(self.table.column(self.floors, g, self.choices[g])) - base for g in groups]
+        pairs = {}
+        for one in groups:
+            raised = self.floors.copy()
+            raised[one] = self.whole[one]
+            for other in range(one + 1, len(self.choices)):
+                both = self.resource(self.table.column(raised, other, self.whole[[other]]))
+                if int(both[0]) - base != int(alone[one][-1] + alone[other][-1]):
+                    pairs[one, other] = self._joint(one, other, alone, base)
+        single = tuple(tuple(each.tolist()) for each in alone)
+        return {"limit": self.limit, "constant": base, "single": single, "pairs": pairs}
+
+    def _joint(self, one: int, other: int, alone: Sequence[Ints], base: int) -> tuple[tuple[int, ...], ...]:
+        """What two groups cost together, beyond the sum of what each costs alone."""
+        counts, rows = self.floors.copy(), []
+        for position, count in enumerate(self.choices[one]):
+            counts[one] = count
+            both = self.resource(self.table.column(counts, other, self.choices[other]))
+            rows.append(tuple((both - base - alone[one][position] - alone[other]).tolist()))
+        return tuple(rows)
 
     def widths(self, decided: Sequence[int]) -> Widths:
         """The widths of the network in which all undecided groups are whole."""

@@ -54,12 +54,15 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     An episode terminates at the last decision. It is never truncated.
 
     ## Information
-    `reset` gives ``share``, the largest keep ratio that the budget allows for all decisions alike, and
-    ``decisions``, their number. Each step gives ``share`` for the decisions that are left; ``action_asked``
-    and ``action_executed``, the action that asks for exactly what was applied; ``keep_asked``,
-    ``keep_bound`` and ``keep_applied`` in [0, 1]; ``macs`` and ``params`` with all later groups whole. The
-    last step adds the metrics of `amc_env.metrics.Evaluation` and the `Plan` under ``plan``. Clock times are
-    left out, so that equal runs compare equal.
+    `reset` gives ``share``, the largest keep ratio that the budget allows for all decisions alike;
+    ``decisions``, their number; ``choices``, the allowed keep ratios of each; and ``costs``, what every
+    plan costs, see `amc_env.budget.Budget.costs`. Before each decision ``actions`` holds the action that
+    asks for each of its choices, the nearest one where the scale does not reach it. Each step gives
+    ``share`` for the decisions that are left; ``action_asked`` and ``action_executed``, the action that
+    asks for exactly what was applied; ``keep_asked``, ``keep_bound`` and ``keep_applied`` in [0, 1];
+    ``macs`` and ``params`` with all later groups whole. The last step adds the metrics of
+    `amc_env.metrics.Evaluation` and the `Plan` under ``plan``. Clock times are left out, so that equal runs
+    compare equal.
 
     ## Arguments
     `amc_env.building.make_env` makes an environment of a network and its data; `gym.make` of a shipped one:
@@ -166,7 +169,10 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         """
         super().reset(seed=seed)
         self._begin()
-        return self._observe(), {"share": self._share, "decisions": len(self.graph.groups)}
+        info = {"share": self._share, "decisions": len(self.graph.groups), "actions": self._actions()}
+        costs = self.budget.costs
+        costs = costs | {"pairs": dict(costs["pairs"])}  # the caller's own
+        return self._observe(), info | {"choices": self.budget.keeps, "costs": costs}
 
     def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Spend one action on the next channel group.
@@ -195,7 +201,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
             "keep_applied": count / size,
         }
         if len(self.counts) < len(self.graph.groups):
-            return self._observe(), 0.0, False, False, info
+            return self._observe(), 0.0, False, False, info | {"actions": self._actions()}
         reward, metrics = self._evaluate(info)
         return self._observe(), reward, True, False, info | metrics
 
@@ -228,6 +234,11 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     def _costs(self) -> dict[str, Any]:
         widths = self.budget.widths(self.counts)
         return {"macs": int(self.macs(widths)), "params": int(self.params(widths))}
+
+    def _actions(self) -> tuple[float, ...]:
+        """The action that asks for each choice of the group at hand; the nearest one where none does."""
+        keeps = self.budget.keeps[len(self.counts)]
+        return tuple(self.scale.to_action(keep, self._share) for keep in keeps)
 
     def _observe(self) -> Observation:
         decided, previous = len(self.counts), 1.0

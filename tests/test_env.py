@@ -191,7 +191,9 @@ def reused(name, scale, target=0.5, **options):
 def test_every_step_says_what_was_asked_allowed_and_done(name, scale, actions):
     env = reused(name, scale)
     (_, info), *steps = episode(env, actions)
-    assert info == {"share": env.budget.share([]), "decisions": len(env.graph.groups)}
+    described = {"choices": env.budget.keeps, "costs": env.budget.costs}
+    asking = {"actions": tuple(env.scale.to_action(keep, info["share"]) for keep in env.budget.keeps[0])}
+    assert info == {"share": env.budget.share([]), "decisions": len(env.graph.groups)} | described | asking
     assert env.reset()[1] == info
     assert env.plan == Plan.dense(env.graph)  # nothing of the last episode is left
     share, counts = info["share"], []

@@ -2,14 +2,18 @@
 
 import numpy as np
 import pytest
-from identity import FindTheKeeps, SpendTheBudget
+from identity import FindTheKeeps
 
 from agents.rules import Deep, Shallow, Uniform
 from agents.search import StateError, run_episode
+from amc_env.tabular import TabularEnv
 
 
 class Share(FindTheKeeps):
-    """Plain-20's 18 decisions; the share is 0.70 until ``turn`` of them are made, ``after`` from there on."""
+    """Plain-20's 18 decisions, of 1000 choices each; the share is 0.70 until ``turn`` of them are made, then
+    ``after``."""
+
+    keeps = tuple(choice / 1000 for choice in range(1, 1001))
 
     def __init__(self, turn: int, after: float):
         super().__init__(np.full(18, 0.5))
@@ -17,11 +21,12 @@ class Share(FindTheKeeps):
 
     def reset(self, **kwargs):
         observation, info = super().reset(**kwargs)
-        return observation, info | {"share": 0.70}
+        return observation, info | {"share": 0.70, "choices": (self.keeps,) * 18, "actions": self.keeps}
 
     def step(self, action):
         *rest, info = super().step(action)
-        return *rest, info | {"share": 0.70 if len(self.kept) < self.turn else self.after}
+        share = 0.70 if len(self.kept) < self.turn else self.after
+        return *rest, info | {"share": share, "actions": self.keeps}
 
 
 def make(rule):
@@ -45,11 +50,23 @@ def test_the_rules_of_figure_2(rule, turn, after, figure):
 
 
 @pytest.mark.parametrize("rule", [Uniform, Shallow, Deep])
-def test_every_rule_spends_the_whole_budget(rule):
-    env = SpendTheBudget()
-    run_episode(env, make(rule))
-    assert env.cost @ env.kept == pytest.approx(env.budget, rel=1e-6)
-    assert min(env.kept) > env.smallest
+def test_every_rule_spends_the_budget_on_either_scale(rule):
+    plans = []
+    for scale in ("absolute", "relative"):
+        env = TabularEnv("fashion", target=0.5, scale=scale)
+        plans.append(run_episode(env, make(rule)).final["plan"])
+        assert env.budget.allows(env.counts)
+        last = env.counts[-1] + env.budget.whole[-1] // 8
+        assert last > env.budget.whole[-1] or not env.budget.allows([*env.counts[:-1], last])
+    assert plans[0] == plans[1]
+
+
+def test_uniform_asks_for_the_share_everywhere():
+    env = TabularEnv("fashion", target=0.5)
+    shares = [env.reset()[1]["share"]]
+    episode = run_episode(env, make(Uniform))
+    shares += [info["share"] for info in episode.infos[:-1]]
+    assert [info["keep_asked"] for info in episode.infos] == pytest.approx(shares)
 
 
 def test_a_rule_starts_anew_after_an_interrupted_episode():
@@ -71,6 +88,6 @@ def test_a_rule_never_asks_for_more_than_everything():
 
 def test_a_state_of_another_rule_is_refused():
     make(Deep).load_state_dict(make(Deep).state_dict())
-    assert make(Deep).end_episode(run_episode(FindTheKeeps(), make(Deep))) == {}
+    assert make(Deep).end_episode(run_episode(Share(7, 0.774), make(Deep))) == {}
     with pytest.raises(StateError, match="saved with factor"):
         make(Deep).load_state_dict(make(Shallow).state_dict())

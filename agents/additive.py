@@ -1,0 +1,203 @@
+"""An additive model of the reward, a table of each decision's choices, and the best sum within the budget."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array
+
+from agents.lattice import Lattice, Plans
+from agents.plan_search import PlanSearch
+
+Floats = NDArray[np.float64]
+SMOOTH = 1e-2  # weight of the squared second differences of a decision's table
+SHRINK = 1e-4  # weight of its squared entries
+COARSE = 9  # choices of a decision that the integer program knows; of more, evenly spaced ones
+NODES = 100  # of the integer program's search at most; the best plan until then is taken
+NOGOODS = 30  # latest known plans that the integer program must avoid
+
+
+class Additive(PlanSearch):
+    """Changes one decision at a time around the best plan, adds up what that did, and plays the best sum.
+
+    Around a centre, each decision is set to a few of its choices. The others stay, or are all cut by one
+    factor where the budget asks for it. A sum over decisions is fitted to all rewards; plans near the
+    centre count more. An integer program finds the plan of largest sum within the exact budget that was not
+    played yet. A plan that is better than all before is the next centre.
+
+    Args:
+        levels: choices that are tried of each decision, besides the centre's.
+    """
+
+    def __init__(self, *args: Any, levels: int = 4, **kwargs: Any) -> None:
+        if levels < 1:
+            raise ValueError(f"{levels=}: wanted at least 1")
+        self.levels = levels
+        self.centre: list[int] = []
+        self.changed = False  # the changes around the centre were the last plans
+        super().__init__(*args, levels=levels, **kwargs)
+
+    def propose(self, lattice: Lattice) -> Plans:
+        """The uniform plan; then in turn changes around a new best plan and the best sums."""
+        if not len(self.plans):
+            return lattice.filled(lattice.uniform(), self.rng)
+        best = self.best[0].tolist()
+        if not self.changed and best != self.centre:
+            design = self.new(changes(lattice, self.best[0], self.levels))
+            if len(design):
+                self.centre, self.changed = best, True
+                return design
+        self.changed = False
+        tables = fitted(lattice, self.plans, self.rewards, self.best[0])
+        found = self.new(best_sum(lattice, tables, self.best[0], self.plans[-NOGOODS:]))
+        if not len(found):
+            found = self.new(lattice.exchanged(self.best.repeat(50, axis=0), self.rng))
+        return found[:1] if len(found) else self.best
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of the parent, and the centre."""
+        return super().state_dict() | {"centre": list(self.centre), "changed": self.changed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where the state was taken; raises `StateError` for another searcher's."""
+        super().load_state_dict(state)
+        self.centre, self.changed = list(state["centre"]), state["changed"]
+
+
+def changes(lattice: Lattice, centre: NDArray[np.int64], levels: int) -> Plans:
+    """Plans in which one decision is set to one of a few choices spread over all of its own.
+
+    Where that is beyond the budget, the keep ratios of the others are cut by a common factor.
+    """
+    found = []
+    for decision, top in enumerate(lattice.tops):
+        for choice in np.unique(np.linspace(0, top, levels + 1).round().astype(int)):
+            plan = centre.copy()
+            plan[decision] = choice
+            if not lattice.within(plan[None])[0]:
+                plan = _cut_others(lattice, plan, decision)
+            if lattice.within(plan[None])[0]:
+                found.append(plan)
+    return np.array(found).reshape(-1, lattice.decisions)
+
+
+def _cut_others(lattice: Lattice, plan: NDArray[np.int64], decision: int) -> NDArray[np.int64]:
+    keeps = lattice.ratios(plan[None])
+    factors = np.linspace(1, 0, 101)[:, None] * np.ones_like(keeps)
+    factors[:, decision] = 1
+    tried = lattice.positions(factors * keeps)
+    first: NDArray[np.int64] = tried[int(lattice.within(tried).argmax())]  # within the budget
+    return first
+
+
+def fitted(lattice: Lattice, plans: Plans, rewards: Floats, centre: NDArray[np.int64]) -> list[Floats]:
+    """Of each decision a table, a number for each choice, such that their sums are near the rewards.
+
+    Args:
+        lattice: of the plans.
+        plans: ``(n, T)``.
+        rewards: ``(n,)``.
+        centre: ``(T,)``; a plan's weight is 1 / (1 + decisions in which it differs from this one).
+    """
+    sizes = lattice.tops + 1
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    design = np.zeros((len(plans), sizes.sum()))
+    design[np.arange(len(plans))[:, None], starts + plans] = 1
+    weights = 1 / (1 + (plans != centre).sum(axis=1))
+    penalty = SHRINK * np.eye(sizes.sum())
+    for start, size in zip(starts, sizes, strict=True):
+        second = np.diff(np.eye(size), n=2, axis=0)
+        penalty[start : start + size, start : start + size] += SMOOTH * second.T @ second
+    middle = np.average(rewards, weights=weights)
+    weighted = design.T * weights
+    solved = np.linalg.solve(weighted @ design + penalty, weighted @ (rewards - middle))
+    return [solved[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+
+
+def best_sum(lattice: Lattice, tables: list[Floats], near: NDArray[np.int64], avoid: Plans) -> Plans:
+    """The plan ``(1, T)`` of largest sum of table entries within the budget; empty where none was found.
+
+    An integer program: a binary variable for each choice of each decision, and for each entry of a table of
+    pairs a variable that is 1 where both choices are taken.
+
+    Args:
+        lattice: of the plans.
+        tables: of each decision a number for each choice.
+        near: ``(T,)``, a plan whose choices are among those considered.
+        avoid: ``(n, T)`` plans that may not be the answer.
+    """
+    options = [_options(int(top), int(at)) for top, at in zip(lattice.tops, near, strict=True)]
+    program = _Program(lattice, options)
+    worth = np.concatenate([table[own] for table, own in zip(tables, options, strict=True)])
+    found = program.solve(worth, avoid)
+    return np.zeros((0, lattice.decisions), np.int64) if found is None else found[None]
+
+
+def _options(top: int, at: int) -> NDArray[np.int64]:
+    spread = np.linspace(0, top, min(COARSE, top + 1)).round().astype(np.int64)
+    return np.union1d(spread, [at])
+
+
+class _Program:
+    """The integer program of `best_sum`: its variables are the choices, then the pairs of choices."""
+
+    def __init__(self, lattice: Lattice, options: list[NDArray[np.int64]]) -> None:
+        self.options = options
+        sizes = [len(own) for own in options]
+        self.starts = np.concatenate([[0], np.cumsum(sizes)])
+        self.cells: list[tuple[float, float, list[int], list[float]]] = []  # low, high, columns, coefficients
+        price = [lattice.single[d][own].astype(float) for d, own in enumerate(options)]
+        costs, at = np.concatenate(price).tolist(), int(self.starts[-1])
+        for start, size in zip(self.starts, sizes, strict=False):
+            self.cells.append((1, 1, list(range(start, start + size)), [1.0] * size))
+        for (one, other), table in lattice.pairs.items():
+            block = table[np.ix_(options[one], options[other])].astype(float)
+            rows, columns = block.shape
+            index = at + np.arange(block.size).reshape(block.shape)
+            for i in range(rows):  # the pairs of a choice add up to it
+                self.cells.append((0, 0, [self.starts[one] + i, *index[i]], [-1.0] + [1.0] * columns))
+            for j in range(columns):
+                self.cells.append((0, 0, [self.starts[other] + j, *index[:, j]], [-1.0] + [1.0] * rows))
+            costs, at = costs + block.ravel().tolist(), at + block.size
+        self.width, room = at, float(lattice.limit - lattice.constant)
+        used = [column for column, cost in enumerate(costs) if cost]
+        scale = max(room, 1.0)  # costs in units of the budget, for the solver's tolerances
+        self.cells.append((-np.inf, room / scale, used, [costs[column] / scale for column in used]))
+        self.lattice = lattice
+
+    def solve(self, worth: Floats, avoid: Plans) -> NDArray[np.int64] | None:
+        """The plan ``(T,)`` of largest worth; None where none was found."""
+        cells = self.cells + self._nogoods(avoid)
+        rows = np.repeat(np.arange(len(cells)), [len(cell[2]) for cell in cells])
+        columns = np.concatenate([cell[2] for cell in cells]).astype(np.int64)
+        entries = np.concatenate([cell[3] for cell in cells])
+        matrix = csr_array((entries, (rows, columns)), shape=(len(cells), self.width))
+        low, high = ([cell[i] for cell in cells] for i in (0, 1))
+        binary = int(self.starts[-1])
+        objective = np.zeros(self.width)
+        objective[:binary] = -worth / (np.abs(worth).max() or 1.0)
+        integral = np.zeros(self.width)
+        integral[:binary] = 1
+        answer = milp(
+            objective,
+            integrality=integral,
+            bounds=Bounds(0, 1),
+            constraints=LinearConstraint(matrix, low, high),
+            options={"node_limit": NODES, "mip_rel_gap": 1e-3},
+        )
+        if answer.x is None:
+            return None
+        taken = [answer.x[a:b].argmax() for a, b in zip(self.starts, self.starts[1:], strict=False)]
+        plan = np.array([own[i] for own, i in zip(self.options, taken, strict=True)])
+        return plan if self.lattice.within(plan[None])[0] else None
+
+    def _nogoods(self, avoid: Plans) -> list[tuple[float, float, list[int], list[float]]]:
+        cells = []
+        for plan in avoid:
+            at = [np.flatnonzero(own == choice) for own, choice in zip(self.options, plan, strict=True)]
+            if all(len(one) for one in at):
+                columns = [int(start + one[0]) for start, one in zip(self.starts, at, strict=False)]
+                cells.append((-np.inf, len(plan) - 1.0, columns, [1.0] * len(plan)))
+        return cells

@@ -1,0 +1,24 @@
+"""Evolution with one parent: what one layer gives up, another takes."""
+
+from agents.lattice import Lattice, Plans
+from agents.plan_search import PlanSearch
+
+TRIES = 50  # mutations until one is new
+
+
+class EvoPress(PlanSearch):
+    """Mutates the best plan so far: a decision or two are lowered, others raised until the budget is used up.
+
+    It starts from the uniform plan. A mutation replaces the parent only if it is better.
+
+    Source: Sieberling et al., "EvoPress", ICML 2025, Algorithm 1, without its selection in several steps:
+    every plan is evaluated in full, as for all agents.
+    """
+
+    def propose(self, lattice: Lattice) -> Plans:
+        """One new mutation of the best; the uniform plan at first."""
+        if not len(self.plans):
+            return lattice.filled(lattice.uniform(), self.rng)
+        mutated = lattice.exchanged(self.best.repeat(TRIES, axis=0), self.rng)
+        fresh = self.new(mutated)
+        return fresh[:1] if len(fresh) else lattice.random(1, self.rng)

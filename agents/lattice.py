@@ -1,0 +1,106 @@
+"""The plans that an environment allows: a keep ratio of a few for each decision, within an exact budget."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Plans = NDArray[np.int64]  # (n, T): of each plan, the position of its keep ratio among those of each decision
+
+
+class Lattice:
+    """Plans as positions in the lists of allowed keep ratios, and what they cost.
+
+    A network of two decisions with keep ratios (0.5, 1) each has four plans: (0, 0), (0, 1), (1, 0), (1, 1).
+
+    Args:
+        choices: allowed keep ratios of each decision, ascending.
+        costs: ``costs`` in the info of ``reset``: ``limit`` and ``constant``, whole numbers; ``single``, a
+            number for each choice of each decision; ``pairs``, by (decision, later decision), a table of
+            numbers. A plan costs the constant plus the entries of its choices.
+    """
+
+    def __init__(self, choices: tuple[tuple[float, ...], ...], costs: Mapping[str, Any]) -> None:
+        self.keeps = [np.array(keeps) for keeps in choices]
+        self.tops: NDArray[np.int64] = np.array([len(keeps) - 1 for keeps in choices])
+        self.limit, self.constant = int(costs["limit"]), int(costs["constant"])
+        self.single = [np.array(each, np.int64) for each in costs["single"]]
+        self.pairs = {pair: np.array(table, np.int64) for pair, table in costs["pairs"].items()}
+
+    @property
+    def decisions(self) -> int:
+        """T."""
+        return len(self.keeps)
+
+    def cost(self, plans: Plans) -> NDArray[np.int64]:
+        """``(n,)`` what plans ``(n, T)`` cost."""
+        total = np.full(len(plans), self.constant)
+        for decision, each in enumerate(self.single):
+            total += each[plans[:, decision]]
+        for (one, other), table in self.pairs.items():
+            total += table[plans[:, one], plans[:, other]]
+        return total
+
+    def within(self, plans: Plans) -> NDArray[np.bool_]:
+        """``(n,)`` whether plans are within the budget."""
+        allowed: NDArray[np.bool_] = self.cost(plans) <= self.limit
+        return allowed
+
+    def positions(self, keeps: NDArray[np.floating]) -> Plans:
+        """The largest allowed keep ratio below each of ``(n, T)``, or the least, as positions ``(n, T)``."""
+        found = [
+            np.searchsorted(own, keeps[:, decision] + 1e-6, side="right") - 1
+            for decision, own in enumerate(self.keeps)
+        ]
+        plans: Plans = np.maximum(np.stack(found, axis=1), 0)
+        return plans
+
+    def ratios(self, plans: Plans) -> NDArray[np.float64]:
+        """``(n, T)`` keep ratios."""
+        return np.stack([own[plans[:, decision]] for decision, own in enumerate(self.keeps)], axis=1)
+
+    def scaled(self, shape: NDArray[np.float64]) -> Plans:
+        """The largest multiples of keep ratios ``(n, T)`` within the budget; of ones, uniform plans."""
+        low, high = np.zeros(len(shape)), np.full(len(shape), 1 / np.maximum(shape.min(), 1e-3))
+        for _ in range(24):
+            middle = (low + high) / 2
+            fits = self.within(self.positions(np.minimum(middle[:, None] * shape, 1)))
+            low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+        return self.positions(np.minimum(low[:, None] * shape, 1))
+
+    def uniform(self) -> Plans:
+        """``(1, T)``: the same keep ratio everywhere, as large as the budget allows."""
+        return self.scaled(np.ones((1, self.decisions)))
+
+    def filled(self, plans: Plans, rng: np.random.Generator) -> Plans:
+        """Raise decisions by one choice, in random order and over again, while the budget allows any."""
+        plans = plans.copy()
+        rows = np.arange(len(plans))
+        changed = True
+        while changed:
+            changed = False
+            order = rng.permuted(np.tile(np.arange(self.decisions), (len(plans), 1)), axis=1)
+            for decision in order.T:
+                raised = plans.copy()
+                raised[rows, decision] = np.minimum(raised[rows, decision] + 1, self.tops[decision])
+                better = self.within(raised) & (raised != plans).any(axis=1)
+                plans[better] = raised[better]
+                changed |= bool(better.any())
+        return plans
+
+    def random(self, count: int, rng: np.random.Generator) -> Plans:
+        """``(count, T)`` plans of random proportions that use up the budget."""
+        return self.filled(self.scaled(rng.uniform(0.1, 1, (count, self.decisions))), rng)
+
+    def exchanged(self, plans: Plans, rng: np.random.Generator) -> Plans:
+        """A mutation of each plan: one or two decisions are lowered, others raised in their stead."""
+        plans = plans.copy()
+        rows = np.arange(len(plans))
+        for one_more in (0.0, 0.5):
+            decision = rng.integers(self.decisions, size=len(plans))
+            step = rng.integers(1, 1 + np.maximum(plans[rows, decision], 1))
+            step = np.minimum(step, rng.geometric(0.4, len(plans)))
+            step[rng.random(len(plans)) < one_more] = 0  # in half of the cases there is no second decision
+            plans[rows, decision] = np.maximum(plans[rows, decision] - step, 0)
+        return self.filled(plans, rng)

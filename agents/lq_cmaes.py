@@ -1,0 +1,67 @@
+"""CMA-ES that ranks most of its points by a quadratic model of the rewards."""
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import numpy as np
+
+from agents.blackbox import CMAES, MIDDLE, Point, Proposals
+
+SURE = 0.85  # Kendall's rank correlation of model and losses from which the model ranks a generation
+LEAST = 3  # losses that a model is built from
+
+
+class LQCMAES(CMAES):
+    """`CMAES` whose generations are ranked by a model of the losses, linear at first, then quadratic.
+
+    The points that the model likes best are evaluated, half more each time, until model and losses rank the
+    evaluated points alike. The other points get the model's values.
+
+    Source: Hansen, "A Global Surrogate Assisted CMA-ES", GECCO 2019, Algorithm 1; the model is the package's
+    ``LQModel``.
+    """
+
+    def proposals(self, rng: np.random.Generator) -> Proposals:
+        """The points of each generation that are evaluated, one by one."""
+        options = self.options(rng)
+        while True:
+            strategy = self._cma.CMAEvolutionStrategy([MIDDLE] * self.decisions, self.sigma, options)
+            model = self._cma.fitness_models.LQModel()
+            model.settings.max_absolute_size = strategy.popsize
+            while not strategy.stop():
+                points = strategy.ask()
+                losses = yield from _evaluated(model, points)
+                strategy.tell(points, _completed(model, points, losses))
+            options["popsize"] = 2 * strategy.popsize
+
+
+def _evaluated(
+    model: Any, points: Sequence[Point]
+) -> Generator[Sequence[Point], Sequence[float], list[float]]:
+    """Evaluate points until the model is sure of their ranks; the loss of each, NaN of those left out."""
+    losses = np.full(len(points), np.nan)
+    wanted = int(1 + max(0.02 * len(points), LEAST / model.settings.truncation_ratio - model.size))
+    while np.isnan(losses).any():
+        order = np.argsort([model.eval(point) for point in points]) if model.size > 1 else range(len(points))
+        for index in [int(i) for i in order if np.isnan(losses[i])][
+            : wanted - int((~np.isnan(losses)).sum())
+        ]:
+            (reward,) = yield [np.clip(points[index], 0, 1)]
+            losses[index] = -reward
+            model.add_data_row(points[index], -reward)
+        done = int((~np.isnan(losses)).sum())
+        model.sort(done)
+        agreement = model.kendall(int(max(15, min(1.2 * done, 0.75 * len(points)))))
+        if agreement >= SURE:
+            break
+        wanted += -(-wanted // 2)
+    model.adapt_max_relative_size(agreement)
+    return list(losses.tolist())
+
+
+def _completed(model: Any, points: Sequence[Point], losses: Sequence[float]) -> list[float]:
+    """The losses where all are known; else the model's values, shifted so that both have the same least."""
+    if not np.isnan(losses).any():
+        return list(losses)
+    values = np.array([model.eval(point) for point in points])
+    return list((values - values.min() + np.nanmin(losses)).tolist())

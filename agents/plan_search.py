@@ -1,0 +1,127 @@
+"""What searchers over whole plans share: they propose a plan, play it, and remember how it was rewarded."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agents.episode import Array, Episode, EpisodeError, Info, Space, check_state
+from agents.lattice import Lattice, Plans
+
+
+class PlanSearch(ABC):
+    """Proposes plans of the environment's own choices, from all plans so far and their rewards.
+
+    The info of ``reset`` must hold ``choices`` and ``costs``, see `agents.lattice.Lattice`. Each info
+    before a decision must hold ``actions``, the action that asks for each of its choices. On the absolute
+    scale every plan can be asked for. On the relative scale some choices are out of reach; the searcher
+    then learns of the plan that was executed instead.
+
+    Args:
+        observation_space: not looked at.
+        action_space: ``Box(0, 1, (1,))``.
+        seed: of the searcher's own generator.
+        **settings: kept for the check of a saved state.
+    """
+
+    def __init__(
+        self, observation_space: Space, action_space: Space, *, seed: int, **settings: float
+    ) -> None:
+        assert action_space.shape == (1,)
+        self.settings = settings
+        self.rng = np.random.default_rng(seed)
+        self.lattice: Lattice | None = None
+        self._described: dict[str, Any] = {}
+        self._plans: list[list[int]] = []
+        self._rewards: list[float] = []
+        self._queue: list[list[int]] = []
+        self._decision = 0
+
+    @abstractmethod
+    def propose(self, lattice: Lattice) -> Plans:
+        """``(n, T)``, the plans to play next, at least one; `plans` and `rewards` are what is known."""
+
+    @property
+    def plans(self) -> Plans:
+        """``(n, T)`` plans that were played."""
+        return np.array(self._plans, np.int64)
+
+    @property
+    def rewards(self) -> NDArray[np.float64]:
+        """``(n,)`` their rewards."""
+        return np.array(self._rewards)
+
+    @property
+    def best(self) -> Plans:
+        """``(1, T)``, the plan of largest reward."""
+        return self.plans[[int(self.rewards.argmax())]]
+
+    def new(self, plans: Plans) -> Plans:
+        """Those that were not played yet, each once, in their order."""
+        known, found = {tuple(plan) for plan in self._plans}, []
+        for plan in map(tuple, plans.tolist()):
+            if plan not in known:
+                known.add(plan)
+                found.append(plan)
+        return np.array(found, np.int64).reshape(-1, plans.shape[1])
+
+    def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
+        """The action that asks for the plan's choice; of the best plan when not exploring."""
+        if "decisions" in info:
+            self._begin(info)
+        assert self.lattice is not None
+        plan = self._queue[0] if explore else (self.best if self._plans else self.lattice.uniform())[0]
+        action = info["actions"][plan[self._decision]]
+        self._decision += 1
+        return np.array([action], np.float32)
+
+    def end_episode(self, episode: Episode) -> dict[str, float]:
+        """Remember the plan that was executed, and its reward."""
+        assert self.lattice is not None
+        kept = np.array([[info["keep_applied"] for info in episode.infos]])
+        self._plans.append(self.lattice.positions(kept)[0].tolist())
+        self._rewards.append(episode.reward)
+        self._queue.pop(0)
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All plans and their rewards, what is to be played next, and the generator."""
+        return self._identity() | {
+            "described": self._described,
+            "plans": torch.from_numpy(self.plans),
+            "rewards": list(self._rewards),
+            "queue": [list(plan) for plan in self._queue],
+            "rng": self.rng.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where the state was taken; raises `StateError` for another searcher's."""
+        check_state(state, **self._identity())
+        self._described = dict(state["described"])
+        self.lattice = Lattice(**self._described) if self._described else None
+        self._plans, self._rewards = state["plans"].tolist(), list(state["rewards"])
+        self._queue = [list(plan) for plan in state["queue"]]
+        self.rng.bit_generator.state = state["rng"]
+
+    def _begin(self, info: Info) -> None:
+        if missing := {"choices", "costs", "actions"} - set(info):
+            raise EpisodeError(
+                f"no {', '.join(sorted(missing))} in the info of reset; {type(self).__name__} needs the "
+                "choices of each decision, their costs, and the actions that ask for them"
+            )
+        self._decision = 0
+        described = {"choices": info["choices"], "costs": info["costs"]}
+        if self.lattice is None:
+            self._described, self.lattice = described, Lattice(**described)
+        elif described != self._described:
+            raise EpisodeError(
+                f"{type(self).__name__} searches one budget of one network; this episode has others"
+            )
+        if not self._queue:
+            self._queue = self.propose(self.lattice).tolist()
+
+    def _identity(self) -> dict[str, Any]:
+        return {"agent": type(self).__name__.lower(), "settings": self.settings}

@@ -1,0 +1,150 @@
+"""Bayesian optimisation of the plan: a Gaussian process on the keep ratios, and the expected improvement."""
+
+import warnings
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.spatial.distance import cdist
+from scipy.special import ndtr
+
+from agents.lattice import Lattice, Plans
+from agents.plan_search import PlanSearch
+
+Floats = NDArray[np.float64]
+LENGTHS = np.geomspace(0.1, 5, 9)  # tried length scales, in units of sqrt(T)
+NOISES = (1e-5, 1e-2)  # tried variances of the noise, in units of the rewards' variance
+ELITES = 10  # best plans whose mutations and neighbours are candidates
+SWAPS = 300  # neighbours of a plan that raise one decision and lower another; of more, drawn ones
+CLIMBS = 3  # rounds of neighbours of the most promising candidate
+
+
+class GP(PlanSearch):
+    """Plays the plan of largest expected improvement among random plans and changes of the best.
+
+    The kernel is Matern 5/2 with one length scale, which is tried in units of sqrt(T), so that it suits any
+    number of decisions. Length scale and noise are those of largest marginal likelihood.
+
+    Source: Jones, Schonlau & Welch, "Efficient Global Optimization", 1998; Rasmussen & Williams, "Gaussian
+    Processes for Machine Learning", 2006, equations 2.25, 2.26 and 5.8; Hvarfner et al., "Vanilla Bayesian
+    Optimization Performs Great in High Dimensions", ICML 2024, for the scaling by sqrt(T).
+
+    Args:
+        starts: plans before the first fit: the uniform one, then random ones.
+        candidates: random plans, and as many mutations of the best, that a proposal is chosen from.
+        most: plans that are fitted; of more, the better half and the latest, which a warning says once.
+    """
+
+    def __init__(
+        self, *args: Any, starts: int = 20, candidates: int = 500, most: int = 400, **kwargs: Any
+    ) -> None:
+        if not (starts > 0 and candidates > 0 and most > 1):
+            raise ValueError(f"{starts=}, {candidates=}, {most=}: wanted > 0, > 0, > 1")
+        self.starts, self.candidates, self.most = starts, candidates, most
+        super().__init__(*args, starts=starts, candidates=candidates, most=most, **kwargs)
+
+    def propose(self, lattice: Lattice) -> Plans:
+        """The uniform and random plans at first; then one of largest expected improvement."""
+        if not len(self.plans):
+            first = lattice.filled(lattice.uniform(), self.rng)
+            return np.concatenate([first, lattice.random(self.starts - 1, self.rng)])
+        rows = thinned(self.rewards, self.most)
+        if len(rows) == self.most < len(self.rewards) == self.most + 1:
+            warnings.warn(f"GP fits {self.most} plans from here on, the best and the latest", stacklevel=2)
+        fit = Process.fitted(lattice.ratios(self.plans[rows]), standardised(self.rewards[rows]))
+        elites = self.plans[np.argsort(-self.rewards, kind="stable")[:ELITES]]
+        pool = [lattice.random(self.candidates, self.rng)]
+        pool += [lattice.exchanged(elites[self.rng.integers(len(elites), size=self.candidates)], self.rng)]
+        pool += [neighbours(lattice, elite, self.rng) for elite in elites]
+        fresh = self.new(np.concatenate(pool))
+        if not len(fresh):
+            return self.best
+        best = fresh[[int(fit.improvement(lattice.ratios(fresh)).argmax())]]
+        for _ in range(CLIMBS):
+            around = self.new(np.concatenate([best, neighbours(lattice, best[0], self.rng)]))
+            best = around[[int(fit.improvement(lattice.ratios(around)).argmax())]]
+        return best
+
+
+class Process:
+    """A Gaussian process with mean 0 that was fitted to points ``(n, T)`` and values ``(n,)``.
+
+    Args:
+        points: where the values were taken.
+        values: standardised.
+        length: the kernel's length scale.
+        noise: variance of the values' noise, in units of the process's own variance.
+    """
+
+    def __init__(self, points: Floats, values: Floats, length: float, noise: float) -> None:
+        self.points, self.length, self.top = points, length, float(values.max())
+        covariance = matern(cdist(points, points) / length) + noise * np.eye(len(points))
+        self.factor = cho_factor(covariance, lower=True)
+        self.weights = cho_solve(self.factor, values)
+        self.variance = float(values @ self.weights) / len(points)
+        halves = np.log(np.diag(self.factor[0])).sum()
+        self.likelihood = -0.5 * len(points) * np.log(max(self.variance, 1e-300)) - halves
+
+    @classmethod
+    def fitted(cls, points: Floats, values: Floats) -> "Process":
+        """The process of largest marginal likelihood among the lengths and noises that are tried."""
+        scale = points.shape[1] ** 0.5
+        tried = [cls(points, values, scale * length, noise) for length, noise in product(LENGTHS, NOISES)]
+        return max(tried, key=lambda process: process.likelihood)
+
+    def predict(self, points: Floats) -> tuple[Floats, Floats]:
+        """``(m,)`` mean and standard deviation at points ``(m, T)``."""
+        between = matern(cdist(self.points, points) / self.length)
+        spread = 1 - np.square(solve_triangular(self.factor[0], between, lower=True)).sum(0)
+        return between.T @ self.weights, np.sqrt(self.variance * np.maximum(spread, 1e-12))
+
+    def improvement(self, points: Floats) -> Floats:
+        """``(m,)`` the expected improvement on the largest value."""
+        return expected_improvement(*self.predict(points), self.top)
+
+
+def matern(distances: NDArray[np.floating]) -> Floats:
+    """The Matern 5/2 correlation at distances in length scales."""
+    scaled = 5**0.5 * distances
+    correlation: Floats = (1 + scaled + scaled**2 / 3) * np.exp(-scaled)
+    return correlation
+
+
+def expected_improvement(mean: Floats, deviation: Floats, top: float) -> Floats:
+    """``E[max(f - top, 0)]`` for a normal f."""
+    z = (mean - top) / deviation
+    density = np.exp(-0.5 * z**2) / (2 * np.pi) ** 0.5
+    improvement: Floats = (mean - top) * ndtr(z) + deviation * density
+    return improvement
+
+
+def standardised(rewards: Floats) -> Floats:
+    """Mean 0 and deviation 1, after very low rewards were raised: how bad a bad plan is tells nothing."""
+    middle, upper = np.quantile(rewards, [0.5, 0.9])
+    clipped = np.maximum(rewards, middle - 3 * (upper - middle))
+    values: Floats = (clipped - clipped.mean()) / (clipped.std() or 1.0)
+    return values
+
+
+def thinned(rewards: Floats, most: int) -> NDArray[np.int64]:
+    """Positions of at most so many rewards: the best half, then the latest of the others."""
+    if len(rewards) <= most:
+        return np.arange(len(rewards))
+    order = np.argsort(-rewards, kind="stable")
+    best, rest = order[: most // 2], np.sort(order[most // 2 :])
+    return np.sort(np.concatenate([best, rest[len(rest) - (most - most // 2) :]]))
+
+
+def neighbours(lattice: Lattice, plan: NDArray[np.int64], rng: np.random.Generator) -> Plans:
+    """Plans within the budget that differ by one choice in one decision, or up in one and down in another."""
+    steps = np.eye(lattice.decisions, dtype=np.int64)
+    up, down = np.divmod(np.arange(lattice.decisions**2), lattice.decisions)
+    swaps = np.flatnonzero(up != down)
+    if len(swaps) > SWAPS:
+        swaps = rng.choice(swaps, SWAPS, replace=False)
+    changed = plan + np.concatenate([steps, -steps, steps[up[swaps]] - steps[down[swaps]]])
+    inside = changed[((changed >= 0) & (changed <= lattice.tops)).all(axis=1)]
+    found: Plans = inside[lattice.within(inside)]
+    return found
