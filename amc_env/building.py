@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from amc_env import checkpoints, checks
-from amc_env.compressors.channels import Channels
+from amc_env.compressors.channels import Channels, magnitude_orders
 from amc_env.compressors.networks import CutNetworks, Networks, networks
 from amc_env.compressors.surgery import Solve, Surgeon, cut, drop
 from amc_env.compressors.trial import check, random_plan, try_cut
@@ -20,10 +20,12 @@ from amc_env.graph.structure import Graph
 from amc_env.graph.trace import TraceError, trace
 from amc_env.metrics import Evaluation, EvaluationError
 from amc_env.plan import Plan
+from amc_env.repair.elimination import orders_cached
 from amc_env.repair.moments import Moments, collect_cached
 from amc_env.repair.sequential import Sequential
 
 REPAIRS = ("moments", "sequential", "none")
+ORDERS = ("elimination", "magnitude")
 
 if hasattr(os, "register_at_fork"):
     # OpenMP's threads do not survive a fork: without this a process of AsyncVectorEnv waits for them forever.
@@ -101,6 +103,7 @@ def make_task(
     *,
     round_to: int = 8,
     floor: float = 0.2,
+    order: str = "elimination",
     repair: str = "moments",
     calibration_images: int = 2000,
     points: int = 10,
@@ -114,6 +117,8 @@ def make_task(
         data: repair reads its calibration split; other splits are read by the evaluators on them.
         round_to: channels are kept in multiples of this if a group is wide enough.
         floor: smallest fraction of a group that may be kept, in (0, 1].
+        order: which channels stay: "elimination", those without which the layers that read them lose most
+            although they are refitted; "magnitude", those that are read with the largest weights.
         repair: what makes up for removed channels by least squares: "moments", from the dense network's
             inputs, without a forward pass; "sequential", after that from the small network's own inputs, in
             one pass of it; or "none".
@@ -127,6 +132,7 @@ def make_task(
             before any long work; each says what is possible.
     """
     checks.positive(calibration_images=calibration_images, points=points)
+    checks.one_of("order", order, ORDERS)
     checks.one_of("repair", repair, REPAIRS)
     check_fit(model, data)
     graph = trace(model, data.shape)
@@ -134,15 +140,13 @@ def make_task(
         raise TraceError(f"nothing to decide in {type(model).__name__}: {_why_fixed(graph)}")
     try_cut(model, graph)
     check(model, graph, random_plan(graph), next(data.batches("calibration", 2))[0])
-    return Task(
-        model,
-        graph,
-        data,
-        Channels(model, graph, round_to=round_to, floor=floor),
-        repair=repair,
-        sample={"images": calibration_images, "points": points, "seed": seed},
-        device=device_of(device),
-    )
+    place, sample = device_of(device), {"images": calibration_images, "points": points, "seed": seed}
+    if order == "elimination":
+        orders = orders_cached(model, graph, data, **sample)
+    else:
+        orders = magnitude_orders(model, graph)
+    compressor = Channels(graph, orders, round_to=round_to, floor=floor)
+    return Task(model, graph, data, compressor, repair=repair, sample=sample, device=place)
 
 
 def make_env(
@@ -156,6 +160,7 @@ def make_env(
     beta: float = 0.7,
     round_to: int = 8,
     floor: float = 0.2,
+    order: str = "elimination",
     repair: str = "moments",
     calibration_images: int = 2000,
     points: int = 10,
@@ -176,6 +181,7 @@ def make_env(
         beta: half the width of the relative scale, in nats.
         round_to: channels are kept in multiples of this if a group is wide enough.
         floor: smallest fraction of a group that may be kept, in (0, 1].
+        order: a name of `ORDERS`, see `make_task`.
         repair: a name of `REPAIRS`, see `make_task`.
         calibration_images: how many images the repair is made from.
         points: positions sampled in each of them.
@@ -189,8 +195,8 @@ def make_env(
             together, before any long work; each says what is possible.
     """
     task = make_task(
-        model, data, round_to=round_to, floor=floor, repair=repair, calibration_images=calibration_images,
-        points=points, device=device, seed=seed,
+        model, data, round_to=round_to, floor=floor, order=order, repair=repair,
+        calibration_images=calibration_images, points=points, device=device, seed=seed,
     )  # fmt: skip
     return _with_evaluator(
         task, reward_images, target=target, resource=resource, reward=reward, scale=scale, beta=beta,

@@ -14,7 +14,7 @@ from networks import CLASSES, NETWORKS, SHAPE, network
 from torch import nn
 
 from amc_env.budget import Budget, BudgetError, snap
-from amc_env.compressors.channels import Channels
+from amc_env.compressors.channels import Channels, magnitude_orders
 from amc_env.cost import RESOURCES, mask_widths
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
@@ -47,7 +47,12 @@ class Case:
 
 def make(name, resource, target, round_to=1, floor=0.2):
     model, graph = traced(name)
-    return Case(graph, resource, target, Channels(model, graph, round_to=round_to, floor=floor))
+    return Case(
+        graph,
+        resource,
+        target,
+        Channels(graph, magnitude_orders(model, graph), round_to=round_to, floor=floor),
+    )
 
 
 @st.composite
@@ -165,7 +170,7 @@ def three_of_ten():
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, CLASSES),
     )  # fmt: skip
     graph = trace(model, SHAPE)
-    return Channels(model, graph, round_to=1, floor=0.2), OwnWeights(graph)
+    return Channels(graph, magnitude_orders(model, graph), round_to=1, floor=0.2), OwnWeights(graph)
 
 
 WEIGHTS, A_MAX = (100, 900, 40), Fraction(8, 10)

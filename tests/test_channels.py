@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from networks import conv, head
 from torch import nn
 
-from amc_env.compressors.channels import Channels, allowed, magnitude
+from amc_env.compressors.channels import Channels, allowed, magnitude, magnitude_orders
 from amc_env.compressors.surgery import cut
 from amc_env.cost import mask_widths
 from amc_env.graph.structure import Graph, Group
@@ -40,7 +40,14 @@ def test_magnitude_of_one_reader_by_hand() -> None:
     set_columns(model[3], [3, 1, 2, 6, 0, 6], sign=-1)
     scores = magnitude(model, graph, graph.groups[0])
     np.testing.assert_allclose(scores, np.array([3, 1, 2, 6, 0, 6]) / 3, rtol=1e-6)  # 3 is the mean
-    assert Channels(model, graph).orders[0].tolist() == [3, 5, 0, 2, 1, 4]  # the first of equals first
+    assert Channels(graph, magnitude_orders(model, graph)).orders[0].tolist() == [
+        3,
+        5,
+        0,
+        2,
+        1,
+        4,
+    ]  # the first of equals first
 
 
 def test_magnitudes_of_several_readers_are_added_relative_to_their_means() -> None:
@@ -71,19 +78,19 @@ def test_magnitude_of_a_transposed_convolution_by_hand() -> None:
     model, graph = traced(networks.transposed)
     weight = model[5].weight.data  # (in, out, ...)
     weight.copy_(torch.tensor([4.0, 3.0, 2.0, 1.0, 0.0]).view(5, 1, 1, 1).expand_as(weight))
-    assert Channels(model, graph).orders[2].tolist() == [0, 1, 2, 3, 4]
+    assert Channels(graph, magnitude_orders(model, graph)).orders[2].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_weights_that_are_all_zero_give_an_order() -> None:
     model, graph = traced(networks.chain)
     model[3].weight.data.zero_()
-    assert Channels(model, graph).orders[0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert Channels(graph, magnitude_orders(model, graph)).orders[0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_the_kept_positions_are_ascending() -> None:
     model, graph = traced(networks.chain)
     set_columns(model[3], [3, 1, 2, 6, 0, 6])
-    channels = Channels(model, graph)
+    channels = Channels(graph, magnitude_orders(model, graph))
     assert [channels.choose(0, count) for count in (1, 2, 4)] == [(3,), (3, 5), (0, 2, 3, 5)]
 
 
@@ -127,7 +134,7 @@ def test_every_layer_of_a_cut_network_is_rounded() -> None:
     model, graph = traced(
         lambda: nn.Sequential(conv(2, 128), nn.ReLU(), conv(128, 256), nn.ReLU(), head(256))
     )
-    channels, plan = Channels(model, graph), Plan.dense(graph)
+    channels, plan = Channels(graph, magnitude_orders(model, graph)), Plan.dense(graph)
     for index, choices in enumerate(channels.choices):
         plan = plan.with_group(index, channels.choose(index, int(choices[3])))
     widths = mask_widths(graph, graph.mask(plan.kept))
@@ -139,14 +146,16 @@ def test_every_layer_of_a_cut_network_is_rounded() -> None:
 
 @pytest.mark.parametrize("floor", [0.0, -0.1, 1.1])
 def test_a_floor_outside_its_range_is_refused(floor: float) -> None:
+    model, graph = traced(networks.chain)
     with pytest.raises(ValueError, match=r"floor is the smallest fraction .* in \(0, 1\], not"):
-        Channels(*traced(networks.chain), floor=floor)
+        Channels(graph, magnitude_orders(model, graph), floor=floor)
 
 
 @pytest.mark.parametrize("round_to", [0, -8])
 def test_rounding_to_nothing_is_refused(round_to: int) -> None:
+    model, graph = traced(networks.chain)
     with pytest.raises(ValueError, match="round_to is a number of channels, at least 1"):
-        Channels(*traced(networks.chain), round_to=round_to)
+        Channels(graph, magnitude_orders(model, graph), round_to=round_to)
 
 
 class Branches(nn.Module):
@@ -164,7 +173,7 @@ class Branches(nn.Module):
 def test_a_layer_that_holds_a_part_of_a_group_keeps_its_best_channel() -> None:
     model, graph = traced(Branches)
     set_columns(model.head[-1], [9, 8, 7, 6, 5, 4, 1, 2])  # the narrow branch is worth least
-    channels = Channels(model, graph, round_to=1, floor=0.1)
+    channels = Channels(graph, magnitude_orders(model, graph), round_to=1, floor=0.1)
     assert channels.orders[0].tolist() == [0, 7, 1, 2, 3, 4, 5, 6]
     assert channels.choices[0][0] == 2
     cut(model, graph, Plan.dense(graph).with_group(0, channels.choose(0, 2)))

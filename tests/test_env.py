@@ -25,7 +25,7 @@ from amc_env import zoo
 from amc_env.budget import BudgetError
 from amc_env.building import make_env
 from amc_env.checkpoints import CheckpointError
-from amc_env.compressors.channels import Channels
+from amc_env.compressors.channels import Channels, magnitude_orders
 from amc_env.compressors.surgery import cut
 from amc_env.data.splits import DataError, data_folder, load
 from amc_env.env import CompressionEnv
@@ -393,7 +393,9 @@ def test_an_environment_is_composed_of_any_compressor_and_any_evaluator():
         asked.append(plan)
         return Evaluation(0.75, 1.0, 0.5, 0.9, 0.1, 40, "reward")
 
-    env = CompressionEnv(Channels(network("chain"), graph, round_to=1), evaluator, target=0.5)
+    env = CompressionEnv(
+        Channels(graph, magnitude_orders(network("chain"), graph), round_to=1), evaluator, target=0.5
+    )
     *_, (_, reward, _, _, info) = episode(env, [0.5])
     assert (reward, asked) == (-0.25, [info["plan"]])
     assert env.task is None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from amc_env import checkpoints as weights
 from amc_env import zoo
-from amc_env.compressors.channels import Channels
+from amc_env.compressors.channels import Channels, magnitude_orders
 from amc_env.compressors.surgery import Surgeon, cut
 from amc_env.data.splits import DataSet, load
 from amc_env.graph.structure import Graph
@@ -33,7 +33,7 @@ def network(name: str, data: DataSet, **options: object) -> tuple[nn.Module, Gra
 
 
 def half(model: nn.Module, graph: Graph) -> Plan:
-    channels, plan = Channels(model, graph, round_to=1), Plan.dense(graph)
+    channels, plan = Channels(graph, magnitude_orders(model, graph), round_to=1), Plan.dense(graph)
     for group in graph.groups:
         plan = plan.with_group(group.index, channels.choose(group.index, (len(group) + 1) // 2))
     return plan

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from amc_env import zoo
-from amc_env.compressors.channels import Channels
+from amc_env.compressors.channels import Channels, magnitude_orders
 from amc_env.compressors.masking import masked
 from amc_env.compressors.surgery import cut, drop
 from amc_env.cost import Macs, Params, mask_widths
@@ -133,7 +133,7 @@ def logits(model: nn.Module, data: DataSet) -> Tensor:
 
 
 def half(model: nn.Module, graph: Graph) -> Plan:
-    channels, plan = Channels(model, graph, round_to=1), Plan.dense(graph)
+    channels, plan = Channels(graph, magnitude_orders(model, graph), round_to=1), Plan.dense(graph)
     for group in graph.groups:
         plan = plan.with_group(group.index, channels.choose(group.index, max(1, len(group) // 2)))
     return plan

@@ -15,20 +15,20 @@ WIDE_ENOUGH = 16  # choices that rounding must leave a group
 
 
 class Channels:
-    """Keeps the channels of largest weight magnitude, in rounded numbers.
-
-    *Source*: AMC's released code ranks a layer's input channels by the sum of absolute weights that read
-    them. Where several layers read a group, each layer's sums are first divided by their mean, then added.
+    """Keeps the first channels of an order of each group, in rounded numbers.
 
     Args:
-        model: the dense network.
-        graph: of it.
+        graph: of the dense network.
+        orders: one a group: its positions, from the one that goes last to the one that goes first; of
+            `magnitude_orders` or `amc_env.repair.elimination.orders`.
         round_to: numbers of channels are multiples of this wherever that leaves a group 16 choices; narrower
             groups use the largest of its halves that does.
         floor: the smallest fraction of a group that may be kept, in (0, 1]; AMC's released code has 0.2.
     """
 
-    def __init__(self, model: nn.Module, graph: Graph, *, round_to: int = 8, floor: float = 0.2) -> None:
+    def __init__(
+        self, graph: Graph, orders: Sequence[Ints], *, round_to: int = 8, floor: float = 0.2
+    ) -> None:
         if not 0 < floor <= 1:
             raise ValueError(
                 f"floor is the smallest fraction of a group that may be kept, in (0, 1], not {floor}"
@@ -38,15 +38,25 @@ class Channels:
         self.graph = graph
         self.orders: Sequence[Ints] = []
         self.choices: Sequence[Ints] = []
-        for group in graph.groups:
-            order, least = ranked(graph, group, magnitude(model, graph, group))
+        for group, order in zip(graph.groups, orders, strict=True):
+            parted, least = parts_first(graph, group, order)
             counts = allowed(group, round_to, floor)
-            self.orders.append(order)
+            self.orders.append(parted)
             self.choices.append(counts[counts >= least])
 
     def choose(self, group: int, count: int) -> tuple[int, ...]:
-        """The ``count`` positions of largest magnitude, ascending."""
+        """The first ``count`` positions of a group's order, ascending."""
         return tuple(sorted(self.orders[group][:count].tolist()))
+
+
+def magnitude_orders(model: nn.Module, graph: Graph) -> list[Ints]:
+    """For each group its positions by falling `magnitude`; the first of equals first.
+
+    *Source*: AMC's released code ranks a layer's input channels by the sum of absolute weights that read
+    them. Where several layers read a group, each layer's sums are first divided by their mean, then added.
+    """
+    scores = [magnitude(model, graph, group) for group in graph.groups]
+    return [np.argsort(-each, kind="stable").astype(np.int64) for each in scores]
 
 
 def magnitude(model: nn.Module, graph: Graph, group: Group) -> NDArray[np.float64]:
@@ -63,13 +73,12 @@ def magnitude(model: nn.Module, graph: Graph, group: Group) -> NDArray[np.float6
     return total
 
 
-def ranked(graph: Graph, group: Group, scores: NDArray[np.float64]) -> tuple[Ints, int]:
-    """``(len(group),)`` positions by falling score, and how many must be kept so that no layer is left empty.
+def parts_first(graph: Graph, group: Group, order: Ints) -> tuple[Ints, int]:
+    """An order of a group, and how many of its positions must be kept so that no layer is left empty.
 
     Where a layer reads or writes only a part of a group, as one branch of a concatenation does, the best
     position of each such part comes first.
     """
-    order = np.argsort(-scores, kind="stable").astype(np.int64)
     must: dict[int, None] = {}
     for layer in graph.layers:
         for side in (layer.reads, layer.writes):

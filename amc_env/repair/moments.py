@@ -6,7 +6,7 @@ The moments of a network are taken once, at sampled points of the calibration im
 
 import math
 import os
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from mmap import mmap
 
@@ -20,9 +20,9 @@ from amc_env.data.splits import DataSet, cache_folder, digest
 from amc_env.graph.structure import Graph, Layer
 from amc_env.modes import evaluating
 from amc_env.repair.least_squares import damping, refit, refit_rows, refit_together
-from amc_env.repair.sampling import draw_positions, listening, patches, refittable
+from amc_env.repair.sampling import draw_positions, listening, patches, weighed
 
-FORMAT = 2  # of cache files; another number makes them again
+FORMAT = 3  # of cache files; another number makes them again
 FOLD = 1024  # rows that are gathered before they are multiplied: few rows make slow products
 TOGETHER = 2**26  # numbers in the matrices that a GPU solves at once
 ACTIVATIONS = 2**27  # bytes that one layer's input and output may take in a batch
@@ -169,7 +169,7 @@ def collect(
         raise ValueError(
             f"images are {data.shape}, the network was traced with {graph.shape}: trace it again"
         )
-    layers = refittable(graph)
+    layers = weighed(graph)
     images = min(images, len(data["calibration"]))
     generator = torch.Generator().manual_seed(seed)
     positions = {layer.name: draw_positions(layer, images, points, generator) for layer in layers}
@@ -208,7 +208,7 @@ def _moments(sums: Mapping[str, _Sum]) -> Moments:
 
 def _inputs(layer: Layer) -> int:
     """Columns of one channel group's least-squares problem."""
-    return layer.c_in // layer.groups * layer.taps
+    return layer.c_in // layer.groups * (1 if layer.kind == "transposed" else layer.taps)
 
 
 def _batch_size(graph: Graph) -> int:
@@ -224,20 +224,50 @@ def collect_cached(
     model: nn.Module, graph: Graph, data: DataSet, *, images: int, points: int, seed: int, ridge: float = 1e-6
 ) -> Moments:
     """`collect`, kept on disk under the hash of weights, images and sampling, and read from there again."""
+    sampling = {"images": images, "points": points, "seed": seed}
+
+    def make() -> dict[str, Tensor]:
+        return _pack(collect(model, graph, data, **sampling))
+
+    return _unpack(cached(f"moments-{FORMAT}", make, model, graph, data, **sampling), ridge)
+
+
+def cached(
+    kind: str,
+    make: Callable[[], dict[str, Tensor]],
+    model: nn.Module,
+    graph: Graph,
+    data: DataSet,
+    *,
+    images: int,
+    points: int,
+    seed: int,
+) -> dict[str, Tensor]:
+    """What ``make`` gives, kept on disk.
+
+    Args:
+        kind: names what is made and its format, as "moments-3".
+        make: called where there is no such file.
+        model: the dense network.
+        graph: of it.
+        data: only its calibration split counts.
+        images: of `collect`, as the others.
+        points: see there.
+        seed: see there.
+    """
     key = digest([value.cpu() for value in model.state_dict().values()])[:16]
     told = digest([torch.frombuffer(bytearray(repr(model).encode()), dtype=torch.uint8)])[:8]
     sample = f"{data.fingerprint('calibration', images)}-{images}-{points}-{seed}"
-    path = cache_folder() / "moments" / f"{FORMAT}-{graph.hash}-{key}-{told}-{sample}.safetensors"
+    path = cache_folder() / "moments" / f"{kind}-{graph.hash}-{key}-{told}-{sample}.safetensors"
     try:
-        stored = load_file(path)
+        return dict(load_file(path))
     except (FileNotFoundError, SafetensorError):  # not made yet, or torn by a full disk: it is made again
-        moments = collect(model, graph, data, images=images, points=points, seed=seed)
-        stored = _pack(moments)
+        stored = make()
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}")
         save_file(stored, partial)
         os.replace(partial, path)
-    return _unpack(stored, ridge)
+        return stored
 
 
 def _pack(moments: Moments) -> dict[str, Tensor]:

@@ -20,13 +20,22 @@ def refittable(graph: Graph) -> list[Layer]:
     return [layer for layer in graph.layers if layer.kind in REFITTED and not graph.fixed[layer.reads].all()]
 
 
+def weighed(graph: Graph) -> list[Layer]:
+    """The layers that can lose inputs: those of `refittable`, and transposed convolutions."""
+    return [
+        layer for layer in graph.layers if layer.kind != "depthwise" and not graph.fixed[layer.reads].all()
+    ]
+
+
 def draw_positions(layer: Layer, images: int, points: int, generator: torch.Generator) -> Tensor:
-    """``(calls, images, points)`` int64: output positions, row by row, of each image and call of a layer.
+    """``(calls, images, points)`` int64: output positions, row by row, of each image and call of a layer;
+    input positions of a transposed one.
 
     One is drawn from each of ``points`` equal parts of the image, so none comes twice. Where there are no
     more positions than that, all are taken.
     """
-    places = layer.out_size[0] * layer.out_size[1]
+    height, width = layer.in_size if layer.kind == "transposed" else layer.out_size
+    places = height * width
     if places <= points:
         return torch.arange(places).expand(layer.calls, images, places)
     part = torch.rand(layer.calls, images, points, generator=generator, dtype=torch.float64)
@@ -46,6 +55,11 @@ def patches(module: nn.Module, layer: Layer, x: Tensor, at: Tensor) -> Tensor:
     if isinstance(module, nn.Linear):
         rows = x.reshape(len(x), -1, x.size(-1))
         return rows.gather(1, at[..., None].expand(-1, -1, rows.size(2))).flatten(0, 1)[None]
+    if isinstance(module, nn.ConvTranspose2d):
+        pixels = x.flatten(2).mT  # (N, positions, C)
+        seen = pixels.gather(1, at[..., None].expand(-1, -1, pixels.size(2))).flatten(0, 1)
+        blocks: Tensor = seen.unflatten(1, (layer.groups, -1)).transpose(0, 1)
+        return blocks
     assert isinstance(module, nn.Conv2d)
     corners = at // layer.out_size[1], at % layer.out_size[1]
     rows, columns = (

@@ -113,7 +113,7 @@ def large(settings: Settings, *, images: int, size: int, classes: int, points: i
         )
         env = make_env(
             model, data, target=settings.target, calibration_images=images, reward_images=images,
-            points=points, device=settings.device, seed=settings.seed,
+            points=points, order="magnitude", device=settings.device, seed=settings.seed,
         )  # fmt: skip
         env.reset()
         for _ in env.graph.groups:

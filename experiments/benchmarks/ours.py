@@ -36,6 +36,7 @@ class Ours:
             calibration_images=settings.calibration_images,
             points=settings.points,
             reward_images=settings.reward_images,
+            order="magnitude",
             device=settings.device,
             seed=settings.seed,
         )

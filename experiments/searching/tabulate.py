@@ -13,13 +13,11 @@ from omegaconf import DictConfig
 
 from amc_env import checkpoints as weights
 from amc_env import tabular, zoo
-from amc_env.compressors.channels import magnitude
+from amc_env.compressors.channels import magnitude_orders
 from amc_env.compressors.networks import CutNetworks
-from amc_env.cost import Ints
 from amc_env.data import splits as datasets
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import Evaluation, Evaluator, accuracy
-from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
 from amc_env.repair.moments import collect
 from amc_env.tabular import COUNTED, REAL, Card, Levels, Table
@@ -88,7 +86,7 @@ def tabulate(
         ),
     )
     graph = trace(model, data.shape)
-    levels = Levels(graph, orders(model, graph))
+    levels = Levels(graph, magnitude_orders(model, graph))
     card = Card(
         architecture=source.architecture,
         classes=data.classes,
@@ -112,12 +110,6 @@ def tabulate(
             found.append(evaluator(plan))
             meter.update(index + 1)
     return tabular.save(name, Table(card, levels, columns(found, levels)), tables)
-
-
-def orders(model: torch.nn.Module, graph: Graph) -> list[Ints]:
-    """The channels of each group, the largest magnitude first."""
-    scores = (magnitude(model, graph, group) for group in graph.groups)
-    return [np.argsort(-score, kind="stable").astype(np.int64) for score in scores]
 
 
 def evaluator_of(card: Card, model: torch.nn.Module, data: DataSet) -> Evaluator:

@@ -1,0 +1,224 @@
+"""Which channels stay: backward elimination by the least-squares error of everything that reads them.
+
+*Source*: the block form of Optimal Brain Surgeon (Hassibi & Stork, 1993) as Frantar & Alistarh, "Optimal
+Brain Compression", NeurIPS 2022, use it for columns of a layer; whole channels as in Meng et al., "OSSCAR",
+ICML 2024. The channels of a group go one by one, each time the one whose removal raises the error least while
+all weights that stay are refitted. So the counts of a group are nested, and one order holds them all.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from amc_env.cost import Ints
+from amc_env.data.splits import DataSet
+from amc_env.graph.structure import Graph, Group, Layer
+from amc_env.repair.least_squares import damping
+from amc_env.repair.moments import Moments, cached, collect_cached
+
+FORMAT = 1  # of cache files
+LAZY = 128  # columns that are removed before whole matrices are brought up to date, in one product
+INVERTED = 8192  # columns up to which a matrix is inverted; beyond, channels of a layer are judged one by one
+
+
+class Reader:
+    """The least-squares problem of one layer that reads a group, while channels of the group are removed.
+
+    With H = E[x xᵀ] + ridge, P = H⁻¹ and the current weights W, removing the columns b of one channel raises
+    tr((W - V) H (W - V)ᵀ) by tr(W_b (P_bb)⁻¹ W_bᵀ), if V is the best on what stays. Then
+    W -= W_b (P_bb)⁻¹ P_b: and P -= P_:b (P_bb)⁻¹ P_b:.
+
+    Of W only S = Wᵀ W is needed. P and S change by matrices of rank m and 2m; these are gathered, as
+    P = P₀ - U Uᵀ and S = S₀ - U Zᵀ - Z Uᵀ, and at each step only the blocks on the diagonals are brought up
+    to date. Columns that are never candidates need no row of either.
+
+    Args:
+        weight: ``(blocks, out, d)`` the layer's weights, a block for each of its channel groups.
+        gram: ``(blocks, d, d)`` float64, E[x xᵀ].
+        columns: ``(n, m)`` int64: for each channel of the group its columns, the same in every block; -1
+            fills up.
+        ridge: as a fraction of the mean diagonal of each block.
+    """
+
+    def __init__(self, weight: Tensor, gram: Tensor, columns: Tensor, ridge: float) -> None:
+        self.n, self.m = columns.shape
+        flat, dense = columns.flatten(), weight.double()
+        place = (flat >= 0).nonzero().flatten()
+        at = flat[place]
+        scale = ((dense @ gram) * dense).sum().clamp_min(torch.finfo(torch.float64).tiny)  # E|W x|²
+        self._inverse = torch.eye(len(flat), dtype=torch.float64).repeat(len(gram), 1, 1)
+        self._inverse[:, place[:, None], place] = damped_inverse(gram, ridge)[:, at[:, None], at]
+        self._square = torch.zeros_like(self._inverse)
+        own = dense[:, :, at]
+        self._square[:, place[:, None], place] = own.mT @ own / scale
+        self._begin()
+
+    def increases(self) -> Tensor:
+        """``(n,)`` what removing each channel adds to the error, as a fraction of E|W x|²."""
+        if self.m == 1:
+            return (self._weights / self._widths)[:, :, 0, 0].sum(0)
+        solved = torch.cholesky_solve(self._weights, torch.linalg.cholesky(self._widths))
+        return solved.diagonal(dim1=2, dim2=3).sum((0, 2))
+
+    def remove(self, channel: int) -> None:
+        """Take a channel's columns away and refit what stays."""
+        own = slice(channel * self.m, (channel + 1) * self.m)
+        u, z = self._u[:, :, : self._used], self._z[:, :, : self._used]
+        inverse = self._inverse[:, own] - u[:, own] @ u.mT  # (blocks, m, size): P_b: as it is now
+        square = self._square[:, own] - u[:, own] @ z.mT - z[:, own] @ u.mT
+        factor = torch.linalg.cholesky(self._widths[:, channel])
+        removed = torch.linalg.solve_triangular(factor, inverse, upper=False).mT
+        joint = torch.linalg.solve_triangular(factor, square, upper=False).mT
+        inner = torch.linalg.solve_triangular(factor, joint[:, own], upper=False)
+        joint = joint - removed @ inner / 2
+        self._u[:, :, self._used : self._used + self.m] = removed
+        self._z[:, :, self._used : self._used + self.m] = joint
+        self._used += self.m
+        left, right = removed.unflatten(1, (self.n, self.m)), joint.unflatten(1, (self.n, self.m))
+        cross = left @ right.mT
+        self._widths -= left @ left.mT
+        self._weights -= cross + cross.mT
+        self._widths[:, channel] = torch.eye(self.m, dtype=torch.float64)
+
+    def compact(self, stays: Tensor) -> None:
+        """Bring both matrices up to date, for the channels ``(k,)`` alone that are still there."""
+        at = (stays[:, None] * self.m + torch.arange(self.m)).flatten()
+        u, z = self._u[:, at, : self._used], self._z[:, at, : self._used]
+        self._inverse = self._inverse[:, at[:, None], at].baddbmm_(u, u.mT, alpha=-1)
+        self._square = (
+            self._square[:, at[:, None], at].baddbmm_(u, z.mT, alpha=-1).baddbmm_(z, u.mT, alpha=-1)
+        )
+        self.n = len(stays)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing is pending."""
+        self._widths, self._weights = self._on_diagonal(self._inverse), self._on_diagonal(self._square)
+        size = (*self._inverse.shape[:2], steps(self.m) * self.m)
+        self._u, self._z = torch.empty(size, dtype=torch.float64), torch.empty(size, dtype=torch.float64)
+        self._used = 0
+
+    def _on_diagonal(self, whole: Tensor) -> Tensor:
+        """``(blocks, n, m, m)`` the part of a matrix that joins each channel's own columns."""
+        size = (self.n, self.m)
+        parts: Tensor = whole.unflatten(2, size).unflatten(1, size).diagonal(dim1=1, dim2=3)
+        return parts.permute(0, 3, 1, 2).contiguous()
+
+
+def steps(columns: int) -> int:
+    """How many channels of so many columns are removed before whole matrices are brought up to date."""
+    return max(1, LAZY // columns)
+
+
+def damped_inverse(gram: Tensor, ridge: float) -> Tensor:
+    """Inverses of ``(blocks, d, d)``, after a fraction of the mean diagonal is added to each diagonal."""
+    mean = gram.diagonal(dim1=1, dim2=2).mean(1)
+    added = torch.where(mean > 0, ridge * mean, 1.0)  # of a layer that reads zeros alone, any order is best
+    damped = gram + added[:, None, None] * torch.eye(gram.size(1), dtype=gram.dtype)
+    inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    return inverse
+
+
+def eliminate(readers: list[Reader], count: int, alone: Tensor) -> list[int]:
+    """The channels of a group, from the one that goes last to the one that goes first.
+
+    Args:
+        readers: of the group.
+        count: its channels.
+        alone: ``(count,)`` float64, what each channel adds to the error whatever else is gone.
+    """
+    left, gone = torch.arange(count), []
+    cost = torch.zeros(count, dtype=torch.float64)  # infinite where a channel is gone already
+    most = steps(max((reader.m for reader in readers), default=1))
+    while len(left) > 1:
+        for _ in range(min(most, len(left) - 1)):
+            worth = cost + alone[left]
+            for reader in readers:
+                worth = worth + reader.increases()
+            channel = int(worth.argmin())
+            for reader in readers:
+                reader.remove(channel)
+            cost[channel] = torch.inf
+            gone.append(int(left[channel]))
+        stays = cost.isfinite().nonzero().flatten()
+        for reader in readers:
+            reader.compact(stays)
+        left, cost = left[stays], cost[stays]
+    return [int(left[0]), *reversed(gone)]
+
+
+def orders(model: nn.Module, graph: Graph, moments: Moments) -> list[Ints]:
+    """For each group its positions, from the one that goes last to the one that goes first.
+
+    Args:
+        model: the dense network.
+        graph: of it.
+        moments: of it, on the processor.
+    """
+    found: list[Ints] = []
+    for group in graph.groups:
+        readers, alone = [], torch.zeros(len(group), dtype=torch.float64)
+        for layer in (graph.layers[index] for index in group.layers):
+            weight = _weight(layer, model.get_parameter(f"{layer.name}.weight").detach().cpu())
+            columns = _columns(layer, group)
+            if weight.size(2) > INVERTED:
+                alone += dropped(weight, moments.rows[layer.name], columns)
+            else:
+                ridge = moments.ridge + damping(weight.size(2), moments.counts[layer.name])
+                readers.append(Reader(weight, _gram(moments, layer.name), columns, ridge))
+        found.append(np.array(eliminate(readers, len(group), alone), dtype=np.int64))
+    return found
+
+
+def orders_cached(
+    model: nn.Module, graph: Graph, data: DataSet, *, images: int, points: int, seed: int
+) -> list[Ints]:
+    """`orders` from the moments of that sampling, kept on disk beside them."""
+    sampling = {"images": images, "points": points, "seed": seed}
+
+    def make() -> dict[str, Tensor]:
+        found = orders(model, graph, collect_cached(model, graph, data, **sampling))
+        return {str(index): torch.from_numpy(order) for index, order in enumerate(found)}
+
+    stored = cached(f"orders-{FORMAT}", make, model, graph, data, **sampling)
+    return [stored[str(index)].numpy() for index in range(len(graph.groups))]
+
+
+def dropped(weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """``(n,)`` what a layer's outputs lose with each channel if nothing is refitted, over E|W x|².
+
+    Args:
+        weight: ``(blocks, out, d)``.
+        rows: ``(blocks, samples, d)`` of its input.
+        columns: ``(n, m)``, -1 where a channel has none.
+    """
+    whole = (rows @ weight.mT).double().square().sum().clamp_min(torch.finfo(torch.float64).tiny)
+    lost = [
+        (rows[:, :, own[own >= 0]] @ weight[:, :, own[own >= 0]].mT).double().square().sum()
+        for own in columns
+    ]
+    return torch.stack(lost) / whole
+
+
+def _weight(layer: Layer, weight: Tensor) -> Tensor:
+    """``(groups, out, d)``; a transposed convolution maps each input pixel to a patch of outputs."""
+    blocks: Tensor = weight.flatten(1).unflatten(0, (layer.groups, -1))
+    return blocks.mT if layer.kind == "transposed" else blocks
+
+
+def _columns(layer: Layer, group: Group) -> Tensor:
+    """``(len(group), m)`` the columns of each position in a block of a layer's weights, filled up with -1."""
+    taps = 1 if layer.kind == "transposed" else layer.taps
+    reads = layer.reads.reshape(layer.groups, -1)  # the same atoms in each block
+    own = [np.flatnonzero(reads[0] == atom) for atom in group.atoms]
+    columns = np.full((len(group), max(map(len, own)), taps), -1)
+    for row, channels in zip(columns, own, strict=True):
+        row[: len(channels)] = channels[:, None] * taps + np.arange(taps)
+    return torch.from_numpy(columns.reshape(len(group), -1))
+
+
+def _gram(moments: Moments, name: str) -> Tensor:
+    if name in moments.grams:
+        return moments.grams[name]
+    rows = moments.rows[name].double()
+    return rows.mT @ rows / rows.size(1)
