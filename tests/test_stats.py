@@ -89,11 +89,6 @@ def test_probabilities_of_both_sides_add_up_to_one(a, b):
     assert both == pytest.approx(1)
 
 
-def test_ranks_by_hand():
-    scores = [[[3.0], [1.0]], [[2.0], [1.0]], [[1.0], [5.0]]]  # ranks 1, 2, 3, then 2.5, 2.5, 1
-    assert stats.mean_ranks(scores).tolist() == [1.75, 2.25, 2.0]
-
-
 @pytest.mark.parametrize("bad", [[], [1.0], [[np.nan]], np.zeros((0, 2))])
 def test_what_is_no_table_of_scores(bad):
     with pytest.raises(StatsError, match=r"\(runs, tasks\)"):
@@ -105,5 +100,3 @@ def test_shapes_that_do_not_fit():
         stats.paired_difference([[1.0]], [[1.0], [2.0]], rng())
     with pytest.raises(StatsError, match="same tasks"):
         stats.probability_of_improvement([[1.0]], [[1.0, 2.0]])
-    with pytest.raises(StatsError, match="agents, runs, tasks"):
-        stats.mean_ranks([[1.0]])

@@ -96,21 +96,6 @@ def probability_of_improvement(ours: ArrayLike, theirs: ArrayLike) -> float:
     return float(((difference > 0) + 0.5 * (difference == 0)).mean())
 
 
-def mean_ranks(scores: ArrayLike) -> Scores:
-    """``(agents,)`` the mean rank of each agent, 1 the best; of equals each gets the mean of their ranks.
-
-    Args:
-        scores: ``(agents, runs, tasks)``, higher is better.
-    """
-    values = np.asarray(scores, np.float64)
-    if values.ndim != 3 or values.size == 0:
-        raise StatsError(f"ranks need scores of (agents, runs, tasks), not {values.shape}")
-    above = (values[None] > values[:, None]).sum(1)  # agents that beat this one
-    equal = (values[None] == values[:, None]).sum(1)  # itself included
-    ranks: Scores = (above + (equal + 1) / 2).mean((1, 2))
-    return ranks
-
-
 def _scores(scores: ArrayLike) -> Scores:
     values = np.asarray(scores, np.float64)
     if values.ndim != 2 or values.size == 0 or not np.isfinite(values).all():

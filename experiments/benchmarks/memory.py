@@ -12,8 +12,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from amc_env.data.splits import CACHE
-from experiments.benchmarks.subjects import Settings
+import torch
+
+from agents.blackbox import RandomSearch
+from agents.search import search
+from amc_env import zoo
+from amc_env.building import make_env
+from amc_env.data.splits import CACHE, from_tensors
+from amc_env.graph.trace import trace
+from amc_env.plan import Plan
+from amc_env.repair.moments import collect
+from experiments.benchmarks.ours import Ours
+from experiments.benchmarks.reference import Reference
+from experiments.benchmarks.subjects import Settings, calibrate, images, subject, threads
 
 STATUS = Path("/proc/self/status")
 LOOKS = (10, 100, 500, 1000, 1500, 2000)  # episodes after which a long search is looked at
@@ -73,11 +84,6 @@ def most() -> int:
 
 def long(name: str, looks: Sequence[int], settings: Settings) -> list[int]:
     """The most bytes after so many episodes of random search, as it is by default."""
-    from agents.blackbox import RandomSearch
-    from agents.search import search
-    from experiments.benchmarks.ours import Ours
-    from experiments.benchmarks.subjects import images, subject, threads
-
     with threads(settings.threads):
         env = Ours(subject(name, images(settings)), settings).env
         spaces = env.observation_space, env.action_space
@@ -91,13 +97,6 @@ def long(name: str, looks: Sequence[int], settings: Settings) -> list[int]:
 
 def large(settings: Settings, *, images: int, size: int, classes: int, points: int) -> float:
     """Moments and one plan of a ResNet-50 with random weights, on noise; both on as many images."""
-    import torch
-
-    from amc_env import zoo
-    from amc_env.building import make_env
-    from amc_env.data.splits import from_tensors
-    from experiments.benchmarks.subjects import calibrate, threads
-
     generator = torch.Generator().manual_seed(settings.seed)
     with threads(settings.threads):
         count = 2 * images + 16
@@ -127,13 +126,6 @@ def episode(side: str, name: str, settings: Settings) -> float:
 
     Ours makes its moments anew, as in a search that is the first of its network.
     """
-    from amc_env.graph.trace import trace
-    from amc_env.plan import Plan
-    from amc_env.repair.moments import collect
-    from experiments.benchmarks.ours import Ours
-    from experiments.benchmarks.reference import Reference
-    from experiments.benchmarks.subjects import images, subject, threads
-
     with threads(settings.threads):
         data = images(settings)
         subject_ = subject(name, data)

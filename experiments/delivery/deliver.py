@@ -1,4 +1,4 @@
-"""From a search's plan to the network that a user holds: fine-tuned, tested, exported, timed."""
+"""Fine-tunes, tests, exports and times the network of a search's plan."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace

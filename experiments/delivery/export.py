@@ -1,4 +1,4 @@
-"""Write a compressed network down: safetensors with its plan, torch.export and ONNX, each read back."""
+"""Exports a network to safetensors, torch.export and ONNX; each file is read back and checked."""
 
 import copy
 import logging

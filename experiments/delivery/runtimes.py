@@ -1,4 +1,4 @@
-"""What runs a network: PyTorch, onnxruntime, and whatever of the three files of one is at hand."""
+"""Reads a network from a checkpoint, an ONNX file or a torch.export file, and runs it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

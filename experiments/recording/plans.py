@@ -1,4 +1,4 @@
-"""Plans from the counts in a record, and which of a search's plans are worth a second look."""
+"""Plans from the counts in a record, and the best plans of a search."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from amc_env.plan import Plan
 
 
 def counts(env: CompressionEnv, plan: Plan) -> list[int]:
-    """How many positions a plan keeps of each group."""
+    """Count the positions that a plan keeps of each group."""
     return [
         len(group) if kept is None else len(kept)
         for group, kept in zip(env.graph.groups, plan.kept, strict=True)
@@ -17,7 +17,7 @@ def counts(env: CompressionEnv, plan: Plan) -> list[int]:
 
 
 def plan_of(env: CompressionEnv, kept: Sequence[int]) -> Plan:
-    """The plan that keeps so many positions of each group, chosen by the environment's compressor."""
+    """Make the plan that keeps ``kept[g]`` positions of group g, chosen by the environment's compressor."""
     plan = Plan.dense(env.graph)
     for group, count in enumerate(kept):
         plan = plan.with_group(group, env.compressor.choose(group, count))
@@ -25,7 +25,7 @@ def plan_of(env: CompressionEnv, kept: Sequence[int]) -> Plan:
 
 
 def uniform(env: CompressionEnv) -> Plan:
-    """The plan of the uniform policy: the share of the budget that is left, at each decision."""
+    """Make the plan of the uniform policy, which asks for the same keep ratio at every decision."""
     kept: list[int] = []
     for group in range(len(env.graph.groups)):
         kept.append(min(env.budget.snap(group, env.budget.share(kept)), env.budget.bound(kept)))
@@ -43,13 +43,8 @@ def best_reward(rows: Iterable[Mapping[str, Any]]) -> float:
 
 
 def candidates(rows: Iterable[Mapping[str, Any]], limit: int) -> list[Mapping[str, Any]]:
-    """The rows of largest reward, of equals the earliest, best first.
-
-    Each distinct plan stands there once, with the row in which it was given the most images.
-    """
+    """The first row of each of the ``limit`` plans with the largest reward, best first."""
     best: dict[tuple[int, ...], Mapping[str, Any]] = {}
     for row in rows:
-        known = best.setdefault(tuple(row["counts"]), row)
-        if row["n_images"] > known["n_images"]:
-            best[tuple(row["counts"])] = row
+        best.setdefault(tuple(row["counts"]), row)
     return sorted(best.values(), key=lambda row: (-row["reward"], row["episode"]))[:limit]

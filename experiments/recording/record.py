@@ -1,4 +1,4 @@
-"""The record of a run: what was asked, a row an episode, what came out; tables and plots are views of it."""
+"""The record of a run: configuration, a row an episode, results; tables and plots are made from it."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ VERSIONS = (
     "wandb",
     "onnxruntime",
 )
-APART = ("output", "workers")  # keys of a configuration that change no result
+APART = ("output",)  # keys of a configuration that do not change the result
 CLOCK = ("run", "seconds", "work")  # keys that depend on the clock, the machine, the folder or the cache,
 CLOCK_ENDINGS = ("_seconds", "_ms")  # and what others that do end in
 
@@ -50,8 +50,8 @@ class RunRecord:
     | key of ``record.json`` | what |
     |-|-|
     | ``config`` | resolved, without the keys in `APART` |
-    | ``seeds``, ``versions``, ``commit`` | what else the result depends on; the commit ends in ``-dirty``
-    where files differ | | ``status`` | running, finished, interrupted or failed |
+    | ``seeds``, ``versions``, ``commit`` | what else the result depends on |
+    | ``status`` | running, finished, interrupted or failed |
     | ``best``, ``results`` | what `update` was given |
     | ``seconds`` | by phase, see `phase` |
     | ``run`` | command, folder, machine, start and end |

@@ -1,4 +1,4 @@
-"""The state of a search on disk: what lets a killed one go on as if nothing had happened."""
+"""The state of a search on disk, from which a killed search resumes with the same result."""
 
 import hashlib
 import io
@@ -30,7 +30,7 @@ class State:
 
 
 def save(folder: Path, agent: Stateful, episodes: int) -> None:
-    """Write the state, behind its SHA-256, beside the old one; the old one stays as the previous."""
+    """Write the state after its SHA-256; the state before it is kept as `PREVIOUS`."""
     content = io.BytesIO()
     torch.save({"episodes": episodes, "agent": agent.state_dict()}, content)
     path = folder / STATE

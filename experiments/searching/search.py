@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from agents.search import Agent, Environment
 from agents.search import search as trials
+from amc_env import files
 from amc_env.env import CompressionEnv
 from amc_env.plan import Plan
 from experiments.analysis.curve import chosen, draw
@@ -120,7 +121,7 @@ def save_best(env: CompressionEnv, record: RunRecord) -> None:
     """Write the plan of largest reward so far, also after an interrupt; nothing where there is none yet."""
     for row in plans.candidates(plans.within(env, record.rows), 1):
         plan = plans.plan_of(env, row["counts"])
-        (record.folder / PLAN).write_text(plan.to_json() + "\n")
+        files.write(record.folder / PLAN, plan.to_json() + "\n")
         record.update(best={"episode": row["episode"], "reward": row["reward"], "plan": plan.to_dict()})
 
 
@@ -151,7 +152,7 @@ def confirm(env: CompressionEnv, record: RunRecord, *, limit: int, targets: Sequ
             draw(aims[1:], measured, evaluate, record)
         plan = plans.plan_of(env, row["counts"])
         reference = evaluate(plans.uniform(env))
-    (record.folder / PLAN).write_text(plan.to_json() + "\n")
+    files.write(record.folder / PLAN, plan.to_json() + "\n")
     known = {key: row[key] for key in ("episode", "reward", "counts", "macs_share", "params_share")}
     tried = [{"episode": r["episode"], "reward": r["reward"], "selection": e.top1} for r, e in measured]
     record.update(

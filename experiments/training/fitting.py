@@ -1,4 +1,4 @@
-"""A training with what goes with it in a run: the progress bar, the rows of the record and the tracker."""
+"""Training inside a run: shows progress and writes a row an epoch to record and tracker."""
 
 import math
 from pathlib import Path
@@ -30,11 +30,11 @@ def fit(
     """Train in place, with one row an epoch; see `experiments.training.loop.train`.
 
     Args:
-        model: is trained.
-        data: what it learns.
-        recipe: how.
-        device: where.
-        state: the file that a killed training goes on from; its epochs come first in the record again.
+        model: trained in place.
+        data: trained on its train split.
+        recipe: the training recipe.
+        device: where to train.
+        state: the file that a killed training resumes from; its epochs are written to the record again.
         record: takes a row an epoch, and the seconds.
         tracker: takes the same.
         phase: the name under which the record counts the seconds.
