@@ -1,5 +1,6 @@
 """From a trained network and its data to an environment."""
 
+import copy
 import os
 from functools import cached_property, partial
 from typing import Any
@@ -92,9 +93,14 @@ class Task:
         solve = drop if self.repair == "none" else self._moments.solve
         small = cut(self.model, self.graph, plan, solve)
         if self.repair == "sequential":
-            repair = Sequential(self.model, self.graph, self.data, **self._sample).repair
-            repair(small, self.graph.mask(plan.kept))
-        return small
+            self._sequential.repair(small.to(self.device), self.graph.mask(plan.kept))
+        return small.cpu()
+
+    @cached_property
+    def _sequential(self) -> Sequential:
+        """Repairs trainable networks, whose batch norms are not folded; on the device."""
+        dense = copy.deepcopy(self.model).to(self.device)
+        return Sequential(dense, self.graph, self.data, **self._sample)
 
 
 def make_task(

@@ -159,6 +159,38 @@ class AblateConfig(ContendersConfig):
 
 
 @dataclass
+class FidelityConfig:
+    """Everything that `experiments.fidelity` reads."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    protocol: Any = field(default_factory=ProtocolConfig)
+    compressor: Any = field(default_factory=CompressorConfig)
+    plans: int = MISSING
+    seeds: int = MISSING
+    reward_images: int | None = MISSING
+    steps: int = MISSING
+    device: str = MISSING
+    seed: int = MISSING
+    recipe: Any = field(default_factory=RecipeConfig)
+    output: str = MISSING
+
+
+@dataclass
+class PoliciesConfig(ContendersConfig):
+    """Everything that `experiments.policies` reads."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    compressor: Any = field(default_factory=CompressorConfig)
+    resource: str = MISSING
+    confirm: int = MISSING
+    reward_images: int | None = MISSING
+    device: str = MISSING
+    recipe: Any = field(default_factory=RecipeConfig)
+
+
+@dataclass
 class TuneConfig:
     """Everything that `experiments.tune` reads; ``space`` holds overrides of the main job's config."""
 
@@ -195,6 +227,8 @@ SCHEMAS = {
     "describe": DescribeConfig,
     "compare": CompareConfig,
     "ablate": AblateConfig,
+    "fidelity": FidelityConfig,
+    "policies": PoliciesConfig,
     "tune": TuneConfig,
     "tabulate": TabulateConfig,
     "fetch": FetchConfig,

@@ -1,0 +1,153 @@
+"""How well a number measured before fine-tuning ranks plans by their accuracy after it.
+
+A *proxy* is a metric of a plan's network under one order of channels and one repair. Its fidelity is its rank
+correlation with the tuned accuracy over the same plans. Two seeds of tuning rank plans differently as well:
+their correlation with each other is the noise ceiling, which no proxy can be expected to pass by much.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
+
+from experiments.analysis.stats import LEVEL, RESAMPLES, Estimate, StatsError
+
+METRICS = ("top1", "agreement", "loss", "kl")
+LOWER_IS_BETTER = ("loss", "kl")
+SHARES = ("params_share", "macs_share")  # costs, as proxies: the larger network is expected to be better
+SEED = 0  # of the resamples
+FEWEST = 3  # plans that a rank correlation can be taken of
+
+Rows = Sequence[Mapping[str, Any]]
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """One proxy held against the tuned accuracy.
+
+    Attributes:
+        repair: the order and the repair, as "elimination, sequential"; empty for a share of the cost.
+        metric: one of `METRICS` or `SHARES`.
+        spearman: rank correlation with the mean tuned accuracy, in [-1, 1].
+        kendall: tau-b, likewise.
+        chosen: tuned accuracy in [0, 1] of the plan that the proxy ranks first.
+        seconds: median seconds a plan; 0 for a share of the cost.
+    """
+
+    repair: str
+    metric: str
+    spearman: Estimate
+    kendall: Estimate
+    chosen: float
+    seconds: float
+
+
+def spearman(a: Values, b: Values) -> Values:
+    """``(n,)`` Spearman's rank correlations of the rows of two arrays ``(n, plans)``; ties share their rank.
+
+    A row of equal numbers ranks nothing: its correlation is 0.
+    """
+    return _correlation(rankdata(a, axis=1), rankdata(b, axis=1))
+
+
+def kendall(a: Values, b: Values) -> Values:
+    """``(n,)`` Kendall's tau-b of the rows of two arrays ``(n, plans)``; 0 for a row of equal numbers."""
+    signs = [np.sign(x[:, :, None] - x[:, None, :]).reshape(len(x), -1) for x in (a, b)]
+    return _cosine(*signs)
+
+
+def fidelities(rows: Rows) -> list[Fidelity]:
+    """Every proxy of the rows, the highest Spearman first.
+
+    Args:
+        rows: of a record of `experiments.fidelity`: ``proxies``, metrics by order and repair; ``seconds``, by
+            the same names; ``tuned``, an accuracy in [0, 1] a seed; shares of the cost.
+
+    Raises:
+        StatsError: for fewer than three plans, which no correlation can be taken of.
+    """
+    tuned = tuned_accuracies(rows).mean(1)
+    found = [_fidelity(rows, tuned, repair, metric) for repair in rows[0]["proxies"] for metric in METRICS]
+    found += [_fidelity(rows, tuned, "", share) for share in SHARES]
+    return sorted(found, key=lambda one: -one.spearman.value)
+
+
+def ceiling(rows: Rows) -> tuple[Estimate, Estimate]:
+    """Spearman and Kendall between the first two seeds of tuning.
+
+    Raises:
+        StatsError: for fewer than three plans or fewer than two seeds.
+    """
+    tuned = tuned_accuracies(rows)
+    if tuned.shape[1] < 2:
+        raise StatsError("the noise ceiling is the correlation of two seeds of tuning, here is one")
+    return _estimates(tuned[:, 0], tuned[:, 1])
+
+
+def tuned_accuracies(rows: Rows) -> Values:
+    """``(plans, seeds)``, in [0, 1]."""
+    if len(rows) < FEWEST:
+        raise StatsError(f"a rank correlation needs at least {FEWEST} plans, here are {len(rows)}")
+    return np.array([row["tuned"] for row in rows], np.float64)
+
+
+def table(rows: Rows) -> str:
+    """A row a proxy in Markdown, the most faithful first, under the noise ceiling; accuracies in percent."""
+    tuned = tuned_accuracies(rows)
+    mean = tuned.mean(1)
+    head = ["order, repair", "proxy", "Spearman", "Kendall", "its best plan, tuned", "seconds a plan"]
+    lines = ["| " + " | ".join(head) + " |", "|-" * len(head) + "|"]
+    if tuned.shape[1] > 1:
+        top = [_cell(one) for one in ceiling(rows)]
+        lines.append(f"| *tuned, another seed* | *top1* | {top[0]} | {top[1]} | {100 * mean.max():.2f} | |")
+    for one in fidelities(rows):
+        seconds = f"{one.seconds:.2f}" if one.repair else ""
+        cells = [one.repair, one.metric, _cell(one.spearman), _cell(one.kendall)]
+        lines.append("| " + " | ".join([*cells, f"{100 * one.chosen:.2f}", seconds]) + " |")
+    note = (
+        f"{len(rows)} plans, {tuned.shape[1]} seeds of tuning. Tuned accuracy from {100 * mean.min():.2f} to "
+        f"{100 * mean.max():.2f} %, mean {100 * mean.mean():.2f} %; brackets are 95 % bootstrap intervals "
+        "over plans."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _fidelity(rows: Rows, tuned: Values, repair: str, metric: str) -> Fidelity:
+    measured = [row["proxies"][repair] if repair else row for row in rows]
+    values = np.array([each[metric] for each in measured], np.float64)
+    if metric in LOWER_IS_BETTER:
+        values = -values
+    rho, tau = _estimates(values, tuned)
+    seconds = float(np.median([row["seconds"][repair] for row in rows])) if repair else 0.0
+    return Fidelity(repair, metric, rho, tau, float(tuned[values.argmax()]), seconds)
+
+
+def _estimates(a: Values, b: Values) -> tuple[Estimate, Estimate]:
+    """Both correlations with percentile bootstrap intervals, of plans drawn with replacement."""
+    drawn = np.random.default_rng(SEED).integers(len(a), size=(RESAMPLES, len(a)))
+    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    found = []
+    for correlation in (spearman, kendall):
+        low, high = np.quantile(correlation(a[drawn], b[drawn]), tails)
+        found.append(Estimate(float(correlation(a[None], b[None])[0]), float(low), float(high)))
+    return found[0], found[1]
+
+
+def _correlation(a: Values, b: Values) -> Values:
+    return _cosine(a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True))
+
+
+def _cosine(a: ArrayLike, b: ArrayLike) -> Values:
+    """``(n,)`` of the rows of two arrays; 0 where one is zero."""
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    scale = np.sqrt((x * x).sum(1) * (y * y).sum(1))
+    cosine: Values = np.divide((x * y).sum(1), scale, out=np.zeros(len(x)), where=scale > 0)
+    return cosine
+
+
+def _cell(one: Estimate) -> str:
+    return f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"

@@ -1,0 +1,8 @@
+"""How well proxies rank plans by accuracy after fine-tuning: ``python -m experiments.fidelity``."""
+
+from experiments.cli import config
+
+main = config.command("fidelity", job="experiments.training.fidelity:main")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""The job of `experiments.policies`: one network searched by many agents, then tuned by the same recipe.
+
+Each row of the record is one search; a killed run goes on with the searches that have none.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from agents.search import search
+from amc_env.building import Task, make_task
+from amc_env.env import CompressionEnv
+from amc_env.evaluator import Evaluator, accuracy
+from experiments.analysis import tuned as tables
+from experiments.cli import config
+from experiments.cli.problem import build_agent, trained
+from experiments.recording.plans import candidates, counts
+from experiments.recording.progress import Meter
+from experiments.searching.compare import contenders_of, opened
+from experiments.training.fidelity import plan_of, shares, tuned
+from experiments.training.recipe import Recipe
+
+RULES = "agents.rules."  # a policy that draws nothing is run with one seed
+SPLITS = ("selection", "test")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One search: a policy, the share of the resource that may stay, and the agent's seed."""
+
+    policy: str
+    target: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The network, its evaluators, and what is the same for every search."""
+
+    task: Task
+    reward: Evaluator
+    selection: Evaluator
+    resource: str
+    episodes: int
+    confirm: int
+    recipe: Recipe
+
+
+def main(cfg: DictConfig, folder: Path) -> None:
+    """Search and tune them all, and print the table."""
+    contenders = contenders_of(cfg)
+    record = opened(cfg, folder, contenders)
+    with record:
+        with record.phase("prepare"):
+            subject = prepared(cfg)
+        jobs = all_jobs(contenders, cfg.targets, cfg.seeds)
+        done = {Job(row["policy"], row["target"], row["seed"]) for row in record.rows}
+        with record.phase("runs"), Meter("runs", len(jobs), done=len(done)) as meter:
+            for job in jobs:
+                if job not in done:
+                    found = row(subject, contenders[job.policy], job)
+                    record.add(**found)
+                    meter.update(len(record.rows), **{job.policy: found["after"]["selection"]})
+        print(tables.table(record.rows))
+
+
+def all_jobs(contenders: Mapping[str, Any], targets: Sequence[float], seeds: int) -> list[Job]:
+    """Every policy at every target, the first seed of all before the second; a rule has but one."""
+    return [
+        Job(name, target, seed)
+        for seed in range(seeds)
+        for target in targets
+        for name, settings in contenders.items()
+        if seed == 0 or not settings["agent"]["_target_"].startswith(RULES)
+    ]
+
+
+def prepared(cfg: DictConfig) -> Subject:
+    """The network of a configuration and its evaluators."""
+    dense = trained(cfg)
+    task = make_task(dense.model, dense.data, device=cfg.device, **config.plain(cfg.compressor))
+    return Subject(
+        task, task.evaluator("reward", cfg.reward_images), task.evaluator("selection"), cfg.resource,
+        cfg.episodes, cfg.confirm, Recipe(**config.plain(cfg.recipe)),
+    )  # fmt: skip
+
+
+def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    """A row of the record: one search, confirmed on the selection split and fine-tuned.
+
+    Args:
+        subject: what is searched.
+        settings: ``agent`` and ``env``, as of `compare.contender`.
+        job: which search.
+
+    Returns:
+        The job; ``counts``, ``reward`` and ``episode`` of the plan; ``macs_share`` and ``params_share``;
+        top-1 in [0, 1] by split, ``before`` and ``after`` fine-tuning; ``distinct``, how many plans were
+        evaluated.
+    """
+    task = subject.task
+    env = CompressionEnv(
+        task.compressor, subject.reward, target=job.target, resource=subject.resource, **settings["env"]
+    )
+    trials = explore(env, build_agent(settings["agent"], env, seed=job.seed), subject.episodes, job.seed)
+    best = max(
+        candidates(trials, subject.confirm),
+        key=lambda trial: subject.selection(plan_of(task, trial["counts"])).top1,
+    )
+    network = task.network(plan_of(task, best["counts"])).to(task.device).eval()
+    before = {split: accuracy(network, task.data, split) for split in SPLITS}
+    network = tuned(network, task.data, subject.recipe, task.device)
+    after = {split: accuracy(network, task.data, split) for split in SPLITS}
+    return {
+        "policy": job.policy, "target": job.target, "seed": job.seed, "counts": list(best["counts"]),
+        "reward": best["reward"], "episode": best["episode"], **shares(task, best["counts"]),
+        "before": before, "after": after, "distinct": len({tuple(trial["counts"]) for trial in trials}),
+    }  # fmt: skip
+
+
+def explore(env: CompressionEnv, agent: Any, episodes: int, seed: int) -> list[dict[str, Any]]:
+    """Search to the end; of each trial what `plans.candidates` asks for."""
+    found = []
+    for trial in search(env, agent, episodes=episodes, seed=seed):
+        final = trial.episode.final
+        found.append(
+            {
+                "episode": trial.index, "reward": trial.episode.reward, "n_images": final["n_images"],
+                "counts": counts(env, final["plan"]),
+            }
+        )  # fmt: skip
+    return found

@@ -1,0 +1,202 @@
+"""The job of `experiments.fidelity`: what proxies say of plans, and their accuracy after fine-tuning.
+
+Each row of the record is one plan; a killed run goes on with the plans that have none.
+"""
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import nn
+from torch.nn import functional as F
+
+from amc_env.budget import Budget
+from amc_env.building import Task, make_task
+from amc_env.cost import RESOURCES
+from amc_env.data.splits import DataSet
+from amc_env.evaluator import Evaluator, accuracy
+from amc_env.execution import evaluating
+from amc_env.metrics import Evaluation, mean, per_image
+from amc_env.plan import Plan
+from experiments.analysis import fidelity
+from experiments.cli import config
+from experiments.cli.problem import trained
+from experiments.recording.progress import Meter
+from experiments.recording.record import RECORD, RunRecord
+from experiments.training.loop import train
+from experiments.training.plan_sets import Drawn, plan_set
+from experiments.training.recipe import Recipe
+
+ORDERS = ("magnitude", "elimination")
+REPAIRS = ("none", "moments", "sequential")
+TUNED_FROM = "elimination, sequential"  # the order and repair that fine-tuning starts from
+SHORT = "tuned {} steps"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Everything that a plan is measured and tuned with.
+
+    Attributes:
+        tasks: of the network, by "order, repair".
+        judges: evaluators on the reward split, by the same names.
+        images: how many of the reward split; None for all.
+        plans: that are compared.
+        recipe: of fine-tuning.
+        seeds: of fine-tuning, how many.
+        steps: of a short tuning, which is a proxy as well; 0 for none.
+    """
+
+    tasks: Mapping[str, Task]
+    judges: Mapping[str, Evaluator]
+    images: int | None
+    plans: Sequence[Drawn]
+    recipe: Recipe
+    seeds: int
+    steps: int
+
+
+def main(cfg: DictConfig, folder: Path) -> None:
+    """Measure and tune every plan, and print the table."""
+    settings = config.plain(cfg)
+    if (folder / RECORD).exists():
+        record = RunRecord.resume(folder, settings, episodes=len(RunRecord.read(folder).rows))
+    else:
+        record = RunRecord.create(folder, settings, seeds={"plans": cfg.seed, "tuning": cfg.seeds})
+    with record:
+        with record.phase("prepare"):
+            subject = prepared(cfg)
+        done = {row["plan"] for row in record.rows}
+        with record.phase("plans"), Meter("plans", len(subject.plans), done=len(done)) as meter:
+            for index in range(len(subject.plans)):
+                if index not in done:
+                    found = row(subject, index)
+                    record.add(**found)
+                    meter.update(len(record.rows), tuned=found["tuned"][0])
+        if len(record.rows) >= fidelity.FEWEST:
+            print(fidelity.table(record.rows))
+
+
+def prepared(cfg: DictConfig) -> Subject:
+    """The network of a configuration under each order and repair, and the plans to compare.
+
+    Raises:
+        BudgetError, PlanSetError: for a target that leaves too few plans.
+    """
+    dense, others = trained(cfg), config.plain(cfg.compressor)
+    others = {key: value for key, value in others.items() if key not in ("order", "repair", "_target_")}
+    tasks = {
+        f"{order}, {repair}": make_task(
+            dense.model, dense.data, order=order, repair=repair, device=cfg.device, **others
+        )
+        for order in ORDERS
+        for repair in REPAIRS
+    }
+    compressor = tasks[TUNED_FROM].compressor
+    budget = Budget(compressor, RESOURCES[cfg.protocol.resource](compressor.graph), cfg.protocol.target)
+    judges = {name: task.evaluator("reward", cfg.reward_images) for name, task in tasks.items()}
+    return Subject(
+        tasks, judges, cfg.reward_images, plan_set(budget, cfg.plans, cfg.seed),
+        Recipe(**config.plain(cfg.recipe)), cfg.seeds, cfg.steps,
+    )  # fmt: skip
+
+
+def row(subject: Subject, index: int) -> dict[str, Any]:
+    """A row of the record: all proxies of one plan, and its accuracy after fine-tuning."""
+    plan, task = subject.plans[index], subject.tasks[TUNED_FROM]
+    start = task.network(plan_of(task, plan.counts))
+    found = measure(subject, plan.counts, start) | tune(subject, start)
+    return {"plan": index, "kind": plan.kind, "counts": list(plan.counts), **found}
+
+
+def measure(subject: Subject, counts: Sequence[int], start: nn.Module) -> dict[str, Any]:
+    """Every proxy of a plan on the reward split.
+
+    Args:
+        subject: what is measured with.
+        counts: of the plan.
+        start: its network before fine-tuning.
+
+    Returns:
+        ``proxies``, metrics by name; ``seconds`` by the same names; ``params_share`` and ``macs_share``.
+    """
+    proxies, seconds = dict[str, dict[str, float]](), dict[str, float]()
+    for name, judge in subject.judges.items():
+        before = time.perf_counter()
+        proxies[name] = metrics(judge(plan_of(subject.tasks[name], counts)))
+        seconds[name] = time.perf_counter() - before
+    task = subject.tasks[TUNED_FROM]
+    if subject.steps:
+        name, before = SHORT.format(subject.steps), time.perf_counter()
+        network = tuned_shortly(start, task, subject.recipe, subject.steps)
+        seconds[name] = time.perf_counter() - before
+        proxies[name] = metrics(evaluation(network, task.model, task.data, "reward", subject.images))
+    return {"proxies": proxies, "seconds": seconds, **shares(task, counts)}
+
+
+def tune(subject: Subject, start: nn.Module) -> dict[str, Any]:
+    """Accuracy of a plan's network after fine-tuning.
+
+    Returns:
+        ``tuned``, top-1 in [0, 1] on the selection split by seed, and ``tuning_seconds``, their mean.
+    """
+    task, before, found = subject.tasks[TUNED_FROM], time.perf_counter(), []
+    for seed in range(subject.seeds):
+        network = tuned(start, task.data, replace(subject.recipe, seed=seed), task.device)
+        found.append(accuracy(network, task.data, "selection"))
+    return {"tuned": found, "tuning_seconds": (time.perf_counter() - before) / len(found)}
+
+
+def shares(task: Task, counts: Sequence[int]) -> dict[str, float]:
+    """What a plan costs as fractions of the dense network, in (0, 1]: ``macs_share`` and ``params_share``."""
+    return {
+        f"{resource}_share": Budget(task.compressor, RESOURCES[resource](task.graph), 1.0).spent(counts)
+        for resource in ("macs", "params")
+    }
+
+
+def tuned(network: nn.Module, data: DataSet, recipe: Recipe, device: torch.device) -> nn.Module:
+    """A copy of a network, fine-tuned; it stays on the device."""
+    copied = copy.deepcopy(network)
+    train(copied, data, recipe, device=device)
+    return copied
+
+
+def tuned_shortly(network: nn.Module, task: Task, recipe: Recipe, steps: int) -> nn.Module:
+    """A copy of a network after one epoch of so many steps, on the first images of the train split."""
+    few = {**task.data.splits, "train": task.data["train"].head(steps * recipe.batch_size)}
+    short = replace(recipe, epochs=1)
+    return tuned(network, replace(task.data, splits=few), short, task.device)
+
+
+def evaluation(
+    network: nn.Module, dense: nn.Module, data: DataSet, split: str, images: int | None
+) -> Evaluation:
+    """What is measured of any network on a split; the dense one runs on the same device, as a copy."""
+    device = next(network.parameters()).device
+    beside = copy.deepcopy(dense).to(device)
+    with evaluating(network), evaluating(beside):
+        found = [
+            per_image(network(batch), labels, F.log_softmax(beside(batch), dim=1))
+            for batch, labels in ((x.to(device), y.to(device)) for x, y in data.batches(split, 500, images))
+        ]
+    return mean(np.concatenate(found), split)
+
+
+def metrics(one: Evaluation) -> dict[str, float]:
+    """The numbers of an evaluation that plans are ranked by."""
+    return {name: float(getattr(one, name)) for name in fidelity.METRICS}
+
+
+def plan_of(task: Task, counts: Sequence[int]) -> Plan:
+    """The plan that keeps so many positions of each group, chosen by the task's order."""
+    plan = Plan.dense(task.graph)
+    for group, count in enumerate(counts):
+        plan = plan.with_group(group, task.compressor.choose(group, count))
+    return plan

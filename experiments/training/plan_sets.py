@@ -1,0 +1,77 @@
+"""Plans of one budget that differ widely: the rules, random ones, and perturbations of the uniform one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from agents.rules import Deep, Rule, Shallow, Uniform
+from amc_env.budget import Budget
+
+BETA = 0.7  # half the width of the relative action scale, in nats
+CHANGED = 0.35  # probability that a perturbation changes a group
+RULES: dict[str, Callable[..., Rule]] = {"uniform": Uniform, "shallow": Shallow, "deep": Deep}
+
+
+class PlanSetError(ValueError):
+    """More different plans asked for than were found within a budget."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A plan by how many positions it keeps of each group, and where it comes from."""
+
+    kind: str
+    counts: tuple[int, ...]
+
+
+def plan_set(budget: Budget, count: int, seed: int) -> list[Drawn]:
+    """``count`` different plans within a budget, in a fixed order: the rules, then the drawn kinds in turn.
+
+    *random* keeps share * exp(0.7 u) of each group, u uniform in [-1, 1] and share the ratio that all groups
+    that are left could keep; *wild* twice that exponent, so that poor plans are among them; *near* changes
+    about a third of the groups of the uniform plan.
+
+    Raises:
+        PlanSetError: where the draws do not give that many different plans.
+    """
+    groups = len(budget.choices)
+    found: dict[tuple[int, ...], str] = {}
+    for name, rule in RULES.items():
+        found.setdefault(by_rule(budget, rule(None, None, seed=0)), name)
+    rng = np.random.default_rng(seed)
+    draws: dict[str, Callable[[], np.ndarray]] = {
+        "random": lambda: rng.uniform(-BETA, BETA, groups),
+        "wild": lambda: rng.uniform(-2 * BETA, 2 * BETA, groups),
+        "near": lambda: rng.uniform(-BETA, BETA, groups) * (rng.random(groups) < CHANGED),
+    }
+    kinds = list(draws)
+    for attempt in range(20 * count):
+        if len(found) >= count:
+            break
+        kind = kinds[attempt % len(kinds)]
+        found.setdefault(filled(budget, np.exp(draws[kind]())), kind)
+    if len(found) < count:
+        raise PlanSetError(
+            f"{count} plans asked for, but the budget has only {len(found)} that were found: ask for fewer"
+        )
+    return [Drawn(kind, counts) for counts, kind in found.items()][:count]
+
+
+def filled(budget: Budget, factors: np.ndarray) -> tuple[int, ...]:
+    """The counts that keep ``factors[g]`` times the share that is left at group g, within the budget."""
+    kept: list[int] = []
+    for group, factor in enumerate(factors):
+        keep = min(1.0, float(factor) * budget.share(kept))
+        kept.append(min(budget.snap(group, keep), budget.bound(kept)))
+    return tuple(kept)
+
+
+def by_rule(budget: Budget, rule: Rule) -> tuple[int, ...]:
+    """The counts that a hand-made policy keeps."""
+    kept: list[int] = []
+    for group in range(len(budget.choices)):
+        info = {"share": budget.share(kept)} | ({"decisions": len(budget.choices)} if not kept else {})
+        asked = float(rule.act(np.empty(0, np.float32), info, explore=False)[0])
+        kept.append(min(budget.snap(group, asked), budget.bound(kept)))
+    return tuple(kept)

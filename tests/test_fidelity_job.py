@@ -1,0 +1,99 @@
+"""The jobs that measure, search and fine-tune: small, on digits."""
+
+import json
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+
+from amc_env import checkpoints
+from amc_env.budget import Budget
+from amc_env.building import make_task
+from amc_env.cost import RESOURCES
+from amc_env.data.splits import load
+from experiments.analysis.fidelity import METRICS
+from experiments.cli import config
+from experiments.recording.record import ROWS, RunRecord
+from experiments.searching import policies
+from experiments.training import fidelity
+from experiments.training.plan_sets import PlanSetError, plan_set
+
+SHORT = ["device=cpu", "reward_images=50", "recipe.epochs=1", "recipe.batch_size=256"]
+CALIBRATION = ["compressor.calibration_images=40", "compressor.points=2"]
+
+
+def composed(command, folder, *overrides):
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        return compose(
+            command, ["model=digits_cnn", "data=digits", f"output={folder}", *SHORT, *CALIBRATION, *overrides]
+        )
+
+
+@pytest.fixture(scope="module")
+def compressor():
+    model, _ = checkpoints.load(checkpoints.shipped("digits_cnn-digits"))
+    return make_task(model, load("digits"), device="cpu").compressor
+
+
+@pytest.fixture(scope="module")
+def budget(compressor):
+    return Budget(compressor, RESOURCES["macs"](compressor.graph), 0.5)
+
+
+def test_plans_are_different_within_the_budget_and_the_same_for_a_seed(budget):
+    plans = plan_set(budget, 12, seed=1)
+    assert [plan.kind for plan in plans[:3]] == ["uniform", "shallow", "deep"]
+    assert len({plan.counts for plan in plans}) == 12
+    assert all(budget.allows(plan.counts) for plan in plans)
+    assert plans == plan_set(budget, 12, seed=1)
+    assert plans != plan_set(budget, 12, seed=2)
+
+
+def test_the_uniform_plan_keeps_the_same_share_of_all(budget):
+    (plan,) = plan_set(budget, 1, seed=0)
+    keeps = np.array(plan.counts) / [choices[-1] for choices in budget.choices]
+    steps = max(1 / choices[-1] for choices in budget.choices) * 4
+    assert np.ptp(keeps) <= steps
+
+
+def test_more_plans_than_there_are_is_an_error(compressor, budget):
+    smallest = Budget(compressor, budget.resource, 1.0).spent(budget.floors)
+    alone = Budget(compressor, budget.resource, np.ceil(1e4 * smallest) / 1e4)
+    with pytest.raises(PlanSetError, match="ask for fewer"):
+        plan_set(alone, 50, seed=0)
+
+
+def test_fidelity_measures_every_proxy_and_goes_on_where_it_was_stopped(tmp_path, capsys):
+    cfg = composed("fidelity", tmp_path, "plans=3", "seeds=2", "steps=2", "protocol=flops_50")
+    fidelity.main(cfg, tmp_path)
+    rows = RunRecord.read(tmp_path).rows
+    names = [f"{order}, {repair}" for order in fidelity.ORDERS for repair in fidelity.REPAIRS]
+    assert [row["plan"] for row in rows] == [0, 1, 2]
+    for row in rows:
+        assert set(row["proxies"]) == {*names, "tuned 2 steps"} == set(row["seconds"])
+        assert all(set(proxy) == set(METRICS) for proxy in row["proxies"].values())
+        assert len(row["tuned"]) == 2
+        assert row["macs_share"] <= 0.5
+    assert "Spearman" in capsys.readouterr().out
+    lines = (tmp_path / ROWS).read_text().splitlines()
+    (tmp_path / ROWS).write_text("\n".join(lines[:2]) + "\n")
+    content = json.loads((tmp_path / "record.json").read_text())
+    (tmp_path / "record.json").write_text(json.dumps(content | {"status": "interrupted"}))
+    fidelity.main(cfg, tmp_path)
+    again = RunRecord.read(tmp_path).rows
+    assert [row["plan"] for row in again] == [0, 1, 2]
+    assert again[2]["proxies"] == rows[2]["proxies"]
+    assert again[2]["tuned"] == rows[2]["tuned"]
+
+
+def test_policies_are_confirmed_and_tuned_and_a_rule_has_one_seed(tmp_path, capsys):
+    cfg = composed("policies", tmp_path, "targets=[0.5]", "seeds=2")
+    cfg.contenders = {"uniform": ["agent=uniform"], "random": ["agent=random"]}
+    cfg.episodes, cfg.confirm = 3, 2
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        policies.main(cfg, tmp_path)
+    rows = RunRecord.read(tmp_path).rows
+    assert [(row["policy"], row["seed"]) for row in rows] == [("uniform", 0), ("random", 0), ("random", 1)]
+    assert all(row["macs_share"] <= 0.5 for row in rows)
+    assert rows[0]["distinct"] == 1
+    assert "above `uniform`" in capsys.readouterr().out
