@@ -68,10 +68,11 @@ def filled(budget: Budget, factors: np.ndarray) -> tuple[int, ...]:
 
 
 def by_rule(budget: Budget, rule: Rule) -> tuple[int, ...]:
-    """The counts that a hand-made policy keeps."""
+    """The counts that a hand-made policy keeps, without an environment that evaluates them."""
     kept: list[int] = []
+    first = budget.share(kept)
+    changes_at = round(rule.part * len(budget.choices))
     for group in range(len(budget.choices)):
-        info = {"share": budget.share(kept)} | ({"decisions": len(budget.choices)} if not kept else {})
-        asked = float(rule.act(np.empty(0, np.float32), info, explore=False)[0])
-        kept.append(min(budget.snap(group, asked), budget.bound(kept)))
+        keep = min(1.0, rule.factor * first) if group < changes_at else budget.share(kept)
+        kept.append(min(budget.snap(group, keep), budget.bound(kept)))
     return tuple(kept)
