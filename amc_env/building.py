@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from amc_env.compressors.channels import Channels, magnitude_orders
 from amc_env.compressors.networks import CutNetworks, Networks, networks
 from amc_env.compressors.surgery import Solve, Surgeon, cut, drop
 from amc_env.compressors.trial import check, random_plan, try_cut
+from amc_env.cost import Ints
 from amc_env.data.splits import DataError, DataSet, load
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluator, culprit
@@ -36,13 +38,14 @@ if hasattr(os, "register_at_fork"):
 class Task:
     """A network that is compressed, its data, and how plans of it are cut, repaired and evaluated.
 
-    `make_task` makes one from names; moments are collected when they are first needed.
+    `make_task` makes one from names; moments and orders are made when they are first needed.
 
     Args:
         model: the dense network; logits ``(N, classes)``. It is copied, not changed.
         graph: of it.
         data: its splits.
-        compressor: makes the plans.
+        channels: the orders of the groups -> a compressor.
+        order: a name of `ORDERS`.
         repair: a name of `REPAIRS`.
         sample: ``images``, ``points`` and ``seed`` of the calibration rows, see `make_task`.
         device: where plans are repaired and run.
@@ -53,14 +56,23 @@ class Task:
         model: nn.Module,
         graph: Graph,
         data: DataSet,
-        compressor: Channels,
         *,
+        channels: Callable[[Sequence[Ints]], Channels],
+        order: str,
         repair: str,
         sample: dict[str, int],
         device: torch.device,
     ) -> None:
-        self.model, self.graph, self.data, self.compressor = model, graph, data, compressor
-        self.repair, self.device, self._sample = repair, device, sample
+        self.model, self.graph, self.data, self._channels = model, graph, data, channels
+        self.order, self.repair, self.device, self._sample = order, repair, device, sample
+        self.draft = channels(magnitude_orders(model, graph))  # its budgets are known before any long work
+
+    @cached_property
+    def compressor(self) -> Channels:
+        """Makes the plans."""
+        if self.order == "magnitude":
+            return self.draft
+        return self._channels(orders_cached(self.model, self.graph, self.data, **self._sample))
 
     @cached_property
     def _moments(self) -> Moments:
@@ -146,13 +158,16 @@ def make_task(
         raise TraceError(f"nothing to decide in {type(model).__name__}: {_why_fixed(graph)}")
     try_cut(model, graph)
     check(model, graph, random_plan(graph), next(data.batches("calibration", 2))[0])
-    place, sample = device_of(device), {"images": calibration_images, "points": points, "seed": seed}
-    if order == "elimination":
-        orders = orders_cached(model, graph, data, **sample)
-    else:
-        orders = magnitude_orders(model, graph)
-    compressor = Channels(graph, orders, round_to=round_to, floor=floor)
-    return Task(model, graph, data, compressor, repair=repair, sample=sample, device=place)
+    return Task(
+        model,
+        graph,
+        data,
+        channels=partial(Channels, graph, round_to=round_to, floor=floor),
+        order=order,
+        repair=repair,
+        sample={"images": calibration_images, "points": points, "seed": seed},
+        device=device_of(device),
+    )
 
 
 def make_env(
@@ -211,8 +226,9 @@ def make_env(
 
 
 def _with_evaluator(task: Task, reward_images: int | None, **problem: Any) -> CompressionEnv:
-    env = CompressionEnv(task.compressor, _unmeasured, **problem)
-    _measured_by(env, task, reward_images)
+    check_problem(task, reward_images, **problem)
+    env = CompressionEnv(task.compressor, task.evaluator("reward", reward_images), **problem)
+    env.task = task
     return env
 
 
@@ -229,14 +245,24 @@ class ShippedEnv(CompressionEnv):
         model, card = checkpoints.load(checkpoints.shipped(checkpoint))
         of_task = {name: settings.pop(name) for name in (make_task.__kwdefaults__ or {}) if name in settings}
         task = make_task(model, load(card.data), **of_task)
-        super().__init__(task.compressor, _unmeasured, **settings)
-        _measured_by(self, task, reward_images)
+        check_problem(task, reward_images, **settings)
+        super().__init__(task.compressor, task.evaluator("reward", reward_images), **settings)
+        self.task = task
 
 
-def _measured_by(env: CompressionEnv, task: Task, reward_images: int | None) -> None:
-    """Give an environment its evaluator, whose long work begins when the settings are known to be right."""
+def check_problem(task: Task, reward_images: int | None, **problem: Any) -> None:
+    """Find settings that do not fit before moments and orders are made, which takes long.
+
+    Args:
+        task: to be posed.
+        reward_images: see `make_env`.
+        **problem: the keywords of `CompressionEnv`.
+
+    Raises:
+        BudgetError, ValueError: as `CompressionEnv`.
+    """
     checks.positive(reward_images=reward_images)
-    env.task, env.evaluator = task, task.evaluator("reward", reward_images)
+    CompressionEnv(task.draft, _unmeasured, **problem)
 
 
 def _unmeasured(plan: Plan) -> Evaluation:

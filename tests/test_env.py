@@ -344,6 +344,7 @@ def no_long_work(monkeypatch):
         raise AssertionError("long work was begun")
 
     monkeypatch.setattr("amc_env.building.collect_cached", collected)
+    monkeypatch.setattr("amc_env.building.orders_cached", collected)
 
 
 @pytest.mark.usefixtures("no_long_work")

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from amc_env.compressors.surgery import Task
 from amc_env.data.splits import DataSet, cache_folder, digest
+from amc_env.execution import evaluating
 from amc_env.graph.structure import Graph, Layer
-from amc_env.modes import evaluating
 from amc_env.repair.least_squares import damping, refit, refit_rows, refit_together
 from amc_env.repair.sampling import draw_positions, listening, patches, weighed
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from amc_env.data.splits import DataSet
+from amc_env.execution import evaluating
 from amc_env.graph.structure import Graph, Layer
-from amc_env.modes import evaluating
 from amc_env.repair.least_squares import damping
 from amc_env.repair.sampling import draw_positions, listening, patches, refittable
 
