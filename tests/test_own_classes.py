@@ -40,7 +40,15 @@ FILES = {
     "own/tracking/printing.yaml": "_target_: mine.Printing\nmark: seen\n",
     "own/model/net.yaml": "name: import\noptions: {target: 'mine:net'}\n",
 }
-OWN = ("--config-dir", "own", "agent=half", "tracking=printing", "model=net", "data=digits")
+OWN = (
+    "--config-dir",
+    "own",
+    "agent=half",
+    "tracking=printing",
+    "model=net",
+    "data=digits",
+    "env.scale=absolute",
+)
 SMALL = ("episodes=1", "deliver=false", "env.reward_images=50", "output=run")
 
 
@@ -88,3 +96,9 @@ def test_a_record_names_no_code(searched: Path) -> None:
         assert not (searched / "touched").exists()
     assert command(searched, "search", *OWN, *SMALL).returncode == 2  # it is of another configuration
     assert not (searched / "touched").exists()
+
+
+def test_an_agent_whose_actions_mean_something_else_is_refused(searched: Path) -> None:
+    done = command(searched, "search", "experiment=digits", "agent=uniform", "output=other")
+    assert done.returncode == 2
+    assert done.stderr.endswith("the actions of agents.rules.Uniform are absolute: add env.scale=absolute\n")

@@ -66,9 +66,9 @@ def record(where: Path) -> str:
 def test_the_same_sweep_again_has_nothing_left_to_do(
     sweep: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("agent=random,uniform", "seed=0,1")
+    words = ("agent=random,annealing", "seed=0,1")
     assert sweep(*words) == 0
-    folders = [folder(agent, seed) for agent in ("random", "uniform") for seed in (0, 1)]
+    folders = [folder(agent, seed) for agent in ("random", "annealing") for seed in (0, 1)]
     before = [(f / RECORD).read_bytes() for f in folders]
     assert "4 runs in runs/sweeps/digits_cnn-digits-flops_50: 0 are finished" in capsys.readouterr().out
 
@@ -267,7 +267,7 @@ def test_every_launcher_gives_the_records_of_the_basic_one(
 @pytest.mark.parametrize("launcher", [JOBLIB, RAY])
 def test_a_run_whose_process_is_killed_loses_no_other(launcher: object, tmp_path: Path) -> None:
     (tmp_path / "nets.py").write_text(NETS)
-    words = ("agent=uniform", "model=import", "target=nets:killed,nets:fine", "seed=0,1", "output=sweep")
+    words = ("agent=random", "model=import", "target=nets:killed,nets:fine", "seed=0,1", "output=sweep")
     done = command(tmp_path, *words, f"hydra/launcher={launcher}")
     assert done.returncode == 2
     summary = done.stderr[done.stderr.rindex("error: ") :]

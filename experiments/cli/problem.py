@@ -11,6 +11,7 @@ from torch import nn
 from agents.search import Agent, Environment
 from amc_env import checkpoints as weights
 from amc_env import zoo
+from amc_env.actions import SCALES
 from amc_env.building import make_env
 from amc_env.checkpoints import Card
 from amc_env.data import photos
@@ -103,9 +104,16 @@ def played(cfg: DictConfig, env: CompressionEnv) -> Environment:
 
 
 def build_agent(node: DictConfig | Mapping[str, Any], env: Environment, *, seed: int) -> Agent:
-    """The agent that a node composed from the command line names, for an environment."""
+    """The agent that a node composed from the command line names, for an environment.
+
+    Raises:
+        ConfigError: for an agent whose actions have another meaning than the environment gives them.
+    """
     task: Any = env.unwrapped
     offered = config.accepted(node, decisions=len(task.graph.groups))
     spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
     agent: Agent = config.instantiate(node, **spaces, **offered, seed=seed)
+    wanted = getattr(agent, "scale", None)
+    if wanted is not None and type(task.scale) is not type(SCALES[wanted](1.0)):
+        raise config.ConfigError(f"the actions of {node['_target_']} are {wanted}: add env.scale={wanted}")
     return agent

@@ -104,7 +104,9 @@ def _read(module: str, name: str) -> Iterator[tuple[str, Setting]]:
     for maker in makers:
         yield from _parameters(maker)
     for node in () if makers else found.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+        if not isinstance(node, ast.AnnAssign) or ast.unparse(node.annotation).startswith("ClassVar"):
+            continue
+        if isinstance(node.target, ast.Name) and node.value is not None:
             yield node.target.id, Setting(_kind(node.annotation), _value(node.value))
     if passed_on is not None and passed_on.arg == "settings" and "Settings" in definitions:
         yield from _read(module, "Settings")
