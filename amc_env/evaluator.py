@@ -55,8 +55,9 @@ class Evaluator:
         self._networks, device = networks, networks.device
         count = len(data[split].head(images))
         size = batch_size or _batch_size(networks.graph, device.type, count)
+        layout = _channels_last if networks.graph.channels_last else torch.Tensor.contiguous
         self._batches = [
-            (_channels_last(batch).to(device, non_blocking=True), labels.to(device, non_blocking=True))
+            (layout(batch).to(device, non_blocking=True), labels.to(device, non_blocking=True))
             for batch, labels in data.batches(split, size, images)
         ]
         self._known: dict[str, Evaluation] = {}  # by hash of the plan

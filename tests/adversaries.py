@@ -114,6 +114,20 @@ CUT: dict[str, tuple[Middle, dict[str, Any]]] = {
         lambda m, x: F.linear(x.movedim(1, -1), m.other.weight).movedim(-1, 1),
         {"other": nn.Linear(8, 8, bias=False)},
     ),
+    "convolution and batch norm by function": (
+        lambda m, x: F.batch_norm(
+            F.conv2d(x, m.other.weight), m.norm.running_mean, m.norm.running_var, m.norm.weight, m.norm.bias
+        ),
+        {"other": conv(8, 8, 1, bias=False), "norm": nn.BatchNorm2d(8)},
+    ),
+    "convolution by function, batch norm by module": (
+        lambda m, x: m.norm(F.conv2d(x, m.other.weight)),
+        {"other": conv(8, 8, 1, bias=False), "norm": nn.BatchNorm2d(8)},
+    ),
+    "a parameter that is expanded": (
+        lambda m, x: x * m.gain.expand_as(x) + m.gain.to(x),
+        {"gain": nn.Parameter(torch.ones(1, 8, 1, 1))},
+    ),
     "prelu by function": (lambda m, x: F.prelu(x, m.slope), {"slope": nn.Parameter(torch.ones(8))}),
     "by keyword": (lambda m, x: m.other(input=x), {"other": conv(8, 8)}),
     "a vector that is computed": (

@@ -37,6 +37,8 @@ def assert_cut_equals_masked(model: nn.Module, graph: Graph) -> None:
         with torch.no_grad():
             expected = masked(model, graph, plan)(x)
             torch.testing.assert_close(cut(model, graph, plan)(x), expected, rtol=0, atol=1e-6)
+            for_evaluation = Surgeon(model, graph, fold=True).cut(plan)
+            torch.testing.assert_close(for_evaluation(x), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", adversaries.CUT)
@@ -201,6 +203,14 @@ def test_a_user_adds_a_rule() -> None:
         del OPERATIONS["cummax"]
 
 
+def test_a_batch_norm_with_a_hook_is_not_folded() -> None:
+    model = networks.ready(networks.chain())
+    model[4].register_forward_hook(lambda module, inputs, output: output + 1)
+    graph = tried(model)
+    assert graph.folds == (("0", "1"),)
+    assert_cut_equals_masked(model, graph)
+
+
 def branch(m: Any, x: Tensor) -> Tensor:
     x = m.first(x).relu()
     return m.head(m.last(x).relu() + x)
@@ -343,3 +353,23 @@ def test_verify_holds_a_network_against_the_mask() -> None:
     other = Plan.dense(graph).with_group(0, (0, 2))
     with pytest.raises(TraceError, match=r"'conv2d' of 'first'.*takes 3 channels.*use chunk"):
         verify(network, graph, graph.mask(other.kept))
+
+
+def by_halves(m: Any, x: Tensor) -> Tensor:
+    halves = x.view(x.size(0), 2, x.size(1) // 2, x.size(2), x.size(3)).transpose(1, 2)
+    return halves.contiguous().view(x.shape)
+
+
+@pytest.mark.parametrize(
+    ("middle", "fits"),
+    [
+        (by_halves, True),
+        (lambda m, x: x.mean((2, 3)).view(x.size(0), -1, 1, 1), True),
+        (lambda m, x: x.reshape(x.size(0), -1).unflatten(1, (x.size(1), 8, 8)), True),
+        (lambda m, x: x.view(x.size(0), -1).unflatten(1, (x.size(1), 8, 8)), False),
+        (lambda m, x: x.flatten(2).view(x.shape), False),
+    ],
+)
+def test_whether_views_can_be_had_of_images_that_lie_channels_last(middle: Any, fits: bool) -> None:
+    graph = tried(networks.ready(adversaries.net(middle)))
+    assert graph.channels_last == fits

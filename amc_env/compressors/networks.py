@@ -89,7 +89,9 @@ class MaskedNetworks:
         if graph.norms:
             raise ValueError(f"{graph.norms[0]} belongs to a norm over channels: cut such a network instead")
         self.graph, self.device, self._solve = graph, device, solve
-        self._network = folded(model, graph, device).to(memory_format=torch.channels_last)
+        self._network = folded(model, graph, device)
+        if graph.channels_last:
+            self._network.to(memory_format=torch.channels_last)
         self._dense = {name: value.clone() for name, value in tensors(self._network)}
         self._solutions = Solutions(graph, self._dense)
 

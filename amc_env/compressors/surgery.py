@@ -119,7 +119,7 @@ class Surgeon:
         owner, _, key = name.rpartition(".")
         module = self.network.get_submodule(owner)
         old = getattr(module, key)
-        if self._fold and value.ndim == 4:
+        if self._fold and self.graph.channels_last and value.ndim == 4:
             value = value.contiguous(memory_format=torch.channels_last)
         if isinstance(old, nn.Parameter):
             setattr(module, key, nn.Parameter(value, requires_grad=old.requires_grad))

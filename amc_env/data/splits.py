@@ -119,9 +119,9 @@ class DataSet:
         return self.splits[split]
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Uint8 images to float32 of zero mean and unit deviation a channel, channels last in memory."""
+        """Uint8 images to float32 of zero mean and unit deviation a channel."""
         mean, std = (_constant(values, images.device) for values in (self.mean, self.std))
-        return images.float().sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+        return images.float().sub_(mean).div_(std)
 
     def batches(self, split: str, size: int, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised images and labels of a split in their fixed order, ``size`` at a time."""

@@ -89,6 +89,9 @@ class Checker:
     def fold(self, source: Source | None, norm: str) -> None:
         """Nothing to hold against."""
 
+    def no_channels_last(self) -> None:
+        """Nothing to hold against."""
+
     def norm(self, weight: str) -> None:
         """Nothing to hold against."""
 

@@ -25,18 +25,20 @@ class Labels(Tensor):
 
     Attributes:
         value: the numbers, where parameters alone made them; None for activations.
+        contiguous: whether the forward has just put it into the default memory format.
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
     ids: Tensor
     source: Source | None
     value: Tensor | None
+    contiguous: bool  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, ids: Tensor, source: Source | None = None) -> Labels:
         """Make one of that shape."""
         made: Labels = Tensor._make_wrapper_subclass(cls, ids.shape, dtype=torch.float32)
-        made.ids, made.source, made.value = ids, source, None
+        made.ids, made.source, made.value, made.contiguous = ids, source, None, False
         return made
 
     @classmethod
@@ -123,6 +125,9 @@ class Scribe(Protocol):
 
         Without ``ids`` it has channels of its own; either way its labels are returned.
         """
+
+    def no_channels_last(self) -> None:
+        """Hear of a view that only numbers in the default memory format have."""
 
     def norm(self, weight: str) -> None:
         """Hear of a norm whose statistics run over channels, by the name of its weight."""

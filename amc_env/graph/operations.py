@@ -103,7 +103,10 @@ LAYERS = {"conv2d", "conv_transpose2d", "linear"}
 
 OPERATIONS: dict[str, Operation] = {
     **dict.fromkeys((*UNARY, *(f"{name}_" for name in UNARY)), arithmetic.same),
-    **dict.fromkeys((*CASTS, "clone", "zeros_like", "ones_like", "empty_like"), arithmetic.cast),
+    "contiguous": shapes.contiguous,
+    **dict.fromkeys(
+        (*CASTS - {"contiguous"}, "clone", "zeros_like", "ones_like", "empty_like"), arithmetic.cast
+    ),
     **dict.fromkeys((*BINARY, *(f"{name}_" for name in BINARY)), arithmetic.binary),
     **dict.fromkeys(("addcmul", "addcdiv", "lerp", "addcmul_"), arithmetic.ternary),
     **dict.fromkeys(("masked_fill", "masked_fill_"), arithmetic.masked_fill),
@@ -126,8 +129,9 @@ OPERATIONS: dict[str, Operation] = {
     "prelu": layers.prelu,
     **{name: shapes.method(name) for name in MOVING},
     **{name: shapes.spatial(getattr(F, name)) for name in POOLING},
-    **dict.fromkeys(("view", "reshape"), shapes.view),
-    **dict.fromkeys(("view_as", "reshape_as"), shapes.view_as),
+    "view": shapes.view,
+    "reshape": shapes.reshape,
+    **dict.fromkeys(("view_as", "reshape_as"), shapes.reshape_as),
     **dict.fromkeys(("cat", "concat", "concatenate"), shapes.cat),
     **dict.fromkeys(("unbind", "iter"), shapes.unbind),
     "stack": shapes.stack,
@@ -149,3 +153,13 @@ OPERATIONS: dict[str, Operation] = {
     "pixel_shuffle": shapes.pixel_shuffle,
     "pixel_unshuffle": shapes.pixel_unshuffle,
 }
+
+_MANY = (
+    arithmetic.binary, arithmetic.ternary, arithmetic.where, arithmetic.masked_fill, arithmetic.extreme,
+)  # fmt: skip
+WITH_PARAMETERS = {
+    operation
+    for operation in OPERATIONS.values()
+    if operation in _MANY or operation.__module__ == layers.__name__
+}
+"""Rules that take parameters as they are; to others a parameter is labels of its own."""

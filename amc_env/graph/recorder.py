@@ -41,6 +41,7 @@ class Recorder:
     kept: list[tuple[Tensor, str]] = field(default_factory=list)
     sources: list[tuple[Source | None, str]] = field(default_factory=list)
     fixed_macs: int = 0
+    channels_last: bool = True
     place: Callable[[], str] = str
     outputs: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
@@ -83,6 +84,10 @@ class Recorder:
     def fold(self, source: Source | None, norm: str) -> None:
         """Whether others read the layer too is known at the end."""
         self.sources.append((source, norm))
+
+    def no_channels_last(self) -> None:
+        """The graph says so."""
+        self.channels_last = False
 
     def norm(self, weight: str) -> None:
         """Its statistics run over what is kept."""
@@ -161,6 +166,7 @@ class Recorder:
             notes=tuple(dict.fromkeys(notes)),
             fixed_params=sum(p.numel() for name, p in self.model.named_parameters() if name not in counted),
             fixed_macs=self.fixed_macs,
+            channels_last=self.channels_last,
             shape=self.shape,
             blanks=tuple(atoms(ids) for ids in self.blanks),
             numbers=tuple(self.numbers),
@@ -177,8 +183,13 @@ class Recorder:
             modules = self.model.get_submodule(source.layer), self.model.get_submodule(norm)
             once = self.calls[source.layer].calls == runs[norm] == source.readers == 1
             plain = type(modules[0]) in (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
-            if once and plain and all(names[id(module)] == 1 for module in modules):
+            if once and plain and all(names[id(m)] == 1 and _unchanged(m) for m in modules):
                 yield source.layer, norm
+
+
+def _unchanged(module: nn.Module) -> bool:
+    """Whether a module computes what its class says and nothing hangs on it."""
+    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def _layer(name: str, call: _Call, reads: Atoms, writes: Atoms) -> Layer:

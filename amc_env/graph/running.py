@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from amc_env.execution import evaluating
 from amc_env.graph.arithmetic import binary, label_constant
 from amc_env.graph.labels import Constant, Count, Labels, Scribe, TraceError, spread
-from amc_env.graph.operations import CASTS, FACTS, LAYERS, READS, SIZES, known, name_of
+from amc_env.graph.operations import CASTS, FACTS, LAYERS, READS, SIZES, WITH_PARAMETERS, known, name_of
 
 OURS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
 
@@ -133,7 +133,7 @@ class Run(TorchFunctionMode):
             return func(*args, **kwargs)
         if name in FACTS:
             return self._fact(func, args, kwargs, name)
-        if constants and not labels and name in CASTS:
+        if name in CASTS and id(args[0]) in self._constants:
             return args[0]  # the parameter itself, so that it is still known
         for constant in constants:
             self.used.add(constant.name)
@@ -161,9 +161,21 @@ class Run(TorchFunctionMode):
             )
         for value in tensors((args, kwargs)):
             if isinstance(value, Labels) and value.source is not None:
-                value.source.readers += 1
-        args, kwargs = self._map((args, kwargs), lambda value: self._constants.get(id(value), value))
-        return operation(self._scribe, *args, **kwargs)
+                value.source.readers += 1 if self._is_of_module(name, args) else 2
+        change = self._named if operation in WITH_PARAMETERS else self._labelled
+        args, kwargs = self._map((args, kwargs), change)
+        result = operation(self._scribe, *args, **kwargs)
+        if isinstance(result, Labels) and result.source and [result.source.layer] != self._modules[-1:]:
+            result.source = None  # the layer's weights are used without its module, which cannot be folded
+        return result
+
+    def _is_of_module(self, name: str, args: tuple[Any, ...]) -> bool:
+        """Whether a batch norm is called by its own module, so that the module can be folded away."""
+        statistics = self._constants.get(id(args[1])) if name == "batch_norm" and len(args) > 1 else None
+        return statistics is not None and [statistics.name.rpartition(".")[0]] == self._modules[-1:]
+
+    def _named(self, value: Tensor) -> Any:
+        return self._constants.get(id(value), value)
 
     def _on_parameters(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], vectors: bool) -> Any:
         """Parameters alone go in: their numbers are computed, and labels where they are vectors."""
@@ -185,7 +197,9 @@ class Run(TorchFunctionMode):
 
     def _labelled(self, value: Tensor) -> Tensor:
         constant = self._constants.get(id(value))
-        return value if constant is None else label_constant(self._scribe, constant)
+        if constant is None or not constant.dims:
+            return value
+        return label_constant(self._scribe, constant)
 
     def _fact(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
         """What is asked of a tensor that is no value."""

@@ -40,14 +40,38 @@ def flatten(scribe: Scribe, x: Labels, start_dim: int = 0, end_dim: int = -1) ->
     return Labels(x.ids.flatten(start_dim, end_dim))
 
 
+def contiguous(scribe: Scribe, x: Labels, *_: Any, **__: Any) -> Labels:
+    """A copy in the memory format that views expect."""
+    made = Labels(x.ids)
+    made.contiguous = True
+    return made
+
+
 def view(scribe: Scribe, x: Labels, *shape: Any) -> Labels:
-    """View or reshape."""
+    """A reshape that cannot copy; not all can be had of numbers that lie channels last."""
+    if not x.contiguous and x.ids.ndim > 2 and not _viewed_channels_last(x.shape, _sizes(shape)):
+        scribe.no_channels_last()
+    return contiguous(scribe, reshape(scribe, x, *shape))
+
+
+def _viewed_channels_last(shape: torch.Size, sizes: Sequence[int]) -> bool:
+    if len(shape) != 4:
+        return False
+    try:
+        torch.empty(shape, device="meta").contiguous(memory_format=torch.channels_last).view(tuple(sizes))
+    except (RuntimeError, ValueError):
+        return False
+    return True
+
+
+def reshape(scribe: Scribe, x: Labels, *shape: Any) -> Labels:
+    """A view, or a copy where none can be had."""
     sizes = _sizes(shape)
     ids = x.ids.reshape(sizes)
     return Labels(rectangular(scribe, ids, [d for d, size in enumerate(sizes) if literal(size)]))
 
 
-def view_as(scribe: Scribe, x: Labels, other: Tensor) -> Labels:
+def reshape_as(scribe: Scribe, x: Labels, other: Tensor) -> Labels:
     """View as another tensor."""
     return Labels(x.ids.reshape(other.shape))
 

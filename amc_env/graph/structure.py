@@ -117,6 +117,8 @@ class Graph:
         fixed_params: parameters that no decision touches.
         fixed_macs: multiply-accumulates for one image of layers that are in no plan: one-dimensional
             convolutions, fixed kernels, weights that the forward computes.
+        channels_last: whether images and weights may lie channels last in memory, which is faster; a forward
+            with ``x.view(n, -1)`` takes the default format alone.
         shape: C, H, W of the image it was traced with.
         blanks: atoms of the channels that no layer writes: the image, then all padding, in the order of the
             forward.
@@ -134,6 +136,7 @@ class Graph:
     notes: tuple[str, ...]
     fixed_params: int
     fixed_macs: int
+    channels_last: bool
     shape: tuple[int, int, int]
     blanks: tuple[Atoms, ...]
     numbers: tuple[float, ...]
