@@ -25,20 +25,20 @@ class Labels(Tensor):
 
     Attributes:
         value: the numbers, where parameters alone made them; None for activations.
-        contiguous: whether the forward has just put it into the default memory format.
+        in_order: whether the forward has just put it into the default memory format.
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
     ids: Tensor
     source: Source | None
     value: Tensor | None
-    contiguous: bool  # type: ignore[assignment]
+    in_order: bool
 
     @staticmethod
     def __new__(cls, ids: Tensor, source: Source | None = None) -> Labels:
         """Make one of that shape."""
         made: Labels = Tensor._make_wrapper_subclass(cls, ids.shape, dtype=torch.float32)
-        made.ids, made.source, made.value, made.contiguous = ids, source, None, False
+        made.ids, made.source, made.value, made.in_order = ids, source, None, False
         return made
 
     @classmethod

@@ -43,13 +43,13 @@ def flatten(scribe: Scribe, x: Labels, start_dim: int = 0, end_dim: int = -1) ->
 def contiguous(scribe: Scribe, x: Labels, *_: Any, **__: Any) -> Labels:
     """A copy in the memory format that views expect."""
     made = Labels(x.ids)
-    made.contiguous = True
+    made.in_order = True
     return made
 
 
 def view(scribe: Scribe, x: Labels, *shape: Any) -> Labels:
     """A reshape that cannot copy; not all can be had of numbers that lie channels last."""
-    if not x.contiguous and x.ids.ndim > 2 and not _viewed_channels_last(x.shape, _sizes(shape)):
+    if not x.in_order and x.ids.ndim > 2 and not _viewed_channels_last(x.shape, _sizes(shape)):
         scribe.no_channels_last()
     return contiguous(scribe, reshape(scribe, x, *shape))
 
