@@ -16,6 +16,7 @@ SMOOTH = 1e-2  # weight of the squared second differences of a decision's table
 SHRINK = 1e-4  # weight of its squared entries
 COARSE = 9  # choices of a decision that the integer program knows; of more, evenly spaced ones
 NODES = 100  # of the integer program's search at most; the best plan until then is taken
+BATCH = 5  # plans after each solution: it and its best neighbours by the same sum
 NOGOODS = 30  # latest known plans that the integer program must avoid
 
 
@@ -25,7 +26,8 @@ class Additive(PlanSearch):
     Around a centre, each decision is set to a few of its choices. The others stay, or are all cut by one
     factor where the budget asks for it. A sum over decisions is fitted to all rewards; plans near the
     centre count more. An integer program finds the plan of largest sum within the exact budget that was not
-    played yet. A plan that is better than all before is the next centre.
+    played yet; it is played, and so are its neighbours of largest sum. A plan that is better than all before
+    is the next centre.
 
     Args:
         levels: choices that are tried of each decision, besides the centre's.
@@ -51,10 +53,12 @@ class Additive(PlanSearch):
                 return design
         self.changed = False
         tables = fitted(lattice, self.plans, self.rewards, self.best[0])
-        found = self.new(best_sum(lattice, tables, self.best[0], self.plans[-NOGOODS:]))
+        found = best_sum(lattice, tables, self.best[0], self.plans[-NOGOODS:])
         if not len(found):
-            found = self.new(lattice.exchanged(self.best.repeat(50, axis=0), self.rng))
-        return found[:1] if len(found) else self.best
+            found = lattice.exchanged(self.best.repeat(50, axis=0), self.rng)
+        around = self.new(np.concatenate([found, lattice.neighbours(found[0], self.rng)]))
+        worth = np.sum([table[around[:, at]] for at, table in enumerate(tables)], axis=0)
+        return around[np.argsort(-worth, kind="stable")[:BATCH]] if len(around) else self.best
 
     def state_dict(self) -> dict[str, Any]:
         """As of the parent, and the centre."""

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+SWAPS = 300  # neighbours of a plan that raise one decision and lower another; of more, drawn ones
+
 Plans = NDArray[np.int64]  # (n, T): of each plan, the position of its keep ratio among those of each decision
 
 
@@ -104,3 +106,15 @@ class Lattice:
             step[rng.random(len(plans)) < one_more] = 0  # in half of the cases there is no second decision
             plans[rows, decision] = np.maximum(plans[rows, decision] - step, 0)
         return self.filled(plans, rng)
+
+    def neighbours(self, plan: NDArray[np.int64], rng: np.random.Generator) -> Plans:
+        """Plans within the budget with one decision a choice up or down, or one up and another down."""
+        steps = np.eye(self.decisions, dtype=np.int64)
+        up, down = np.divmod(np.arange(self.decisions**2), self.decisions)
+        swaps = np.flatnonzero(up != down)
+        if len(swaps) > SWAPS:
+            swaps = rng.choice(swaps, SWAPS, replace=False)
+        changed = plan + np.concatenate([steps, -steps, steps[up[swaps]] - steps[down[swaps]]])
+        inside = changed[((changed >= 0) & (changed <= self.tops)).all(axis=1)]
+        found: Plans = inside[self.within(inside)]
+        return found

@@ -17,7 +17,6 @@ Floats = NDArray[np.float64]
 LENGTHS = np.geomspace(0.1, 5, 9)  # tried length scales, in units of sqrt(T)
 NOISES = (1e-5, 1e-2)  # tried variances of the noise, in units of the rewards' variance
 ELITES = 10  # best plans whose mutations and neighbours are candidates
-SWAPS = 300  # neighbours of a plan that raise one decision and lower another; of more, drawn ones
 CLIMBS = 3  # rounds of neighbours of the most promising candidate
 
 
@@ -57,13 +56,13 @@ class GP(PlanSearch):
         elites = self.plans[np.argsort(-self.rewards, kind="stable")[:ELITES]]
         pool = [lattice.random(self.candidates, self.rng)]
         pool += [lattice.exchanged(elites[self.rng.integers(len(elites), size=self.candidates)], self.rng)]
-        pool += [neighbours(lattice, elite, self.rng) for elite in elites]
+        pool += [lattice.neighbours(elite, self.rng) for elite in elites]
         fresh = self.new(np.concatenate(pool))
         if not len(fresh):
             return self.best
         best = fresh[[int(fit.improvement(lattice.ratios(fresh)).argmax())]]
         for _ in range(CLIMBS):
-            around = self.new(np.concatenate([best, neighbours(lattice, best[0], self.rng)]))
+            around = self.new(np.concatenate([best, lattice.neighbours(best[0], self.rng)]))
             best = around[[int(fit.improvement(lattice.ratios(around)).argmax())]]
         return best
 
@@ -135,16 +134,3 @@ def thinned(rewards: Floats, most: int) -> NDArray[np.int64]:
     order = np.argsort(-rewards, kind="stable")
     best, rest = order[: most // 2], np.sort(order[most // 2 :])
     return np.sort(np.concatenate([best, rest[len(rest) - (most - most // 2) :]]))
-
-
-def neighbours(lattice: Lattice, plan: NDArray[np.int64], rng: np.random.Generator) -> Plans:
-    """Plans within the budget that differ by one choice in one decision, or up in one and down in another."""
-    steps = np.eye(lattice.decisions, dtype=np.int64)
-    up, down = np.divmod(np.arange(lattice.decisions**2), lattice.decisions)
-    swaps = np.flatnonzero(up != down)
-    if len(swaps) > SWAPS:
-        swaps = rng.choice(swaps, SWAPS, replace=False)
-    changed = plan + np.concatenate([steps, -steps, steps[up[swaps]] - steps[down[swaps]]])
-    inside = changed[((changed >= 0) & (changed <= lattice.tops)).all(axis=1)]
-    found: Plans = inside[lattice.within(inside)]
-    return found

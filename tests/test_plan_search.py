@@ -15,7 +15,7 @@ from agents.lattice import Lattice
 from agents.lq_cmaes import LQCMAES
 from agents.plan_search import PlanSearch
 from agents.search import search
-from agents.surrogate import GP, Process, expected_improvement, matern, neighbours, standardised, thinned
+from agents.surrogate import GP, Process, expected_improvement, matern, standardised, thinned
 from amc_env.tabular import TabularEnv
 
 KINDS = (GP, Additive, EvoPress)
@@ -204,7 +204,7 @@ def test_the_best_and_the_latest_are_kept() -> None:
 
 
 def test_neighbours_by_hand() -> None:
-    found = neighbours(LATTICE, np.array([1, 0, 0]), np.random.default_rng(0))
+    found = LATTICE.neighbours(np.array([1, 0, 0]), np.random.default_rng(0))
     assert {tuple(plan) for plan in found.tolist()} == {(1, 0, 1), (0, 0, 0), (0, 1, 0), (0, 0, 1)}
 
 
