@@ -14,6 +14,7 @@ from agents.plan_search import PlanSearch
 Floats = NDArray[np.float64]
 SMOOTH = 1e-2  # weight of the squared second differences of a decision's table
 SHRINK = 1e-4  # weight of its squared entries
+FEW = 10**5  # plans that are all looked at; of more an integer program finds the best
 COARSE = 9  # choices of a decision that the integer program knows; of more, evenly spaced ones
 NODES = 100  # of the integer program's search at most; the best plan until then is taken
 BATCH = 5  # plans after each solution: it and its best neighbours by the same sum
@@ -123,8 +124,9 @@ def fitted(lattice: Lattice, plans: Plans, rewards: Floats, centre: NDArray[np.i
 def best_sum(lattice: Lattice, tables: list[Floats], near: NDArray[np.int64], avoid: Plans) -> Plans:
     """The plan ``(1, T)`` of largest sum of table entries within the budget; empty where none was found.
 
-    An integer program: a binary variable for each choice of each decision, and for each entry of a table of
-    pairs a variable that is 1 where both choices are taken.
+    Where there are few plans, all are looked at. Else an integer program finds it: a binary variable for each
+    choice of each decision, and for each entry of a table of pairs a variable that is 1 where both choices are
+    taken.
 
     Args:
         lattice: of the plans.
@@ -132,11 +134,22 @@ def best_sum(lattice: Lattice, tables: list[Floats], near: NDArray[np.int64], av
         near: ``(T,)``, a plan whose choices are among those considered.
         avoid: ``(n, T)`` plans that may not be the answer.
     """
+    if np.prod(lattice.tops + 1.0) <= FEW:
+        return _best_of_all(lattice, tables, avoid)
     options = [_options(int(top), int(at)) for top, at in zip(lattice.tops, near, strict=True)]
     program = _Program(lattice, options)
     worth = np.concatenate([table[own] for table, own in zip(tables, options, strict=True)])
     found = program.solve(worth, avoid)
     return np.zeros((0, lattice.decisions), np.int64) if found is None else found[None]
+
+
+def _best_of_all(lattice: Lattice, tables: list[Floats], avoid: Plans) -> Plans:
+    plans = np.stack([axis.ravel() for axis in np.indices((lattice.tops + 1).tolist())], axis=1)
+    worth = np.sum([table[plans[:, at]] for at, table in enumerate(tables)], axis=0)
+    worth[~lattice.within(plans)] = -np.inf
+    worth[np.ravel_multi_index(tuple(avoid.T), (lattice.tops + 1).tolist())] = -np.inf
+    best: Plans = plans[[int(worth.argmax())]]
+    return best if np.isfinite(worth.max()) else best[:0]
 
 
 def _options(top: int, at: int) -> NDArray[np.int64]:

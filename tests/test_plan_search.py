@@ -250,8 +250,10 @@ def test_an_additive_reward_is_fitted() -> None:
     assert np.corrcoef(predicted, rewards)[0, 1] > 0.99
 
 
+@pytest.mark.parametrize("few", [10**5, 0])  # all are looked at; an integer program
 @pytest.mark.parametrize("seed", range(5))
-def test_the_best_sum_is_that_of_all_plans(seed: int) -> None:
+def test_the_best_sum_is_that_of_all_plans(seed: int, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.additive.FEW", few)
     rng = np.random.default_rng(seed)
     tables = [np.sort(rng.random(2)) for _ in range(3)]
     worth = sum(table[EVERY[:, d]] for d, table in enumerate(tables))

@@ -51,6 +51,15 @@ def test_the_table(record):
     assert next(cell.strip() for cell in best.strip("|").split("|")) == "ddpg"
 
 
+def test_the_table_by_evaluations(record):
+    head, _, worst, best = regret.by_evaluations(record, at=(1, 4)).splitlines()
+    assert head == "| agent | 1 | 4 | within 0.1 point |"
+    assert worst.startswith("| `mine` | 10.00 [")  # of 10, 20, 5 and 5
+    assert "| 2.00 [" in worst  # of 0, 0, 5 and 3
+    assert worst.endswith("| 50% |")
+    assert best == "| `ddpg` | 0.00 [0.00, 0.00] | 0.00 [0.00, 0.00] | 100% |"
+
+
 def test_the_table_of_one_target_has_no_column_for_both(record):
     record["config"]["targets"] = [0.5]
     record["rows"] = [row for row in record["rows"] if row["target"] == 0.5]

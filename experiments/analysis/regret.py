@@ -17,7 +17,7 @@ from experiments.analysis.stats import Estimate
 NEAR = 0.1  # points: as good as the best
 SEED = 0  # of every bootstrap here
 OURS = "ddpg"
-PLOTTED = ("uniform", "random", "annealing", "cmaes", "ddpg_paper", "sb3_td3", "ddpg")
+PLOTTED = ("uniform", "random", "annealing", "cmaes", "ddpg_paper", "sb3_td3", "gp", "ddpg")
 
 Regrets = dict[str, NDArray[np.float64]]
 
@@ -63,6 +63,17 @@ def table(record: Mapping[str, Any]) -> str:
             cells += ["", ""] if name == ours else against(final[name], final[ours])
         lines.append(cells)
     return markdown.table(head, lines)
+
+
+def by_evaluations(record: Mapping[str, Any], at: Sequence[int] = (50, 100, 200, 400)) -> str:
+    """A row a contender: the mean regret of seeds and targets after so many evaluations, the worst first."""
+    every = regrets(record)
+    lines = []
+    for name in sorted(every, key=lambda name: -float(every[name][..., at[-1] - 1].mean())):
+        scores = [every[name][..., count - 1].T for count in at]  # (seeds, targets) each
+        near = np.isfinite(evaluations(every[name])).mean()
+        lines.append([f"`{name}`", *map(_mean, scores), f"{near:.0%}"])
+    return markdown.table(["agent", *(str(count) for count in at), "within 0.1 point"], lines)
 
 
 def budgets_table(record: Mapping[str, Any]) -> str:

@@ -24,8 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "experiments/results"
 README = ROOT / "README.md"
 RESULTS_PAGE = RESULTS / "README.md"
+AGENTS_PAGE = ROOT / "agents/README.md"
 BENCHMARKS_PAGE = ROOT / "experiments/benchmarks/README.md"
 POLICIES, REGRET = "policies", "regret"  # folders in results/ and names of blocks
+BASELINES = "baselines"  # a block; its records are those in regret/ whose names begin so
 BENCHMARKS, BUDGETS, ABLATION = "benchmarks", "budgets", "ablation"  # likewise
 SEARCH = ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
 COMPARISON = ("format", "config", "seeds", "versions", "commit", "results", "seconds")
@@ -69,6 +71,7 @@ def pages() -> dict[Path, dict[str, str]]:
             BUDGETS: tables_of(BUDGETS, regret.budgets_table),
             "metrics": metrics(),
         },
+        AGENTS_PAGE: {BASELINES: tables_of(REGRET, regret.by_evaluations, begins=BASELINES)},
         BENCHMARKS_PAGE: {BENCHMARKS: f"{tables.table(speed)}\n\n{recorded(speed)}"},
     }
 
@@ -93,10 +96,18 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 
 
-def tables_of(folder: str, table: Callable[[Mapping[str, Any]], str]) -> str:
-    """A table for each comparison in a folder of the results, with its seeds, evaluations and commits."""
+def tables_of(folder: str, table: Callable[[Mapping[str, Any]], str], begins: str = "") -> str:
+    """A table for each comparison in a folder of the results, with its seeds, evaluations and commits.
+
+    Args:
+        folder: of the results.
+        table: makes the table of a record.
+        begins: how the names of the records begin that are shown.
+    """
     parts = []
     for name, record in read(RESULTS / folder).items():
+        if not name.startswith(begins):
+            continue
         config = record["config"]
         parts.append(f"`{name}`, {config['seeds']} seeds, {config['episodes']} evaluations each:")
         parts += [table(record), recorded({name: record})]
