@@ -125,7 +125,7 @@ def best_sum(lattice: Lattice, tables: list[Floats], near: NDArray[np.int64], av
     """The plan ``(1, T)`` of largest sum of table entries within the budget; empty where none was found.
 
     Where there are few plans, all are looked at. Else an integer program finds it: a binary variable for each
-    choice of each decision, and for each entry of a table of pairs one that is 1 where both choices are taken.
+    choice of each decision, and for each entry of a table of pairs one that is 1 where both are taken.
 
     Args:
         lattice: of the plans.
