@@ -15,7 +15,7 @@ from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
 from amc_env.plan import Plan
 from amc_env.repair.moments import collect
-from amc_env.repair.sequential import RIDGE, Sequential, correction
+from amc_env.repair.sequential import RIDGES, Sequential, _from_rows, correction
 
 
 @pytest.fixture(scope="module")
@@ -39,26 +39,52 @@ def half(model: nn.Module, graph: Graph) -> Plan:
     return plan
 
 
-def test_a_correction_is_ridge_regression_with_an_offset() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(50, 4, generator=generator, dtype=torch.float64)
-    missing = torch.randn(50, 3, generator=generator, dtype=torch.float64)
-    ones = torch.cat([x, torch.ones(50, 1, dtype=torch.float64)], 1)
-    ridge = (RIDGE + (4 / 50) ** 3) * ones.square().mean()
-    stacked = torch.cat([ones, (50 * ridge).sqrt() * torch.eye(5, dtype=torch.float64)])
-    expected = torch.linalg.lstsq(
-        stacked, torch.cat([missing, torch.zeros(5, 3, dtype=torch.float64)])
-    ).solution
-    torch.testing.assert_close(correction(x, missing, offset=True), expected)
+def draws(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def error(x: Tensor, missing: Tensor, change: Tensor) -> float:
+    """Mean square of what is still missing; the last row of a change of one more is a constant."""
+    constant = change[:, x.size(2) :].sum(1, keepdim=True)
+    return (missing - x @ change[:, : x.size(2)] - constant).square().mean().item()
+
+
+def test_where_rows_are_many_a_correction_is_least_squares_with_an_offset() -> None:
+    x, weights = draws(2, 400, 4), draws(2, 4, 3, seed=1)
+    missing = x @ weights + 5 + 0.01 * draws(2, 400, 3, seed=2)
+    found = correction(x, missing, offset=True)
+    torch.testing.assert_close(found[:, :4], weights, rtol=0.02, atol=0.01)
+    torch.testing.assert_close(found[:, 4], torch.full((2, 3), 5.0).double(), rtol=1e-3, atol=0)
+
+
+def test_a_correction_minimises_its_error_with_the_ridge_that_it_took() -> None:
+    """Without noise that is the least: for one input x = 1, 1, 1, ... it divides by 1 + 1e-4."""
+    x, missing = torch.ones(1, 8, 1), torch.full((1, 8, 1), 3.0)
+    assert correction(x, missing, offset=False).item() == pytest.approx(3 / (1 + RIDGES[0]), rel=1e-9)
+
+
+@pytest.mark.parametrize(("rows", "inputs"), [(60, 40), (30, 50)])
+def test_noise_is_not_fitted(rows: int, inputs: int) -> None:
+    """Neither by normal equations nor, with more inputs than rows, by those of the rows."""
+    worse = []
+    for seed in range(10):
+        x, missing = draws(1, rows, inputs, seed=seed), draws(1, rows, 5, seed=seed + 100)
+        unseen = draws(1, 1000, inputs, seed=seed + 200), draws(1, 1000, 5, seed=seed + 300)
+        nothing = torch.zeros(1, inputs, 5, dtype=torch.float64)
+        found = correction(x, missing, offset=False)
+        worse.append(error(*unseen, found) / error(*unseen, nothing))
+    assert max(worse) < 1.25
+    assert worse.count(1.0) >= 1  # nothing was changed
 
 
 def test_the_two_forms_of_the_solve_agree() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(6, 9, generator=generator, dtype=torch.float64)  # more inputs than rows: the dual form
-    missing = torch.randn(6, 2, generator=generator, dtype=torch.float64)
-    ridge = (RIDGE + 1.0) * x.square().mean()
-    expected = torch.linalg.solve(x.T @ x + 6 * ridge * torch.eye(9, dtype=torch.float64), x.T @ missing)
-    torch.testing.assert_close(correction(x, missing, offset=False), expected)
+    """With as many inputs as rows, the ridge is the same in both: Xᵀ (X Xᵀ + r)⁻¹ = (Xᵀ X + r)⁻¹ Xᵀ."""
+    x, weights = draws(1, 12, 12), draws(1, 12, 2, seed=1)
+    x[:, 9:] = x[:, :3]  # the rows that are held out are fitted exactly by the others
+    missing = x @ weights
+    primal = correction(x, missing, offset=False)
+    dual = _from_rows(x, missing, 9, offset=False)
+    torch.testing.assert_close(x @ primal, x @ dual, rtol=1e-2, atol=1e-2)
 
 
 def test_nothing_is_changed_where_nothing_was_removed(digits: DataSet) -> None:

@@ -68,16 +68,26 @@ def patches(module: nn.Module, layer: Layer, x: Tensor, at: Tensor) -> Tensor:
             corners, module.stride, module.kernel_size, module.dilation, strict=True
         )
     )
-    image = torch.arange(len(x), device=x.device)[:, None, None, None]
-    seen = _padded(module, x).permute(0, 2, 3, 1)[image, rows[..., None], columns[:, :, None]]
-    flat = seen.permute(0, 1, 4, 2, 3).flatten(0, 1)  # (N, points, kh, kw, C) to (rows, C, kh, kw)
+    x, (left, top) = _padded(module, x)
+    rows, columns = rows[..., None] - top, columns[:, :, None] - left  # (N, points, kh, 1) and (..., 1, kw)
+    height, width = x.shape[2:]
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    pixel = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
+    pixel += torch.arange(len(x), device=x.device)[:, None, None, None] * (height * width)
+    seen = x.permute(0, 2, 3, 1).reshape(-1, x.size(1)).index_select(0, pixel.flatten())
+    if not bool(inside.all()):
+        seen *= inside.flatten()[:, None]
+    flat = seen.view(at.numel(), -1, x.size(1)).mT  # (rows, taps, C) to (rows, C, taps)
     sample: Tensor = flat.unflatten(1, (layer.groups, -1)).flatten(2).transpose(0, 1)
     return sample
 
 
-def _padded(module: nn.Conv2d, x: Tensor) -> Tensor:
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    return F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
+def _padded(module: nn.Conv2d, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """The input, padded unless by zeros, and how many zeros are still to be put left of it and above it."""
+    sides = module._reversed_padding_repeated_twice
+    if module.padding_mode == "zeros":
+        return x, (sides[0], sides[2])
+    return F.pad(x, sides, mode=module.padding_mode), (0, 0)
 
 
 @contextmanager
