@@ -107,7 +107,7 @@ def test_every_entry_points_configuration_composes(composed, entry):
 
 
 def test_env_compressor_and_protocol_are_arguments_of_the_environment(composed):
-    cfg = composed("config")
+    cfg = composed("config", "compressor=channels")
     given = plain(cfg.env) | plain(cfg.compressor) | plain(cfg.protocol)
     parameters = inspect.signature(make_env).parameters
     assert set(given) == set(parameters) - NO_SETTINGS
