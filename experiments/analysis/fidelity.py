@@ -7,9 +7,11 @@ their correlation with each other is the noise ceiling, which no proxy can be ex
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
@@ -19,6 +21,7 @@ METRICS = ("top1", "agreement", "loss", "kl")
 LOWER_IS_BETTER = ("loss", "kl")
 SHARES = ("params_share", "macs_share")  # costs, as proxies: the larger network is expected to be better
 SEED = 0  # of the resamples
+DRAWN = ("magnitude, moments", "elimination, moments", "elimination, sequential")
 FEWEST = 3  # plans that a rank correlation can be taken of
 
 Rows = Sequence[Mapping[str, Any]]
@@ -114,6 +117,26 @@ def table(rows: Rows) -> str:
         "over plans."
     )
     return "\n".join([*lines, "", note])
+
+
+def plot(rows: Rows, path: Path) -> Path:
+    """Draw the tuned accuracy of each plan against its top-1 accuracy under each repair, into a PNG file."""
+    tuned = 100 * tuned_accuracies(rows).mean(1)
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    panels = figure.subplots(1, len(DRAWN), sharey=True)
+    for axis, repair in zip(panels, DRAWN, strict=True):
+        top1 = np.array([row["proxies"][repair]["top1"] for row in rows])
+        rho = float(spearman(top1[None], tuned[None])[0])
+        axis.scatter(100 * top1, tuned, s=14)
+        uniform = [at for at, row in enumerate(rows) if row["kind"] == "uniform"]
+        axis.scatter(
+            100 * top1[uniform], tuned[uniform], s=40, marker="D", color="tab:orange", label="uniform"
+        )
+        axis.set(title=f"{repair}\nSpearman {rho:.2f}", xlabel="% before fine-tuning")
+    panels[0].set_ylabel("% after fine-tuning")
+    panels[-1].legend(loc="lower right")
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    return path
 
 
 def _fidelity(rows: Rows, tuned: Values, repair: str, metric: str) -> Fidelity:

@@ -52,22 +52,6 @@ def table(records: Records) -> str:
     return markdown.table(head, lines)
 
 
-def summary(records: Records) -> str:
-    """A row an agent with its accuracy for each target, the most accurate at the smallest target first."""
-    every = scores(records)
-    targets = sorted({target for found in every.values() for target in found}, reverse=True)
-    names = sorted(every, key=lambda name: -_mean(every[name].get(targets[-1], {})))
-    head = ["agent", "evaluations", *(f"{100 * target:g} % of the MACs" for target in targets)]
-    evaluations = {record["agent"]: record["episodes"] for record in records}
-    return markdown.table(
-        head,
-        [
-            [f"`{name}`", str(evaluations[name]), *(_accuracy(every[name].get(t, {})) for t in targets)]
-            for name in names
-        ],
-    )
-
-
 def plot(records: Records, path: Path, names: Sequence[str] = PLOTTED) -> Path:
     """Best reward so far against evaluations and against seconds, a row a target, with 95 % bands; a PNG."""
     targets = sorted({record["target"] for record in records}, reverse=True)

@@ -8,13 +8,13 @@ table's; its contenders are added to those already there.
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from amc_env import files
-from experiments.analysis import ablation, markdown, policies, regret
+from experiments.analysis import ablation, fidelity, markdown, policies, regret, tuned
 from experiments.analysis.joining import joined
 from experiments.benchmarks import tables
 from experiments.recording.record import RunRecord, row_a_line
@@ -29,6 +29,8 @@ BENCHMARKS_PAGE = ROOT / "experiments/benchmarks/README.md"
 POLICIES, REGRET = "policies", "regret"  # folders in results/ and names of blocks
 BASELINES = "baselines"  # a block; its records are those in regret/ whose names begin so
 BENCHMARKS, BUDGETS, ABLATION = "benchmarks", "budgets", "ablation"  # likewise
+TUNED, FIDELITY = "tuned", "fidelity"  # likewise
+FRONT = "plain20-cifar10"  # the record of `TUNED` on the front page
 SEARCH = ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
 COMPARISON = ("format", "config", "seeds", "versions", "commit", "results", "seconds")
 
@@ -55,6 +57,8 @@ def main() -> None:
         print(f"{page.relative_to(ROOT)}: written {', '.join(blocks)}")
     for name, record in read(RESULTS / REGRET).items():
         print(regret.plot(record, RESULTS / REGRET / f"{name}.png"))
+    for name, record in read(RESULTS / FIDELITY).items():
+        print(fidelity.plot(record["rows"], RESULTS / FIDELITY / f"{name}.png"))
     print(policies.plot(list(read(RESULTS / POLICIES).values()), RESULTS / POLICIES / "curves.png"))
 
 
@@ -63,8 +67,10 @@ def pages() -> dict[Path, dict[str, str]]:
     searches = read(RESULTS / POLICIES)
     speed = read(RESULTS / BENCHMARKS)
     return {
-        README: {"results": policies.summary(list(searches.values()))},
+        README: {"results": tuned.summary(read(RESULTS / TUNED)[FRONT]["rows"])},
         RESULTS_PAGE: {
+            TUNED: rows_of(TUNED, tuned.table),
+            FIDELITY: rows_of(FIDELITY, fidelity.table),
             POLICIES: f"{policies.table(list(searches.values()))}\n\n{recorded(searches)}",
             REGRET: tables_of(REGRET, regret.table),
             ABLATION: tables_of(ABLATION, ablation.table),
@@ -111,6 +117,14 @@ def tables_of(folder: str, table: Callable[[Mapping[str, Any]], str], begins: st
         config = record["config"]
         parts.append(f"`{name}`, {config['seeds']} seeds, {config['episodes']} evaluations each:")
         parts += [table(record), recorded({name: record})]
+    return "\n\n".join(parts)
+
+
+def rows_of(folder: str, table: Callable[[Sequence[Mapping[str, Any]]], str]) -> str:
+    """A table for each record in a folder of the results, made from its rows, with its commit."""
+    parts = []
+    for name, record in read(RESULTS / folder).items():
+        parts += [f"`{name}`:", table(record["rows"]), recorded({name: record})]
     return "\n\n".join(parts)
 
 

@@ -1,11 +1,12 @@
 """Policies before and after the same fine-tuning: a table from the record of `experiments.policies`."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.analysis import stats
+from experiments.analysis import markdown, stats
 
 SEED = 0  # of the resamples
 BASELINE = "uniform"
@@ -25,6 +26,22 @@ def table(rows: Rows) -> str:
         chosen = [row for row in rows if row["target"] == target]
         parts.append(f"**{100 * target:g} % of the MACs**\n\n{_one_target(chosen)}")
     return "\n\n".join(parts)
+
+
+def summary(rows: Rows) -> str:
+    """A row a policy in Markdown with its test accuracy before and after fine-tuning at each target."""
+    targets = sorted({row["target"] for row in rows}, reverse=True)
+    head = ["policy", "runs"]
+    head += [f"{100 * target:g} % of the MACs, {stage}" for target in targets for stage in STAGES]
+    every: dict[tuple[str, float], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        every[row["policy"], row["target"]].append(row)
+    body = []
+    for name in sorted({name for name, _ in every}, key=lambda name: (name != BASELINE, name)):
+        own = [every[name, target] for target in targets]
+        cells = [_cell(_values(each, name, stage, "test")) for each in own for stage in STAGES]
+        body.append([f"`{name}`", str(len(own[0])), *cells])
+    return markdown.table(head, body)
 
 
 def _one_target(rows: Rows) -> str:
