@@ -88,7 +88,7 @@ def test_fidelity_measures_every_proxy_and_goes_on_where_it_was_stopped(tmp_path
 
 def test_policies_are_confirmed_and_tuned_and_a_rule_has_one_seed(tmp_path, capsys):
     cfg = composed("policies", tmp_path, "targets=[0.5]", "seeds=2")
-    cfg.contenders = {"uniform": ["agent=uniform"], "random": ["agent=random"]}
+    cfg.contenders = {"uniform": ["agent=uniform", "env.scale=absolute"], "random": ["agent=random"]}
     cfg.episodes, cfg.confirm = 3, 2
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
         policies.main(cfg, tmp_path)
