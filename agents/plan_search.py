@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ class PlanSearch(ABC):
         seed: of the searcher's own generator.
         **settings: kept for the check of a saved state.
     """
+
+    scale: ClassVar[str] = "absolute"  # on which every plan can be asked for
 
     def __init__(
         self, observation_space: Space, action_space: Space, *, seed: int, **settings: float

@@ -10,7 +10,7 @@ network and target.
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +30,6 @@ class Rule:
 
     factor: float = 1.0
     part: float = 0.0
-    scale: ClassVar[str] = "absolute"  # its actions are keep ratios
 
     def __post_init__(self) -> None:
         self._first_share, self._changes_at, self._decision = 1.0, 0, 0

@@ -99,6 +99,7 @@ def test_a_record_names_no_code(searched: Path) -> None:
 
 
 def test_an_agent_whose_actions_mean_something_else_is_refused(searched: Path) -> None:
-    done = command(searched, "search", "experiment=digits", "agent=uniform", "output=other")
+    done = command(searched, "search", "experiment=digits", "agent=evopress", "output=other")
     assert done.returncode == 2
-    assert done.stderr.endswith("the actions of agents.rules.Uniform are absolute: add env.scale=absolute\n")
+    message = "the actions of agents.evopress.EvoPress are absolute: add env.scale=absolute\n"
+    assert done.stderr.endswith(message)
