@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from amc_env.data.photos import eight_bit
 from amc_env.data.splits import DataError, DataSet, DataSpec, split_dataset
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's weights expect them
@@ -108,7 +109,7 @@ def _read(files: list[tuple[Path, int]], size: int, resize: int) -> Tensor:
     for at, (path, _) in enumerate(files):
         try:
             with Image.open(path) as opened:
-                image = opened.convert("RGB")
+                image = eight_bit(opened).convert("RGB")
         except (UnidentifiedImageError, OSError) as error:
             raise DataError(f"{path} cannot be read as an image: {error}") from error
         width, height = (int(resize * side / min(image.size)) for side in image.size)

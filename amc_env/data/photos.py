@@ -140,7 +140,7 @@ def _square(content: bytes, name: PurePath, size: int, resize: int) -> Tensor:
     """``(3, size, size)`` uint8: the shorter side to ``resize``, then the middle of it."""
     try:
         with Image.open(io.BytesIO(content)) as opened:
-            image = _eight_bit(opened).convert("RGB")
+            image = eight_bit(opened).convert("RGB")
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise DataError(f"{name} cannot be read as an image: {error}") from error
     scale = resize / min(image.size)
@@ -150,7 +150,7 @@ def _square(content: bytes, name: PurePath, size: int, resize: int) -> Tensor:
     return torch.from_numpy(np.array(image.crop((left, top, left + size, top + size)))).permute(2, 0, 1)
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def eight_bit(image: Image.Image) -> Image.Image:
     """Sixteen-bit grey is scaled to 0..255, where Pillow's own conversion would clip it."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, np.float64)

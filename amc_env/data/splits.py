@@ -271,6 +271,11 @@ def check_raw(spec: DataSpec, raw: Mapping[str, Tensor], source: Path | str) -> 
         raise DataError(f"{source}: holds {sorted(raw)}, expected {sorted(names)}")
     for part, size in zip(("train", "test"), spec.sizes, strict=True):
         images, labels = raw[f"{part}_images"], raw[f"{part}_labels"]
+        if labels.ndim != 1:
+            raise DataError(
+                f"{source}: {part} labels are of shape {tuple(labels.shape)}, wanted is (N,) class numbers: "
+                "flatten (N, 1), take argmax(1) of one-hot rows"
+            )
         if tuple(images.shape[1:]) != spec.shape or images.dtype != torch.uint8 or len(images) != len(labels):
             raise DataError(
                 f"{source}: {part} images are {tuple(images.shape)} {images.dtype} for {len(labels)} labels; "

@@ -6,12 +6,14 @@ The moments of a network are taken once, at sampled points of the calibration im
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from mmap import mmap
+from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,9 +24,10 @@ from amc_env.graph.structure import Graph, Layer
 from amc_env.repair.least_squares import damping, refit, refit_rows, refit_together
 from amc_env.repair.sampling import draw_positions, listening, patches, weighed
 
-FORMAT = 3  # of cache files; another number makes them again
+FORMAT = 4  # of cache files; another number makes them again
 FOLD = 1024  # rows that are gathered before they are multiplied: few rows make slow products
 TOGETHER = 2**26  # numbers in the matrices that a GPU solves at once
+LOOKED_AT = 8  # images whose logits tell one forward from another
 ACTIVATIONS = 2**27  # bytes that one layer's input and output may take in a batch
 
 
@@ -258,16 +261,46 @@ def cached(
     key = digest([value.cpu() for value in model.state_dict().values()])[:16]
     told = digest([torch.frombuffer(bytearray(repr(model).encode()), dtype=torch.uint8)])[:8]
     sample = f"{data.fingerprint('calibration', images)}-{images}-{points}-{seed}"
-    path = cache_folder() / "moments" / f"{kind}-{graph.hash}-{key}-{told}-{sample}.safetensors"
-    try:
-        return dict(load_file(path))
-    except (FileNotFoundError, SafetensorError):  # not made yet, or torn by a full disk: it is made again
+    forward = digest([_some_logits(model, data)])[:8]  # two forwards may share weights and repr
+    name = f"{kind}-{graph.hash}-{key}-{told}-{forward}-{sample}.safetensors"
+    path = cache_folder() / "moments" / name
+    stored = _whole(path)
+    if stored is None:
         stored = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        save_file(stored, partial)
-        os.replace(partial, path)
-        return stored
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".{os.getpid()}")
+            save_file(stored, partial, {"sha256": _digest_of(stored)})
+            os.replace(partial, path)
+        except OSError as error:
+            warnings.warn(f"{path} cannot be written ({error}): it will be made again", stacklevel=2)
+    return stored
+
+
+def _whole(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a cache file; None for one that is not there, cannot be read or is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            told = (file.metadata() or {}).get("sha256")
+        stored = dict(load_file(path))
+    except (OSError, SafetensorError):
+        return None
+    return stored if told == _digest_of(stored) else None
+
+
+def _digest_of(stored: Mapping[str, Tensor]) -> str:
+    names = "\n".join(sorted(stored)).encode()
+    values = [stored[name].cpu() for name in sorted(stored)]
+    return digest([torch.frombuffer(bytearray(names or b" "), dtype=torch.uint8), *values])
+
+
+def _some_logits(model: nn.Module, data: DataSet) -> Tensor:
+    """The dense network's logits of a few calibration images."""
+    images, _ = next(data.batches("calibration", LOOKED_AT))
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    with evaluating(model):
+        logits: Tensor = model(images.to(device)).cpu()
+    return logits
 
 
 def _pack(moments: Moments) -> dict[str, Tensor]:

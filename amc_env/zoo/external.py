@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
@@ -12,6 +12,9 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import nn
+
+STATES = ("state_dict", "model_ema", "model")  # where trainers put a network's state, the first that is there
+PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 
 
 def torchvision_names() -> list[str]:
@@ -131,9 +134,9 @@ def _load_state(model: nn.Module, file: Path) -> None:
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
         # torchvision's files of GoogLeNet and Inception hold the auxiliary heads too
-        model.load_state_dict(
-            {key: value for key, value in state.items() if not key.lower().startswith("aux")}
-        )
+        state = {key: value for key, value in unwrapped(state).items() if not key.lower().startswith("aux")}
+        _check_keys(model, state, file)
+        model.load_state_dict(state)
     except FileNotFoundError:
         raise ValueError(f"the weights file {file} does not exist") from None
     except (
@@ -145,6 +148,33 @@ def _load_state(model: nn.Module, file: Path) -> None:
         safetensors.SafetensorError,
     ) as error:
         raise ValueError(f"the weights file {file} cannot be used: {error}") from error
+
+
+def unwrapped(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of a state as trainers and wrappers save it: below a key of its own, under a prefix."""
+    for key in STATES:
+        if isinstance(saved.get(key), Mapping):
+            return unwrapped(saved[key])
+    state = dict(saved)
+    for prefix in PREFIXES:
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _check_keys(model: nn.Module, state: Mapping[str, Any], file: Path) -> None:
+    """Raise a ValueError with the first differences unless the state is this network's."""
+    own = model.state_dict()
+    missing, odd = [key for key in own if key not in state], [key for key in state if key not in own]
+    shapes = [key for key, value in own.items() if key in state and value.shape != state[key].shape]
+    if missing or odd or shapes:
+        lacks = [f"lacks {len(missing)}, as {', '.join(missing[:3])}"] if missing else []
+        holds = [f"holds {len(odd)} others, as {', '.join(map(str, odd[:3]))}"] if odd else []
+        differs = [f"has {len(shapes)} of another shape, as {shapes[0]}"] if shapes else []
+        raise ValueError(
+            f"the weights file {file} is not of this network: of {len(own)} tensors it "
+            f"{'; it '.join(lacks + holds + differs)}"
+        )
 
 
 def _function(target: str) -> Callable[..., Any]:

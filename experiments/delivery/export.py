@@ -95,6 +95,8 @@ def _save_onnx(program: ExportedProgram, path: Path) -> None:
             dynamic_shapes=({0: Dim("N")},), dynamo=True, verbose=False,
         )  # fmt: skip
     assert written is not None
+    for node in written.model.graph.all_nodes():  # they name the source files of this machine
+        node.metadata_props.clear()
     written.save(str(path), external_data=False)
 
 

@@ -10,6 +10,8 @@ import wandb
 
 from experiments.recording.tracking import TrackingError
 
+TAG = 64  # characters of a tag at most
+
 
 class WandbTracker:
     """Logs to Weights & Biases and keeps all its files inside the run's folder.
@@ -41,6 +43,8 @@ class WandbTracker:
             raise TrackingError(
                 f"unknown mode {mode!r} of W&B; there are offline, online (and tracking=none)"
             )
+        if refused := [tag for tag in tags if not isinstance(tag, str) or not 1 <= len(tag) <= TAG]:
+            raise TrackingError(f"W&B takes tags that are texts of 1 to {TAG} characters, not {refused[0]!r}")
         self.folder, self.config, self.mode = folder.absolute(), dict(config), mode
         self.project, self.group, self.tags = project, group, list(tags)
 

@@ -1,6 +1,5 @@
 """Training inside a run: shows progress and writes a row an epoch to record and tracker."""
 
-import math
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from experiments.recording.record import RunRecord
 from experiments.recording.tracking import Tracker
 from experiments.training.loop import Epoch, read_history, train
 from experiments.training.recipe import Recipe
+from experiments.training.steps import steps_an_epoch
 
 
 def fit(
@@ -49,7 +49,7 @@ def fit(
     past = read_history(state)
     for epoch in past:
         note(epoch)
-    steps = math.ceil(len(data["train"]) / recipe.batch_size)
+    steps = steps_an_epoch(len(data["train"]), recipe.batch_size)
     with (
         record.phase(phase),
         Meter("steps", recipe.epochs * steps, done=len(past) * steps, console=console) as meter,

@@ -16,7 +16,7 @@ from amc_env.data.splits import DataSet, Split
 from amc_env.evaluator import accuracy
 from amc_env.execution import CPU
 from experiments.training.recipe import Recipe, RecipeError
-from experiments.training.steps import CapturedSteps, Steps
+from experiments.training.steps import CapturedSteps, Steps, steps_an_epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +65,14 @@ def train(
     optimizer = sgd(model, recipe)
     generator = torch.Generator().manual_seed(recipe.seed)
     history = _resume(state, recipe, model, optimizer, generator)
-    steps_an_epoch = math.ceil(len(learnt) / recipe.batch_size)
-    steps = recipe.epochs * steps_an_epoch
+    each = steps_an_epoch(len(learnt), recipe.batch_size)
+    steps = recipe.epochs * each
     factor = schedule(recipe, steps)
     kind = CapturedSteps if device.type == "cuda" else Steps
     learner = kind(model, data, learnt, recipe, optimizer)
     for epoch in range(len(history), recipe.epochs):
-        total, seen, first = 0.0, 0, epoch * steps_an_epoch
-        rates = [recipe.lr * factor(first + step) for step in range(steps_an_epoch)]
+        total, seen, first = 0.0, 0, epoch * each
+        rates = [recipe.lr * factor(first + step) for step in range(each)]
         model.train()
         for step, count, loss in learner.epoch(rates, generator):
             if not math.isfinite(loss):

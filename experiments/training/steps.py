@@ -1,5 +1,6 @@
 """One epoch of training steps: one by one on a processor, as a captured CUDA graph on a GPU."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -12,6 +13,19 @@ from experiments.training.recipe import Recipe
 
 READ_EVERY = 50  # steps between two looks at the loss on a GPU, each of which waits for it
 WARM_UP = 3  # steps before a capture, in which libraries choose their kernels and take their memory
+
+
+def steps_an_epoch(images: int, batch_size: int) -> int:
+    """Batches in which an epoch goes through so many images, see `batches`."""
+    return max(1, math.ceil(images / batch_size) - (batch_size > 1 and images % batch_size == 1))
+
+
+def batches(order: Tensor, batch_size: int) -> list[Tensor]:
+    """An order cut into batches; a last single image, which batch norm refuses, joins the one before."""
+    parts = list(order.split(batch_size))
+    if len(parts) > steps_an_epoch(len(order), batch_size):
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
 
 
 class Steps:
@@ -35,7 +49,7 @@ class Steps:
             After each step (step, images, mean loss of these images).
         """
         order = torch.randperm(len(self.split), generator=generator)
-        for step, chosen in enumerate(order.split(self.recipe.batch_size)):
+        for step, chosen in enumerate(batches(order, self.recipe.batch_size)):
             for group in self.optimizer.param_groups:
                 group["lr"] = rates[step]
             moves = drawn(len(chosen), self.recipe.shift, self.data.flip, generator)
