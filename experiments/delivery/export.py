@@ -21,7 +21,7 @@ TOLERANCE = 1e-4  # of the output's scale; float32 sums in another order differ 
 
 
 class ExportError(ValueError):
-    """A written file that does not compute what the network does."""
+    """A file that cannot be written, or that does not compute what the network does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def trace(network: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
     """A network as `torch.export` writes it down in evaluation mode, for any number of images of a shape."""
     example = torch.zeros(2, *shape)
     network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # trained channels last
-    with evaluating(network), _quiet_exporter():
+    with evaluating(network), _quiet_exporter(), _told("torch.export"):
         return torch.export.export(network, (example,), dynamic_shapes=({0: Dim("N")},))
 
 
@@ -89,7 +89,7 @@ def write_onnx(network: nn.Module, shape: tuple[int, ...], path: Path) -> Path:
 
 
 def _save_onnx(program: ExportedProgram, path: Path) -> None:
-    with _quiet_exporter():
+    with _quiet_exporter(), _told("ONNX"):
         written = torch.onnx.export(
             program, (), input_names=["images"], output_names=["logits"],
             dynamic_shapes=({0: Dim("N")},), dynamo=True, verbose=False,
@@ -98,6 +98,23 @@ def _save_onnx(program: ExportedProgram, path: Path) -> None:
     for node in written.model.graph.all_nodes():  # they name the source files of this machine
         node.metadata_props.clear()
     written.save(str(path), external_data=False)
+
+
+@contextmanager
+def _told(form: str) -> Iterator[None]:
+    """Turn an exporter's failure, of many lines, into one message that names the form of file."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        causes = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        why = causes[0][:300] if causes else type(cause).__name__
+        raise ExportError(
+            f"the network cannot be written as {form}: {why}; "
+            "replace the operation, or give deliver=false to search without delivering"
+        ) from error
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from experiments.analysis.curve import chosen, draw
 from experiments.cli import config
 from experiments.cli.problem import build_agent, environment, played, trained
 from experiments.delivery.deliver import deliver
+from experiments.delivery.rehearsal import rehearse
 from experiments.recording import plans, state
 from experiments.recording.lock import alone
 from experiments.recording.progress import Meter
@@ -65,6 +66,8 @@ def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.S
         agent = build_agent(cfg.agent, game, seed=cfg.seed)
         if saved is not None:
             agent.load_state_dict(saved.agent)
+        elif cfg.deliver:
+            rehearse(env.task, tuned=bool(cfg.finetune.epochs))
     try:
         explore(game, agent, record, tracker, episodes=cfg.episodes, seed=cfg.seed, save_every=cfg.save_every)
     finally:

@@ -1,0 +1,49 @@
+"""What would fail after a search fails before it."""
+
+import pytest
+import torch
+from torch import nn
+
+from amc_env.building import make_task
+from amc_env.data.splits import from_tensors
+from experiments.delivery.export import ExportError
+from experiments.delivery.rehearsal import RehearsalError, rehearse
+
+IMAGES = torch.arange(60 * 3 * 16 * 16).remainder(251).to(torch.uint8).view(60, 3, 16, 16)
+LABELS = torch.arange(60) % 4
+
+
+class Careless(nn.Sequential):
+    """Its training mode alone is wrong."""
+
+    def forward(self, input):
+        found = super().forward(input)
+        return found[:, :, None] @ found if self.training else found
+
+
+def task(side=1, kind=nn.Sequential):
+    data = from_tensors(IMAGES, LABELS, IMAGES[:12], LABELS[:12], seed=0)
+    convolutions = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)]
+    net = kind(*convolutions, nn.AdaptiveMaxPool2d(side), nn.Flatten(), nn.Linear(8 * side**2, 4))
+    return make_task(net.eval(), data, repair="none", order="magnitude", round_to=1)
+
+
+def test_a_network_that_can_be_delivered_is_left_as_it_was():
+    whole = task()
+    before = {name: value.clone() for name, value in whole.model.state_dict().items()}
+    rehearse(whole, tuned=True)
+    assert not whole.model.training
+    assert all(torch.equal(value, before[name]) for name, value in whole.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in whole.model.parameters())
+
+
+def test_an_operation_that_onnx_lacks_is_told_in_one_message():
+    with pytest.raises(ExportError, match=r"cannot be written as ONNX: .*deliver=false") as caught:
+        rehearse(task(side=3), tuned=True)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_training_mode_that_fails_is_told_where_it_will_be_used():
+    with pytest.raises(RehearsalError, match=r"training mode fails: .*finetune\.epochs=0"):
+        rehearse(task(kind=Careless), tuned=True)
+    rehearse(task(kind=Careless), tuned=False)
