@@ -53,8 +53,9 @@ def load(
             do not fit together.
     """
     _check_numbers(size, resize, mean, std)
-    names, images = _read_all(root, size, resize, limit)
-    labels = _folder_labels(names, classes)
+    every = _names(root)
+    images = _read_all(root, every[:limit], size, resize)
+    labels = _folder_labels(every, classes)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     indices, start = {}, 0
     for split, share in SHARES.items():
@@ -62,7 +63,7 @@ def load(
         indices[split] = order[start:stop]
         start = stop
     indices["train"] = indices["calibration"]
-    known = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
+    known = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels[: len(images)]
     splits = {split: Split(images[indices[split]], known[indices[split]]) for split in SPLITS}
     return DataSet("photos", classes, tuple(mean), tuple(std), False, splits, indices)
 
@@ -99,8 +100,7 @@ def _check_numbers(size: int, resize: int, mean: Sequence[float], std: Sequence[
         raise DataError(f"std is above 0, not {list(std)}")
 
 
-def _read_all(root: Path, size: int, resize: int, limit: int | None) -> tuple[list[PurePath], Tensor]:
-    names = _names(root)[:limit]
+def _read_all(root: Path, names: list[PurePath], size: int, resize: int) -> Tensor:
     if len(names) < FEWEST:
         raise DataError(
             f"{root} holds {len(names)} images ({', '.join(SUFFIXES)}); at least {FEWEST} are needed "
@@ -109,7 +109,7 @@ def _read_all(root: Path, size: int, resize: int, limit: int | None) -> tuple[li
     images = torch.empty(len(names), 3, size, size, dtype=torch.uint8)
     for at, (name, content) in enumerate(_contents(root, names)):
         images[at] = _square(content, name, size, resize)
-    return names, images
+    return images
 
 
 def _names(root: Path) -> list[PurePath]:

@@ -24,17 +24,22 @@ FILE = "models/efficientnet-lite0-57934424.pth"
 IMAGENET = "imagenet"
 
 
-class SameConv(nn.Conv2d):
-    """A convolution whose output has ceil(size / stride) pixels a side, as TensorFlow's "same" padding."""
+class SamePad(nn.Module):
+    """Zeros around an image, so that a convolution behind it gives ceil(size / stride) pixels a side.
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Images in, images out, ``(N, C, H, W)``."""
-        (kernel, _), (stride, _) = self.kernel_size, self.stride
+    The convolution itself pads nothing: what it reads is then what its repair sees.
+    """
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images in, larger images out, ``(N, C, H, W)``; an odd pixel goes to the right and the bottom."""
         height, width = (
-            max(0, (-(-size // stride) - 1) * stride + kernel - size) for size in input.shape[-2:]
+            max(0, (-(-size // self.stride) - 1) * self.stride + self.kernel - size) for size in x.shape[-2:]
         )
-        padded = F.pad(input, (width // 2, width - width // 2, height // 2, height - height // 2))
-        return super().forward(padded)
+        return F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
 
 
 class Block(nn.Module):
@@ -105,14 +110,11 @@ def efficientnet_lite0(*, classes: int, in_channels: int, weights: str | None = 
     return model
 
 
-def _conv_bn(
-    c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1
-) -> tuple[nn.Module, nn.Module]:
-    if stride == 1:
-        conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, groups=groups, bias=False)
-    else:
-        conv = SameConv(c_in, c_out, kernel, stride, groups=groups, bias=False)
-    return conv, nn.BatchNorm2d(c_out, EPSILON)
+def _conv_bn(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    padding = kernel // 2 if stride == 1 else 0
+    conv = nn.Conv2d(c_in, c_out, kernel, stride, padding, groups=groups, bias=False)
+    pad = [] if stride == 1 else [SamePad(kernel, stride)]
+    return [*pad, conv, nn.BatchNorm2d(c_out, EPSILON)]
 
 
 def _package_file() -> Path:
