@@ -132,7 +132,7 @@ def _contents(root: Path, names: list[PurePath]) -> Iterator[tuple[PurePath, byt
     with zipfile.ZipFile(root) as archive:
         try:
             yield from ((name, archive.read(str(name))) for name in names)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        except (zipfile.BadZipFile, RuntimeError) as error:
             raise DataError(f"{root} is damaged or encrypted: {error}") from error
 
 

@@ -72,11 +72,14 @@ def deliver(
     if recipe is not None:
         last = {UNIFORM: UNIFORM_TUNED, FOUND: TUNED}
         for name, state in ((UNIFORM, UNIFORM_STATE), (FOUND, STATE)):
+            plans[last[name]] = plans[name]
+            if name == FOUND and plan == plans[UNIFORM]:  # the same network is not trained again
+                networks[TUNED] = networks[UNIFORM_TUNED]
+                continue
             networks[last[name]] = finetune(
                 networks[name], subject.data, recipe, device=task.device, record=record, tracker=tracker,
                 state=state,
             )  # fmt: skip
-            plans[last[name]] = plans[name]
     with record.phase("evaluate"):
         right = {
             name: {split: hits(network, subject.data, split) for split in SPLITS}

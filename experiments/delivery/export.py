@@ -105,7 +105,7 @@ def _told(form: str) -> Iterator[None]:
     """Turn an exporter's failure, of many lines, into one message that names the form of file."""
     try:
         yield
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+    except (RuntimeError, ValueError, TypeError) as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
