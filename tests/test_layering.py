@@ -34,6 +34,7 @@ ABOVE = {
     "rewards.py": {"compressors", "repair", "data", "evaluator", "env", "building", "budget", "graph"},
     "observation.py": {"compressors", "repair", "data", "evaluator", "env", "building", "budget"},
     "graph": {"compressors", "repair", "data", "evaluator", "env", "building", "budget"},
+    "coding": {"compressors", "repair", "data", "evaluator", "env", "building", "budget", "graph", "plan"},
     "compressors": {"data", "evaluator", "env", "building", "budget"},
     "repair": {"evaluator", "env", "building", "budget"},
     "budget.py": {"data", "repair", "evaluator", "env", "building"},
