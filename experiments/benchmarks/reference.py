@@ -26,13 +26,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amc_env.compressors.channels import magnitude
+from amc_env.data.splits import DataSet
 from amc_env.graph.structure import Graph, Layer
 from amc_env.repair.sampling import draw_positions, listening, refittable
-from experiments.benchmarks.subjects import BenchmarkError, Settings, Subject
 
 BATCH = 50  # images in a forward pass
 
 Rows = NDArray[np.float32]
+
+
+class BenchmarkError(ValueError):
+    """Two sides that cannot be compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What both sides are given."""
+
+    data: str = "fashion_mnist"
+    target: float = 0.5  # of the MACs
+    calibration_images: int = 2000
+    points: int = 10  # in each of them, as in the released code
+    reward_images: int = 3000  # likewise
+    plans: int = 4  # random ones, played on both sides
+    repeats: int = 3  # of each
+    threads: int = 1
+    device: str = "cpu"  # of networks and solves; the released procedure's regressions are the processor's
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,7 +73,8 @@ class Reference:
     """Plays plans as the released code does.
 
     Args:
-        subject: its network is copied, not changed.
+        model: a trained network; it is copied, not changed.
+        data: its images.
         graph: of the network.
         settings: images, points and seed are read.
 
@@ -62,16 +83,16 @@ class Reference:
             taken off.
     """
 
-    def __init__(self, subject: Subject, graph: Graph, settings: Settings) -> None:
+    def __init__(self, model: nn.Module, data: DataSet, graph: Graph, settings: Settings) -> None:
         self.graph = graph
         device = torch.device(settings.device)
-        self.network = copy.deepcopy(subject.model).to(device).to(memory_format=torch.contiguous_format)
+        self.network = copy.deepcopy(model).to(device).to(memory_format=torch.contiguous_format)
         self._dense = {name: value.clone() for name, value in self.network.state_dict().items()}
         self._batches = [
             (batch.contiguous(memory_format=torch.contiguous_format).to(device), labels.to(device))
-            for batch, labels in subject.data.batches("reward", BATCH, settings.reward_images)
+            for batch, labels in data.batches("reward", BATCH, settings.reward_images)
         ]
-        self.features = store(self.network, graph, subject, settings)
+        self.features = store(self.network, data, graph, settings)
 
     def play(self, counts: Sequence[int]) -> Played:
         """One episode, given how many positions of each group stay."""
@@ -116,14 +137,14 @@ class Reference:
 
 
 def store(
-    network: nn.Module, graph: Graph, subject: Subject, settings: Settings
+    network: nn.Module, data: DataSet, graph: Graph, settings: Settings
 ) -> dict[str, tuple[Rows, Rows]]:
     """The rows of every layer that can lose inputs, at the points that `amc_env` draws for the same seed.
 
     Raises:
         BenchmarkError: for a grouped convolution, which the released code does not regress.
     """
-    layers, count = refittable(graph), min(settings.calibration_images, len(subject.data["calibration"]))
+    layers, count = refittable(graph), min(settings.calibration_images, len(data["calibration"]))
     if grouped := [layer.name for layer in layers if layer.groups > 1 or layer.calls > 1]:
         raise BenchmarkError(f"the yardstick has no grouped or repeated layers; here are {grouped}")
     generator = torch.Generator().manual_seed(settings.seed)
@@ -144,7 +165,7 @@ def store(
         outputs[part] = (sample @ module.get_parameter("weight").flatten(1).T).cpu()
 
     with torch.no_grad(), listening(network, layers, hear):
-        for batch, _ in subject.data.batches("calibration", BATCH, count):
+        for batch, _ in data.batches("calibration", BATCH, count):
             network(batch.contiguous(memory_format=torch.contiguous_format).to(settings.device))
             first += len(batch)
     return features

@@ -1,97 +1,146 @@
-"""Both sides on one checkpoint, its data and the same plans, in turn, in one process."""
+"""One plan on each side: our environment, the bare forward pass, and, in `reference`, the released code."""
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from hydra import initialize_config_dir
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from agents.search import Agent, Array, Episode, Info
-from agents.search import search as trials
-from experiments.benchmarks.ours import Bare, Ours
-from experiments.benchmarks.reference import Played, Reference
-from experiments.benchmarks.subjects import BenchmarkError, Settings, Subject
-from experiments.cli import config
-from experiments.searching.compare import contender
+from amc_env.building import make_env
+from amc_env.compressors.surgery import Solve, Task
+from amc_env.data.splits import DataSet
+from amc_env.execution import evaluating
+from amc_env.plan import Plan
+from experiments.benchmarks.reference import BenchmarkError, Played, Reference, Settings
 
-SIDES = ("ours", "reference")
-TOLERANCE = 0.3  # points between the rewards of the two sides
+SIDES = ("ours", "reference", "bare")
+BATCHES = {"cpu": 50, "cuda": 3000}  # images in a bare forward pass
 
 Row = dict[str, Any]
 
 
-def compare(subject: Subject, settings: Settings, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Play the same random plans on both sides and time them; then short searches.
-
-    A play of ours begins with a new evaluator, so that nothing is answered from memory; a search keeps its
-    evaluator, as searches do.
+def compare(
+    model: nn.Module, data: DataSet, settings: Settings, say: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Play the same random plans on both sides, in turn, in one process, and time them.
 
     Args:
-        subject: what is compressed.
-        settings: how much of it.
-        say: is told of every round.
+        model: a trained network, in evaluation mode.
+        data: what it was trained on.
+        settings: how many plans, images and points.
+        say: receives a line after every round.
 
     Returns:
         ``results`` and ``rows``, plain data of a record.
     """
-    ours = Ours(subject, settings)
-    graph = ours.env.graph
-    reference = Reference(subject, graph, settings)
-    bare = Bare(subject, ours.env, settings)
-    plans = actions(settings, len(graph.groups))
-    ours.play(plans[0])  # what a device does once is done then, as the yardstick's is by its stored rows
+    ours = Ours(model, data, settings)
+    reference = Reference(model, data, ours.env.graph, settings)
+    rng = np.random.default_rng(settings.seed)
+    plans = [list(rng.random((len(ours.env.graph.groups), 1), np.float32)) for _ in range(settings.plans)]
+    ours.play(plans[0])  # a GPU prepares its kernels at the first episode
     rows = []
     for repeat in range(settings.repeats):
-        for index, chosen in enumerate(plans):
-            rows.append({"repeat": repeat, "plan": index} | play(ours, reference, bare, chosen))
-        worst = max(abs(row["difference_points"]) for row in rows)
-        say(f"{subject.name}: round {repeat + 1} of {settings.repeats}, rewards within {worst:.2f} points")
+        for index, actions in enumerate(plans):
+            rows.append({"repeat": repeat, "plan": index} | play(ours, reference, actions))
+        say(f"round {repeat + 1} of {settings.repeats}: rewards within {_apart(rows):.2f} points")
     results = {
-        "weights": subject.weights,
-        "rewards": rewards(rows[: len(plans)]),
-        "median_seconds": {side: medians(rows, side) for side in ("ours", "reference", "bare")},
+        "rewards": {"largest_points": _apart(rows)},
+        "median_seconds": {side: medians(rows, side) for side in SIDES},
         "faster": ratio(rows, "reference", "ours"),
         "over_bare": ratio(rows, "ours", "bare"),
-        "batch": bare.batch,
-        "search": search(ours, bare, settings),
     }
     return {"results": results, "rows": rows}
 
 
-def actions(settings: Settings, decisions: int) -> list[list[NDArray[np.float32]]]:
-    """Random actions of each plan."""
-    rng = np.random.default_rng(settings.seed)
-    return [list(rng.random((decisions, 1), np.float32)) for _ in range(settings.plans)]
+class Ours:
+    """Plays actions in the environment and keeps the seconds of each phase apart.
+
+    Args:
+        model: a trained network.
+        data: its images.
+        settings: images, points, target and seed are read.
+    """
+
+    def __init__(self, model: nn.Module, data: DataSet, settings: Settings) -> None:
+        self.env = make_env(
+            model, data, target=settings.target, calibration_images=settings.calibration_images,
+            points=settings.points, reward_images=settings.reward_images, order="magnitude",
+            repair="moments", device=settings.device, seed=settings.seed,
+        )  # fmt: skip
+        task = self.env.task
+        self.solve = task.solve = Stopwatch(task.solve)
+        self._images = settings.reward_images
+        self._networks = task.networks(settings.reward_images)
+        size = BATCHES[task.device.type]
+        self._batches = [
+            batch.contiguous(memory_format=torch.channels_last).to(task.device)
+            for batch, _ in data.batches("reward", size, settings.reward_images)
+        ]
+
+    def play(self, actions: Sequence[NDArray[np.float32]]) -> Played:
+        """One episode with a new evaluator, so that nothing is answered from memory.
+
+        Choosing has what is neither solving, cutting nor forward passes. On a GPU each phase has the
+        processor's seconds; the forward passes, which wait for the result, have the rest.
+        """
+        evaluator = self.env.evaluator = self.env.task.evaluator("reward", self._images)
+        solved, start = self.solve.seconds, time.perf_counter()
+        self.env.reset()
+        for action in actions:
+            *_, info = self.env.step(action)
+        total, solve = time.perf_counter() - start, self.solve.seconds - solved
+        cut, forward = evaluator.seconds["cut"] - solve, evaluator.seconds["forward"]
+        seconds = {"choose": total - solve - cut - forward, "solve": solve, "cut": cut, "forward": forward}
+        return Played(info["top1"], info["plan"].kept, seconds)
+
+    def bare_seconds(self, plan: Plan) -> float:
+        """Seconds of one pass of a plan's network over the reward images; cutting it does not count."""
+        with evaluating(self._networks.network(plan)) as network:
+            _settle()
+            start = time.perf_counter()
+            for batch in self._batches:
+                network(batch)
+            _settle()
+            return time.perf_counter() - start
 
 
-def play(ours: Ours, reference: Reference, bare: Bare, chosen: Sequence[NDArray[np.float32]]) -> Row:
+@dataclass(eq=False)
+class Stopwatch:
+    """A `surgery.Solve` that adds up the seconds of another one."""
+
+    inner: Solve
+    seconds: float = 0.0
+
+    def __call__(self, tasks: Iterable[Task]) -> list[Tensor]:
+        """The solved weights."""
+        start = time.perf_counter()
+        solved = list(self.inner(tasks))
+        self.seconds += time.perf_counter() - start
+        return solved
+
+
+def play(ours: Ours, reference: Reference, actions: Sequence[NDArray[np.float32]]) -> Row:
     """One plan on both sides and through the bare network.
 
     Raises:
         BenchmarkError: when the sides keep different channels.
     """
-    ours.forget()
-    env, played = ours.env, {"ours": ours.play(chosen)}
-    theirs = played["reference"] = reference.play(env.counts)
-    if env.plan.kept != theirs.kept:
-        raise BenchmarkError(
-            f"the sides keep different channels of plan {env.plan.hash}: {env.plan.kept}, {theirs.kept}"
-        )
+    played = {"ours": ours.play(actions), "reference": reference.play(ours.env.counts)}
+    plan = ours.env.plan
+    if plan.kept != played["reference"].kept:
+        raise BenchmarkError(f"the sides keep different channels of plan {plan.hash}")
     return {
-        "hash": env.plan.hash,
+        "hash": plan.hash,
         "top1": {name: side.top1 for name, side in played.items()},
-        "difference_points": 100 * (played["ours"].top1 - theirs.top1),
-        **{f"{name}_seconds": by_phase(side) for name, side in played.items()},
-        "bare_seconds": {"episode": bare.seconds(env.plan)},
+        "difference_points": 100 * (played["ours"].top1 - played["reference"].top1),
+        **{f"{name}_seconds": {"episode": side.total} | side.seconds for name, side in played.items()},
+        "bare_seconds": {"episode": ours.bare_seconds(plan)},
     }
-
-
-def by_phase(played: Played) -> dict[str, float]:
-    """Seconds of each phase, and of the episode."""
-    return {"episode": played.total} | played.seconds
 
 
 def medians(rows: Sequence[Mapping[str, Any]], side: str) -> dict[str, float]:
@@ -101,86 +150,15 @@ def medians(rows: Sequence[Mapping[str, Any]], side: str) -> dict[str, float]:
 
 
 def ratio(rows: Sequence[Mapping[str, Any]], above: str, below: str) -> dict[str, float]:
-    """Of the seconds of two sides' episodes, each row with itself: median, lowest and highest."""
-    return spread([row[f"{above}_seconds"]["episode"] / row[f"{below}_seconds"]["episode"] for row in rows])
-
-
-def spread(each: Sequence[float]) -> dict[str, float]:
-    """Their median, the lowest and the highest."""
+    """Median, lowest and highest ratio of two sides' seconds an episode, each row with itself."""
+    each = [row[f"{above}_seconds"]["episode"] / row[f"{below}_seconds"]["episode"] for row in rows]
     return {"median": statistics.median(each), "lowest": min(each), "highest": max(each)}
 
 
-def rewards(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How far apart the two sides' accuracies are, in points."""
-    apart = [abs(row["difference_points"]) for row in rows]
-    return {
-        "largest_points": max(apart),
-        "mean_points": statistics.mean(apart),
-        "agree": max(apart) <= TOLERANCE,
-    }
+def _apart(rows: Sequence[Mapping[str, Any]]) -> float:
+    return float(max(abs(row["difference_points"]) for row in rows))
 
 
-def search(ours: Ours, bare: Bare, settings: Settings) -> dict[str, Any]:
-    """Medians over the episodes of a search by DDPG that learns from the first on, each beside its bare pass.
-
-    ``episode_seconds`` has the agent in it, and ``over_bare`` its ratio to the bare pass.
-    """
-    ours.forget()
-    agent = Timed(learner(ours, settings, learn_after=0))
-    rows, last = [], time.perf_counter()
-    for trial in trials(ours.env, agent, episodes=settings.episodes, seed=settings.seed):
-        episode = time.perf_counter() - last
-        rows.append(
-            {
-                "episode": episode,
-                "act": agent.act_seconds,
-                "update": agent.update_seconds,
-                "bare": bare.seconds(trial.episode.final["plan"]),
-            }
-        )
-        agent.act_seconds = agent.update_seconds = 0.0
-        last = time.perf_counter()
-    middle = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
-    return {
-        "episodes": settings.episodes,
-        "median_seconds": middle,
-        "over_bare": statistics.median(row["episode"] / row["bare"] for row in rows),
-    }
-
-
-def learner(ours: Ours, settings: Settings, **changes: Any) -> Agent:
-    """The main job's default agent, but for what changes."""
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        settled = contender("ddpg", ["agent=ddpg"])["agent"] | changes
-    spaces = {"observation_space": ours.env.observation_space, "action_space": ours.env.action_space}
-    agent: Agent = config.instantiate(settled, **spaces, seed=settings.seed)
-    return agent
-
-
-class Timed:
-    """An agent whose acting and learning are timed."""
-
-    def __init__(self, agent: Agent) -> None:
-        self.agent, self.act_seconds, self.update_seconds = agent, 0.0, 0.0
-
-    def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
-        """As the agent does."""
-        start = time.perf_counter()
-        action = self.agent.act(observation, info, explore=explore)
-        self.act_seconds += time.perf_counter() - start
-        return action
-
-    def end_episode(self, episode: Episode) -> dict[str, float]:
-        """As the agent does."""
-        start = time.perf_counter()
-        metrics = self.agent.end_episode(episode)
-        self.update_seconds += time.perf_counter() - start
-        return metrics
-
-    def state_dict(self) -> dict[str, Any]:
-        """The agent's."""
-        return self.agent.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Into the agent."""
-        self.agent.load_state_dict(state)
+def _settle() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
