@@ -53,6 +53,7 @@ def test_a_row_is_what_its_search_found(whole):
     assert row["selection"] == search.content["best"]["selection"]["top1"]
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_with_the_same_record(whole, tmp_path):
     settings = {"contenders": {"uniform": ["agent=uniform", "env.scale=absolute"]}, "targets": [0.5]}
     alone = ablate.ablate(config(**settings), tmp_path / "alone")

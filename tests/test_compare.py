@@ -40,6 +40,7 @@ def test_every_contender_target_and_seed(tmp_path):
     assert {row["distinct"] for row in record.rows if row["contender"] == "uniform"} == {1}
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_with_the_same_record(tmp_path):
     whole = compare.compare(config(), tmp_path / "whole")
     compare.compare(config(), tmp_path / "killed")

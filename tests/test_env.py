@@ -37,6 +37,8 @@ from amc_env.plan import Plan
 SMALL = {"calibration_images": 100, "points": 10, "reward_images": 40}  # more rows than a layer has inputs
 TINY = "Test/TinyCNN-Digits-v0"
 IDS = sorted(id_ for id_, spec in gym.registry.items() if "checkpoint" in spec.kwargs)
+DEEP = [pytest.param(id_, marks=pytest.mark.slow) for id_ in IDS if "FashionMNIST" in id_]
+EVERY = [TINY, *(id_ for id_ in IDS if "FashionMNIST" not in id_), *DEEP]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -93,7 +95,7 @@ def registered(env_id, **options):
     return gym.make(env_id, **SMALL | options)
 
 
-@pytest.mark.parametrize("env_id", [TINY, *IDS])
+@pytest.mark.parametrize("env_id", EVERY)
 def test_both_checkers_pass_without_a_single_warning(env_id):
     env = registered(env_id)
     with warnings.catch_warnings():
@@ -104,7 +106,7 @@ def test_both_checkers_pass_without_a_single_warning(env_id):
         sb3_check_env(symmetric)
 
 
-@pytest.mark.parametrize("env_id", [TINY, *IDS])
+@pytest.mark.parametrize("env_id", EVERY)
 def test_equal_seeds_equal_episodes_infos_included_and_no_global_generator_moves(env_id):
     env = registered(env_id, target=0.4)
     before = global_state()

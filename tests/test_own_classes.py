@@ -1,14 +1,15 @@
 """Classes of the user's own: a yaml file under --config-dir names them, a file that a run reads cannot."""
 
+import io
 import json
-import os
-import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from experiments.cli.config import CONF
+from experiments import finetune, search
 from experiments.recording.record import RECORD, RunRecord
 
 MINE = """
@@ -52,10 +53,24 @@ OWN = (
 SMALL = ("episodes=1", "deliver=false", "env.reward_images=50", "output=run")
 
 
-def command(where: Path, name: str, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(CONF.parent), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", f"experiments.{name}", *words]
-    return subprocess.run(line, cwd=where, env=environment, capture_output=True, text=True, check=False)
+Done = tuple[int, str, str]  # exit status, stdout, stderr
+
+
+def command(where: Path, job: ModuleType, *words: str) -> Done:
+    """A command as typed in a folder, in this process; what it imported from there is forgotten."""
+    out, error, status = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(where)
+        patch.syspath_prepend(where)
+        patch.setattr(sys, "argv", [job.__name__, *words])
+        with redirect_stdout(out), redirect_stderr(error):
+            try:
+                job.main()
+            except SystemExit as ended:
+                status = int(ended.code or 0)
+    for name in ("mine", "evil"):
+        sys.modules.pop(name, None)
+    return status, out.getvalue(), error.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +79,9 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in FILES.items():
         (where / name).parent.mkdir(parents=True, exist_ok=True)
         (where / name).write_text(text)
-    done = command(where, "search", *OWN, *SMALL)
-    assert done.returncode == 0, done.stderr
-    assert "seen [" in done.stdout
+    status, out, error = command(where, search, *OWN, *SMALL)
+    assert status == 0, error
+    assert "seen [" in out
     return where
 
 
@@ -78,9 +93,9 @@ def test_agent_model_and_tracker_are_ones_own(searched: Path) -> None:
 
 
 def test_their_settings_are_checked(searched: Path) -> None:
-    done = command(searched, "search", *OWN, *SMALL, "agent.kep=0.5")
-    assert done.returncode == 2
-    assert done.stderr == "error: no key 'agent.kep' in the configuration (did you mean agent.keep?)\n"
+    status, _, error = command(searched, search, *OWN, *SMALL, "agent.kep=0.5")
+    assert status == 2
+    assert error == "error: no key 'agent.kep' in the configuration (did you mean agent.keep?)\n"
 
 
 def test_a_record_names_no_code(searched: Path) -> None:
@@ -91,15 +106,15 @@ def test_a_record_names_no_code(searched: Path) -> None:
     content["config"]["agent"]["_target_"] = content["config"]["tracking"]["_target_"] = "evil.net"
     path.write_text(json.dumps(content))
     for words in ((), ("target=mine:net", "recipe.epochs=1", "recipe.bfloat16=false")):
-        done = command(searched, "finetune", "run=run", *words)
-        assert done.returncode == (0 if words else 2), done.stderr
+        status, _, error = command(searched, finetune, "run=run", *words)
+        assert status == (0 if words else 2), error
         assert not (searched / "touched").exists()
-    assert command(searched, "search", *OWN, *SMALL).returncode == 2  # it is of another configuration
+    assert command(searched, search, *OWN, *SMALL)[0] == 2  # it is of another configuration
     assert not (searched / "touched").exists()
 
 
 def test_an_agent_whose_actions_mean_something_else_is_refused(searched: Path) -> None:
-    done = command(searched, "search", "experiment=digits", "agent=evopress", "output=other")
-    assert done.returncode == 2
+    status, _, error = command(searched, search, "experiment=digits", "agent=evopress", "output=other")
+    assert status == 2
     message = "the actions of agents.evopress.EvoPress are absolute: add env.scale=absolute\n"
-    assert done.stderr.endswith(message)
+    assert error.endswith(message)

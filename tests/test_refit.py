@@ -27,7 +27,11 @@ def half(env: CompressionEnv) -> Plan:
 
 
 @pytest.mark.parametrize(
-    ("stem", "moments", "sequential"), [("digits_cnn-digits", 3, 10), ("plain20-fashion_mnist", 1.4, 6)]
+    ("stem", "moments", "sequential"),
+    [
+        ("digits_cnn-digits", 3, 10),
+        pytest.param("plain20-fashion_mnist", 1.4, 6, marks=pytest.mark.slow),
+    ],
 )
 def test_a_refit_lowers_the_error_of_a_shipped_networks_logits(
     stem: str, moments: float, sequential: float

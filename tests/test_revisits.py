@@ -188,6 +188,7 @@ def test_what_does_not_change_is_played_as_it_was():
         played.append(best.executed)
 
 
+@pytest.mark.slow
 def test_it_ends_nearer_to_the_best_than_noise_around_mu():
     env = FindTheKeeps()
 

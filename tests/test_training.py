@@ -203,6 +203,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_killed_pretraining_ends_as_one_that_was_not(composed, tmp_path):
     """The command, killed by the system after its second epoch, then called again in the same folder."""
     cfg = composed("pretrain", *DIGITS)

@@ -71,6 +71,7 @@ def test_a_trial_is_a_contender_of_the_comparison(whole):
     assert row["regrets"]["0.3"][1] == 100 * (table.known_best(0.3)[1].top1 - curve[-1][1])
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_with_the_same_record(whole, tmp_path, monkeypatch):
     add = RunRecord.add
 

@@ -41,10 +41,7 @@ def load(
     Raises:
         DataError: for a layout that is not ImageNet's, an image that cannot be read, and too much memory.
     """
-    classes = _classes(root / "train")
-    if (others := _classes(root / "val")) != classes:
-        odd = ", ".join(sorted(set(classes) ^ set(others))[:5])
-        raise DataError(f"{root}: train and val differ in their classes: {odd}")
+    classes = _shared_classes(root)
     if train_per_class < 1 or test_per_class < 1:
         raise DataError(
             f"at least 1 image a class, not {train_per_class} of train and {test_per_class} of val"
@@ -74,6 +71,14 @@ def load(
         (len(train), len(test)),
     )
     return split_dataset(spec, raw, seed)
+
+
+def _shared_classes(root: Path) -> list[str]:
+    classes = _classes(root / "train")
+    if (others := _classes(root / "val")) != classes:
+        odd = ", ".join(sorted(set(classes) ^ set(others))[:5])
+        raise DataError(f"{root}: train and val differ in their classes: {odd}")
+    return classes
 
 
 def _classes(folder: Path) -> list[str]:

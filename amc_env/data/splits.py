@@ -218,20 +218,15 @@ def from_tensors(
     if train_images.dtype != torch.uint8:
         raise DataError(f"{name}: images are {train_images.dtype}; bring them to 0..255 and torch.uint8")
     count, channels, height, width = train_images.shape
-    if mean is None or std is None:
-        sample = train_images[:10_000].float().div_(255)
-        deviation = sample.std((0, 2, 3)).clamp_min(1 / 255)  # a channel without variance keeps its scale
-        mean = tuple(sample.mean((0, 2, 3)).tolist()) if mean is None else mean
-        std = tuple(deviation.tolist()) if std is None else std
+    found = (mean, std) if mean and std else _mean_and_std(train_images[:10_000])
+    tenth = count // 10
     spec = DataSpec(
         name,
         int(train_labels.max()) + 1 if classes is None else classes,
         (channels, height, width),
-        mean,
-        std,
-        (min(count // 10, 2000), min(count // 10, 5000), min(count // 10, 5000))
-        if held_out is None
-        else held_out,
+        mean or found[0],
+        std or found[1],
+        held_out or (min(tenth, 2000), min(tenth, 5000), min(tenth, 5000)),
         flip,
         (count, len(test_images)),
     )
@@ -243,6 +238,13 @@ def from_tensors(
             f"{name}: {count} training images leave {spec.held_out} for three splits; give held_out"
         )
     return split_dataset(spec, raw, seed)
+
+
+def _mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of each channel, with images in [0, 1]; a channel without variance keeps its scale."""
+    sample = images.float().div_(255)
+    deviation = sample.std((0, 2, 3)).clamp_min(1 / 255)
+    return tuple(sample.mean((0, 2, 3)).tolist()), tuple(deviation.tolist())
 
 
 def read_raw(spec: DataSpec, root: Path) -> dict[str, Tensor]:
