@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Scores = NDArray[np.float64]
-Statistic = Callable[[Scores], float]
+Statistic = Callable[[Scores], Scores]  # (..., runs, tasks) -> (...)
 RESAMPLES = 2000
 LEVEL = 0.95
 
@@ -29,16 +29,18 @@ class Estimate(NamedTuple):
     high: float
 
 
-def mean(scores: Scores) -> float:
-    """Over all runs and tasks."""
-    return float(scores.mean())
+def mean(scores: Scores) -> Scores:
+    """``(...)``, over the runs and tasks of ``(..., runs, tasks)``."""
+    average: Scores = scores.mean((-2, -1))
+    return average
 
 
-def iqm(scores: Scores) -> float:
-    """Interquartile mean: that of what is left when a quarter, rounded down, goes at either end."""
-    flat = np.sort(scores, axis=None)
-    cut = flat.size // 4
-    return float(flat[cut : flat.size - cut].mean())
+def iqm(scores: Scores) -> Scores:
+    """``(...)``, the interquartile mean: without the highest and the lowest quarter, each rounded down."""
+    flat = np.sort(scores.reshape(*scores.shape[:-2], -1))
+    cut = flat.shape[-1] // 4
+    middle: Scores = flat[..., cut : flat.shape[-1] - cut].mean(-1)
+    return middle
 
 
 def estimate(
@@ -53,7 +55,7 @@ def estimate(
 
     Args:
         scores: ``(runs, tasks)``.
-        statistic: of an array of that shape.
+        statistic: of arrays ``(..., runs, tasks)``.
         rng: draws the resamples.
         resamples: how many.
         level: share of the resamples inside of the interval.
@@ -61,7 +63,9 @@ def estimate(
     values = _scores(scores)
     runs, tasks = values.shape
     drawn = rng.integers(runs, size=(resamples, runs, tasks))
-    return _interval(statistic(values), [statistic(values[at, np.arange(tasks)]) for at in drawn], level)
+    found = statistic(values[drawn, np.arange(tasks)])
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(statistic(values)), float(low), float(high))
 
 
 def paired_difference(
@@ -101,8 +105,3 @@ def _scores(scores: ArrayLike) -> Scores:
     if values.ndim != 2 or values.size == 0 or not np.isfinite(values).all():
         raise StatsError(f"scores are (runs, tasks), finite and at least one, not {values.shape}: {values}")
     return values
-
-
-def _interval(value: float, drawn: list[float], level: float) -> Estimate:
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, float(low), float(high))
