@@ -27,6 +27,7 @@ Job = Callable[[DictConfig, Path], object]  # of the configuration and the outpu
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 LOWEST = {"seed": 0, "episodes": 1, "confirm": 1, "save_every": 1}
+MOST_EPOCHS = 100  # of a round of fine-tuning among candidates
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own switch: exceptions reach the caller instead of its printer
 
 schema.register()
@@ -168,6 +169,11 @@ def check_settings(cfg: DictConfig) -> None:
     for key, lowest in LOWEST.items():
         if key in cfg and cfg[key] < lowest:
             raise ConfigError(f"{key} is {cfg[key]}, it is at least {lowest}")
+    for epochs in cfg.get("confirm_epochs", ()):
+        if not 0 < epochs <= MOST_EPOCHS:
+            raise ConfigError(
+                f"confirm_epochs has {epochs}; epochs of a round are above 0, at most {MOST_EPOCHS}"
+            )
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise ConfigError("\n".join(map(suggest.needed, missing)))
     for group in schema.OPEN:

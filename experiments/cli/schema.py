@@ -70,6 +70,7 @@ class SearchConfig:
     targets: list[float] = field(default_factory=list)
     episodes: int = MISSING
     confirm: int = MISSING
+    confirm_epochs: list[float] = field(default_factory=list)
     save_every: int = MISSING
     deliver: bool = MISSING
     output: str = MISSING

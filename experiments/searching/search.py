@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ from agents.search import Agent, Environment
 from agents.search import search as trials
 from amc_env import files
 from amc_env.env import CompressionEnv
-from amc_env.plan import Plan
-from experiments.analysis.curve import chosen, draw
 from experiments.cli import config
 from experiments.cli.problem import build_agent, environment, played, trained
 from experiments.delivery.deliver import deliver
@@ -23,8 +20,8 @@ from experiments.recording.lock import alone
 from experiments.recording.progress import Meter
 from experiments.recording.record import RECORD, RunRecord
 from experiments.recording.tracking import Tracker, episode_metrics
-
-PLAN = "plan.json"
+from experiments.searching.confirm import PLAN, confirm
+from experiments.training.recipe import Recipe
 
 
 def main(cfg: DictConfig, folder: Path) -> float:
@@ -73,7 +70,10 @@ def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.S
     finally:
         save_best(env, record)
         note_work(env, record)
-    plan = confirm(env, record, limit=cfg.confirm, targets=cfg.targets)
+    plan = confirm(
+        env, record, limit=cfg.confirm, targets=cfg.targets, rounds=cfg.confirm_epochs,
+        recipe=Recipe(**config.plain(cfg.finetune) | {"epochs": 1}),
+    )  # fmt: skip
     best = record.content["best"]
     tracker.summary({"best_reward": best["reward"]} | best["selection"])
     tracker.artifact("plan", "plan", [record.folder / PLAN], {"plan": plan.hash})
@@ -135,34 +135,6 @@ def note_work(env: CompressionEnv, record: RunRecord) -> None:
     done = {"evaluations": evaluator.evaluations, "forwards": evaluator.forwards}
     work = {name: before.get(name, 0) + count for name, count in done.items()}
     record.update(results={"work": work, "execution": env.task.device.type})
-
-
-def confirm(env: CompressionEnv, record: RunRecord, *, limit: int, targets: Sequence[float] = ()) -> Plan:
-    """Measure the ``limit`` best plans on the whole selection split and settle on the most accurate.
-
-    The reward of the best of many plans is partly luck on the reward images (design, decision 17). With
-    targets this is done for each of them, and the curve of accuracy over targets is drawn.
-    """
-    aims = [env, *(env.twin(target) for target in targets)]
-    rows = {
-        row["episode"]: row for aim in aims for row in plans.candidates(plans.within(aim, record.rows), limit)
-    }
-    with record.phase("confirm"):
-        evaluate = env.task.evaluator("selection")
-        measured = [(row, evaluate(plans.plan_of(env, row["counts"]))) for row in rows.values()]
-        row, selection = chosen(env, measured)
-        if targets:
-            draw(aims[1:], measured, evaluate, record)
-        plan = plans.plan_of(env, row["counts"])
-        reference = evaluate(plans.uniform(env))
-    files.write(record.folder / PLAN, plan.to_json() + "\n")
-    known = {key: row[key] for key in ("episode", "reward", "counts", "macs_share", "params_share")}
-    tried = [{"episode": r["episode"], "reward": r["reward"], "selection": e.top1} for r, e in measured]
-    record.update(
-        best=known | {"plan": plan.to_dict(), "selection": selection},
-        results={"candidates": tried, "uniform": {"selection": reference}},
-    )
-    return plan
 
 
 def _opened(cfg: DictConfig, folder: Path, settings: dict[str, Any], saved: state.State | None) -> RunRecord:

@@ -1,0 +1,126 @@
+"""Settles on a plan: the best candidates of a search, measured again on the selection split."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from amc_env import files
+from amc_env.building import Task
+from amc_env.env import CompressionEnv
+from amc_env.evaluator import accuracy
+from amc_env.plan import Plan
+from experiments.analysis.curve import chosen, draw
+from experiments.recording import plans
+from experiments.recording.progress import Meter
+from experiments.recording.record import RunRecord
+from experiments.training.loop import train
+from experiments.training.recipe import Recipe
+
+PLAN = "plan.json"
+APART = 0.02  # least difference between candidates that are fine-tuned, see `plans.difference`
+STAY = 3  # one candidate of so many goes on to the next round of fine-tuning
+
+
+def confirm(
+    env: CompressionEnv,
+    record: RunRecord,
+    *,
+    limit: int,
+    recipe: Recipe,
+    rounds: Sequence[float] = (),
+    targets: Sequence[float] = (),
+) -> Plan:
+    """Measure the ``limit`` best plans on the whole selection split and settle on the most accurate.
+
+    The reward of the best of many plans is partly luck on the reward images (design, decision 17).
+
+    Args:
+        env: whose search it was.
+        record: of the search; takes all candidates, and the plan.
+        limit: how many candidates.
+        recipe: of their fine-tuning.
+        rounds: epochs of fine-tuning in each round, see `halved`; none: plans are compared before it.
+        targets: of a search for many; each is confirmed, and the curve of accuracy over them drawn.
+    """
+    aims = [env, *(env.twin(target) for target in targets)]
+    apart = APART if rounds else 0.0
+    rows = {
+        row["episode"]: row
+        for aim in aims
+        for row in plans.candidates(plans.within(aim, record.rows), limit, apart=apart)
+    }
+    with record.phase("confirm"):
+        evaluate = env.task.evaluator("selection")
+        measured = [(row, evaluate(plans.plan_of(env, row["counts"]))) for row in rows.values()]
+        row, selection = chosen(env, measured)
+        tuned: list[list[dict[str, float]]] = []
+        if rounds:
+            found = [plans.plan_of(env, row["counts"]) for row, _ in measured]
+            best, tuned = halved(env.task, found, recipe, rounds)
+            row, selection = measured[best]
+        if targets:
+            draw(aims[1:], measured, evaluate, record)
+        plan = plans.plan_of(env, row["counts"])
+        reference = evaluate(plans.uniform(env))
+    files.write(record.folder / PLAN, plan.to_json() + "\n")
+    known = {key: row[key] for key in ("episode", "reward", "counts", "macs_share", "params_share")}
+    tried: list[dict[str, Any]] = [
+        {"episode": r["episode"], "reward": r["reward"], "selection": e.top1} for r, e in measured
+    ]
+    for candidate, after in zip(tried, tuned, strict=False):
+        candidate["tuned"] = after
+    record.update(
+        best=known | {"plan": plan.to_dict(), "selection": selection},
+        results={"candidates": tried, "uniform": {"selection": reference}},
+    )
+    return plan
+
+
+def halved(
+    task: Task, found: Sequence[Plan], recipe: Recipe, rounds: Sequence[float]
+) -> tuple[int, list[list[dict[str, float]]]]:
+    """Fine-tune plans in rounds, each for the best third of the round before, and pick the last one's best.
+
+    *Source*: successive halving, Jamieson & Talwalkar, "Non-stochastic Best Arm Identification and
+    Hyperparameter Optimization", AISTATS 2016; with thirds in the place of halves.
+
+    Args:
+        task: of the plans.
+        found: the plans.
+        recipe: of a round, but for its epochs.
+        rounds: epochs of each round, each after those before; 0.125 is the first eighth of the train split.
+
+    Returns:
+        The position of the plan with the highest accuracy on the selection split, and for each plan the
+        rounds that it went through: ``epochs``, and ``selection``, its accuracy in [0, 1] after them.
+    """
+    networks: list[nn.Module] = [task.network(plan) for plan in found]
+    history: list[list[dict[str, float]]] = [[] for _ in found]
+    alive, total = list(range(len(found))), _plays(len(found), len(rounds))
+    with Meter("candidates fine-tuned", total) as meter:
+        for number, epochs in enumerate(rounds):
+            for at in alive:
+                selection = _tuned(networks[at], task, recipe, epochs)
+                history[at].append({"epochs": epochs, "selection": selection})
+                meter.update(sum(map(len, history)), selection=selection)
+            alive.sort(key=lambda at: -history[at][-1]["selection"])
+            if number + 1 < len(rounds):
+                alive = alive[: math.ceil(len(alive) / STAY)]
+    return alive[0], history
+
+
+def _plays(plans: int, rounds: int) -> int:
+    """How many fine-tunings all rounds have."""
+    return plans if rounds == 1 else plans + _plays(math.ceil(plans / STAY), rounds - 1)
+
+
+def _tuned(network: nn.Module, task: Task, recipe: Recipe, epochs: float) -> float:
+    """Train a network in place for so many epochs; its accuracy on the selection split after them."""
+    whole = math.ceil(epochs)
+    images = task.data["train"].head(round(len(task.data["train"]) * epochs / whole))
+    data = replace(task.data, splits={**task.data.splits, "train": images})
+    train(network, data, replace(recipe, epochs=whole), device=task.device)
+    return accuracy(network, task.data, "selection")
