@@ -1,6 +1,22 @@
-"""Writes the tables and plots of the committed records: ``python -m experiments.report``."""
+"""Tables, figures and a page of runs: ``python -m experiments.report runs=runs/sweeps/NAME``."""
 
-from experiments.analysis.report import main
+import sys
+
+from experiments.cli import config
+
+show = config.command("report", job="experiments.analysis.report:run")
+
+
+def main() -> None:
+    """The command; ``keep RUN NAME`` stands for ``keep=RUN name=NAME``."""
+    typed = sys.argv
+    if typed[1:2] == ["keep"] and len(typed) == 4:
+        sys.argv = [typed[0], f"keep={typed[2]}", f"name={typed[3]}"]
+    try:
+        show()
+    finally:
+        sys.argv = typed
+
 
 if __name__ == "__main__":
     main()

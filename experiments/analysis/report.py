@@ -1,20 +1,32 @@
 """Tables and plots from the committed records; no number in them is typed by hand.
 
-``python -m experiments.report`` writes the tables into the pages, between their markers, and the plots beside
-the records. ``python -m experiments.report keep RUN NAME`` copies a finished run into the committed records.
+``python -m experiments.report`` writes the tables into the pages, between their markers, and the plots and a
+page of all runs beside the records. With ``runs=FOLDER`` it makes the same of a folder of the user's own.
+``python -m experiments.report keep RUN NAME`` copies a finished run into the committed records.
 The NAME of a search begins with its agent's, as in ``ddpg-flops_30-0``. The NAME of a comparison is its
 table's; its contenders are added to those already there.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from amc_env import files
-from experiments.analysis import ablation, fidelity, markdown, policies, regret, tuned
+from experiments.analysis import (
+    ablation,
+    contests,
+    fidelity,
+    markdown,
+    policies,
+    regret,
+    runs,
+    site,
+    tuned,
+)
 from experiments.analysis.joining import joined
 from experiments.benchmarks import tables
 from experiments.recording.record import RunRecord, row_a_line
@@ -32,6 +44,7 @@ BENCHMARKS, BUDGETS, ABLATION = "benchmarks", "budgets", "ablation"  # likewise
 TUNED, FIDELITY = "tuned", "fidelity"  # likewise
 FRONT = "plain20-cifar10"  # the record of `TUNED` on the front page
 SEARCH = ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
+ASKED = ("job", "overrides", "choices")  # what is kept of how a search was started
 COMPARISON = ("format", "config", "seeds", "versions", "commit", "results", "seconds")
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -41,17 +54,30 @@ class ReportError(ValueError):
     """A record or a page that a table cannot be made of."""
 
 
-def main() -> None:
-    """Write every table into its page, or keep a run's record."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb")
-    taken = verbs.add_parser("keep", help="copy a finished run into the committed records")
-    taken.add_argument("run", type=Path)
-    taken.add_argument("name")
-    asked = parser.parse_args()
-    if asked.verb == "keep":
-        print(keep(asked.run, asked.name))
-        return
+def run(cfg: DictConfig, folder: Path) -> None:
+    """Write every committed table into its page, report on a folder of runs, or keep a run's record."""
+    if (cfg.keep is None) != (cfg.name is None):
+        raise ReportError("keep=RUN and name=NAME go together: report keep RUN NAME")
+    if cfg.keep is not None:
+        print(keep(Path(cfg.keep), cfg.name))
+    elif cfg.runs is not None:
+        report_on(Path(cfg.runs), Path(cfg.output))
+    else:
+        rebuild()
+
+
+def report_on(folder: Path, output: Path) -> None:
+    """Write the page, tables and figures of a folder of runs."""
+    found, notes = runs.load(folder)
+    made = site.write(found, output, title=f"Runs in {folder.name}", notes=notes)
+    print(markdown.table(contests.HEAD, contests.summary(contests.contests(found))))
+    for note in notes:
+        print(note)
+    print(f"{len(found)} runs, {len(made)} files; open {output / site.PAGE}")
+
+
+def rebuild() -> None:
+    """Write what is made of the committed records."""
     for page, blocks in pages().items():
         files.write(page, filled(page.read_text(), blocks))
         print(f"{page.relative_to(ROOT)}: written {', '.join(blocks)}")
@@ -60,6 +86,23 @@ def main() -> None:
     for name, record in read(RESULTS / FIDELITY).items():
         print(fidelity.plot(record["rows"], RESULTS / FIDELITY / f"{name}.png"))
     print(policies.plot(list(read(RESULTS / POLICIES).values()), RESULTS / POLICIES / "curves.png"))
+    files.write(RESULTS / site.PAGE, committed_page())
+    print(RESULTS / site.PAGE)
+
+
+def committed() -> list[runs.Run]:
+    """Every search that stands in a committed record."""
+    return [
+        run
+        for folder in (POLICIES, TUNED)
+        for path in sorted((RESULTS / folder).glob("*.json"))
+        for run in runs.read(path, path.stem)
+    ]
+
+
+def committed_page() -> str:
+    """The page of all committed searches."""
+    return site.page(committed(), title="AMC: committed searches")
 
 
 def pages() -> dict[Path, dict[str, str]]:
@@ -176,6 +219,7 @@ def _search(record: RunRecord, name: str) -> dict[str, Any]:
     episodes = [row for row in record.rows if "reward" in row]
     return {key: record.content[key] for key in SEARCH} | {
         "agent": name.partition("-")[0],
+        "run": {key: record.content["run"][key] for key in ASKED if key in record.content["run"]},
         "target": config["protocol"]["target"],
         "episodes": config["episodes"],
         "rewards": [round(row["reward"], 5) for row in episodes],

@@ -213,6 +213,16 @@ class TabulateConfig:
 
 
 @dataclass
+class ReportConfig:
+    """Everything that `experiments.report` reads."""
+
+    runs: str | None = None
+    output: str = MISSING
+    keep: str | None = None
+    name: str | None = None
+
+
+@dataclass
 class FetchConfig:
     """Everything that `experiments.fetch` reads."""
 
@@ -232,6 +242,7 @@ SCHEMAS = {
     "policies": PoliciesConfig,
     "tune": TuneConfig,
     "tabulate": TabulateConfig,
+    "report": ReportConfig,
     "fetch": FetchConfig,
 }
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from amc_env.env import CompressionEnv
+from amc_env.graph.structure import Graph
 from amc_env.plan import Plan
 
 
@@ -14,6 +15,11 @@ def counts(env: CompressionEnv, plan: Plan) -> list[int]:
         len(group) if kept is None else len(kept)
         for group, kept in zip(env.graph.groups, plan.kept, strict=True)
     ]
+
+
+def groups(graph: Graph) -> list[dict[str, str | int]]:
+    """What the counts of a record are counted of: the first consumer of each group, and the group's size."""
+    return [{"layer": graph.consumer(group).name, "size": len(group)} for group in graph.groups]
 
 
 def plan_of(env: CompressionEnv, kept: Sequence[int]) -> Plan:

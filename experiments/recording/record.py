@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from hydra.core.hydra_config import HydraConfig
+
 from amc_env import files
 
 FORMAT = 1
@@ -54,7 +56,7 @@ class RunRecord:
     | ``status`` | running, finished, interrupted or failed |
     | ``best``, ``results`` | what `update` was given |
     | ``seconds`` | by phase, see `phase` |
-    | ``run`` | command, folder, machine, start and end |
+    | ``run`` | command, its job, overrides and choices, folder, machine, start and end |
     """
 
     def __init__(self, folder: Path, content: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -87,6 +89,7 @@ class RunRecord:
             "seconds": {},
             "run": {
                 "command": sys.argv,
+                **_asked(),
                 "folder": str(folder),
                 "machine": f"{platform.machine()}, {os.cpu_count()} processors, {platform.system()}",
                 "started": _now(),
@@ -281,6 +284,15 @@ def row_a_line(content: Mapping[str, Any]) -> str:
         lines = ",\n".join("  " + json.dumps(row, sort_keys=True) for row in rows)
         text = text.replace('"rows": []', f'"rows": [\n{lines}\n ]')
     return text + "\n"
+
+
+def _asked() -> dict[str, Any]:
+    """The Hydra job that is running, its overrides and the files it chose; empty without Hydra."""
+    if not HydraConfig.initialized():
+        return {}
+    hydra = HydraConfig.get()
+    choices = {group: name for group, name in hydra.runtime.choices.items() if not group.startswith("hydra/")}
+    return {"job": hydra.job.name, "overrides": list(hydra.overrides.task), "choices": choices}
 
 
 def _now() -> str:

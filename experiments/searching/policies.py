@@ -17,7 +17,7 @@ from amc_env.evaluator import Evaluator, accuracy
 from experiments.analysis import tuned as tables
 from experiments.cli import config
 from experiments.cli.problem import build_agent, trained
-from experiments.recording.plans import candidates, counts
+from experiments.recording.plans import candidates, counts, groups
 from experiments.recording.progress import Meter
 from experiments.searching.compare import contenders_of, opened
 from experiments.training.fidelity import plan_of, shares, tuned
@@ -56,6 +56,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     with record:
         with record.phase("prepare"):
             subject = prepared(cfg)
+            record.update(results={"groups": groups(subject.task.graph)})
         jobs = all_jobs(contenders, cfg.targets, cfg.seeds)
         done = {Job(row["policy"], row["target"], row["seed"]) for row in record.rows}
         with record.phase("runs"), Meter("runs", len(jobs), done=len(done)) as meter:

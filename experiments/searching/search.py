@@ -61,6 +61,7 @@ def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.S
         env = environment(cfg, subject)
         game = played(cfg, env)
         agent = build_agent(cfg.agent, game, seed=cfg.seed)
+        record.update(results={"groups": plans.groups(env.graph)})
         if saved is not None:
             agent.load_state_dict(saved.agent)
         elif cfg.deliver:

@@ -1,0 +1,193 @@
+"""Charts as inline SVG: no script draws them, colours come from the page, each mark has its hover text."""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import NamedTuple
+
+from experiments.analysis.runs import Kept
+
+WIDTH, HEIGHT = 420, 270
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 44
+NAMED = 12  # decisions up to which the axis of a plan names each layer
+
+
+class Point(NamedTuple):
+    """A mark: place, what it belongs to, what the hover says, and whether it is drawn filled."""
+
+    x: float
+    y: float
+    series: str
+    label: str
+    solid: bool = True
+    run: str = ""
+
+
+class Curve(NamedTuple):
+    """A line with its band; ``low`` and ``high`` are empty where there is none."""
+
+    series: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    steps: bool = False
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Where data lie in the picture: linear axes, or a logarithmic one along x."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    log: bool = False
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Pixels of a point."""
+        across = _share(x, self.x, self.log)
+        return (
+            round(LEFT + across * (WIDTH - LEFT - RIGHT), 1),
+            round(HEIGHT - BOTTOM - _share(y, self.y) * (HEIGHT - TOP - BOTTOM), 1),
+        )
+
+    def path(self, points: Iterable[tuple[float, float]]) -> str:
+        """The attribute ``d`` of a line through points."""
+        return "M" + "L".join(f"{x:g},{y:g}" for x, y in (self.place(*point) for point in points))
+
+
+def around(values: Iterable[float], margin: float = 0.06) -> tuple[float, float]:
+    """The range of some numbers with a margin; one number stands in the middle."""
+    found = list(values)
+    low, high = min(found), max(found)
+    room = (high - low) * margin or abs(high) * 0.1 or 1.0
+    return low - room, high + room
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers within a range, about so many."""
+    raw = (high - low) / count
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = next(size * times for times in (1, 2, 5, 10) if size * times >= raw)
+    return [at * step for at in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def curves(found: Sequence[Curve], title: str, x_label: str, y_label: str) -> str:
+    """Lines with bands, x logarithmic where it spans more than a decade."""
+    every = [value for curve in found for value in (*curve.y, *curve.low, *curve.high)]
+    xs = [value for curve in found for value in curve.x]
+    log = min(xs) > 0 and max(xs) > 10 * min(xs)
+    axes = Axes((min(xs), max(xs)) if max(xs) > min(xs) else around(xs), around(every), log)
+    marks = []
+    for curve in found:
+        if curve.low:
+            edge = [*zip(curve.x, curve.high, strict=True)]
+            edge += reversed([*zip(curve.x, curve.low, strict=True)])
+            marks.append(f'<path class="band" {_series(curve.series)} d="{axes.path(edge)}Z"/>')
+        points = [*zip(curve.x, curve.y, strict=True)]
+        if curve.steps:
+            points = [place for a, b in itertools.pairwise(points) for place in (a, (b[0], a[1]))] + points[
+                -1:
+            ]
+        last = f"{curve.series}: {curve.y[-1]:.4g} at {curve.x[-1]:g}"
+        marks.append(
+            f'<path class="line" {_series(curve.series)} d="{axes.path(points)}">{_hover(last)}</path>'
+        )
+    return _svg(axes, marks, title, x_label, y_label)
+
+
+def scatter(points: Sequence[Point], title: str, x_label: str, y_label: str) -> str:
+    """Points, and the front of those that no other is both left of and above."""
+    axes = Axes(around(p.x for p in points), around(p.y for p in points))
+    best = front([(point.x, point.y) for point in points])
+    stairs = [place for a, b in itertools.pairwise(best) for place in (a, (b[0], a[1]))] + best[-1:]
+    marks = [f'<path class="front" d="{axes.path(stairs)}"/>']
+    for point in points:
+        x, y = axes.place(point.x, point.y)
+        kind = "dot" if point.solid else "dot hollow"
+        marks.append(
+            f'<circle class="{kind}" {_series(point.series)} data-run="{escape(point.run)}" '
+            f'tabindex="0" cx="{x:g}" cy="{y:g}" r="5">{_hover(point.label)}</circle>'
+        )
+    return _svg(axes, marks, title, x_label, y_label)
+
+
+def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that none is both cheaper and better than, by rising cost; of equals one."""
+    found = list[tuple[float, float]]()
+    for x, y in sorted(set(points), key=lambda point: (point[0], -point[1])):
+        if not found or y > found[-1][1]:
+            found.append((x, y))
+    return found
+
+
+def plan(kept: Sequence[Kept], title: str) -> str:
+    """The network from left to right: a frame a decision, as high as its channels, filled by what stays."""
+    most, step = max(one.size for one in kept), (WIDTH - LEFT - RIGHT) / len(kept)
+    marks = []
+    for at, one in enumerate(kept):
+        x, width, floor = LEFT + (at + 0.1) * step, 0.8 * step, HEIGHT - BOTTOM
+        text = f"{one.layer}: {one.stay} of {one.size} stay ({one.ratio:.0%})"
+        bars = [_bar(kind, x, width, n / most) for kind, n in (("whole", one.size), ("kept", one.stay))]
+        marks.append(f'<g tabindex="0">{_hover(text)}{"".join(bars)}</g>')
+        name = one.layer if len(kept) <= NAMED else str(at)
+        marks.append(_text("tick", x + width / 2, floor + 14, name))
+    axes = Axes((0, len(kept)), (0, most))
+    below = "layer that reads the channels" if len(kept) <= NAMED else "decision, in forward order"
+    return _svg(axes, marks, title, below, "channels", x_ticks=False)
+
+
+def _bar(kind: str, x: float, width: float, share: float) -> str:
+    """A bar from the floor, as high as this share of the room."""
+    high = share * (HEIGHT - TOP - BOTTOM)
+    top = HEIGHT - BOTTOM - high
+    return f'<rect class="{kind}" x="{x:.1f}" y="{top:.1f}" width="{width:.1f}" height="{high:.1f}"/>'
+
+
+def _text(kind: str, x: float, y: float, text: str, anchor: str = "middle", turned: bool = False) -> str:
+    place = f'transform="translate({x:g},{y:g}) rotate(-90)"' if turned else f'x="{x:.1f}" y="{y:.1f}"'
+    return f'<text class="{kind}" text-anchor="{anchor}" {place}>{escape(text)}</text>'
+
+
+def _svg(
+    axes: Axes, marks: Sequence[str], title: str, x_label: str, y_label: str, *, x_ticks: bool = True
+) -> str:
+    floor = HEIGHT - BOTTOM
+    lines = []
+    for value in ticks(*axes.y):
+        _, y = axes.place(axes.x[0], value)
+        lines.append(f'<path class="grid" d="M{LEFT},{y:g}H{WIDTH - RIGHT}"/>')
+        lines.append(_text("tick", LEFT - 6, y + 4, f"{value:.4g}", "end"))
+    for value in (_decades(*axes.x) if axes.log else ticks(*axes.x)) if x_ticks else []:
+        x, _ = axes.place(value, axes.y[0])
+        lines.append(_text("tick", x, floor + 16, f"{value:.4g}"))
+    lines.append(f'<path class="axis" d="M{LEFT},{TOP}V{floor}H{WIDTH - RIGHT}"/>')
+    lines.append(_text("name", (WIDTH + LEFT) / 2, HEIGHT - 6, x_label))
+    lines.append(_text("name", 13, (floor + TOP) / 2, y_label, turned=True))
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
+        f"{''.join(lines)}{''.join(marks)}</svg>"
+    )
+
+
+def _share(value: float, ends: tuple[float, float], log: bool = False) -> float:
+    low, high = ends
+    if log:
+        return math.log(value / low) / math.log(high / low)
+    return (value - low) / (high - low)
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10 and so on within a range."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    every = (times * 10.0**power for power in range(first, last + 1) for times in (1, 2, 5))
+    return [value for value in every if low <= value <= high]
+
+
+def _series(name: str) -> str:
+    return f'data-series="{escape(name)}"'
+
+
+def _hover(text: str) -> str:
+    return f"<title>{escape(text)}</title>"

@@ -1,0 +1,153 @@
+"""Runs beside one another: a row for all seeds of a contender, and the series that charts draw."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.analysis import stats
+from experiments.analysis.charts import Curve, Point
+from experiments.analysis.runs import Run
+
+SEED = 0  # of every bootstrap here
+UNITS = {"macs": "MACs", "params": "parameters"}
+COSTS = {  # by key of `Run.costs`: name on an axis, and factor
+    "macs_share": ("MACs, % of the dense network's", 100.0),
+    "params_share": ("parameters, % of the dense network's", 100.0),
+    "bytes": ("file, kB", 1e-3),
+    "ms": ("ms for one image, onnxruntime", 1.0),
+}
+HEAD = [
+    "network", "data", "budget", "agent", "seeds", "evaluations", "selection, before", "test, before",
+    "test, after", "seconds", "commit",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The runs of one network on one data set within one budget, by agent."""
+
+    model: str
+    data: str
+    resource: str
+    target: float
+    runs: dict[str, list[Run]]
+
+    @property
+    def title(self) -> str:
+        """The network, the data and the budget."""
+        return f"{self.model} on {self.data}, {self.budget}"
+
+    @property
+    def budget(self) -> str:
+        """As "50 % of the MACs"."""
+        return budget(self.resource, self.target)
+
+
+def budget(resource: str, target: float) -> str:
+    """A budget in words."""
+    return f"{100 * target:g} % of the {UNITS.get(resource, resource)}"
+
+
+def contests(runs: Iterable[Run]) -> list[Contest]:
+    """All runs, put beside those that they are compared with."""
+    found: dict[tuple[str, str, str, float], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        found[(*run.problem, run.resource, run.target)][run.agent].append(run)
+    return [Contest(*key, dict(sorted(agents.items()))) for key, agents in sorted(found.items())]
+
+
+def summary(every: Sequence[Contest]) -> list[list[str]]:
+    """A row an agent of each contest under `HEAD`; accuracies in percent, means with 95 % intervals."""
+    rows = []
+    for contest in every:
+        for agent, runs in contest.runs.items():
+            stages = [("before", "selection"), ("before", "test"), ("after", "test")]
+            cells = [percent([getattr(run, stage).get(split) for run in runs]) for stage, split in stages]
+            seconds = [run.seconds for run in runs if run.seconds is not None]
+            rows.append(
+                [
+                    contest.model, contest.data, contest.budget, f"`{agent}`", str(len(runs)),
+                    _span([run.evaluations for run in runs]), *cells,
+                    f"{np.mean(seconds):.0f}" if seconds else "", commits(runs),
+                ]
+            )  # fmt: skip
+    return rows
+
+
+def percent(values: Iterable[float | None], form: str = ".2f") -> str:
+    """A cell: the mean of fractions in percent, with its 95 % interval where there are several."""
+    known = np.array([[100 * value] for value in values if value is not None], np.float64)
+    if not known.size:
+        return ""
+    if len(known) == 1:
+        return f"{known.item():{form}}"
+    found = stats.estimate(known, stats.mean, np.random.default_rng(SEED))
+    return f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]"
+
+
+def commits(runs: Iterable[Run]) -> str:
+    """The commits of some runs, short."""
+    return " ".join(sorted({f"`{run.commit.removesuffix('-dirty')[:9]}`" for run in runs}))
+
+
+def learning(contest: Contest, points: int = 32) -> list[Curve]:
+    """Mean best reward so far against evaluations, with 95 % bands; a rule's is level."""
+    last = max((run.evaluations for runs in contest.runs.values() for run in runs if run.curve), default=0)
+    found = []
+    for agent, runs in contest.runs.items():
+        drawn = [run for run in runs if run.curve]
+        if not drawn:
+            continue
+        ends = min(run.evaluations for run in drawn)
+        at = np.unique(np.geomspace(1, ends, points).round().astype(int)) if ends > 1 else np.array([1, last])
+        values = np.array([[_reached(run, int(x)) for x in at] for run in drawn])
+        found.append(_banded(agent, at, values))
+    return found
+
+
+def keeps(contest: Contest) -> list[Curve]:
+    """Mean keep ratio of each decision by agent, with 95 % bands over seeds."""
+    found = []
+    for agent, runs in contest.runs.items():
+        values = np.array([[one.ratio for one in run.plan] for run in runs if run.plan])
+        if values.size:
+            found.append(_banded(agent, np.arange(values.shape[1]), values))
+    return found
+
+
+def layers(contest: Contest) -> list[str]:
+    """The layers at which the decisions of a contest stand."""
+    plans = [run.plan for runs in contest.runs.values() for run in runs if run.plan]
+    return [one.layer for one in plans[0]] if plans else []
+
+
+def pareto(runs: Sequence[Run], cost: str) -> list[Point]:
+    """Accuracy against a cost, a point a run; hollow where its network was not fine-tuned."""
+    factor, found = COSTS[cost][1], []
+    for run in runs:
+        if cost in run.costs and run.accuracy is not None:
+            (top1, kind), x = run.accuracy, factor * run.costs[cost]
+            label = f"{run.name}\n{100 * top1:.2f} % ({kind}), {x:.4g} {COSTS[cost][0]}"
+            found.append(Point(x, 100 * top1, run.agent, label, bool(run.after), run.name))
+    return found
+
+
+def _reached(run: Run, evaluation: int) -> float:
+    return [reward for at, reward in run.curve if at <= evaluation][-1]
+
+
+def _banded(series: str, x: np.ndarray, values: np.ndarray) -> Curve:
+    """The mean over runs ``(runs, points)`` and its interval; without one for a single run."""
+    middle = values.mean(0).tolist()
+    if len(values) == 1:
+        return Curve(series, x.tolist(), middle)
+    drawn = np.random.default_rng(SEED).integers(len(values), size=(stats.RESAMPLES // 2, len(values)))
+    low, high = np.quantile(values[drawn].mean(1), [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2], axis=0)
+    return Curve(series, x.tolist(), middle, low.tolist(), high.tolist())
+
+
+def _span(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"

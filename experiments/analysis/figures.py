@@ -1,0 +1,59 @@
+"""The charts of a report as files: one SVG and one PNG each, the same bytes for the same runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from experiments.analysis.charts import Curve, Point, front
+
+SIZE = (5.6, 3.6)  # inches
+SALT = "amc-rl"  # what matplotlib makes the ids in an SVG of
+
+
+def curves(found: Sequence[Curve], stem: Path, title: str, x_label: str, y_label: str) -> list[Path]:
+    """Lines with bands."""
+    figure, axis = _axes(title, x_label, y_label)
+    for at, curve in enumerate(found):
+        color = f"C{at % 10}"
+        axis.plot(curve.x, curve.y, color=color, label=curve.series, linewidth=1.4)
+        if curve.low:
+            axis.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.15, linewidth=0)
+    xs = [value for curve in found for value in curve.x]
+    if min(xs) > 0 and max(xs) > 10 * min(xs):
+        axis.set_xscale("log")
+    return _saved(figure, stem)
+
+
+def scatter(points: Sequence[Point], stem: Path, title: str, x_label: str, y_label: str) -> list[Path]:
+    """Points by series, and their front."""
+    figure, axis = _axes(title, x_label, y_label)
+    best = front([(point.x, point.y) for point in points])
+    axis.step(*zip(*best, strict=True), where="post", color="0.6", linewidth=1, zorder=0)
+    for at, series in enumerate(dict.fromkeys(point.series for point in points)):
+        own = [point for point in points if point.series == series]
+        faces = [f"C{at % 10}" if point.solid else "none" for point in own]
+        axis.scatter(
+            [p.x for p in own], [p.y for p in own], s=24, c=faces, edgecolors=f"C{at % 10}", label=series
+        )
+    return _saved(figure, stem)
+
+
+def _axes(title: str, x_label: str, y_label: str) -> tuple[Figure, mpl.axes.Axes]:
+    figure = Figure(figsize=SIZE, layout="constrained", dpi=120)
+    axis = figure.subplots()
+    axis.set_title(title, fontsize=10)
+    axis.set(xlabel=x_label, ylabel=y_label)
+    axis.grid(alpha=0.25)
+    return figure, axis
+
+
+def _saved(figure: Figure, stem: Path) -> list[Path]:
+    if figure.axes[0].get_legend_handles_labels()[0]:
+        figure.axes[0].legend(fontsize=7)
+    paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("svg", "png")]
+    with mpl.rc_context({"svg.hashsalt": SALT}):
+        figure.savefig(paths[0], metadata={"Date": None})
+    figure.savefig(paths[1], metadata={"Software": None})
+    return paths

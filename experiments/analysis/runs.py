@@ -1,0 +1,253 @@
+"""Searches of any origin as one kind of thing: from a folder of runs, or from the committed records.
+
+A `Run` is what tables, figures and pages are made of: one search by one agent, its best plan, and what the
+plan's network measured before and after fine-tuning.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.recording.record import RECORD, ROWS, RecordError, RunRecord
+
+FOUND, TUNED = "AMC", "AMC, tuned"  # columns of the table that a search ends with
+SPLITS = ("selection", "test")
+FILES = ("compressed.onnx", "compressed.pt2", "compressed.safetensors", "plan.json", RECORD, ROWS)
+RUNTIME, BATCH = "onnx", 1  # whose milliseconds stand for a network's in figures
+PRIVATE = ("output=", "hydra.")  # overrides that say where a run went, not what it is
+
+
+class RunsError(ValueError):
+    """A folder that holds no runs."""
+
+
+class Kept(NamedTuple):
+    """One decision of a plan: the first layer that reads the group, its size, and how much of it stays."""
+
+    layer: str
+    size: int
+    stay: int
+
+    @property
+    def ratio(self) -> float:
+        """The fraction that stays."""
+        return self.stay / self.size
+
+
+@dataclass(frozen=True)
+class Run:
+    """One search and its plan.
+
+    Attributes:
+        name: of its folder or record, unique in a report.
+        status: running, finished, interrupted or failed.
+        model, data, agent: their names in ``conf/``.
+        resource, target: what the budget bounds, and the share of the dense cost that may stay.
+        seed: of the agent.
+        evaluations: plans that were evaluated.
+        curve: ``(evaluation, reward)`` of each improvement, the first evaluation being 1.
+        plan: a `Kept` a decision; empty where the record does not know the sizes.
+        before, after: top-1 in [0, 1] by split, before and after fine-tuning; empty where not measured.
+        dense: likewise, of the dense network.
+        costs: ``macs_share``, ``params_share``, ``macs``, ``params``, ``bytes``, ``ms``, those known.
+        epochs: of fine-tuning; None where it is not known.
+        seconds: of the whole run; None where it is not known.
+        commit, command: of the code that ran, and what was asked of it.
+        config: the resolved configuration.
+        folder: where its files lie; None for a committed record.
+    """
+
+    name: str
+    status: str
+    model: str
+    data: str
+    agent: str
+    resource: str
+    target: float
+    seed: int
+    evaluations: int
+    curve: tuple[tuple[int, float], ...] = ()
+    plan: tuple[Kept, ...] = ()
+    before: Mapping[str, float] = field(default_factory=dict)
+    after: Mapping[str, float] = field(default_factory=dict)
+    dense: Mapping[str, float] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
+    epochs: int | None = None
+    seconds: float | None = None
+    commit: str = "unknown"
+    command: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+    @property
+    def problem(self) -> tuple[str, str]:
+        """The network and its data: what is compared with one another."""
+        return self.model, self.data
+
+    @property
+    def key(self) -> tuple[str, str, str, str, float]:
+        """What the seeds of one contender share."""
+        return self.model, self.data, self.agent, self.resource, self.target
+
+    @property
+    def accuracy(self) -> tuple[float, str] | None:
+        """The best known measure of what is shipped, and its name; None before there is any."""
+        for stage, found in (("tuned", self.after), ("not tuned", self.before)):
+            for split in reversed(SPLITS):
+                if split in found:
+                    return found[split], f"{split}, {stage}"
+        return None
+
+    @property
+    def files(self) -> list[str]:
+        """The names of the files in its folder that a reader may want."""
+        return [] if self.folder is None else [name for name in FILES if (self.folder / name).exists()]
+
+
+def load(folder: Path) -> tuple[list[Run], list[str]]:
+    """Every search below a folder, and a line for each record that is none or cannot be read.
+
+    Raises:
+        RunsError: when there is no search in it.
+    """
+    found, notes = list[Run](), list[str]()
+    for path in sorted(folder.rglob(RECORD)):
+        name = str(path.parent.relative_to(folder)) if path.parent != folder else folder.name
+        try:
+            record = RunRecord.read(path.parent)
+        except RecordError as error:
+            notes.append(f"left out: {error}")
+            continue
+        content = record.content | {"rows": record.rows}
+        made = list(of_record(name, content, path.parent))
+        found += made
+        if not made:
+            notes.append(f"left out: {name} is no search")
+    if not found:
+        there = "does not exist" if not folder.is_dir() else "holds no record of a search"
+        raise RunsError(f"{folder} {there}: give runs=FOLDER, the output of a search or of a sweep")
+    return found, notes
+
+
+def read(path: Path, name: str) -> list[Run]:
+    """The searches of one committed record."""
+    return list(of_record(name, json.loads(path.read_text())))
+
+
+def of_record(name: str, content: Mapping[str, Any], folder: Path | None = None) -> Iterator[Run]:
+    """The search of a record, or every search of a record of `experiments.policies`; none of another kind."""
+    config = content["config"]
+    if {"agent", "protocol", "model", "data"} <= config.keys():
+        yield _search(name, content, folder)
+    elif {"contenders", "resource", "model"} <= config.keys():
+        for row in content["rows"]:
+            yield _row(name, content, row)
+
+
+def improvements(rewards: Iterable[float]) -> tuple[tuple[int, float], ...]:
+    """The evaluation, from 1, and reward of each that is larger than all before it."""
+    found = list[tuple[int, float]]()
+    for at, reward in enumerate(rewards, 1):
+        if not found or reward > found[-1][1]:
+            found.append((at, reward))
+    return tuple(found)
+
+
+def elapsed(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Seconds since the start of a search at the end of each episode."""
+    return list(accumulate(row["episode_seconds"] for row in rows))
+
+
+def _search(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
+    config, results, best = content["config"], content["results"], content["best"] or {}
+    rewards = content.get("rewards") or [row["reward"] for row in content.get("rows", []) if "reward" in row]
+    table = results.get("table", {})
+    before = {"selection": best["selection"]["top1"]} if "selection" in best else {}
+    groups, counts = results.get("groups", []), best.get("counts", [])
+    shares = {key: best[key] for key in ("macs_share", "params_share") if key in best}
+    return Run(
+        name=name,
+        status=content.get("status", "finished"),
+        model=config["model"]["name"],
+        data=config["data"]["name"],
+        agent=content.get("agent") or _agent(content),
+        resource=config["protocol"]["resource"],
+        target=config["protocol"]["target"],
+        seed=config["seed"],
+        evaluations=len(rewards),
+        curve=improvements(rewards),
+        plan=tuple(Kept(g["layer"], g["size"], n) for g, n in zip(groups, counts, strict=False)),
+        before=_accuracies(table.get(FOUND)) or before,
+        after=_accuracies(table.get(TUNED)),
+        dense=_accuracies(table.get("dense")),
+        costs=shares | _costs(table.get(TUNED) or table.get(FOUND)),
+        epochs=config["finetune"]["epochs"] if config["deliver"] else None,
+        seconds=sum(content["seconds"].get(phase, 0.0) for phase in _phases(content["seconds"])),
+        commit=content["commit"],
+        command=_command(content),
+        config=config,
+        folder=folder,
+    )
+
+
+def _row(name: str, content: Mapping[str, Any], row: Mapping[str, Any]) -> Run:
+    """A row of `experiments.policies`; ``episode`` is the one in which the plan was found."""
+    config, groups = content["config"], content["results"].get("groups", [])
+    rule = config["contenders"][row["policy"]]["agent"]["_target_"].startswith("agents.rules.")
+    return Run(
+        name=f"{name}-{row['policy']}-{100 * row['target']:g}-{row['seed']}",
+        status="finished",
+        model=config["model"]["name"],
+        data=config["data"]["name"],
+        agent=row["policy"],
+        resource=config["resource"],
+        target=row["target"],
+        seed=row["seed"],
+        evaluations=1 if rule else config["episodes"],
+        plan=tuple(Kept(g["layer"], g["size"], n) for g, n in zip(groups, row["counts"], strict=False)),
+        before=row["before"],
+        after=row["after"],
+        costs={key: row[key] for key in ("macs_share", "params_share")},
+        epochs=config["recipe"]["epochs"],
+        seconds=row.get("row_seconds"),
+        commit=content["commit"],
+        command="python -m experiments.policies",
+        config={key: value for key, value in config.items() if key != "contenders"}
+        | config["contenders"][row["policy"]],
+    )
+
+
+def _phases(seconds: Mapping[str, float]) -> list[str]:
+    """The phases of a run; what the evaluator counts besides lies within them."""
+    return [name for name in seconds if name not in ("cut", "forward")]
+
+
+def _agent(content: Mapping[str, Any]) -> str:
+    """Its name in ``conf/agent`` with the settings that the command line changed, else that of its class."""
+    asked = content.get("run", {})
+    name = asked.get("choices", {}).get("agent")
+    if name is None:
+        return str(content["config"]["agent"]["_target_"]).rpartition(".")[2]
+    changed = [word for word in asked.get("overrides", []) if word.startswith("agent.")]
+    return " ".join([name, *(word.removeprefix("agent.") for word in changed)])
+
+
+def _command(content: Mapping[str, Any]) -> str:
+    asked = content.get("run", {})
+    words = [word for word in asked.get("overrides", []) if not word.startswith(PRIVATE)]
+    return " ".join([f"python -m {asked.get('job', 'experiments.search')}", *words])
+
+
+def _accuracies(row: Mapping[str, Any] | None) -> dict[str, float]:
+    return {} if row is None else {split: row[split] for split in SPLITS}
+
+
+def _costs(row: Mapping[str, Any] | None) -> dict[str, float]:
+    if row is None:
+        return {}
+    timed = [one for one in row["latency_ms"].get(RUNTIME, []) if one["batch"] == BATCH]
+    ms = {"ms": timed[0]["median_ms"]} if timed else {}
+    return {"macs": row["macs"], "params": row["params"], "bytes": row["file_bytes"]} | ms
