@@ -19,6 +19,7 @@ COARSE = 9  # choices of a decision that the integer program knows; of more, eve
 NODES = 100  # of the integer program's search at most; the best plan until then is taken
 BATCH = 5  # plans after each solution: it and its best neighbours by the same sum
 NOGOODS = 30  # latest known plans that the integer program must avoid
+LIMITS = {"levels": (1, 10_000)}  # of the settings: the lowest and the highest
 
 
 class Additive(PlanSearch):

@@ -18,6 +18,15 @@ Point = NDArray[np.float64]  # (T,), in [0, 1]
 Proposals = Generator[Sequence[Point], Sequence[float], None]
 
 MIDDLE = 0.5  # the uniform policy on the relative scale
+LIMITS = {  # of the settings: the lowest and the highest
+    "sigma": (1e-6, 10.0),
+    "population": (0, 100_000),
+    "step": (1e-6, 10.0),
+    "temperature": (0.0, 1_000.0),
+    "cooling": (1e-6, 1.0),
+    "spread": (1e-2, 1.0),
+    "levels": (1, 10_000),
+}
 
 
 class BlackBox(ABC):

@@ -25,6 +25,27 @@ Store = Literal["executed", "asked"]
 Target = Literal["bootstrap", "monte_carlo"]
 Warmup = Literal["noise", "uniform"]
 Baseline = Literal["episodes", "batches"]
+LIMITS = {  # of the numbers in `Settings`: the lowest and the highest
+    "hidden": (1, 16_384),
+    "lr_actor": (1e-12, 10.0),
+    "lr_critic": (1e-12, 10.0),
+    "gamma": (0.0, 1.0),
+    "tau": (0.0, 1.0),
+    "batch": (1, 1_000_000),
+    "memory": (1, 100_000_000),
+    "updates_per_step": (1e-6, 1_000.0),
+    "learn_after": (0, 1_000_000),
+    "sigma": (0.0, 10.0),
+    "warmup": (0, 1_000_000),
+    "sigma_decay": (1e-6, 1.0),
+    "candidates": (1, 100_000),
+    "revisit": (0.0, 1.0),
+    "revisit_top": (1, 100_000),
+    "revisit_sigma": (1e-6, 10.0),
+    "revisit_changed": (1e-6, 1.0),
+    "revisit_drawn": (0.0, 1.0),
+    "baseline_rate": (0.0, 1.0),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

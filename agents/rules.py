@@ -17,6 +17,7 @@ import numpy as np
 from agents.episode import Array, Episode, Info, Space, check_state
 
 ROUNDING = 1e-6  # of a keep ratio, so that a share is not less than itself
+LIMITS = {"factor": (0.0, 1_000.0), "part": (0.0, 1.0)}  # of the settings: the lowest and the highest
 
 
 @dataclass

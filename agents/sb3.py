@@ -26,6 +26,19 @@ Algorithm = Literal["ddpg", "td3", "sac"]
 Store = Literal["executed", "asked"]
 ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {"ddpg": DDPG, "td3": TD3, "sac": SAC}
 STORED = ("observations", "next_observations", "actions", "rewards", "dones")  # arrays of their replay buffer
+LIMITS = {  # of the numbers in `Settings`: the lowest and the highest
+    "hidden": (1, 16_384),
+    "lr": (1e-12, 10.0),
+    "gamma": (0.0, 1.0),
+    "tau": (0.0, 1.0),
+    "batch": (1, 1_000_000),
+    "memory": (1, 100_000_000),
+    "updates_per_step": (1e-6, 1_000.0),
+    "learn_after": (0, 1_000_000),
+    "sigma": (0.0, 10.0),
+    "warmup": (0, 1_000_000),
+    "sigma_decay": (1e-6, 1.0),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

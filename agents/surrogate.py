@@ -18,6 +18,11 @@ LENGTHS = np.geomspace(0.1, 5, 9)  # tried length scales, in units of sqrt(T)
 NOISES = (1e-5, 1e-2)  # tried variances of the noise, in units of the rewards' variance
 ELITES = 10  # best plans whose mutations and neighbours are candidates
 CLIMBS = 3  # rounds of neighbours of the most promising candidate
+LIMITS = {  # of the settings: the lowest and the highest
+    "starts": (1, 1_000_000),
+    "candidates": (1, 1_000_000),
+    "most": (2, 10_000),
+}
 
 
 class GP(PlanSearch):

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from amc_env import checkpoints, checks
+from amc_env.actions import SCALES
 from amc_env.compressors.channels import Channels, magnitude_orders
 from amc_env.compressors.networks import CutNetworks, Networks, networks
 from amc_env.compressors.surgery import Solve, Surgeon, cut, drop
 from amc_env.compressors.trial import check, random_plan, try_cut
-from amc_env.cost import Ints
+from amc_env.cost import RESOURCES, Ints
 from amc_env.data.splits import DataError, DataSet, load
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluator, culprit
-from amc_env.execution import device_of, evaluating
+from amc_env.execution import DEVICES, device_of, evaluating
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import TraceError, trace
 from amc_env.metrics import Evaluation, EvaluationError
@@ -26,9 +27,26 @@ from amc_env.plan import Plan
 from amc_env.repair.elimination import orders_cached
 from amc_env.repair.moments import Moments, collect_cached
 from amc_env.repair.sequential import Sequential
+from amc_env.rewards import REWARDS
 
 REPAIRS = ("moments", "sequential", "none")
 ORDERS = ("elimination", "magnitude")
+LIMITS = {  # of the settings of `make_env`: the lowest and the highest, or the choices
+    "target": (1e-6, 1.0),
+    "resource": RESOURCES,
+    "reward": REWARDS,
+    "scale": SCALES,
+    "beta": (1e-3, 100.0),
+    "round_to": (1, 65_536),
+    "floor": (1e-6, 1.0),
+    "order": ORDERS,
+    "repair": REPAIRS,
+    "calibration_images": (1, 100_000_000),
+    "points": (1, 1_000_000),
+    "reward_images": (1, 100_000_000),
+    "device": DEVICES,
+    "seed": (0, 4_294_967_295),
+}
 
 if hasattr(os, "register_at_fork"):
     # OpenMP's threads do not survive a fork: without this a process of AsyncVectorEnv waits for them forever.

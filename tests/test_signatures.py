@@ -38,9 +38,9 @@ def test_parameters_with_a_default(made):
 
 def test_types():
     found = settings("amc_env.building.make_env")
-    assert found["reward_images"] == Setting(int | None, 1000)
-    assert found["beta"] == Setting(float, 0.7)
-    assert settings("agents.sb3.StableBaselines")["algorithm"] == Setting(Any, "ddpg")
+    assert found["reward_images"] == Setting(int | None, 1000, (1, 100_000_000))
+    assert found["beta"] == Setting(float, 0.7, (1e-3, 100.0))
+    assert settings("agents.sb3.StableBaselines")["algorithm"] == Setting(Any, "ddpg", ("ddpg", "td3", "sac"))
 
 
 def test_a_class_that_passes_nothing_on_does_not_take_what_its_base_takes():

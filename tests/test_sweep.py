@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from experiments import search
 from experiments.cli import suggest
 from experiments.cli.config import CONF
 from experiments.cli.sweep import LONGEST, folder_name
-from experiments.recording.lock import alone
+from experiments.recording.lock import BusyError, alone
 from experiments.recording.record import RECORD, RecordError, RunRecord, without_clock
 from experiments.searching import search as job
 
@@ -177,12 +178,19 @@ def test_the_name_of_a_folder() -> None:
     assert max(map(len, long)) <= 255
 
 
+def taken(folder: Path) -> bool:
+    with alone(folder):
+        return True
+
+
 def test_one_process_at_a_time_is_at_work_in_a_folder(tmp_path: Path) -> None:
     with alone(tmp_path / "run"):
         with (
-            pytest.raises(RecordError, match=r"another process is at work in .*run: wait for its end"),
-            alone(tmp_path / "run"),
+            ThreadPoolExecutor(1) as other,
+            pytest.raises(BusyError, match=r"at work in .*run since 2.* \(process \d+ on .*\): wait"),
         ):
+            other.submit(taken, tmp_path / "run").result()
+        with alone(tmp_path / "run"):  # by the same thread, as an ablation's searches are within it
             pass
         with alone(tmp_path / "other"):
             pass

@@ -3,58 +3,58 @@
 import importlib
 import inspect
 import os
-import re
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.conf import HydraConf
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.cli import schema, suggest
+from experiments.cli import ending, schema, suggest, words
+from experiments.cli.checking import ConfigError, check_places, check_settings, plain
 from experiments.cli.signatures import PACKAGES, settings
 
-Job = Callable[[DictConfig, Path], object]  # of the configuration and the output folder
+__all__ = [
+    "CONF",
+    "ConfigError",
+    "accepted",
+    "check_settings",
+    "command",
+    "complete",
+    "instantiate",
+    "plain",
+    "told_as",
+]
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-LOWEST = {"seed": 0, "episodes": 1, "confirm": 1, "save_every": 1}
-MOST_EPOCHS = 100  # of a round of fine-tuning among candidates
+ALONE = "experiments.recording.lock:alone"  # imported with the job
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own switch: exceptions reach the caller instead of its printer
 
 schema.register()
 sys.path.append(str(Path(__file__).parent / "plugins"))  # Hydra takes plugins from packages of one name alone
 
 
-class ConfigError(ValueError):
-    """A configuration that cannot be run."""
-
-
-class RunError(RuntimeError):
-    """How a run of a sweep failed: a message alone, which also comes whole from another process."""
-
-
 def command(config_name: str, *, job: str) -> Callable[[], None]:
     """The entry point of a command: composes and checks its configuration, then calls its job.
 
     The job's module is imported after the configuration has been checked: a job may import torch at its
-    top, and ``--help`` and a misspelt key still answer at once. A wrong configuration and every error class
-    of our own packages end in one message on stderr and exit status 2. Any other exception keeps its
-    traceback, and all do under ``HYDRA_FULL_ERROR=1``.
+    top, and ``--help`` and a misspelt key still answer at once. A command with an ``output`` is alone in that
+    folder, which is not made before. A wrong configuration, every error class of our own packages, a full
+    disk and the like end in one message on stderr and exit status 2; a signal ends in 128 and its number. Any
+    other exception keeps its traceback, and all do under ``HYDRA_FULL_ERROR=1``.
 
     Args:
         config_name: the command's file in ``conf/``, without suffix.
         job: ``module:function``; the function takes the configuration and the output folder.
     """
-    started, debugging = False, os.environ.get(FULL_ERROR) == "1"
+    started, debugging, typed_for = False, os.environ.get(FULL_ERROR) == "1", os.getpid()
 
     def task(cfg: DictConfig) -> object:
         nonlocal started
@@ -62,10 +62,14 @@ def command(config_name: str, *, job: str) -> Callable[[], None]:
         hydra_cfg = HydraConfig.get()
         try:
             check_settings(cfg)
-            return _imported(job)(cfg, Path(hydra_cfg.runtime.output_dir))
+            check_places(cfg)
+            with ending.by_signals(), ending.with_parent(typed_for):
+                work, folder = _imported(job), _folder(cfg, hydra_cfg)
+                with _imported(ALONE)(folder) if "output" in cfg else nullcontext():
+                    return work(cfg, folder)
         except Exception as error:
             if not debugging:
-                end_run(error, hydra_cfg)
+                ending.end_run(error, hydra_cfg)
             raise
 
     entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
@@ -75,21 +79,27 @@ def command(config_name: str, *, job: str) -> Callable[[], None]:
             entry()
             return
         try:
-            with _full_errors():
+            with _full_errors(), ending.by_signals():
+                words.check_flags(sys.argv[1:])
                 entry()
+                sys.stdout.flush()
         except (HydraException, OmegaConfBaseException) as error:
-            stop(suggest.explain(error, CONF, config_name, sys.argv[1:]))
-        except KeyboardInterrupt:
-            stop("interrupted", 130)
+            ending.stop(suggest.explain(error, CONF, config_name, sys.argv[1:]))
+        except KeyboardInterrupt as error:
+            ending.stop_interrupted(error)
+        except BrokenPipeError:
+            ending.broken_pipe(started)
         except Exception as error:
-            stop_if_told(error)
             if isinstance(error, OSError) and not started:
-                stop(f"the output folder cannot be written ({error}): choose another with output=FOLDER")
+                ending.stop(
+                    f"the output folder cannot be written ({error}): choose another with output=FOLDER"
+                )
+            ending.stop_if_told(error)
             raise
 
     def run() -> None:
         typed = sys.argv
-        sys.argv = [typed[0], *spelled_out(typed[1:])]
+        sys.argv = [typed[0], *words.spelled_out(typed[1:])]
         try:
             guarded()
         finally:
@@ -98,87 +108,17 @@ def command(config_name: str, *, job: str) -> Callable[[], None]:
     return run
 
 
-def _imported(job: str) -> Job:
-    module, _, function = job.partition(":")
-    found: Job = getattr(importlib.import_module(module), function)
+def _folder(cfg: DictConfig, hydra_cfg: HydraConf) -> Path:
+    """The folder of a run, which Hydra makes in a sweep alone."""
+    if "output" not in cfg or hydra_cfg.mode == RunMode.MULTIRUN:
+        return Path(hydra_cfg.runtime.output_dir)
+    return Path(cfg.output).absolute()
+
+
+def _imported(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
     return found
-
-
-def spelled_out(words: Sequence[str]) -> list[str]:
-    """A command line as Hydra reads it, with the short names for networks from elsewhere understood.
-
-    ``model=torchvision/NAME`` becomes a choice of its own: ``conf/model/torchvision.yaml`` with that name.
-    Beside ``model=import``, ``target=module:function`` stands for ``model.options.target``. Both may be lists
-    of a sweep. ``output``, the folder of a run, is that of a sweep as well.
-    """
-    models = [word.partition("=")[2] for word in words if re.match(r"\+{0,2}model=", word)]
-    for name in re.findall(r"\btorchvision/(\w+)", " ".join(models)):
-        node = OmegaConf.merge(
-            OmegaConf.load(CONF / "model/torchvision.yaml"), {"name": f"torchvision/{name}"}
-        )
-        ConfigStore.instance().store(group="model/torchvision", name=name, node=node)
-    folders = [word.partition("=")[2] for word in words if re.match(r"\+{0,2}output=", word)]
-    words = [*words, *(f"hydra.sweep.dir={folder}" for folder in folders)]
-    if not any(re.search(r"\bimport\b", model) for model in models):
-        return words
-    return [re.sub(r"^(\+{0,2})target=", r"\1model.options.target=", word) for word in words]
-
-
-def stop_if_told(error: Exception) -> None:
-    """Leave with an exception's message where it was raised to tell the user something."""
-    if is_ours(error):
-        stop(str(error))
-
-
-def end_run(error: Exception, hydra_cfg: HydraConf) -> None:
-    """Leave with an exception's message where it was raised to tell something; a sweep goes on instead.
-
-    Raises:
-        RunError: in a sweep, which tells it again at its end; here and now it is printed, a fault in full.
-    """
-    if hydra_cfg.mode != RunMode.MULTIRUN:
-        stop_if_told(error)
-        return
-    if not is_ours(error):
-        traceback.print_exception(error)
-    message = str(error) if is_ours(error) else f"{type(error).__name__}: {error}"
-    print(f"failed: {' '.join(hydra_cfg.overrides.task)}: {message}", file=sys.stderr)
-    raise RunError(message) from None
-
-
-def is_ours(error: BaseException) -> bool:
-    """Whether an exception was raised to tell the user something, not by a fault of the program."""
-    return type(error).__module__.partition(".")[0] in PACKAGES
-
-
-def stop(message: str, status: int = 2) -> None:
-    """Say why on stderr and leave."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(status)
-
-
-def check_settings(cfg: DictConfig) -> None:
-    """Check what the schema cannot: lowest values, missing ones, and the settings of the open groups.
-
-    An open group names a class, and its keys and their types are what that class takes. Nothing of ours is
-    imported for that; a class of the user's own is.
-
-    Raises:
-        ConfigError: with the near names, or the type that is expected.
-    """
-    for key, lowest in LOWEST.items():
-        if key in cfg and cfg[key] < lowest:
-            raise ConfigError(f"{key} is {cfg[key]}, it is at least {lowest}")
-    for epochs in cfg.get("confirm_epochs", ()):
-        if not 0 < epochs <= MOST_EPOCHS:
-            raise ConfigError(
-                f"confirm_epochs has {epochs}; epochs of a round are above 0, at most {MOST_EPOCHS}"
-            )
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise ConfigError("\n".join(map(suggest.needed, missing)))
-    for group in schema.OPEN:
-        if group in cfg:
-            _check_group(group, plain(cfg[group]))
 
 
 def complete(cfg: DictConfig) -> dict[str, Any]:
@@ -189,18 +129,6 @@ def complete(cfg: DictConfig) -> dict[str, Any]:
             known = settings(found[group]["_target_"])
             found[group] = {key: setting.default for key, setting in known.items()} | found[group]
     return found
-
-
-def plain(node: DictConfig | ListConfig, *, resolve: bool = True) -> dict[str, Any]:
-    """A group of the configuration, or the whole of it, as plain data: what keyword arguments are made of.
-
-    Args:
-        node: the group, not a list.
-        resolve: put in what interpolations stand for.
-    """
-    found = OmegaConf.to_container(node, resolve=resolve)
-    assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items()}
 
 
 def instantiate(node: DictConfig | Mapping[str, Any], **arguments: Any) -> Any:
@@ -227,7 +155,7 @@ def told_as(name: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError) as error:
-        if is_ours(error) or not _raised_here(error):
+        if ending.is_ours(error) or not _raised_here(error):
             raise
         raise ConfigError(f"{name}: {error}") from error
 
@@ -258,20 +186,6 @@ def _locate(target: str) -> Callable[..., Any]:
     if not callable(found):
         raise ConfigError(f"_target_ {target} is not callable")
     return found
-
-
-def _check_group(group: str, node: Mapping[str, Any]) -> None:
-    if "_target_" not in node:
-        raise ConfigError(f"no _target_ in group {group!r}: it names the class to build")
-    known = settings(node["_target_"])
-    for key, value in node.items():
-        name = f"{group}.{key}"
-        if key == "_target_":
-            continue
-        if key not in known:
-            raise ConfigError(suggest.unknown_key(name, [f"{group}.{other}" for other in known]))
-        if (expected := known[key].expected(value)) is not None:
-            raise ConfigError(f"{name} is {value!r}, expected {expected}")
 
 
 @contextmanager

@@ -4,18 +4,54 @@ A setting of a class or function of ours has its type and default from there. Wh
 stands here, with its value in ``conf/``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from experiments.cli.signatures import settings
+from experiments.cli.signatures import ROOT, choices, settings
 
 ENVIRONMENT = "amc_env.building.make_env"  # its settings are those of three groups: these and compressor
 PROTOCOL = ("resource", "target", "reward")
 ENV = ("scale", "beta", "reward_images", "device")
+RECIPE = "experiments.training.recipe.Recipe"
+SETTINGS = {"finetune": RECIPE, "recipe": RECIPE} | dict.fromkeys(
+    ("protocol", "env", "compressor"), ENVIRONMENT
+)  # whose settings a group holds
 OPEN = ("agent", "tracking")  # groups that name a class: their settings are what that class takes
+
+
+TABLES = choices("experiments.searching.tabulate", "SOURCES")  # that can be made, beside those that are
+LIMITS: dict[str, Sequence[Any]] = {  # of what a command alone reads: lowest and highest, or the choices
+    "seed": (0, 2**32 - 1),
+    "data.seed": (0, 2**32 - 1),
+    "data.name": tuple(sorted(file.stem for file in (ROOT / "conf/data").glob("*.yaml"))),
+    "targets": (1e-6, 1),
+    "episodes": (1, 1_000_000),
+    "confirm": (1, 10_000),
+    "confirm_epochs": (0.001, 100),
+    "save_every": (1, 1_000_000),
+    "seeds": (1, 1_000),
+    "trials": (1, 100_000),
+    "plans": (1, 100_000),
+    "steps": (0, 1_000_000),
+    "reward_images": (1, 100_000_000),
+    "batches": (1, 100_000),
+    "repeats": (1, 1_000_000),
+    "warmup": (0, 1_000_000),
+    "classes": (1, 1_000_000),
+    "shape": (1, 100_000),
+    "device": choices("amc_env.execution", "DEVICES"),
+    "resource": choices("amc_env.cost", "RESOURCES"),
+    "split": choices("amc_env.data.splits", "SPLITS"),
+    "format": choices("experiments.analysis.describe", "FORMATS"),
+    "table": tuple(sorted({*TABLES, *(file.stem for file in (ROOT / "amc_env/tables").glob("*.npz"))})),
+}
+LISTS = ("targets", "batches")  # of what is done once for each
+STEM = (".safetensors", ".json")  # endings of a checkpoint's files
+RECORD = "record.json"
 
 
 def _of(name: str, target: str, *keys: str) -> Any:
@@ -25,7 +61,7 @@ def _of(name: str, target: str, *keys: str) -> Any:
     return make_dataclass(name, chosen)
 
 
-RecipeConfig = _of("RecipeConfig", "experiments.training.recipe.Recipe")
+RecipeConfig = _of("RecipeConfig", RECIPE)
 ProtocolConfig = _of("ProtocolConfig", ENVIRONMENT, *PROTOCOL)
 EnvConfig = _of("EnvConfig", ENVIRONMENT, *ENV)
 CompressorConfig = _of(

@@ -2,8 +2,9 @@
 
 import ast
 import inspect
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import NoneType
@@ -13,6 +14,7 @@ import hydra
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("amc_env", "agents", "experiments")
+LIMITS = "LIMITS"  # a dict beside a module's settings: a name -> (lowest, highest), or its choices
 TYPES: dict[str, Any] = {"bool": bool, "int": int, "float": float, "str": str}
 
 
@@ -22,10 +24,14 @@ class SignatureError(ValueError):
 
 @dataclass(frozen=True)
 class Setting:
-    """A parameter with a default value: its type, `Any` where it is none of `TYPES`, and that value."""
+    """A parameter with a default value: its type, `Any` where it is none of `TYPES`, and that value.
+
+    ``limits`` are the lowest and the highest value, or the choices there are; None where all is possible.
+    """
 
     kind: Any
     default: Any
+    limits: Sequence[Any] | None = None
 
     def expected(self, value: Any) -> str | None:
         """The name of the type that a value should have; None where it has it."""
@@ -90,26 +96,75 @@ def _inspected(found: Any) -> Iterator[tuple[str, Setting]]:
             return
 
 
+def choices(module: str, name: str) -> tuple[Any, ...]:
+    """The choices that a name stands for in a module of ours: the keys of a dict, a tuple, a ``Literal``.
+
+    Raises:
+        SignatureError: when the module has no such name, or it stands for something else.
+    """
+    for node in _source(module).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if name in {target.id for target in targets if isinstance(target, ast.Name)}:
+                return _members(node.value)
+    if (home := dict(_imported(_source(module))).get(name)) is None:
+        raise SignatureError(f"{module} has no {name}")
+    return choices(home, name)
+
+
+def _members(node: ast.expr) -> tuple[Any, ...]:
+    match node:
+        case ast.Dict(keys=keys):
+            return tuple(ast.literal_eval(key) for key in keys if key is not None)
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
+            found = ast.literal_eval(inner)
+            return found if isinstance(found, tuple) else (found,)
+    return tuple(ast.literal_eval(node))
+
+
+@cache
+def _limits(module: str) -> dict[str, Sequence[Any]]:
+    """What a module's `LIMITS` say; a name in it stands for the choices that the module knows by it."""
+    for node in _source(module).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == LIMITS:
+            assert isinstance(node.value, ast.Dict)
+            pairs = zip(node.value.keys, node.value.values, strict=True)
+            return {
+                ast.literal_eval(key): choices(module, value.id)
+                if isinstance(value, ast.Name)
+                else ast.literal_eval(value)
+                for key, value in pairs
+                if key is not None
+            }
+    return {}
+
+
 def _read(module: str, name: str) -> Iterator[tuple[str, Setting]]:
+    limits = _limits(module)
+    for key, setting in _defined(module, name):
+        yield key, replace(setting, limits=setting.limits or limits.get(key))
+
+
+def _defined(module: str, name: str) -> Iterator[tuple[str, Setting]]:
     tree = _source(module)
     definitions = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
     found = definitions.get(name)
     if found is None:
         raise SignatureError(f"_target_ {module}.{name}: there is no such class or function")
     if isinstance(found, ast.FunctionDef):
-        yield from _parameters(found)
+        yield from _parameters(module, found)
         return
     makers = [node for node in found.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
     passed_on = makers[0].args.kwarg if makers else ast.arg("kwargs")
     for maker in makers:
-        yield from _parameters(maker)
+        yield from _parameters(module, maker)
     for node in () if makers else found.body:
         if not isinstance(node, ast.AnnAssign) or ast.unparse(node.annotation).startswith("ClassVar"):
             continue
         if isinstance(node.target, ast.Name) and node.value is not None:
-            yield node.target.id, Setting(_kind(node.annotation), _value(node.value))
+            yield node.target.id, _setting(module, node.annotation, node.value)
     if passed_on is not None and passed_on.arg == "settings" and "Settings" in definitions:
-        yield from _read(module, "Settings")
+        yield from _defined(module, "Settings")
     imported = dict(_imported(tree))
     for base in found.bases if passed_on is not None else ():
         if isinstance(base, ast.Name) and is_ours(home := imported.get(base.id, module)):
@@ -131,13 +186,24 @@ def _imported(tree: ast.Module) -> Iterator[tuple[str, str]]:
             yield from ((alias.asname or alias.name, node.module) for alias in node.names)
 
 
-def _parameters(function: ast.FunctionDef) -> Iterator[tuple[str, Setting]]:
+def _parameters(module: str, function: ast.FunctionDef) -> Iterator[tuple[str, Setting]]:
     arguments = function.args
     positional = (arguments.posonlyargs + arguments.args)[::-1]
     pairs = [*zip(positional, arguments.defaults[::-1], strict=False)][::-1]
     for argument, default in [*pairs, *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]:
         if default is not None:
-            yield argument.arg, Setting(_kind(argument.annotation), _value(default))
+            yield argument.arg, _setting(module, argument.annotation, default)
+
+
+def _setting(module: str, annotation: ast.expr | None, default: ast.expr) -> Setting:
+    """A setting from its annotation; a ``Literal``, or a name for one, has choices."""
+    limits = None
+    if isinstance(annotation, ast.Name) and annotation.id not in TYPES:
+        with suppress(SignatureError, ValueError):  # another class: nothing is known of its values
+            limits = choices(module, annotation.id)
+    elif isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
+        limits = _members(annotation)
+    return Setting(_kind(annotation), _value(default), limits)
 
 
 def _kind(annotation: ast.expr | None) -> Any:

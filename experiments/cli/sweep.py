@@ -15,7 +15,10 @@ from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, open_dict
 
-from experiments.cli.config import check_settings, complete
+from experiments.cli.checking import check_places, check_settings
+from experiments.cli.config import complete
+from experiments.cli.ending import BusyRunError, RunError
+from experiments.recording.lock import alone
 from experiments.recording.record import RECORD, RecordError, RunRecord
 
 ENDS_OTHERS = ("TerminatedWorkerError", "WorkerCrashedError", "OutOfMemoryError")  # of joblib; of Ray
@@ -46,6 +49,7 @@ class Run:
         with open_dict(task):
             del task["hydra"]
         check_settings(task)
+        check_places(task)
         return cls(tuple(overrides), folder, complete(task))
 
     @property
@@ -93,7 +97,12 @@ def finish(runs: Sequence[Run], launcher: Launcher) -> None:
     if not left:
         print("nothing is left to do in this sweep; choose another output=FOLDER to run it again")
         return
-    failed = launch(left, launcher)
+    failed: dict[Run, str] = {}
+    while left:
+        ended = launch(left, launcher)
+        busy = [run for run in left if isinstance(ended.get(run), BusyRunError)]
+        failed |= {run: str(error) for run, error in ended.items() if run not in busy}
+        left = others(busy)
     if failed:
         lines = [f"  {run}: {message}" for run, message in failed.items()]
         head = f"{len(failed)} of {len(runs)} runs failed; the same command goes on with them"
@@ -101,8 +110,17 @@ def finish(runs: Sequence[Run], launcher: Launcher) -> None:
     print(f"all {len(runs)} runs are finished: {parents}")
 
 
-def launch(runs: Sequence[Run], launcher: Launcher) -> dict[Run, str]:
-    """Launch runs and wait; those that failed, with their messages.
+def others(busy: Sequence[Run]) -> list[Run]:
+    """Wait until a run that another process is at work on has ended; those of them that are unfinished."""
+    if busy:
+        print(f"{len(busy)} of the runs are at work in another process: waiting for the end of {busy[0]}")
+        with alone(busy[0].folder, wait=True):
+            pass
+    return [run for run in busy if not run.finished]
+
+
+def launch(runs: Sequence[Run], launcher: Launcher) -> dict[Run, Exception]:
+    """Launch runs and wait; those that did not end well, with their errors.
 
     A process that is killed ends the launch, and with joblib and Ray all that still runs: what is left is
     launched again in two halves, until what kills its process is alone.
@@ -114,10 +132,10 @@ def launch(runs: Sequence[Run], launcher: Launcher) -> dict[Run, str]:
         print(f"the launcher stopped, other runs may still be at work: {kind}: {error}", file=sys.stderr)
         left = [run for run in runs if not run.finished]
         if kind not in ENDS_OTHERS or len(left) < 2:
-            return dict.fromkeys(left, f"not finished when the launcher stopped ({kind})")
+            return dict.fromkeys(left, RunError(f"not finished when the launcher stopped ({kind})"))
         if "ray" in sys.modules:
             sys.modules["ray"].shutdown()
         half = len(left) // 2
         return launch(left[:half], launcher) | launch(left[half:], launcher)
     pairs = zip(runs, returns, strict=True)
-    return {run: str(done._return_value) for run, done in pairs if done.status != JobStatus.COMPLETED}
+    return {run: done._return_value for run, done in pairs if done.status != JobStatus.COMPLETED}

@@ -1,33 +1,74 @@
-"""One process at a time in a run's folder: two sweeps started twice share their folders."""
+"""One process at a time where files are written: a run's folder, the data sets, the committed results."""
 
+import json
+import os
+import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from experiments.recording.record import RecordError
 
-LOCK = ".lock"
+LOCK, HOLDER = ".lock", ".lock.holder"
+ANOTHER_OUTPUT = "choose another with output=FOLDER"
+
+
+class BusyError(RecordError):
+    """A folder in which another process is at work."""
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path, *, wait: bool = False, otherwise: str = ANOTHER_OUTPUT) -> Iterator[None]:
     """Lock a folder, which is made if it is missing; the lock is released when the process ends.
 
+    The thread that holds the lock may take it again. Beside the lock stands who holds it.
+
+    Args:
+        folder: to be written by this thread alone.
+        wait: for the end of another process that is at work there.
+        otherwise: what to do where the folder cannot be written.
+
     Raises:
-        RecordError: when another process holds the lock, or the folder cannot be written.
+        BusyError: when another process holds the lock, which one and since when.
+        RecordError: when the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = FileLock(folder / LOCK).acquire(blocking=False)
+        held = FileLock(folder.absolute() / LOCK, is_singleton=True).acquire(blocking=wait)
     except Timeout as error:
-        raise RecordError(
-            f"another process is at work in {folder}: wait for its end, or choose another output=FOLDER"
+        raise BusyError(
+            f"another process is at work in {folder}{_holder(folder)}: wait for its end, or {ANOTHER_OUTPUT}"
         ) from error
     except OSError as error:
-        raise RecordError(
-            f"{folder} cannot be written ({error}): choose another with output=FOLDER"
-        ) from error
-    with held:
+        raise RecordError(f"{folder} cannot be written ({error}): {otherwise}") from error
+    with held as lock:
+        if lock.lock_counter == 1:
+            _sign(folder, otherwise)
         yield
+
+
+def _sign(folder: Path, otherwise: str) -> None:
+    """Write who holds the lock; half a file does no harm, for only a message is made of it."""
+    content = {
+        "pid": os.getpid(),
+        "machine": platform.node(),
+        "command": " ".join(sys.argv),
+        "since": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
+    }
+    try:
+        (folder / HOLDER).write_text(json.dumps(content) + "\n")
+    except OSError as error:
+        raise RecordError(f"{folder} cannot be written ({error}): {otherwise}") from error
+
+
+def _holder(folder: Path) -> str:
+    """Who holds the lock, as far as it can be read."""
+    try:
+        found = json.loads((folder / HOLDER).read_text())
+        return f" since {found['since']} (process {found['pid']} on {found['machine']}: {found['command']})"
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""

@@ -16,6 +16,7 @@ from amc_env import tabular
 from amc_env.tabular import Table, TabularEnv
 from experiments.cli import config
 from experiments.cli.problem import build_agent
+from experiments.recording import opening
 from experiments.recording.progress import Meter
 from experiments.recording.record import RECORD, RunRecord
 
@@ -51,9 +52,7 @@ def contenders_of(cfg: DictConfig) -> dict[str, dict[str, Any]]:
 def opened(cfg: DictConfig, folder: Path, contenders: Mapping[str, Any]) -> RunRecord:
     """The folder's record of these contenders, to be resumed after its last row, or a new one."""
     settings = config.plain(cfg) | {"contenders": dict(contenders)}
-    if (folder / RECORD).exists():
-        return RunRecord.resume(folder, settings, episodes=len(RunRecord.read(folder).rows))
-    return RunRecord.create(folder, settings, seeds={"first": 0, "runs": cfg.seeds})
+    return opening.opened(folder, settings, seeds={"first": 0, "runs": cfg.seeds})
 
 
 def contender(name: str, overrides: Sequence[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from experiments.delivery.deliver import deliver
 from experiments.delivery.rehearsal import rehearse
 from experiments.recording import plans, state
 from experiments.recording.lock import alone
+from experiments.recording.opening import opened
 from experiments.recording.progress import Meter
 from experiments.recording.record import RECORD, RunRecord
 from experiments.recording.tracking import Tracker, episode_metrics
@@ -48,7 +49,8 @@ def search(cfg: DictConfig, folder: Path) -> RunRecord:
         return done
     with alone(folder):
         saved = state.load(folder)
-        record = _opened(cfg, folder, settings, saved)
+        seeds = {"search": cfg.seed, "splits": cfg.data.seed}
+        record = opened(folder, settings, seeds=seeds, rows=saved.episodes if saved else 0)
         tracker = config.instantiate(cfg.tracking, folder=folder, config=record.content["config"])
         with record, tracker:
             _search(cfg, record, tracker, saved)
@@ -136,9 +138,3 @@ def note_work(env: CompressionEnv, record: RunRecord) -> None:
     done = {"evaluations": evaluator.evaluations, "forwards": evaluator.forwards}
     work = {name: before.get(name, 0) + count for name, count in done.items()}
     record.update(results={"work": work, "execution": env.task.device.type})
-
-
-def _opened(cfg: DictConfig, folder: Path, settings: dict[str, Any], saved: state.State | None) -> RunRecord:
-    if (folder / RECORD).exists():
-        return RunRecord.resume(folder, settings, episodes=saved.episodes if saved else 0)
-    return RunRecord.create(folder, settings, seeds={"search": cfg.seed, "splits": cfg.data.seed})

@@ -18,8 +18,9 @@ from omegaconf import DictConfig
 from amc_env import tabular
 from amc_env.tabular import Table
 from experiments.cli import config
+from experiments.recording.opening import opened
 from experiments.recording.progress import Meter
-from experiments.recording.record import RECORD, RunRecord
+from experiments.recording.record import RunRecord
 from experiments.searching.compare import contender, run
 
 try:
@@ -61,10 +62,7 @@ def tune(cfg: DictConfig, folder: Path) -> RunRecord:
     fixed, space = split(cfg.space)
     settings = config.plain(cfg)
     del settings["trials"]  # more of them go on with the same record
-    if (folder / RECORD).exists():
-        record = RunRecord.resume(folder, settings, episodes=len(RunRecord.read(folder).rows))
-    else:
-        record = RunRecord.create(folder, settings, seeds={"sampler": cfg.seed, "runs": cfg.seeds})
+    record = opened(folder, settings, seeds={"sampler": cfg.seed, "runs": cfg.seeds})
     table = tabular.load(cfg.table)
     done = len(record.rows)
     with record, record.phase("search"), Meter("trials", cfg.trials, done=max(done - 1, 0)) as meter:

@@ -27,8 +27,8 @@ from amc_env.plan import Plan
 from experiments.analysis import fidelity
 from experiments.cli import config
 from experiments.cli.problem import trained
+from experiments.recording.opening import opened
 from experiments.recording.progress import Meter
-from experiments.recording.record import RECORD, RunRecord
 from experiments.training.loop import train
 from experiments.training.plan_sets import Drawn, plan_set
 from experiments.training.recipe import Recipe
@@ -64,11 +64,7 @@ class Subject:
 
 def main(cfg: DictConfig, folder: Path) -> None:
     """Measure and tune every plan, and print the table."""
-    settings = config.plain(cfg)
-    if (folder / RECORD).exists():
-        record = RunRecord.resume(folder, settings, episodes=len(RunRecord.read(folder).rows))
-    else:
-        record = RunRecord.create(folder, settings, seeds={"plans": cfg.seed, "tuning": cfg.seeds})
+    record = opened(folder, config.plain(cfg), seeds={"plans": cfg.seed, "tuning": cfg.seeds})
     with record:
         with record.phase("prepare"):
             subject = prepared(cfg)

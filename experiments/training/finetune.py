@@ -14,7 +14,8 @@ from amc_env.evaluator import accuracy
 from amc_env.plan import Plan
 from experiments.cli import config
 from experiments.cli.problem import environment, searched, trained
-from experiments.recording.record import RECORD, RunRecord, commit
+from experiments.recording.opening import opened
+from experiments.recording.record import RunRecord, commit
 from experiments.recording.tracking import Tracker
 from experiments.training.fitting import fit
 from experiments.training.recipe import Recipe
@@ -27,10 +28,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     """Fine-tune from the repaired weights, then write the network with its accuracies."""
     of_search = searched(Path(cfg.run), cfg.target)
     asked, recipe = config.plain(cfg), Recipe(**config.plain(cfg.recipe))
-    if (folder / RECORD).exists():
-        record = RunRecord.resume(folder, asked, episodes=0)  # the state's epochs come in again
-    else:
-        record = RunRecord.create(folder, asked, seeds={"batches": recipe.seed})
+    record = opened(folder, asked, seeds={"batches": recipe.seed}, rows=0)  # the state's epochs come again
     with record, config.instantiate(cfg.tracking, folder=folder, config=asked) as tracker:
         subject = trained(of_search)
         env = environment(of_search, subject)

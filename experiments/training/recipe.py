@@ -2,6 +2,20 @@
 
 from dataclasses import dataclass
 
+SCHEDULES = ("onecycle", "cosine")
+LIMITS = {
+    "epochs": (1, 100_000),
+    "batch_size": (1, 1_000_000),
+    "lr": (1e-9, 1_000.0),
+    "momentum": (0.0, 1.0),
+    "weight_decay": (0.0, 1_000.0),
+    "schedule": SCHEDULES,
+    "warmup": (0.0, 1.0),
+    "label_smoothing": (0.0, 1.0),
+    "shift": (0, 64),  # pixels
+    "seed": (0, 4_294_967_295),
+}
+
 
 class RecipeError(ValueError):
     """A recipe that cannot be followed."""
@@ -29,8 +43,8 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.schedule not in ("onecycle", "cosine"):
-            raise RecipeError(f"unknown schedule {self.schedule!r}; there are onecycle, cosine")
+        if self.schedule not in SCHEDULES:
+            raise RecipeError(f"unknown schedule {self.schedule!r}; there are {', '.join(SCHEDULES)}")
         if self.epochs < 1 or self.batch_size < 1:
             raise RecipeError(
                 f"epochs and batch_size are at least 1, not {self.epochs} and {self.batch_size}"

@@ -1,0 +1,155 @@
+"""What is checked of a configuration before anything is imported or written."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from experiments.cli import schema, suggest
+from experiments.cli.signatures import Setting, settings
+
+FINETUNE = "finetune"  # the recipe that may have no epochs: then nothing is trained
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run."""
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Check what the schema cannot: limits, choices, missing values, and the settings of the open groups.
+
+    An open group names a class, and its keys and their types are what that class takes. Nothing of ours is
+    imported for that; a class of the user's own is.
+
+    Raises:
+        ConfigError: with the near names, the type that is expected, or what is possible.
+    """
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise ConfigError("\n".join(map(suggest.needed, missing)))
+    found = plain(cfg)
+    for key, value in _leaves(found):
+        _check_value(key, value)
+    for key, limits in schema.LIMITS.items():
+        if (value := OmegaConf.select(cfg, key)) is not None:
+            _check_limits(key, value, limits)
+    for group, target in schema.SETTINGS.items():
+        for key, value in found.get(group, {}).items():
+            if (group, key, value) != (FINETUNE, "epochs", 0):
+                _check_setting(f"{group}.{key}", value, settings(target)[key])
+    for group in schema.OPEN:
+        if group in cfg:
+            _check_group(group, found[group])
+    _check_lists(found)
+
+
+def plain(node: DictConfig | ListConfig, *, resolve: bool = True) -> dict[str, Any]:
+    """A group of the configuration, or the whole of it, as plain data: what keyword arguments are made of.
+
+    Args:
+        node: the group, not a list.
+        resolve: put in what interpolations stand for.
+    """
+    found = OmegaConf.to_container(node, resolve=resolve)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, f"{prefix}.{key}".lstrip("."))
+    elif isinstance(node, list):
+        for at, value in enumerate(node):
+            yield from _leaves(value, f"{prefix}[{at}]")
+    else:
+        yield prefix, node
+
+
+def _check_value(key: str, value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key} is {value}: give a finite number")
+    if isinstance(value, str) and not value.strip():
+        raise ConfigError(f"{key} is empty: give it as {key}=VALUE")
+    if isinstance(value, str) and "\0" in value:
+        raise ConfigError(f"{key} has a zero byte in it: leave that out")
+
+
+def _check_limits(key: str, value: Any, limits: Any) -> None:
+    for one in value if isinstance(value, ListConfig | list) else [value]:
+        if (wrong := beyond(one, limits)) is not None:
+            raise ConfigError(f"{key} is {one!r}{wrong}")
+
+
+def beyond(value: Any, limits: Sequence[Any]) -> str | None:
+    """How a value goes beyond its limits, None where it does not.
+
+    Args:
+        value: of a setting.
+        limits: two numbers, the lowest and the highest value, or the choices there are.
+    """
+    if isinstance(limits[0], str):
+        if value in limits:
+            return None
+        near = suggest.near(str(value), list(limits))
+        meant = f" (did you mean {' or '.join(near)}?)" if near else ""
+        return f"{meant}; there are {', '.join(limits)}"
+    lowest, highest = limits
+    if value < lowest:
+        return f", it is at least {lowest}"
+    return f", it is at most {highest}" if value > highest else None
+
+
+def _check_setting(key: str, value: Any, setting: Setting) -> None:
+    if (expected := setting.expected(value)) is not None:
+        raise ConfigError(f"{key} is {value!r}, expected {expected}")
+    if value is not None and setting.limits is not None:
+        _check_limits(key, value, setting.limits)
+
+
+def _check_group(group: str, node: Mapping[str, Any]) -> None:
+    if "_target_" not in node:
+        raise ConfigError(f"no _target_ in group {group!r}: it names the class to build")
+    known = settings(node["_target_"])
+    for key, value in node.items():
+        name = f"{group}.{key}"
+        if key == "_target_":
+            continue
+        if key not in known:
+            raise ConfigError(suggest.unknown_key(name, [f"{group}.{other}" for other in known]))
+        _check_setting(name, value, known[key])
+
+
+def _check_lists(found: Mapping[str, Any]) -> None:
+    """Lists of what is run are neither empty, but for a search's targets, nor say the same twice."""
+    for key in schema.LISTS:
+        values = found.get(key)
+        if values is None:
+            continue
+        if repeated := sorted({value for value in values if values.count(value) > 1}):
+            raise ConfigError(f"{key} has {', '.join(map(str, repeated))} more than once: name each once")
+        if not values and FINETUNE not in found:
+            raise ConfigError(f"{key} is empty: give it as {key}=[VALUE,...]")
+
+
+def check_places(cfg: DictConfig) -> None:
+    """Check that there is what a configuration wants to be read.
+
+    Raises:
+        ConfigError: with the path that does not exist.
+    """
+    asked: list[tuple[str, Any, Sequence[str]]] = [
+        ("data.root", OmegaConf.select(cfg, "data.root"), ("",)),
+        ("model.checkpoint", OmegaConf.select(cfg, "model.checkpoint"), ("", *schema.STEM)),
+        ("run", cfg.get("run"), (f"/{schema.RECORD}",)),
+        *(("checkpoint", path, ("", *schema.STEM)) for path in _listed(cfg.get("checkpoint"))),
+    ]
+    for key, path, endings in asked:
+        if path is not None and not any(Path(f"{path}{ending}").exists() for ending in endings):
+            what = " or ".join(f"{path}{ending}" for ending in endings)
+            raise ConfigError(f"{key} is {path}, but there is no {what}: give {key}=PATH of one that exists")
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, ListConfig) else [value]

@@ -1,0 +1,162 @@
+"""How a command ends: in one message for what its user can mend, with a status for what a signal ended."""
+
+import errno
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from hydra.conf import HydraConf
+from hydra.types import RunMode
+
+from experiments.cli.signatures import PACKAGES
+
+INTERRUPTED = 128  # and the number of the signal: the status of what a signal ended
+GRACE = 30.0  # seconds that a run has to write its end after its parent is gone
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+KEPT = "what was written before is kept, the same command goes on from there"
+
+
+class RunError(RuntimeError):
+    """How a run of a sweep failed: a message alone, which also comes whole from another process."""
+
+
+class BusyRunError(RunError):
+    """A run of a sweep that another process is at work on."""
+
+
+class Ended(KeyboardInterrupt):
+    """A signal that ends the command as an interrupt from the keyboard does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.number = number
+
+
+@contextmanager
+def by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise `Ended`, where nobody else handles them or has them ignored.
+
+    A second one is ignored, so that it does not cut off what is written at the end.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    numbers = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if here and signal.getsignal(number) is signal.SIG_DFL
+    ]
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for one in numbers:
+            signal.signal(one, signal.SIG_IGN)
+        raise Ended(number)
+
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def with_parent(command: int) -> Iterator[None]:
+    """End this process as by SIGTERM when the process that started it is gone.
+
+    Args:
+        command: the process that the command was typed for; in it nothing is watched.
+    """
+    if os.getpid() == command:
+        yield
+        return
+    parent, over = os.getppid(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(1.0):
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(GRACE)
+                os._exit(INTERRUPTED + signal.SIGTERM)  # nobody is left to take the result
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def stop(message: str, status: int = 2) -> None:
+    """Say why on stderr and leave."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def stop_if_told(error: BaseException) -> None:
+    """Leave with a message where an exception has one, see `message_of`."""
+    if (message := message_of(error)) is not None:
+        stop(message)
+
+
+def message_of(error: BaseException) -> str | None:
+    """What the user can do something about: our own errors, a full disk, missing rights or memory.
+
+    Returns:
+        The message; None for a fault of the program.
+    """
+    if is_ours(error):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"no space is left on the disk ({error}): free some; {KEPT}"
+    if isinstance(error, OSError) and error.errno in FORBIDDEN:
+        return f"{error.filename or 'a file'}: {error.strerror}: change its rights, or choose another place"
+    words = str(error)
+    if isinstance(error, MemoryError) or any(one in words.lower() for one in NO_MEMORY):
+        reason = f" ({words.splitlines()[0]})" if words else ""
+        return f"out of memory{reason}: take fewer or smaller images, or a machine with more of it; {KEPT}"
+    return None
+
+
+def end_run(error: Exception, hydra_cfg: HydraConf) -> None:
+    """Leave with an exception's message where it has one; a sweep goes on instead.
+
+    Raises:
+        RunError: in a sweep, which tells it again at its end; here and now it is printed, a fault in full.
+    """
+    if hydra_cfg.mode != RunMode.MULTIRUN:
+        stop_if_told(error)
+        return
+    message = message_of(error)
+    if message is None:
+        traceback.print_exception(error)
+        message = f"{type(error).__name__}: {error}"
+    from experiments.recording.lock import BusyError  # here, because it needs what jobs alone import
+
+    if isinstance(error, BusyError):
+        raise BusyRunError(message) from None
+    print(f"failed: {' '.join(hydra_cfg.overrides.task)}: {message}", file=sys.stderr)
+    raise RunError(message) from None
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether an exception was raised to tell the user something, not by a fault of the program."""
+    return type(error).__module__.partition(".")[0] in PACKAGES
+
+
+def broken_pipe(started: bool) -> None:
+    """Leave without a word when nobody reads on, as after ``| head``; a job that had begun has a status."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes into the pipe again
+    raise SystemExit(INTERRUPTED + signal.SIGPIPE if started else 0)
+
+
+def stop_interrupted(error: KeyboardInterrupt) -> None:
+    """Leave with the status of what was ended from the keyboard or by another signal."""
+    number = error.number if isinstance(error, Ended) else signal.SIGINT
+    stop(str(error) or "interrupted", INTERRUPTED + number)

@@ -1,0 +1,87 @@
+"""The words of a command line: what stands for something else, and paths that Hydra would not read."""
+
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from experiments.cli.signatures import ROOT
+
+PATHS = ("output", "run", "checkpoint", "model.checkpoint", "data.root", "picture")
+PLAIN = re.compile(r"[\w./~-]*", re.ASCII)  # what Hydra certainly reads as it stands
+WORD = re.compile(r"(\+{0,2})([^=]*)=(.*)", re.DOTALL)
+
+
+class CommandLineError(ValueError):
+    """A command line that is no list of flags and key=value."""
+
+
+def spelled_out(words: Sequence[str]) -> list[str]:
+    """A command line as Hydra reads it, with the short names for networks from elsewhere understood.
+
+    ``model=torchvision/NAME`` becomes a choice of its own: ``conf/model/torchvision.yaml`` with that name.
+    Beside ``model=import``, ``target=module:function`` stands for ``model.options.target``. Both may be lists
+    of a sweep. ``output``, the folder of a run, is that of a sweep as well. A path that Hydra's grammar does
+    not have, as with an accent or ``=`` in it, is put in quotes.
+    """
+    models = [found[3] for word in words if (found := WORD.fullmatch(word)) and found[2] == "model"]
+    for name in re.findall(r"\btorchvision/(\w+)", " ".join(models)):
+        node = OmegaConf.merge(
+            OmegaConf.load(ROOT / "conf/model/torchvision.yaml"), {"name": f"torchvision/{name}"}
+        )
+        ConfigStore.instance().store(group="model/torchvision", name=name, node=node)
+    imported = any(re.search(r"\bimport\b", model) for model in models)
+    spelled = []
+    for word in words:
+        found = WORD.fullmatch(word)
+        if found is None or word.startswith("-"):
+            spelled.append(word)
+            continue
+        added, key, value = found.groups()
+        if key in PATHS:
+            value = readable(key, value)
+        if key == "target" and imported:
+            key = "model.options.target"
+        spelled.append(f"{added}{key}={value}")
+        if key == "output":
+            spelled.append(f"hydra.sweep.dir={value}")
+    return spelled
+
+
+def readable(key: str, value: str) -> str:
+    """A path's value as Hydra's grammar reads it: as it stands, or in quotes."""
+    if PLAIN.fullmatch(value):
+        return value
+    try:
+        OverridesParser.create().parse_override(f"{key}={value}")
+    except HydraException:
+        return quoted(value)
+    return value
+
+
+def quoted(value: str) -> str:
+    """A text in the quotes of Hydra's grammar."""
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value) + "'"
+
+
+def check_flags(words: Sequence[str]) -> None:
+    """Refuse a flag that Hydra does not have.
+
+    Raises:
+        CommandLineError: with what the line is made of.
+    """
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise CommandLineError(
+            f"{message}; a command line is [group=choice] [key=value] ..., all together, and Hydra's flags: "
+            "see --help and --hydra-help"
+        )
+
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args(list(words))

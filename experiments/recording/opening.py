@@ -1,0 +1,39 @@
+"""The record that a command goes on with, or a new one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.recording.record import RECORD, ROWS, RecordError, RunRecord
+
+
+def opened(
+    folder: Path, settings: Mapping[str, Any], *, seeds: Mapping[str, int], rows: int | None = None
+) -> RunRecord:
+    """The folder's record, to be gone on with, or a new one.
+
+    An attempt that ended before its first row is no reason to refuse the corrected command: its record is
+    replaced.
+
+    Args:
+        folder: of the run.
+        settings: the configuration, as plain data.
+        seeds: each by what it draws.
+        rows: how many of the record's first rows to keep; None for all.
+
+    Raises:
+        RecordError: when the folder holds a record of another configuration, or cannot be written.
+    """
+    if not (folder / RECORD).exists():
+        return RunRecord.create(folder, settings, seeds=seeds)
+    old = RunRecord.read(folder)
+    begun = old.rows or old.content["status"] == "finished" or any(folder.glob("*.state*"))
+    try:
+        old.check(settings)
+    except RecordError:
+        if begun:
+            raise
+        (folder / RECORD).unlink()
+        (folder / ROWS).unlink(missing_ok=True)
+        return RunRecord.create(folder, settings, seeds=seeds)
+    return RunRecord.resume(folder, settings, episodes=len(old.rows) if rows is None else rows)
