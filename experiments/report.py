@@ -4,7 +4,7 @@ import sys
 
 from experiments.cli import config
 
-show = config.command("report", job="experiments.analysis.report:run")
+show = config.command("report", job="experiments.analysis.report:run", locks=False)
 
 
 def main() -> None:

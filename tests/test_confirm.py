@@ -96,6 +96,6 @@ def test_the_main_job_records_the_rounds(tmp_path, cache):
 
 @pytest.mark.parametrize("wrong", ["[0]", "[-1]", "[0.5,1000]"])
 def test_rounds_that_cannot_be(wrong, tmp_path):
-    with pytest.raises(ConfigError, match="epochs of a round are above 0, at most 100"):
+    with pytest.raises(ConfigError, match=r"confirm_epochs is .*, it is at (least 0.001|most 100)"):
         search(composed(tmp_path / "run", f"confirm_epochs={wrong}"), tmp_path / "run")
     assert not (tmp_path / "run").exists()

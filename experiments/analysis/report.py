@@ -29,6 +29,7 @@ from experiments.analysis import (
 )
 from experiments.analysis.joining import joined
 from experiments.benchmarks import tables
+from experiments.recording.lock import alone
 from experiments.recording.record import RunRecord, row_a_line
 from experiments.recording.tracking import METRICS
 
@@ -59,11 +60,14 @@ def run(cfg: DictConfig, folder: Path) -> None:
     if (cfg.keep is None) != (cfg.name is None):
         raise ReportError("keep=RUN and name=NAME go together: report keep RUN NAME")
     if cfg.keep is not None:
-        print(keep(Path(cfg.keep), cfg.name))
+        with alone(RESULTS, wait=True):
+            print(keep(Path(cfg.keep), cfg.name))
     elif cfg.runs is not None:
-        report_on(Path(cfg.runs), Path(cfg.output))
+        with alone(Path(cfg.output)):
+            report_on(Path(cfg.runs), Path(cfg.output))
     else:
-        rebuild()
+        with alone(RESULTS, wait=True):
+            rebuild()
 
 
 def report_on(folder: Path, output: Path) -> None:

@@ -41,7 +41,7 @@ schema.register()
 sys.path.append(str(Path(__file__).parent / "plugins"))  # Hydra takes plugins from packages of one name alone
 
 
-def command(config_name: str, *, job: str) -> Callable[[], None]:
+def command(config_name: str, *, job: str, locks: bool = True) -> Callable[[], None]:
     """The entry point of a command: composes and checks its configuration, then calls its job.
 
     The job's module is imported after the configuration has been checked: a job may import torch at its
@@ -53,6 +53,7 @@ def command(config_name: str, *, job: str) -> Callable[[], None]:
     Args:
         config_name: the command's file in ``conf/``, without suffix.
         job: ``module:function``; the function takes the configuration and the output folder.
+        locks: its ``output`` while it runs; without, the job locks what it writes.
     """
     started, debugging, typed_for = False, os.environ.get(FULL_ERROR) == "1", os.getpid()
 
@@ -65,7 +66,7 @@ def command(config_name: str, *, job: str) -> Callable[[], None]:
             check_places(cfg)
             with ending.by_signals(), ending.with_parent(typed_for):
                 work, folder = _imported(job), _folder(cfg, hydra_cfg)
-                with _imported(ALONE)(folder) if "output" in cfg else nullcontext():
+                with _imported(ALONE)(folder) if locks and "output" in cfg else nullcontext():
                     return work(cfg, folder)
         except Exception as error:
             if not debugging:
