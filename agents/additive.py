@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from agents.lattice import Lattice, Plans
+from agents.lattice import Lattice, Limit, Plans
 from agents.plan_search import PlanSearch
 
 Floats = NDArray[np.float64]
@@ -165,24 +165,40 @@ class _Program:
         sizes = [len(own) for own in options]
         self.starts = np.concatenate([[0], np.cumsum(sizes)])
         self.cells: list[tuple[float, float, list[int], list[float]]] = []  # low, high, columns, coefficients
-        price = [lattice.single[d][own].astype(float) for d, own in enumerate(options)]
-        costs, at = np.concatenate(price).tolist(), int(self.starts[-1])
         for start, size in zip(self.starts, sizes, strict=False):
             self.cells.append((1, 1, list(range(start, start + size)), [1.0] * size))
-        for (one, other), table in lattice.pairs.items():
-            block = table[np.ix_(options[one], options[other])].astype(float)
-            rows, columns = block.shape
-            index = at + np.arange(block.size).reshape(block.shape)
-            for i in range(rows):  # the pairs of a choice add up to it
-                self.cells.append((0, 0, [self.starts[one] + i, *index[i]], [-1.0] + [1.0] * columns))
-            for j in range(columns):
-                self.cells.append((0, 0, [self.starts[other] + j, *index[:, j]], [-1.0] + [1.0] * rows))
-            costs, at = costs + block.ravel().tolist(), at + block.size
-        self.width, room = at, float(lattice.limit - lattice.constant)
-        used = [column for column, cost in enumerate(costs) if cost]
-        scale = max(room, 1.0)  # costs in units of the budget, for the solver's tolerances
-        self.cells.append((-np.inf, room / scale, used, [costs[column] / scale for column in used]))
+        self.width = int(self.starts[-1])
+        pairs = sorted(set().union(*(limit.pairs for limit in lattice.limits)))
+        first = {pair: self._add_pair(*pair) for pair in pairs}
+        for limit in lattice.limits:
+            self._add_limit(limit, first)
         self.lattice = lattice
+
+    def _add_pair(self, one: int, other: int) -> int:
+        """Variables for the pairs of two decisions' choices, rows first; the position of the first."""
+        rows, columns = len(self.options[one]), len(self.options[other])
+        index = self.width + np.arange(rows * columns).reshape(rows, columns)
+        for i in range(rows):  # the pairs of a choice add up to it
+            self.cells.append((0, 0, [self.starts[one] + i, *index[i]], [-1.0] + [1.0] * columns))
+        for j in range(columns):
+            self.cells.append((0, 0, [self.starts[other] + j, *index[:, j]], [-1.0] + [1.0] * rows))
+        self.width += index.size
+        return int(index[0, 0])
+
+    def _add_limit(self, limit: Limit, first: Mapping[tuple[int, int], int]) -> None:
+        costs = np.zeros(self.width)
+        costs[: self.starts[-1]] = np.concatenate(
+            [single[own] for single, own in zip(limit.single, self.options, strict=True)]
+        )
+        for (one, other), table in limit.pairs.items():
+            block, at = table[np.ix_(self.options[one], self.options[other])], first[one, other]
+            costs[at : at + block.size] = block.ravel()
+        room = float(limit.most - limit.constant)
+        used, scale = (
+            np.flatnonzero(costs),
+            max(room, 1.0),
+        )  # in units of the budget, for the solver's tolerances
+        self.cells.append((-np.inf, room / scale, used.tolist(), (costs[used] / scale).tolist()))
 
     def solve(self, worth: Floats, avoid: Plans) -> NDArray[np.int64] | None:
         """The plan ``(T,)`` of largest worth; None where none was found."""

@@ -11,29 +11,17 @@ SWAPS = 300  # neighbours of a plan that raise one decision and lower another; o
 Plans = NDArray[np.int64]  # (n, T): of each plan, the position of its keep ratio among those of each decision
 
 
-class Lattice:
-    """Plans as positions in the lists of allowed keep ratios, and what they cost.
-
-    A network of two decisions with keep ratios (0.5, 1) each has four plans: (0, 0), (0, 1), (1, 0), (1, 1).
+class Limit:
+    """What plans cost in one resource, and the most that they may.
 
     Args:
-        choices: allowed keep ratios of each decision, ascending.
-        costs: ``costs`` in the info of ``reset``: ``limit`` and ``constant``, whole numbers; ``single``, a
-            number for each choice of each decision; ``pairs``, by (decision, later decision), a table of
-            numbers. A plan costs the constant plus the entries of its choices.
+        costs: see `Lattice`.
     """
 
-    def __init__(self, choices: tuple[tuple[float, ...], ...], costs: Mapping[str, Any]) -> None:
-        self.keeps = [np.array(keeps) for keeps in choices]
-        self.tops: NDArray[np.int64] = np.array([len(keeps) - 1 for keeps in choices])
-        self.limit, self.constant = int(costs["limit"]), int(costs["constant"])
+    def __init__(self, costs: Mapping[str, Any]) -> None:
+        self.most, self.constant = int(costs["limit"]), int(costs["constant"])
         self.single = [np.array(each, np.int64) for each in costs["single"]]
         self.pairs = {pair: np.array(table, np.int64) for pair, table in costs["pairs"].items()}
-
-    @property
-    def decisions(self) -> int:
-        """T."""
-        return len(self.keeps)
 
     def cost(self, plans: Plans) -> NDArray[np.int64]:
         """``(n,)`` what plans ``(n, T)`` cost."""
@@ -44,9 +32,33 @@ class Lattice:
             total += table[plans[:, one], plans[:, other]]
         return total
 
+
+class Lattice:
+    """Plans as positions in the lists of allowed keep ratios, and what they cost.
+
+    A network of two decisions with keep ratios (0.5, 1) each has four plans: (0, 0), (0, 1), (1, 0), (1, 1).
+
+    Args:
+        choices: allowed keep ratios of each decision, ascending.
+        costs: ``costs`` in the info of ``reset``: ``limit`` and ``constant``, whole numbers; ``single``, a
+            number for each choice of each decision; ``pairs``, by (decision, later decision), a table of
+            numbers. A plan costs the constant plus the entries of its choices. ``others`` may hold the same
+            for further limits.
+    """
+
+    def __init__(self, choices: tuple[tuple[float, ...], ...], costs: Mapping[str, Any]) -> None:
+        self.keeps = [np.array(keeps) for keeps in choices]
+        self.tops: NDArray[np.int64] = np.array([len(keeps) - 1 for keeps in choices])
+        self.limits = [Limit(each) for each in (costs, *costs.get("others", ()))]
+
+    @property
+    def decisions(self) -> int:
+        """T."""
+        return len(self.keeps)
+
     def within(self, plans: Plans) -> NDArray[np.bool_]:
         """``(n,)`` whether plans are within the budget."""
-        allowed: NDArray[np.bool_] = self.cost(plans) <= self.limit
+        allowed: NDArray[np.bool_] = np.all([each.cost(plans) <= each.most for each in self.limits], axis=0)
         return allowed
 
     def positions(self, keeps: NDArray[np.floating]) -> Plans:

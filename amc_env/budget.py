@@ -1,15 +1,18 @@
-"""The bound on an action: how much a group may keep so that the target can still be met.
+"""The bound on an action: how much a group may keep so that every limit can still be met.
 
-*Source*: AMC, Algorithm 1, written for keep instead of sparsity and for any `Resource`. The paper's algorithm
+*Source*: AMC, Algorithm 1, written for keep instead of sparsity and for any `Prices`. The paper's algorithm
 assumes that every later layer is cut as hard as allowed, and bounds this layer by what is then still missing.
-So does this one, with the exact cost of the network in whole channels and all later groups at their floor.
+So does this one, with the exact cost of the network in whole channels and all later groups at their cheapest.
 Therefore the bound holds after rounding, and for channel pruning, where a group changes the cost of the
 layers before and after it. If the costs of decisions are independent, both algorithms give the same bound.
+
+A measured time may fall when a channel is added. So no count is taken to be affordable because a larger one
+is: all counts are priced, and a group's cheapest count need not be its floor.
 """
 
 import math
-from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -18,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amc_env.compressors import Compressor
-from amc_env.cost import Ints, Resource, Widths, WidthTable
+from amc_env.cost import Ints, Prices
 
 SLACK = 1e-3  # of a channel: what rounding to float32 may take from a keep ratio
 
@@ -27,57 +30,85 @@ class BudgetError(ValueError):
     """A target that no allowed network meets."""
 
 
+@dataclass(frozen=True)
+class Limit:
+    """At most ``most`` of ``dense`` units may be spent, the fraction ``target`` of the dense network."""
+
+    prices: Prices
+    target: float
+    dense: int
+    most: int
+
+
 class Budget:
     """Bounds one decision after the other.
 
     Args:
         compressor: offers each group's counts; the first of them is its floor.
-        resource: what is limited.
-        target: fraction in (0, 1] of the dense network's cost that may be spent.
+        targets: fraction in (0, 1] of the dense network's cost that may be spent, for each resource that is
+            limited. All hold; the first is the one that `dense`, `limit` and `spent` are about.
+
+    Attributes:
+        unit: of the first resource.
+        dense: the dense network's cost.
+        limit: the largest cost within the target.
+        whole: ``(groups,)`` the counts of the dense network.
+        cheapest: ``(groups,)`` the counts of the cheapest network, which later groups are assumed to reach:
+            from the floors, one group after the other is set to its cheapest count until none can be lowered.
 
     Raises:
-        BudgetError: when the target is not in (0, 1], or below the network with every group at its floor.
+        BudgetError: when a target is not in (0, 1], or below the cheapest network.
+        ValueError: for a resource that the compressor does not know.
     """
 
-    def __init__(self, compressor: Compressor, resource: Resource, target: float) -> None:
-        if not 0 < target <= 1:
-            raise BudgetError(f"target is the fraction of {resource.unit} to keep, in (0, 1], not {target}")
-        self.choices, self.resource = compressor.choices, resource
-        self.table = WidthTable(compressor.graph, compressor.orders)
-        self.whole = np.array([choices[-1] for choices in self.choices])
-        self.floors = np.array([choices[0] for choices in self.choices])
-        self.dense = self._price(self.whole)
-        self.limit = math.floor(Fraction(str(float(target))) * self.dense)  # 0.3 is three tenths, not a float
-        lowest = self._price(self.floors)
-        if lowest > self.limit:
-            raise BudgetError(
-                f"target {target} of {self.dense:,} {resource.unit} is below the smallest network that the "
-                f"floors allow, {lowest:,}; the lowest possible target is {_round_up(lowest, self.dense)}, "
-                "or lower the floor"
-            )
+    def __init__(self, compressor: Compressor, targets: Mapping[str, float]) -> None:
+        self.choices = compressor.choices
+        self.whole: Ints = np.array([choices[-1] for choices in self.choices])
+        self.limits = [
+            limit_of(compressor.prices(name), target, self.whole) for name, target in targets.items()
+        ]
+        main = self.limits[0]
+        self.unit, self.dense, self.limit, self._price = (
+            main.prices.unit, main.dense, main.most, main.prices,
+        )  # fmt: skip
+        self.cheapest = self._cheapest()
+        self._check_reach()
         self._ratios = np.unique(np.concatenate([choices / choices[-1] for choices in self.choices]))
-        self._uniform = np.stack([snap(choices, self._ratios) for choices in self.choices], axis=1)
+        self._uniform = np.stack(
+            [snap(choices, self._ratios * choices[-1]) for choices in self.choices], axis=1
+        )
 
-    def snap(self, group: int, keep: float) -> int:
-        """The largest allowed count that is at most a fraction of the group; at least its floor."""
-        return int(snap(self.choices[group], np.array(keep)))
+    def take(self, decided: Sequence[int], keep: float) -> int:
+        """The largest affordable count of the next group that is at most a fraction of it.
+
+        Where all of those are too dear, the smallest that is affordable.
+        """
+        return int(snap(self.affordable(decided), np.array(keep * self.whole[len(decided)])))
 
     def bound(self, decided: Sequence[int]) -> int:
-        """The largest count for the next group with which the target can still be met."""
+        """The largest count for the next group with which every limit can still be met."""
+        return int(self.affordable(decided)[-1])
+
+    def affordable(self, decided: Sequence[int]) -> Ints:
+        """The counts for the next group, ascending, with which the cheapest rest meets every limit."""
         group = len(decided)
-        counts = np.concatenate([np.array(decided, dtype=np.int64), self.floors[group:]])
-        prices = self.resource(self.table.column(counts, group, self.choices[group]))
-        affordable = int(np.searchsorted(prices, self.limit, side="right"))
-        return int(self.choices[group][affordable - 1])
+        counts = np.concatenate([np.array(decided, dtype=np.int64), self.cheapest[group:]])
+        choices = self.choices[group]
+        fits = np.ones(len(choices), dtype=bool)
+        for limit in self.limits:
+            fits &= limit.prices.column(counts, group, choices) <= limit.most
+        return choices[fits]
 
     def share(self, decided: Sequence[int]) -> float:
-        """The largest keep ratio in (0, 1] that all undecided groups can be given within the target.
+        """The largest keep ratio in (0, 1] that all undecided groups can be given within every limit.
 
-        A uniform policy only changes at ratios of allowed counts, so only these are tried.
+        A uniform policy only changes at ratios of allowed counts, so only these are tried. The smallest of
+        them where a uniform rest is too dear, as the floors may be where a cost is not monotone.
         """
-        left = self._uniform[:, len(decided) :]
-        affordable = bisect_right(left, self.limit, key=lambda counts: self._price([*decided, *counts]))
-        return float(self._ratios[affordable - 1])
+        plans = self._uniform.copy()
+        plans[:, : len(decided)] = decided
+        affordable = np.flatnonzero(self.within(plans))
+        return float(self._ratios[affordable[-1] if len(affordable) else 0])
 
     @cached_property
     def keeps(self) -> tuple[tuple[float, ...], ...]:
@@ -90,51 +121,97 @@ class Budget:
 
         ``limit`` is the budget. A plan costs ``constant``, plus its entry in ``single[group]`` for each
         group, plus its entry in ``pairs[group, later group]`` for each pair of groups that a layer joins.
-        An entry's position is that of the group's count among its choices. This is exact for MACs and
-        parameters: a layer costs a product of two widths, and a width is a sum over groups.
+        An entry's position is that of the group's count among its choices. ``exact`` is whether that is the
+        cost; it is for MACs, parameters and the latency of networks in which no layer touches more than two
+        groups. Otherwise it is an estimate from changes of one and two groups around the cheapest network.
+        ``others`` holds the same for each further limit.
         """
-        base, groups = self._price(self.floors), range(len(self.choices))
-        alone = [self.resource(self.table.column(self.floors, g, self.choices[g])) - base for g in groups]
-        pairs = {}
-        for one in groups:
-            raised = self.floors.copy()
-            raised[one] = self.whole[one]
-            for other in range(one + 1, len(self.choices)):
-                both = self.resource(self.table.column(raised, other, self.whole[[other]]))
-                if int(both[0]) - base != int(alone[one][-1] + alone[other][-1]):
-                    pairs[one, other] = self._joint(one, other, alone, base)
-        single = tuple(tuple(each.tolist()) for each in alone)
-        return {"limit": self.limit, "constant": base, "single": single, "pairs": pairs}
+        first, *others = [self._described(limit) for limit in self.limits]
+        return first | {"others": tuple(others)}
 
-    def _joint(self, one: int, other: int, alone: Sequence[Ints], base: int) -> tuple[tuple[int, ...], ...]:
+    def _described(self, limit: Limit) -> dict[str, Any]:
+        prices, base = limit.prices, int(limit.prices(self.cheapest))
+        alone = [prices.column(self.cheapest, g, choices) - base for g, choices in enumerate(self.choices)]
+        tables = {pair: self._joint(prices, *pair, alone, base) for pair in prices.pairs}
+        return {
+            "limit": limit.most,
+            "constant": base,
+            "single": tuple(tuple(each.tolist()) for each in alone),
+            "pairs": {
+                pair: tuple(map(tuple, table.tolist())) for pair, table in tables.items() if table.any()
+            },
+            "exact": prices.pairwise,
+        }
+
+    def _joint(self, prices: Prices, one: int, other: int, alone: Sequence[Ints], base: int) -> Ints:
         """What two groups cost together, beyond the sum of what each costs alone."""
-        counts, rows = self.floors.copy(), []
+        counts, rows = self.cheapest.copy(), []
         for position, count in enumerate(self.choices[one]):
             counts[one] = count
-            both = self.resource(self.table.column(counts, other, self.choices[other]))
-            rows.append(tuple((both - base - alone[one][position] - alone[other]).tolist()))
-        return tuple(rows)
-
-    def widths(self, decided: Sequence[int]) -> Widths:
-        """The widths of the network in which all undecided groups are whole."""
-        return self.table.widths([*decided, *self.whole[len(decided) :]])
+            both = prices.column(counts, other, self.choices[other])
+            rows.append(both - base - alone[one][position] - alone[other])
+        return np.array(rows)
 
     def spent(self, decided: Sequence[int]) -> float:
-        """The cost of the network of `widths`, as a fraction of the dense network's."""
-        return int(self.resource(self.widths(decided))) / self.dense
+        """The cost with all undecided groups whole, as a fraction of the dense network's."""
+        return int(self._price([*decided, *self.whole[len(decided) :]])) / self.dense
 
     def allows(self, counts: Sequence[int]) -> bool:
-        """Whether a network with so many channels in each group is within the target."""
-        return self._price(counts) <= self.limit
+        """Whether a network with so many channels in each group is within every limit."""
+        return bool(self.within(np.array(counts)))
 
-    def _price(self, counts: Sequence[int] | Ints) -> int:
-        return int(self.resource(self.table.widths(counts)))
+    def within(self, counts: Ints) -> NDArray[np.bool_]:
+        """``(...)`` bool, whether plans ``(..., groups)`` are within every limit."""
+        fits: NDArray[np.bool_] = np.all(
+            [limit.prices(counts) <= limit.most for limit in self.limits], axis=0
+        )
+        return fits
+
+    def _cheapest(self) -> Ints:
+        """See the class; of several limits it lowers the one that is exceeded most."""
+        counts: Ints = np.array([choices[0] for choices in self.choices])
+        before = None
+        while before is None or (counts != before).any():
+            before = counts.copy()
+            for group, choices in enumerate(self.choices):
+                each = [
+                    limit.prices.column(counts, group, choices) / max(limit.most, 1) for limit in self.limits
+                ]
+                counts[group] = choices[np.max(each, axis=0).argmin()]
+        return counts
+
+    def _check_reach(self) -> None:
+        for limit in self.limits:
+            lowest = int(limit.prices(self.cheapest))
+            if lowest > limit.most:
+                raise BudgetError(
+                    f"target {limit.target} of {limit.dense:,} {limit.prices.unit} is below the smallest "
+                    f"network that the floors allow, {lowest:,}; the lowest possible target is "
+                    f"{_round_up(lowest, limit.dense)}, or lower the floor"
+                )
 
 
-def snap(choices: Ints, keep: NDArray[np.float64]) -> Ints:
-    """The largest of ``choices`` that is at most a fraction of the last one; at least the first."""
-    wanted = np.floor(keep * choices[-1] + SLACK)
-    found: Ints = choices[np.maximum(np.searchsorted(choices, wanted, side="right") - 1, 0)]
+def limit_of(prices: Prices, target: float, whole: Ints) -> Limit:
+    """The limit that a target sets: 0.3 is three tenths, not the float next to it.
+
+    Args:
+        prices: of the resource.
+        target: fraction in (0, 1].
+        whole: ``(groups,)`` the counts of the dense network.
+
+    Raises:
+        BudgetError: when the target is not in (0, 1].
+    """
+    if not 0 < target <= 1:
+        raise BudgetError(f"target is the fraction of {prices.unit} to keep, in (0, 1], not {target}")
+    dense = int(prices(whole))
+    return Limit(prices, float(target), dense, math.floor(Fraction(str(float(target))) * dense))
+
+
+def snap(choices: Ints, wanted: NDArray[np.float64]) -> Ints:
+    """The largest of ``choices`` that is at most what is wanted; at least the first."""
+    below = np.searchsorted(choices, np.floor(wanted + SLACK), side="right") - 1
+    found: Ints = choices[np.maximum(below, 0)]
     return found
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -194,6 +194,7 @@ def make_env(
     *,
     target: float = 0.5,
     resource: str = "macs",
+    limits: Mapping[str, float] | None = None,
     reward: str = "error",
     scale: str = "relative",
     beta: float = 0.7,
@@ -215,6 +216,7 @@ def make_env(
         data: repair reads its calibration split, rewards its reward split; no other split is read.
         target: fraction of the dense cost that may be spent, in (0, 1].
         resource: what the target limits: a key of `amc_env.cost.RESOURCES`.
+        limits: further targets that hold as well, by resource.
         reward: a key of `amc_env.rewards.REWARDS`.
         scale: a key of `amc_env.actions.SCALES`.
         beta: half the width of the relative scale, in nats.
@@ -238,8 +240,8 @@ def make_env(
         calibration_images=calibration_images, points=points, device=device, seed=seed,
     )  # fmt: skip
     return _with_evaluator(
-        task, reward_images, target=target, resource=resource, reward=reward, scale=scale, beta=beta,
-        render_mode=render_mode,
+        task, reward_images, target=target, resource=resource, limits=limits, reward=reward, scale=scale,
+        beta=beta, render_mode=render_mode,
     )  # fmt: skip
 
 

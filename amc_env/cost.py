@@ -1,4 +1,4 @@
-"""What a network costs under a plan, in whole numbers: MACs and parameters.
+"""What a network costs under a plan, in whole numbers: MACs, parameters, and what else can be priced.
 
 *Source* of the formulas: Howard et al., "MobileNets" (2017), section 3.1, for standard, depthwise and
 pointwise convolutions; a grouped convolution joins each output channel to the inputs of its group only. A
@@ -35,12 +35,40 @@ class Widths:
 
 
 class Resource(Protocol):
-    """A cost in whole units; adding a channel never lowers it."""
+    """A cost in whole units.
+
+    Attributes:
+        unit: of it, for messages.
+        bilinear: whether each layer costs a product of its two widths.
+    """
 
     unit: str
+    bilinear: bool
 
     def __call__(self, widths: Widths) -> Ints:
         """``(...)`` int64, the costs of networks with these widths."""
+
+
+class Prices(Protocol):
+    """What plans of a compressor cost in one resource; a plan is its count for each group.
+
+    Adding to a count may lower the cost.
+
+    Attributes:
+        unit: of the costs, for messages.
+        pairs: the groups (one, later one) whose costs together may differ from the sum of what each costs.
+        pairwise: whether a cost is a constant plus a part for each group and one for each of those pairs.
+    """
+
+    unit: str
+    pairs: tuple[tuple[int, int], ...]
+    pairwise: bool
+
+    def __call__(self, counts: Sequence[int] | Ints) -> Ints:
+        """``(...)`` int64, the costs of plans ``(..., groups)``."""
+
+    def column(self, counts: Sequence[int] | Ints, group: int, choices: Ints) -> Ints:
+        """``(choices,)`` costs of the plan ``(groups,)`` with one group's count replaced by each choice."""
 
 
 def macs(layer: Layer, reads: int, writes: int) -> int:
@@ -57,7 +85,7 @@ def weights(layer: Layer, reads: int, writes: int) -> int:
 class Macs:
     """Multiply-accumulates of all layers for one image."""
 
-    unit = "MACs"
+    unit, bilinear = "MACs", True
 
     def __init__(self, graph: Graph) -> None:
         self._weights = _Weights(graph)
@@ -78,7 +106,7 @@ class Macs:
 class Params:
     """Trainable parameters, batch norm and biases included."""
 
-    unit = "parameters"
+    unit, bilinear = "parameters", True
 
     def __init__(self, graph: Graph) -> None:
         self._weights = _Weights(graph)
@@ -115,6 +143,9 @@ class WidthTable:
         graph: of the dense network.
         orders: one a group: its positions, from the one that goes last to the one that goes first; "keep k"
             means the first k of them.
+
+    Attributes:
+        touched: ``(groups, layers)`` bool, whether a layer reads or writes channels of a group.
     """
 
     def __init__(self, graph: Graph, orders: Sequence[Ints]) -> None:
@@ -128,9 +159,11 @@ class WidthTable:
         self._rows: Ints = np.concatenate(blocks)
         sizes = [len(group) + 1 for group in graph.groups]
         self._starts: Ints = np.cumsum([0, *sizes[:-1]])
+        touched = [block[-1, :-1].reshape(2, -1).sum(0) > 0 for block in blocks[1::2]]
+        self.touched: NDArray[np.bool_] = np.reshape(touched, (len(touched), self._layers))
 
     def widths(self, counts: Sequence[int] | Ints) -> Widths:
-        """The widths of the network that keeps ``counts``, ``(groups,)``."""
+        """The widths of the networks that keep ``counts``, ``(..., groups)``."""
         return self._unpack(self._sum(counts))
 
     def column(self, counts: Sequence[int] | Ints, group: int, choices: Ints) -> Widths:
@@ -140,11 +173,34 @@ class WidthTable:
         return self._unpack(others + self._rows[start + choices])
 
     def _sum(self, counts: Sequence[int] | Ints) -> Ints:
-        total: Ints = self._base + self._rows.take(self._starts + counts, axis=0).sum(0)
+        total: Ints = self._base + self._rows.take(self._starts + counts, axis=0).sum(-2)
         return total
 
     def _unpack(self, rows: Ints) -> Widths:
         return Widths(rows[..., : self._layers], rows[..., self._layers : -1], rows[..., -1])
+
+
+class WidthPrices:
+    """Costs of plans that remove channels, from the widths that they leave.
+
+    Args:
+        table: of the network and the orders in which its channels go.
+        resource: the cost of widths.
+    """
+
+    def __init__(self, table: WidthTable, resource: Resource) -> None:
+        self.unit, self._table, self._resource = resource.unit, table, resource
+        together = table.touched.astype(np.int64) @ table.touched.T.astype(np.int64)
+        self.pairs = tuple((int(a), int(b)) for a, b in np.argwhere(np.triu(together, 1)))
+        self.pairwise = resource.bilinear or bool((table.touched.sum(0) <= 2).all())
+
+    def __call__(self, counts: Sequence[int] | Ints) -> Ints:
+        """``(...)`` costs of plans ``(..., groups)``."""
+        return self._resource(self._table.widths(counts))
+
+    def column(self, counts: Sequence[int] | Ints, group: int, choices: Ints) -> Ints:
+        """``(choices,)`` costs of the plan ``(groups,)`` with one group's count replaced by each choice."""
+        return self._resource(self._table.column(counts, group, choices))
 
 
 def _per_atom(graph: Graph) -> Ints:

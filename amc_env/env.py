@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import gymnasium as gym
@@ -11,13 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from amc_env import checks, render
 from amc_env.actions import SCALES
-from amc_env.budget import Budget
+from amc_env.budget import Budget, snap
 from amc_env.compressors import Compressor
-from amc_env.cost import RESOURCES, Macs, Params
+from amc_env.cost import RESOURCES, Macs, mask_widths
 from amc_env.metrics import Evaluation, EvaluationError
 from amc_env.observation import FEATURES, Embedding, Observation
 from amc_env.plan import Plan
-from amc_env.rewards import REWARDS
+from amc_env.rewards import NEEDED, REWARDS
 
 METRICS = ("top1", "top5", "loss", "agreement", "kl", "std_error", "n_images")
 
@@ -60,9 +60,9 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     asks for each of its choices, the nearest one where the scale does not reach it. Each step gives
     ``share`` for the decisions that are left; ``action_asked`` and ``action_executed``, the action that
     asks for exactly what was applied; ``keep_asked``, ``keep_bound`` and ``keep_applied`` in [0, 1];
-    ``macs`` and ``params`` with all later groups whole. The last step adds the metrics of
-    `amc_env.metrics.Evaluation` and the `Plan` under ``plan``. Clock times are left out, so that equal runs
-    compare equal.
+    ``macs``, ``params`` and each other resource that is limited, with all later groups whole. The last step
+    adds the metrics of `amc_env.metrics.Evaluation` and the `Plan` under ``plan``. Clock times are left out,
+    so that equal runs compare equal.
 
     ## Arguments
     `amc_env.building.make_env` makes an environment of a network and its data; `gym.make` of a shipped one:
@@ -85,7 +85,8 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         compressor: offers each group's counts and makes the plans.
         evaluator: plan -> metrics.
         target: fraction of the dense cost that may be spent, in (0, 1].
-        resource: what the target limits: a key of `amc_env.cost.RESOURCES`.
+        resource: what the target limits: one that the compressor prices, as "macs" and "params".
+        limits: further targets that hold as well, by resource.
         reward: a key of `amc_env.rewards.REWARDS`.
         scale: a key of `amc_env.actions.SCALES`.
         beta: half the width of the relative scale, in nats: 0.7 spans from half of the share to twice of it.
@@ -117,12 +118,12 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         *,
         target: float = 0.5,
         resource: str = "macs",
+        limits: Mapping[str, float] | None = None,
         reward: str = "error",
         scale: str = "relative",
         beta: float = 0.7,
         render_mode: str | None = None,
     ) -> None:
-        checks.one_of("resource", resource, RESOURCES)
         checks.one_of("reward", reward, REWARDS)
         checks.one_of("scale", scale, SCALES)
         checks.one_of("render_mode", render_mode, (None, *self.metadata["render_modes"]))
@@ -130,10 +131,20 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         self.compressor, self.graph, self.evaluator = compressor, compressor.graph, evaluator
         self.resource, self.render_mode = resource, render_mode
         self.scale, self.reward = SCALES[scale](beta), REWARDS[reward]
-        self.macs, self.params = Macs(self.graph), Params(self.graph)
+        self.limits = dict(limits or {})
+        if self.limits.get(resource, target) != target:
+            raise ValueError(
+                f"two targets for {resource}: target={target} and {self.limits[resource]} in limits; give one"
+            )
+        self.prices = {
+            name: compressor.prices(name)
+            for name in dict.fromkeys((*RESOURCES, resource, *self.limits, *NEEDED.get(reward, ())))
+        }
+        self.limits.pop(resource, None)
         self._budgets: dict[float, Budget] = {}  # by target
         self.set_target(target)
-        self._embedding = Embedding(self.graph, self.macs.by_layer(self.budget.widths([])))
+        dense = mask_widths(self.graph, np.ones(self.graph.atoms, dtype=bool))
+        self._embedding = Embedding(self.graph, Macs(self.graph).by_layer(dense))
         self.observation_space = gym.spaces.Box(0, 1, (len(FEATURES),), np.float32)
         self.action_space = gym.spaces.Box(0, 1, (1,), np.float32)
 
@@ -144,7 +155,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
             BudgetError: when no plan is within it; the old target then stays.
         """
         if target not in self._budgets:
-            self._budgets[target] = Budget(self.compressor, RESOURCES[self.resource](self.graph), target)
+            self._budgets[target] = Budget(self.compressor, {self.resource: target} | self.limits)
         self.target, self.budget = target, self._budgets[target]
         self._begin()
 
@@ -184,20 +195,20 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         """
         group, share = self._next_group(), self._share
         asked = _number(action, group)
-        keep, bound = self.scale.to_keep(asked, share), self.budget.bound(self.counts)
-        count = min(self.budget.snap(group, keep), bound)
+        keep, affordable = self.scale.to_keep(asked, share), self.budget.affordable(self.counts)
+        size = int(self.budget.whole[group])
+        count = int(snap(affordable, np.array(keep * size)))
 
         self.plan = self.plan.with_group(group, self.compressor.choose(group, count))
         self.counts.append(count)
         self._share = self.budget.share(self.counts)
 
-        size = len(self.graph.groups[group])
-        info = self._costs() | {
+        info = self.costs(self.counts) | {
             "share": self._share,
             "action_asked": asked,
             "action_executed": self.scale.to_action(count / size, share),
             "keep_asked": keep,
-            "keep_bound": bound / size,
+            "keep_bound": int(affordable[-1]) / size,
             "keep_applied": count / size,
         }
         if len(self.counts) < len(self.graph.groups):
@@ -225,15 +236,16 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
 
     def _evaluate(self, costs: dict[str, Any]) -> tuple[float, dict[str, Any]]:
         evaluation = self.evaluator(self.plan)
-        reward = self.reward(evaluation, costs["macs"], costs["params"])
+        reward = self.reward(evaluation, costs)
         if not math.isfinite(reward):
             raise EvaluationError(f"the reward of plan {self.plan.hash} is {reward}, of {evaluation}")
         metrics = {name: getattr(evaluation, name) for name in METRICS}
         return reward, metrics | {"plan": self.plan}
 
-    def _costs(self) -> dict[str, Any]:
-        widths = self.budget.widths(self.counts)
-        return {"macs": int(self.macs(widths)), "params": int(self.params(widths))}
+    def costs(self, decided: Sequence[int]) -> dict[str, Any]:
+        """What the network costs in each resource when all undecided groups are whole."""
+        counts = [*decided, *self.budget.whole[len(decided) :]]
+        return {name: int(prices(counts)) for name, prices in self.prices.items()}
 
     def _actions(self) -> tuple[float, ...]:
         """The action that asks for each choice of the group at hand; the nearest one where none does."""

@@ -2,51 +2,56 @@
 
 *Source*: AMC, section 3.3. R_err goes with a bound on the action (resource-constrained search). R_FLOPs and
 R_Param go without a bound and weigh the cost themselves (accuracy-guaranteed search); the logarithm is
-natural, as in the released code. ``loss``, ``agreement`` and ``kl`` are not in the paper: on the same images
-they have less variance than the error, because they use whole distributions or compare with the dense network
-image by image.
+natural, as in the released code. ``latency`` is R_FLOPs with measured time. ``loss``, ``agreement`` and
+``kl`` are not in the paper: on the same images they have less variance than the error, because they use whole
+distributions or compare with the dense network image by image.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from amc_env.metrics import Evaluation
 
-Reward = Callable[[Evaluation, int, int], float]
-"""(evaluation, MACs, parameters) -> reward."""
+Costs = Mapping[str, int]  # of the network, by resource: "macs", "params" and what else is priced
+Reward = Callable[[Evaluation, Costs], float]
 
 
-def error(evaluation: Evaluation, macs: int, params: int) -> float:
+def error(evaluation: Evaluation, costs: Costs) -> float:
     """R_err = -Error, in [-1, 0]."""
     return evaluation.top1 - 1
 
 
-def error_top5(evaluation: Evaluation, macs: int, params: int) -> float:
+def error_top5(evaluation: Evaluation, costs: Costs) -> float:
     """R_err on the top-5 error, in [-1, 0]."""
     return evaluation.top5 - 1
 
 
-def flops(evaluation: Evaluation, macs: int, params: int) -> float:
+def flops(evaluation: Evaluation, costs: Costs) -> float:
     """R_FLOPs = -Error log(FLOPs), not positive."""
-    return (evaluation.top1 - 1) * math.log(macs)
+    return (evaluation.top1 - 1) * math.log(costs["macs"])
 
 
-def parameters(evaluation: Evaluation, macs: int, params: int) -> float:
+def parameters(evaluation: Evaluation, costs: Costs) -> float:
     """R_Param = -Error log(#Param), not positive."""
-    return (evaluation.top1 - 1) * math.log(params)
+    return (evaluation.top1 - 1) * math.log(costs["params"])
 
 
-def loss(evaluation: Evaluation, macs: int, params: int) -> float:
+def latency(evaluation: Evaluation, costs: Costs) -> float:
+    """R_latency = -Error log(nanoseconds), not positive: measured time in the place of FLOPs."""
+    return (evaluation.top1 - 1) * math.log(costs["latency"])
+
+
+def loss(evaluation: Evaluation, costs: Costs) -> float:
     """Minus the cross-entropy in nats, not positive."""
     return -evaluation.loss
 
 
-def agreement(evaluation: Evaluation, macs: int, params: int) -> float:
+def agreement(evaluation: Evaluation, costs: Costs) -> float:
     """Minus the share of images that are predicted otherwise than by the dense network, in [-1, 0]."""
     return evaluation.agreement - 1
 
 
-def divergence(evaluation: Evaluation, macs: int, params: int) -> float:
+def divergence(evaluation: Evaluation, costs: Costs) -> float:
     """Minus KL(dense, compressed) in nats, not positive."""
     return -evaluation.kl
 
@@ -56,7 +61,11 @@ REWARDS: dict[str, Reward] = {
     "error_top5": error_top5,
     "flops": flops,
     "params": parameters,
+    "latency": latency,
     "loss": loss,
     "agreement": agreement,
     "kl": divergence,
 }
+
+NEEDED: dict[str, tuple[str, ...]] = {"latency": ("latency",)}
+"""Resources beside MACs and parameters that a reward reads."""

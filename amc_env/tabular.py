@@ -10,16 +10,17 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from amc_env import zoo
+from amc_env import checks, zoo
 from amc_env.budget import Budget
 from amc_env.compressors import Compressor
-from amc_env.cost import RESOURCES, Ints, Macs, Params, WidthTable
+from amc_env.cost import RESOURCES, Ints, WidthPrices, WidthTable
 from amc_env.env import CompressionEnv
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
@@ -60,6 +61,16 @@ class Levels:
         if (group, count) not in self._chosen:
             self._chosen[group, count] = tuple(sorted(self.orders[group][:count].tolist()))
         return self._chosen[group, count]
+
+    @cached_property
+    def widths(self) -> WidthTable:
+        """Of the network, by counts."""
+        return WidthTable(self.graph, self.orders)
+
+    def prices(self, resource: str) -> WidthPrices:
+        """What its plans cost in a resource, a key of `amc_env.cost.RESOURCES`."""
+        checks.one_of("resource", resource, RESOURCES)
+        return WidthPrices(self.widths, RESOURCES[resource](self.graph))
 
 
 def plans(compressor: Compressor) -> list[Plan]:
@@ -138,7 +149,7 @@ class Table:
             BudgetError: when no plan is within it.
         """
         compressor = self.compressor
-        limit = Budget(compressor, RESOURCES[resource](compressor.graph), target).limit
+        limit = Budget(compressor, {resource: target}).limit
         cost = self.columns[resource].astype(np.int64)
         affordable = np.flatnonzero(cost.ravel() <= limit)
         worth = self.columns["top1"].ravel()[affordable].astype(np.int64)
@@ -168,13 +179,8 @@ def names(folder: Path = TABLES) -> list[str]:
 
 def costs(compressor: Compressor) -> dict[str, Ints]:
     """MACs and parameters of every plan, in the order of `plans`."""
-    graph = compressor.graph
-    widths, macs, params = WidthTable(graph, compressor.orders), Macs(graph), Params(graph)
-    each = [widths.widths(counts) for counts in itertools.product(*compressor.choices)]
-    return {
-        "macs": np.array([int(macs(one)) for one in each]),
-        "params": np.array([int(params(one)) for one in each]),
-    }
+    counts = np.array(list(itertools.product(*compressor.choices)))
+    return {name: compressor.prices(name)(counts) for name in RESOURCES}
 
 
 def save(name: str, table: Table, folder: Path = TABLES) -> Card:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from networks import CLASSES, NETWORKS, SHAPE, network
 from torch import nn
 
+from agents.lattice import Lattice
 from amc_env.budget import Budget, BudgetError, snap
 from amc_env.compressors.channels import Channels, magnitude_orders
-from amc_env.cost import RESOURCES, mask_widths
+from amc_env.cost import RESOURCES, WidthPrices, mask_widths
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
 
@@ -37,7 +38,7 @@ class Case:
 
     @cached_property
     def budget(self) -> Budget:
-        return Budget(self.compressor, RESOURCES[self.resource](self.graph), self.target)
+        return Budget(self.compressor, {self.resource: self.target})
 
     def price(self, counts) -> int:
         """The cost of these counts, from a mask of atoms: not the way in which the budget counts."""
@@ -71,9 +72,14 @@ def cases(draw):
 def spend(budget, asks):
     """Ask each group for a keep ratio; what each is given."""
     decided = []
-    for group, ask in zip(range(len(budget.choices)), asks, strict=False):
-        decided.append(min(budget.snap(group, ask), budget.bound(decided)))
+    for _, ask in zip(budget.choices, asks, strict=False):
+        decided.append(budget.take(decided, ask))
     return decided
+
+
+def asked(budget, group, keep):
+    """The largest count of a group that is at most a fraction of it."""
+    return int(snap(budget.choices[group], np.array(keep * budget.whole[group])))
 
 
 asks_ = st.lists(st.floats(0, 1), min_size=8, max_size=8)
@@ -118,7 +124,7 @@ def test_the_share_is_the_largest_ratio_that_all_the_rest_can_be_given(case, ask
     share = budget.share(decided)
 
     def uniform(keep):
-        rest = [budget.snap(g, keep) for g in range(group, len(budget.choices))]
+        rest = [asked(budget, g, keep) for g in range(group, len(budget.choices))]
         return case.price(decided + rest)
 
     assert 0 < share <= 1
@@ -134,7 +140,7 @@ def test_a_uniform_policy_is_never_bounded_and_its_share_never_falls(case):
     decided, first = [], budget.share([])
     last = first
     for group in range(len(budget.choices)):
-        count = budget.snap(group, first)
+        count = asked(budget, group, first)
         assert count <= budget.bound(decided)
         decided.append(count)
         share = budget.share(decided)
@@ -150,10 +156,47 @@ def test_a_larger_target_never_gives_a_smaller_share(case, more):
     assert wider.bound([]) >= budget.bound([])
 
 
+class Priced:
+    """A compressor with prices of its own."""
+
+    def __init__(self, compressor, prices):
+        self.graph, self.orders, self.choices = compressor.graph, compressor.orders, compressor.choices
+        self.choose, self._prices = compressor.choose, prices
+
+    def prices(self, resource):
+        return self._prices[resource]
+
+
+class Listed:
+    """Prices of each group's counts, and of pairs of groups' counts, from lists: a measured table.
+
+    Args:
+        single: of each group a cost for each count from 0.
+        joint: by (group, later group) a table of costs that come on top.
+    """
+
+    unit, pairwise = "ns", True
+
+    def __init__(self, single, joint=None):
+        self.single = [np.array(each, np.int64) for each in single]
+        self.joint = {pair: np.array(table, np.int64) for pair, table in (joint or {}).items()}
+        self.pairs = tuple(self.joint)
+
+    def __call__(self, counts):
+        counts = np.asarray(counts)
+        total = sum(each[counts[..., g]] for g, each in enumerate(self.single))
+        return total + sum(table[counts[..., a], counts[..., b]] for (a, b), table in self.joint.items())
+
+    def column(self, counts, group, choices):
+        plans = np.tile(np.asarray(counts), (len(choices), 1))
+        plans[:, group] = choices
+        return self(plans)
+
+
 class OwnWeights:
     """Each decision costs the weights that read it, whatever the others are: the fine-grained case."""
 
-    unit = "weights"
+    unit, bilinear = "weights", True
 
     def __init__(self, graph):
         self.each = np.array([layer.taps * layer.c_out for layer in graph.layers])
@@ -163,6 +206,7 @@ class OwnWeights:
         return (widths.reads * self.each).sum(-1)
 
 
+@cache
 def three_of_ten():
     """Three decisions of ten channels; the layers that read them have 100, 900 and 40 weights."""
     model = nn.Sequential(
@@ -170,7 +214,8 @@ def three_of_ten():
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, CLASSES),
     )  # fmt: skip
     graph = trace(model, SHAPE)
-    return Channels(graph, magnitude_orders(model, graph), round_to=1, floor=0.2), OwnWeights(graph)
+    compressor = Channels(graph, magnitude_orders(model, graph), round_to=1, floor=0.2)
+    return Priced(compressor, {"weights": WidthPrices(compressor.widths, OwnWeights(graph))})
 
 
 WEIGHTS, A_MAX = (100, 900, 40), Fraction(8, 10)
@@ -194,7 +239,7 @@ def test_algorithm_1_of_the_paper_by_hand():
     t = 0: duty = 520 - 0.8 * 940 < 0: nothing goes. t = 1: duty = 520 - 0.8 * 40 = 488 of 900, so 6 of 10
     channels go, 540 weights. t = 2: duty = 520 - 540 < 0: nothing goes.
     """
-    budget = Budget(*three_of_ten(), target=0.5)
+    budget = Budget(three_of_ten(), {"weights": 0.5})
     assert budget.dense == 1040
     assert spend(budget, [1.0, 1.0, 1.0]) == [10, 4, 10]
     assert algorithm_1([0, 0, 0], Fraction(1, 2)) == [0, Fraction(6, 10), 0]
@@ -203,9 +248,9 @@ def test_algorithm_1_of_the_paper_by_hand():
 @given(st.lists(st.integers(0, 10), min_size=3, max_size=3), st.integers(0, 80))
 def test_where_costs_are_independent_the_bound_is_algorithm_1(tenths, percent):
     asked = [Fraction(tenth, 10) for tenth in tenths]
-    budget = Budget(*three_of_ten(), target=1 - percent / 100)
+    budget = Budget(three_of_ten(), {"weights": (100 - percent) / 100})
     ours = spend(budget, [float(1 - sparsity) for sparsity in asked])
-    paper = algorithm_1(asked, 1 - Fraction(str(1 - percent / 100)))
+    paper = algorithm_1(asked, Fraction(percent, 100))
     assert ours == [int(10 * (1 - action)) for action in paper]
 
 
@@ -235,20 +280,132 @@ def test_the_whole_target_keeps_the_whole_network():
 
 def test_a_target_is_the_decimal_that_was_written():
     """0.29 * 100 is 28.999... in binary; 29 of 100 is what was meant."""
-    compressor, resource = three_of_ten()
-    resource.each[1:] = (1, 9, 0)  # weights that read one channel: 100 for three groups of ten
-    assert Budget(compressor, resource, 0.29).limit == 29
-    assert Budget(compressor, resource, 0.289).limit == 28
+    hundred = Priced(three_of_ten(), {"weights": Listed([np.arange(11) * 10])})
+    hundred.choices = [np.arange(1, 11)]
+    assert Budget(hundred, {"weights": 0.29}).limit == 29
+    assert Budget(hundred, {"weights": 0.289}).limit == 28
 
 
 def test_counts_survive_float32():
     """A keep ratio of exactly k channels, rounded to float32, is still k channels."""
     for size in (3, 7, 10, 24, 48, 96, 1000, 4096):
         counts = np.arange(1, size + 1)
-        np.testing.assert_array_equal(snap(counts, (counts / size).astype(np.float32).astype(float)), counts)
+        np.testing.assert_array_equal(
+            snap(counts, (counts / size).astype(np.float32).astype(float) * size), counts
+        )
 
 
 def test_snap_by_hand():
     choices = np.array([4, 8, 12, 16])
     keeps = np.array([0.0, 0.24, 0.25, 0.49, 0.5, 0.7499, 0.75, 0.99, 1.0])
-    assert snap(choices, keeps).tolist() == [4, 4, 4, 4, 8, 8, 12, 12, 16]
+    assert snap(choices, keeps * 16).tolist() == [4, 4, 4, 4, 8, 8, 12, 12, 16]
+
+
+# -- costs that fall, and several limits
+
+
+@st.composite
+def measured(draw, limits=1):
+    """A compressor of three groups of four counts whose costs go up and down, and targets that can be met."""
+    entries = st.integers(1, 60)
+    listed = []
+    for _ in range(limits):
+        single = draw(st.lists(st.lists(entries, min_size=5, max_size=5), min_size=3, max_size=3))
+        table = st.lists(st.lists(st.integers(0, 20), min_size=5, max_size=5), min_size=5, max_size=5)
+        listed.append(Listed(single, {(0, 1): draw(table), (1, 2): draw(table)}))
+    compressor = Priced(three_of_ten(), {f"r{i}": each for i, each in enumerate(listed)})
+    compressor.choices = [np.arange(1, 5)] * 3
+    targets = {f"r{i}": draw(st.floats(0.05, 1.0)) for i in range(limits)}
+    try:
+        return compressor, targets, Budget(compressor, targets)
+    except BudgetError:
+        return compressor, dict.fromkeys(targets, 1.0), None
+
+
+def fits(compressor, targets, plan):
+    """Whether a plan is within every target, in exact fractions."""
+    return all(
+        int(prices(plan)) <= Fraction(str(target)) * int(prices([4, 4, 4]))
+        for prices, target in ((compressor.prices(name), target) for name, target in targets.items())
+    )
+
+
+@given(st.one_of(measured(1), measured(2)), asks_)
+def test_costs_that_fall_the_largest_affordable_count_is_searched_among_all(case, asks):
+    """Against all counts, one by one: the bound, what is taken, and the budget at the end."""
+    compressor, targets, budget = case
+    if budget is None:
+        return
+    decided = []
+    for group, ask in zip(range(3), asks, strict=False):
+        rest = budget.cheapest[group + 1 :].tolist()
+        able = [count for count in range(1, 5) if fits(compressor, targets, [*decided, count, *rest])]
+        assert budget.bound(decided) == able[-1]
+        below = [count for count in able if count <= 4 * ask + 1e-3]
+        taken = budget.take(decided, ask)
+        assert taken == (below[-1] if below else able[0])
+        decided.append(taken)
+    assert fits(compressor, targets, decided)
+
+
+@given(st.one_of(measured(1), measured(2)))
+def test_costs_that_fall_the_share_is_the_largest_uniform_ratio_that_fits(case):
+    compressor, targets, budget = case
+    if budget is None:
+        return
+    uniform = [k for k in range(1, 5) if fits(compressor, targets, [k] * 3)]
+    assert budget.share([]) == (uniform[-1] / 4 if uniform else 0.25)
+
+
+@given(measured(2))
+def test_costs_that_fall_are_described_exactly(case):
+    *_, budget = case
+    if budget is None:
+        return
+    lattice = Lattice(budget.keeps, budget.costs)
+    plans = np.stack([axis.ravel() for axis in np.indices((4, 4, 4))], axis=1)
+    for limit, described in zip(budget.limits, lattice.limits, strict=True):
+        np.testing.assert_array_equal(described.cost(plans), limit.prices(plans + 1))
+        assert described.most == limit.most
+    np.testing.assert_array_equal(lattice.within(plans), budget.within(plans + 1))
+
+
+def test_a_step_that_falls_by_hand():
+    """Three channels take longer than four: with 10 to spend the bound is 4, and who asks for 3 gets 2."""
+    one = Priced(three_of_ten(), {"ns": Listed([[0, 4, 6, 12, 8], [0, 5, 2, 3, 12]])})
+    one.choices = [np.arange(1, 5)] * 2
+    budget = Budget(one, {"ns": 0.5})
+    assert (budget.dense, budget.limit, budget.cheapest.tolist()) == (20, 10, [1, 2])
+    assert budget.affordable([]).tolist() == [1, 2, 4]
+    assert (budget.bound([]), budget.take([], 0.75), budget.take([], 1.0)) == (4, 2, 4)
+    assert budget.affordable([4]).tolist() == [2]
+    assert budget.take([4], 0.25) == 2  # one channel alone takes 5: dearer than two
+
+
+def test_every_limit_holds_and_the_tighter_one_binds():
+    case = make("residual", "macs", 0.5)
+    both = Budget(case.compressor, {"macs": 0.5, "params": 0.4})
+    decided = spend(both, [1.0] * 8)
+    spent = {name: Fraction(int(case.compressor.prices(name)(decided))) for name in RESOURCES}
+    whole = {name: int(case.compressor.prices(name)(both.whole)) for name in RESOURCES}
+    assert spent["macs"] <= Fraction("0.5") * whole["macs"]
+    assert spent["params"] <= Fraction("0.4") * whole["params"]
+    assert not Budget(case.compressor, {"params": 0.4}).allows(spend(case.budget, [1.0] * 8))
+    with pytest.raises(BudgetError, match=r"target 0.001 of [\d,]+ parameters is below the smallest"):
+        Budget(case.compressor, {"macs": 0.5, "params": 0.001})
+
+
+def test_where_layers_join_three_groups_the_costs_say_that_they_are_an_estimate():
+    """Macs are sums of products even there; what is looked up by both widths of a layer is not."""
+    case = make("concat", "macs", 0.5)
+
+    class Looked:
+        unit, bilinear = "ns", False
+
+        def __call__(self, widths):
+            return (widths.reads * widths.writes).sum(-1)
+
+    exact = {}
+    for name, resource in (("macs", RESOURCES["macs"](case.graph)), ("ns", Looked())):
+        exact[name] = WidthPrices(case.compressor.widths, resource).pairwise
+    assert exact == {"macs": True, "ns": False}

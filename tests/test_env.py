@@ -22,7 +22,7 @@ from torch import nn
 import amc_env
 from amc_env import checkpoints as weights
 from amc_env import zoo
-from amc_env.budget import BudgetError
+from amc_env.budget import BudgetError, snap
 from amc_env.building import make_env
 from amc_env.checkpoints import CheckpointError
 from amc_env.compressors.channels import Channels, magnitude_orders
@@ -203,7 +203,7 @@ def test_every_step_says_what_was_asked_allowed_and_done(name, scale, actions):
         asked, size = float(np.float32(actions[t])), len(env.graph.groups[t])
         keep = asked if scale == "absolute" else min(1.0, share * math.exp(0.7 * (2 * asked - 1)))
         assert (info["action_asked"], info["keep_asked"]) == (asked, pytest.approx(keep))
-        assert info["keep_applied"] == min(env.budget.snap(t, keep) / size, info["keep_bound"])
+        assert info["keep_applied"] == env.budget.take(counts, keep) / size
         meant = env.scale.to_keep(info["action_executed"], share)
         assert meant == pytest.approx(info["keep_applied"]) or info["action_executed"] in (
             0,
@@ -258,8 +258,8 @@ def test_the_middle_of_the_relative_scale_is_asking_for_the_share(name, target):
     assert info["plan"] == middle[-1][4]["plan"]
     first = env.budget.share([])
     assert all(
-        keep >= env.budget.snap(g, first) / len(env.graph.groups[g])
-        for g, keep in enumerate(info["plan"].keeps(env.graph))
+        keep >= snap(choices, np.array(first * choices[-1])) / choices[-1]
+        for choices, keep in zip(env.budget.choices, info["plan"].keeps(env.graph), strict=True)
     )
 
 
@@ -294,7 +294,7 @@ def test_the_refit_comes_closer_to_the_dense_network_than_dropping_does():
 def test_parameters_can_be_what_is_limited():
     env = make("chain", resource="params", target=0.3)
     info = episode(env, [0.9])[-1][4]
-    assert info["params"] <= 0.3 * env.params(env.budget.widths([]))
+    assert info["params"] <= 0.3 * env.costs([])["params"]
 
 
 # --- bad input
@@ -376,7 +376,7 @@ class Pair(nn.Module):
 
 def test_a_reward_that_is_not_finite_stops_the_search(monkeypatch):
     env = make()
-    monkeypatch.setattr(env, "reward", lambda evaluation, macs, params: math.nan)
+    monkeypatch.setattr(env, "reward", lambda evaluation, costs: math.nan)
     with pytest.raises(EvaluationError, match=r"the reward of plan \w+ is nan, of Evaluation\(top1"):
         episode(env, [0.5])
 

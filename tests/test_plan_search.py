@@ -46,7 +46,7 @@ def make(kind: type[PlanSearch], env: gym.Env, seed: int = 0, **settings: int) -
 def test_costs_by_hand() -> None:
     widths = EVERY + 1
     by_hand = 3 * widths[:, 0] * widths[:, 1] + 5 * widths[:, 1] * widths[:, 2] + 2 * widths[:, 0]
-    np.testing.assert_array_equal(LATTICE.cost(EVERY), by_hand)
+    np.testing.assert_array_equal(LATTICE.limits[0].cost(EVERY), by_hand)
     assert LATTICE.within(EVERY).tolist() == (by_hand <= 20).tolist()
 
 
@@ -56,8 +56,8 @@ def test_the_costs_in_the_info_are_exact(resource: str) -> None:
     _, info = env.reset()
     lattice = Lattice(info["choices"], info["costs"])
     plans = np.array(list(itertools.product(range(8), repeat=5)))
-    np.testing.assert_array_equal(lattice.cost(plans), env.table.columns[resource].ravel())
-    assert lattice.limit == env.budget.limit
+    np.testing.assert_array_equal(lattice.limits[0].cost(plans), env.table.columns[resource].ravel())
+    assert lattice.limits[0].most == env.budget.limit
 
 
 def test_the_uniform_plan_and_filling_by_hand() -> None:

@@ -17,7 +17,6 @@ from amc_env import checkpoints as weights
 from amc_env import tabular, zoo
 from amc_env.budget import Budget, BudgetError
 from amc_env.compressors.channels import magnitude_orders
-from amc_env.cost import RESOURCES
 from amc_env.data.splits import DataError
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluation
@@ -145,7 +144,7 @@ def test_the_reward_is_the_tables(made):
     assert terminated
     assert reward == -float(made.columns["loss"][index])
     assert info["top1"] == made.columns["top1"][index] / IMAGES
-    assert info["macs"] == made.columns["macs"][index] == env.macs(env.budget.widths(env.counts))
+    assert info["macs"] == made.columns["macs"][index] == env.costs(env.counts)["macs"]
 
 
 def test_no_plan_of_an_episode_is_over_the_budget(made):
@@ -184,13 +183,13 @@ def test_it_travels(made):
 def test_the_known_best_is_the_maximum_within_the_budget(made):
     for target, resource in ((0.3, "macs"), (0.5, "params")):
         counts, best = made.known_best(target, resource)
-        price = RESOURCES[resource](made.compressor.graph)
-        budget = Budget(made.compressor, price, target)
+        price = made.compressor.prices(resource)
+        budget = Budget(made.compressor, {resource: target})
         rng, everything = np.random.default_rng(0), tabular.plans(made.compressor)
-        assert price(budget.widths(counts)) <= budget.limit
+        assert price(counts) <= budget.limit
         for index in rng.choice(len(everything), 300):
             plan = everything[index]
-            if price(budget.widths([len(kept) for kept in plan.kept])) <= budget.limit:
+            if price([len(kept) for kept in plan.kept]) <= budget.limit:
                 assert made(plan).top1 <= best.top1
         within = made.columns[resource] <= budget.limit
         assert best.top1 == made.columns["top1"][within].max() / IMAGES

@@ -31,7 +31,7 @@ def trial() -> Trial:
 
 
 def test_an_episodes_metrics_by_hand():
-    metrics = episode_metrics(trial(), best_reward=-0.05, dense_macs=60, dense_params=400)
+    metrics = episode_metrics(trial(), best_reward=-0.05, dense={"macs": 60, "params": 400})
     assert metrics == {
         "episode": 7, "reward": -0.1, "best_reward": -0.05, "top1": 0.9, "top5": 0.99, "loss": 0.3,
         "agreement": 0.95, "kl": 0.01, "std_error": 0.0095, "n_images": 1000, "macs": 30, "params": 40,

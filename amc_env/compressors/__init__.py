@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from amc_env.cost import Ints
+from amc_env.cost import Ints, Prices
 from amc_env.graph.structure import Graph
 
 
@@ -22,3 +22,10 @@ class Compressor(Protocol):
 
     def choose(self, group: int, count: int) -> tuple[int, ...]:
         """The positions, ascending, that stay when ``count`` of a group stay."""
+
+    def prices(self, resource: str) -> Prices:
+        """What its plans cost in a resource.
+
+        Raises:
+            ValueError: for a resource that it does not know; the message lists those that it does.
+        """

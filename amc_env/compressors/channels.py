@@ -1,13 +1,15 @@
 """Channel pruning: which input channels of a layer stay."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from amc_env.cost import Ints
+from amc_env import checks
+from amc_env.cost import RESOURCES, Ints, WidthPrices, WidthTable
 from amc_env.graph.structure import Graph, Group, Layer
 
 ROWS = 256  # of a weight matrix at a time in float64: a whole one may have 10⁸ numbers
@@ -47,6 +49,16 @@ class Channels:
     def choose(self, group: int, count: int) -> tuple[int, ...]:
         """The first ``count`` positions of a group's order, ascending."""
         return tuple(sorted(self.orders[group][:count].tolist()))
+
+    @cached_property
+    def widths(self) -> WidthTable:
+        """Of the network, by counts."""
+        return WidthTable(self.graph, self.orders)
+
+    def prices(self, resource: str) -> WidthPrices:
+        """What its plans cost in a resource, a key of `amc_env.cost.RESOURCES`."""
+        checks.one_of("resource", resource, RESOURCES)
+        return WidthPrices(self.widths, RESOURCES[resource](self.graph))
 
 
 def magnitude_orders(model: nn.Module, graph: Graph) -> list[Ints]:

@@ -37,7 +37,7 @@ def chosen(env: CompressionEnv, measured: Measured) -> tuple[Row, Evaluation]:
     affordable = [item for item in measured if env.budget.allows(item[0]["counts"])]
     if not affordable:
         raise CurveError(
-            f"no episode of the search is within {env.target} of the {env.budget.resource.unit}: "
+            f"no episode of the search is within {env.target} of the {env.budget.unit}: "
             "search with more episodes, or a smaller target among targets"
         )
     return max(affordable, key=lambda item: (item[1].top1, item[0]["reward"]))
@@ -58,7 +58,7 @@ def curve(
             continue
         row, selection = chosen(env, measured)
         reference = uniform(env)
-        spent = env.macs(env.budget.widths(counts(env, reference))) / env.macs(env.budget.widths([]))
+        spent = env.costs(counts(env, reference))["macs"] / env.costs([])["macs"]
         points.append(
             {"target": env.target}
             | {key: row[key] for key in ("counts", "macs_share", "reward", "episode")}

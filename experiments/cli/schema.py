@@ -14,7 +14,7 @@ from omegaconf import MISSING, OmegaConf
 from experiments.cli.signatures import ROOT, choices, settings
 
 ENVIRONMENT = "amc_env.building.make_env"  # its settings are those of three groups: these and compressor
-PROTOCOL = ("resource", "target", "reward")
+PROTOCOL = ("resource", "target", "limits", "reward")
 ENV = ("scale", "beta", "reward_images", "device")
 RECIPE = "experiments.training.recipe.Recipe"
 SETTINGS = {"finetune": RECIPE, "recipe": RECIPE} | dict.fromkeys(

@@ -9,7 +9,6 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from amc_env.cost import mask_widths
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import hits
 from amc_env.graph.trace import verify
@@ -20,7 +19,7 @@ from experiments.delivery.export import Exported, export, write_onnx
 from experiments.delivery.runtimes import onnx_forward, torch_forward
 from experiments.delivery.table import show
 from experiments.delivery.timing import Latency, measure
-from experiments.recording.plans import uniform
+from experiments.recording.plans import counts, uniform
 from experiments.recording.record import RunRecord, commit
 from experiments.recording.tracking import Tracker
 from experiments.training.finetune import STATE, UNIFORM_STATE, finetune
@@ -101,9 +100,11 @@ def deliver(
         written = export(networks[last[FOUND]], card, record.folder / "compressed", images)
     with record.phase("time"):
         timed = latencies(networks, last, written, record.folder, subject.data.shape)
+    costs = {name: env.costs(counts(env, each)) for name, each in plans.items()}
     rows = {
         name: Row(
-            **_costs(env, plans[name]),
+            macs=costs[name]["macs"],
+            params=costs[name]["params"],
             file_bytes=len(safetensors.torch.save(_tensors(networks[name]))),
             selection=accuracies[name]["selection"],
             test=accuracies[name]["test"],
@@ -152,11 +153,6 @@ def latencies(
         files[name].unlink()
     found = {name: {"torch": eager[name], "onnx": onnx[name]} for name in timed}
     return found | {name: found[before] for before, name in last.items()}
-
-
-def _costs(env: CompressionEnv, plan: Plan) -> dict[str, int]:
-    widths = mask_widths(env.graph, env.graph.mask(plan.kept))
-    return {"macs": int(env.macs(widths)), "params": int(env.params(widths))}
 
 
 def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -33,8 +33,8 @@ def plan_of(env: CompressionEnv, kept: Sequence[int]) -> Plan:
 def uniform(env: CompressionEnv) -> Plan:
     """Make the plan of the uniform policy, which asks for the same keep ratio at every decision."""
     kept: list[int] = []
-    for group in range(len(env.graph.groups)):
-        kept.append(min(env.budget.snap(group, env.budget.share(kept)), env.budget.bound(kept)))
+    for _ in env.graph.groups:
+        kept.append(env.budget.take(kept, env.budget.share(kept)))
     return plan_of(env, kept)
 
 

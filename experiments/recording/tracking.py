@@ -24,6 +24,8 @@ METRICS = {
     "params": "parameters of the compressed network",
     "macs_share": "macs as a fraction of the dense network's",
     "params_share": "params as a fraction of the dense network's",
+    "latency": "nanoseconds of the compressed network by its latency table",
+    "latency_share": "latency as a fraction of the dense network's",
     "bound_share": "fraction of the decisions in which the budget allowed less than was asked",
     "episode_seconds": "seconds of the episode, learning included",
     "agent/sigma": "standard deviation of the exploration noise, in units of the action",
@@ -64,12 +66,16 @@ class Tracker(Protocol):
     ) -> None: ...
 
 
-def episode_metrics(
-    trial: Trial, *, best_reward: float, dense_macs: int, dense_params: int
-) -> dict[str, float]:
-    """Make the row of an episode, named as in `METRICS`."""
+def episode_metrics(trial: Trial, *, best_reward: float, dense: Mapping[str, int]) -> dict[str, float]:
+    """Make the row of an episode, named as in `METRICS`.
+
+    Args:
+        trial: the episode.
+        best_reward: of all episodes so far.
+        dense: cost of the dense network by resource; the row has the same resources and their shares.
+    """
     final, infos = trial.episode.final, trial.episode.infos
-    measured = ("top1", "std_error", "top5", "loss", "agreement", "kl", "n_images", "macs", "params")
+    measured = ("top1", "std_error", "top5", "loss", "agreement", "kl", "n_images", *dense)
     bounded = sum(info["keep_applied"] >= info["keep_bound"] < info["keep_asked"] for info in infos)
     return {
         "episode": trial.index,
@@ -77,8 +83,7 @@ def episode_metrics(
         "reward": trial.episode.reward,
         "best_reward": best_reward,
         **{name: final[name] for name in measured},
-        "macs_share": final["macs"] / dense_macs,
-        "params_share": final["params"] / dense_params,
+        **{f"{name}_share": final[name] / cost for name, cost in dense.items()},
         "bound_share": bounded / len(infos),
         "episode_seconds": trial.seconds,
         **{f"agent/{name}": value for name, value in trial.metrics.items()},

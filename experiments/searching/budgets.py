@@ -16,7 +16,6 @@ from omegaconf import DictConfig
 from agents.search import Environment, search
 from amc_env import tabular
 from amc_env.budget import Budget
-from amc_env.cost import Macs
 from amc_env.tabular import Table, TabularEnv
 from amc_env.wrappers import Goals
 from experiments.cli import config
@@ -82,7 +81,7 @@ def run(
 
 def read_off(plans: Sequence[Found], table: Table, targets: Sequence[float]) -> list[float | None]:
     """The accuracy of the best plan within each target; None where none is."""
-    limits = [Budget(table.compressor, Macs(table.compressor.graph), target).limit for target in targets]
+    limits = [Budget(table.compressor, {"macs": target}).limit for target in targets]
     return [top1_of(plan for plan in plans if plan.cost <= limit) for limit in limits]
 
 

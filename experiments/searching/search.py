@@ -106,13 +106,12 @@ def explore(
         save_every: episodes between two states on disk.
     """
     env: Any = game.unwrapped
-    whole = env.budget.widths([])
-    dense = {"dense_macs": int(env.macs(whole)), "dense_params": int(env.params(whole))}
+    dense = env.costs([])
     start, best = len(record.rows), plans.best_reward(record.rows)
     with record.phase("search"), Meter("episodes", episodes, done=start) as meter:
         for trial in trials(game, agent, episodes=episodes, seed=seed, start=start):
             best = max(best, trial.episode.reward)
-            row = episode_metrics(trial, best_reward=best, **dense)
+            row = episode_metrics(trial, best_reward=best, dense=dense)
             counts = plans.counts(env, trial.episode.final["plan"])
             asked = [info["keep_asked"] for info in trial.episode.infos]
             record.add(**row, counts=counts, keep_asked=asked)

@@ -95,7 +95,9 @@ def prepared(cfg: DictConfig) -> Subject:
         for repair in REPAIRS
     }
     compressor = tasks[TUNED_FROM].compressor
-    budget = Budget(compressor, RESOURCES[cfg.protocol.resource](compressor.graph), cfg.protocol.target)
+    budget = Budget(
+        compressor, {cfg.protocol.resource: cfg.protocol.target} | dict(cfg.protocol.limits or {})
+    )
     judges = {name: task.evaluator("reward", cfg.reward_images) for name, task in tasks.items()}
     return Subject(
         tasks, judges, cfg.reward_images, plan_set(budget, cfg.plans, cfg.seed),
@@ -152,8 +154,7 @@ def tune(subject: Subject, start: nn.Module) -> dict[str, Any]:
 def shares(task: Task, counts: Sequence[int]) -> dict[str, float]:
     """What a plan costs as fractions of the dense network, in (0, 1]: ``macs_share`` and ``params_share``."""
     return {
-        f"{resource}_share": Budget(task.compressor, RESOURCES[resource](task.graph), 1.0).spent(counts)
-        for resource in ("macs", "params")
+        f"{resource}_share": Budget(task.compressor, {resource: 1.0}).spent(counts) for resource in RESOURCES
     }
 
 

@@ -61,9 +61,9 @@ def plan_set(budget: Budget, count: int, seed: int) -> list[Drawn]:
 def filled(budget: Budget, factors: np.ndarray) -> tuple[int, ...]:
     """The counts that keep ``factors[g]`` times the share that is left at group g, within the budget."""
     kept: list[int] = []
-    for group, factor in enumerate(factors):
+    for factor in factors:
         keep = min(1.0, float(factor) * budget.share(kept))
-        kept.append(min(budget.snap(group, keep), budget.bound(kept)))
+        kept.append(budget.take(kept, keep))
     return tuple(kept)
 
 
@@ -74,5 +74,5 @@ def by_rule(budget: Budget, rule: Rule) -> tuple[int, ...]:
     changes_at = round(rule.part * len(budget.choices))
     for group in range(len(budget.choices)):
         keep = min(1.0, rule.factor * first) if group < changes_at else budget.share(kept)
-        kept.append(min(budget.snap(group, keep), budget.bound(kept)))
+        kept.append(budget.take(kept, keep))
     return tuple(kept)
