@@ -93,7 +93,21 @@ def load(stem: Path | str) -> tuple[nn.Module, Card]:
             holds a weight that is not finite.
     """
     card = read_card(stem)
-    _, card_file = files(stem)
+    model = empty(card, files(stem)[1])
+    _fill(model, stem, card)
+    return model.eval(), card
+
+
+def empty(card: Card, card_file: Path) -> nn.Module:
+    """The network that a card describes, cut by its plan, without its weights.
+
+    Args:
+        card: of it.
+        card_file: where it stands, for messages.
+
+    Raises:
+        CheckpointError: for a network that is not in the zoo, or a plan of another one.
+    """
     if card.architecture == "import":
         raise CheckpointError(
             f"{card_file} is of a network of your own ({card.options.get('target', 'no target')}), and "
@@ -104,7 +118,7 @@ def load(stem: Path | str) -> tuple[nn.Module, Card]:
         model = build(card.architecture, classes=card.classes, in_channels=card.in_channels, **options)
     except (ModelError, TypeError) as error:
         raise CheckpointError(f"{card_file} names a network that cannot be built: {error}") from error
-    return _restored(model, stem, card)
+    return model if card.plan is None else _cut(model, card, card_file)
 
 
 def restore(dense: nn.Module, stem: Path | str) -> tuple[nn.Module, Card]:
@@ -113,7 +127,10 @@ def restore(dense: nn.Module, stem: Path | str) -> tuple[nn.Module, Card]:
     Raises:
         CheckpointError: as `load`.
     """
-    return _restored(dense, stem, read_card(stem))
+    card = read_card(stem)
+    model = dense if card.plan is None else _cut(dense, card, files(stem)[1])
+    _fill(model, stem, card)
+    return model.eval(), card
 
 
 def load_into(model: nn.Module, stem: Path | str) -> Card:
@@ -138,6 +155,15 @@ def read_card(stem: Path | str) -> Card:
         content = json.loads(_read(path, TRAIN.format(model="<model>", data="<data set>")))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}; take it from its source again") from error
+    return as_card(content, path)
+
+
+def as_card(content: Any, path: Path) -> Card:
+    """Plain data, checked to be a card.
+
+    Raises:
+        CheckpointError: naming the file and the first problem.
+    """
     problem = _card_problem(content)
     if problem:
         raise CheckpointError(f"{path} is not a checkpoint's card: {problem}")
@@ -164,12 +190,6 @@ def files(stem: Path | str) -> tuple[Path, Path]:
     return stem.with_name(f"{stem.name}.safetensors"), stem.with_name(f"{stem.name}.json")
 
 
-def _restored(dense: nn.Module, stem: Path | str, card: Card) -> tuple[nn.Module, Card]:
-    model = dense if card.plan is None else _cut(dense, card, files(stem)[1])
-    _fill(model, stem, card)
-    return model.eval(), card
-
-
 def _fill(model: nn.Module, stem: Path | str, card: Card) -> None:
     path, _ = files(stem)
     content = _read(path, TRAIN.format(model=card.architecture, data=card.data))
@@ -178,6 +198,15 @@ def _fill(model: nn.Module, stem: Path | str, card: Card) -> None:
         tensors = safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+    fill(model, tensors, path)
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Put a file's tensors into a network.
+
+    Raises:
+        CheckpointError: for tensors that are not finite or of another network; the model is then unchanged.
+    """
     _refuse_non_finite(tensors, f"{path} is of no use")
     _refuse_other_network(path, model.state_dict(), tensors)
     model.load_state_dict(tensors)

@@ -78,6 +78,16 @@ class Coded:
         return self.entries - self.zeros
 
     @property
+    def numbers(self) -> int:
+        """Entries of the tensor."""
+        return math.prod(self.shape)
+
+    @property
+    def dense_bytes(self) -> int:
+        """Of the tensor as it is."""
+        return self.numbers * DTYPES[self.dtype].itemsize
+
+    @property
     def nbytes(self) -> int:
         """Of the body."""
         return sum(self.sizes)

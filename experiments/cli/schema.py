@@ -214,6 +214,25 @@ class FidelityConfig:
 
 
 @dataclass
+class DeepCompressConfig:
+    """Everything that `experiments.deep_compress` reads."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    tracking: dict[str, Any] = field(default_factory=dict)
+    density: float = MISSING
+    keep: dict[str, float] = MISSING
+    rounds: int = MISSING
+    conv_bits: int = MISSING
+    linear_bits: int = MISSING
+    start: str = MISSING
+    recipe: Any = field(default_factory=RecipeConfig)
+    sharing: Any = field(default_factory=RecipeConfig)
+    device: str = MISSING
+    output: str = MISSING
+
+
+@dataclass
 class PoliciesConfig(ContendersConfig):
     """Everything that `experiments.policies` reads."""
 
@@ -275,6 +294,7 @@ SCHEMAS = {
     "compare": CompareConfig,
     "ablate": AblateConfig,
     "fidelity": FidelityConfig,
+    "deep_compress": DeepCompressConfig,
     "policies": PoliciesConfig,
     "tune": TuneConfig,
     "tabulate": TabulateConfig,

@@ -76,8 +76,8 @@ def deliver(
                 networks[TUNED] = networks[UNIFORM_TUNED]
                 continue
             networks[last[name]] = finetune(
-                networks[name], subject.data, recipe, device=task.device, record=record, tracker=tracker,
-                state=state,
+                networks[name], subject.data, recipe, dense=subject.model, device=task.device, record=record,
+                tracker=tracker, state=state,
             )  # fmt: skip
     with record.phase("evaluate"):
         right = {

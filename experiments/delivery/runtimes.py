@@ -1,4 +1,4 @@
-"""Reads a network from a checkpoint, an ONNX file or a torch.export file, and runs it."""
+"""Reads a network from a checkpoint, a compressed file, ONNX or torch.export, and runs it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from amc_env import checkpoints as weights
-from amc_env import zoo
+from amc_env import packing, zoo
 from amc_env.checkpoints import Card
 from amc_env.execution import evaluating
 
@@ -72,7 +72,7 @@ class _Called(nn.Module):
 
 
 def read(path: Path | str, target: str | None = None) -> Runnable:
-    """The network that a path names: a checkpoint by its stem or either of its files, ``.onnx`` or ``.pt2``.
+    """The network of a checkpoint, named by its stem or either of its files, a .packed, an .onnx or a .pt2.
 
     PyTorch's reader of ``.pt2`` may run code that the file holds, unlike the other two: read your own only.
 
@@ -81,20 +81,23 @@ def read(path: Path | str, target: str | None = None) -> Runnable:
         target: ``module:function`` that builds a checkpoint's network where that is the user's own.
 
     Raises:
-        RuntimeFileError: when there is no such file, or it is none of the three kinds.
-        CheckpointError, ModelError: for a checkpoint that cannot be used.
+        RuntimeFileError: when there is no such file, or it is none of these kinds.
+        CheckpointError, CodingError, ModelError: for a checkpoint or compressed file that cannot be used.
     """
     path = Path(path)
     if path.suffix in (ONNX, PT2):
         if not path.is_file():
             raise RuntimeFileError(_missing(path))
         return _read_onnx(path) if path.suffix == ONNX else _read_pt2(path)
-    stem = path.with_suffix("") if path.suffix in CHECKPOINT else path
-    if not any(file.exists() for file in weights.files(stem)):
-        raise RuntimeFileError(_unknown(path) if path.is_file() else _missing(path))
-    network, card = _read_checkpoint(stem, target)
+    if path.suffix == packing.SUFFIX:
+        source, (network, card) = path, packing.read(path)
+    else:
+        source = path.with_suffix("") if path.suffix in CHECKPOINT else path
+        if not any(file.exists() for file in weights.files(source)):
+            raise RuntimeFileError(_unknown(path) if path.is_file() else _missing(path))
+        network, card = _read_checkpoint(source, target)
     channels, height, width = card.shape
-    return Runnable(stem, "torch", torch_forward(network), (channels, height, width), card.classes, card)
+    return Runnable(source, "torch", torch_forward(network), (channels, height, width), card.classes, card)
 
 
 def torch_forward(network: nn.Module) -> Forward:

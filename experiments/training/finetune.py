@@ -17,6 +17,7 @@ from experiments.cli.problem import environment, searched, trained
 from experiments.recording.opening import opened
 from experiments.recording.record import RunRecord, commit
 from experiments.recording.tracking import Tracker
+from experiments.training.distillation import teacher_of
 from experiments.training.fitting import fit
 from experiments.training.recipe import Recipe
 
@@ -35,8 +36,9 @@ def run(cfg: DictConfig, folder: Path) -> None:
         plan = Plan.read(Path(cfg.run) / "plan.json")
         network = env.task.network(plan)
         tuned = finetune(
-            network, subject.data, recipe, device=env.task.device, record=record, tracker=tracker
-        )
+            network, subject.data, recipe, dense=subject.model, device=env.task.device, record=record,
+            tracker=tracker,
+        )  # fmt: skip
         measured = {split: accuracy(tuned, subject.data, split) for split in ("selection", "test")}
         card = replace(
             subject.card, plan=plan.to_dict(), recipe=asdict(recipe), accuracy=measured, seed=recipe.seed,
@@ -54,6 +56,7 @@ def finetune(
     data: DataSet,
     recipe: Recipe,
     *,
+    dense: nn.Module,
     device: torch.device,
     record: RunRecord,
     tracker: Tracker,
@@ -65,6 +68,7 @@ def finetune(
         network: the physically smaller network, with its batch norms.
         data: the network is trained on the train split.
         recipe: the training recipe; a cosine schedule without warm-up is usual.
+        dense: the network that was cut: the teacher of a recipe that distills and names no other.
         device: where to train; the copy comes back to the CPU.
         record: takes a row an epoch; a killed fine-tuning resumes from the state in its folder.
         tracker: takes the same rows.
@@ -74,6 +78,6 @@ def finetune(
     tuned = copy.deepcopy(network)
     fit(
         tuned, data, recipe, device=device, state=record.folder / state, record=record, tracker=tracker,
-        phase="finetune",
+        phase="finetune", teacher=teacher_of(recipe, dense, data),
     )  # fmt: skip
     return tuned.cpu().eval()

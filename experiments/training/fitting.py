@@ -25,6 +25,7 @@ def fit(
     record: RunRecord,
     tracker: Tracker,
     phase: str,
+    teacher: nn.Module | None = None,
     console: Console | None = None,
 ) -> list[Epoch]:
     """Train in place, with one row an epoch; see `experiments.training.loop.train`.
@@ -38,6 +39,7 @@ def fit(
         record: takes a row an epoch, and the seconds.
         tracker: takes the same.
         phase: the name under which the record counts the seconds.
+        teacher: of a recipe that distills.
         console: where the bar is shown.
     """
 
@@ -66,6 +68,7 @@ def fit(
             data,
             recipe,
             device=device,
+            teacher=teacher,
             state=state,
             on_step=lambda step, _, loss: meter.update(step, loss=loss),
             on_epoch=on_epoch,

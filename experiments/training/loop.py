@@ -38,6 +38,7 @@ def train(
     recipe: Recipe,
     *,
     device: torch.device = CPU,
+    teacher: nn.Module | None = None,
     state: Path | None = None,
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
@@ -51,6 +52,8 @@ def train(
         data: the train split is learnt from, the selection split is only reported.
         recipe: what to do.
         device: where to; the model is left there.
+        teacher: whose logits are learnt from as the recipe says, see `distillation.teacher_of`; it is moved
+            to the device.
         state: where everything needed to go on is kept, rewritten after each epoch; an existing file is gone
             on from, and the result equals that of an uninterrupted run.
         on_step: called with (step, steps in all, loss).
@@ -58,8 +61,13 @@ def train(
 
     Raises:
         DivergedError: when the loss is not finite; the state of the last good epoch is kept.
-        RecipeError: when ``state`` is damaged, or belongs to another recipe or network.
+        RecipeError: when ``state`` is damaged, or belongs to another recipe or network, or when the recipe
+            distills and there is no teacher.
     """
+    if (teacher is None) == bool(recipe.distill):
+        raise RecipeError(f"distill is {recipe.distill} and the teacher {teacher}: give both or neither")
+    if teacher is not None:
+        teacher.to(device).to(memory_format=torch.channels_last)
     model.to(device).to(memory_format=torch.channels_last)
     learnt = Split(data["train"].images.to(device), data["train"].labels.to(device))
     optimizer = sgd(model, recipe)
@@ -69,7 +77,7 @@ def train(
     steps = recipe.epochs * each
     factor = schedule(recipe, steps)
     kind = CapturedSteps if device.type == "cuda" else Steps
-    learner = kind(model, data, learnt, recipe, optimizer)
+    learner = kind(model, data, learnt, recipe, optimizer, teacher)
     for epoch in range(len(history), recipe.epochs):
         total, seen, first = 0.0, 0, epoch * each
         rates = [recipe.lr * factor(first + step) for step in range(each)]

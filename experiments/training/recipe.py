@@ -28,6 +28,8 @@ class Recipe:
     ``schedule`` is "onecycle" (linear warm-up over ``warmup`` of the steps, then cosine) or "cosine" (no
     warm-up). ``shift`` is the largest translation in pixels; flips follow the data set. ``bfloat16`` runs
     the forward and backward passes in bfloat16 where the device has it; weights and updates stay float32.
+    ``distill`` is the weight of a teacher's softened logits beside the labels, in [0, 1], and ``temperature``
+    softens them; ``teacher`` is its checkpoint, None for the dense network that was compressed.
     """
 
     epochs: int = 30
@@ -40,6 +42,9 @@ class Recipe:
     label_smoothing: float = 0.0
     shift: int = 2
     bfloat16: bool = False
+    distill: float = 0.0
+    temperature: float = 4.0
+    teacher: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -51,3 +56,9 @@ class Recipe:
             )
         if not self.lr > 0:
             raise RecipeError(f"lr is above 0, not {self.lr}")
+        if not 0 <= self.distill <= 1 or not self.temperature > 0:
+            raise RecipeError(
+                f"distill is in [0, 1] and temperature above 0, not {self.distill} and {self.temperature}"
+            )
+        if self.teacher is not None and not self.distill:
+            raise RecipeError(f"the teacher {self.teacher} has no say: give distill its weight, in (0, 1]")

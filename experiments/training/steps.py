@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from amc_env.data.splits import DataSet, Split
 from amc_env.execution import has_bfloat16
+from experiments.training.distillation import soft_loss, teach
 from experiments.training.recipe import Recipe
 
 READ_EVERY = 50  # steps between two looks at the loss on a GPU, each of which waits for it
@@ -32,9 +33,15 @@ class Steps:
     """Batches, forward and backward passes and updates, one after another."""
 
     def __init__(
-        self, model: nn.Module, data: DataSet, split: Split, recipe: Recipe, optimizer: torch.optim.Optimizer
+        self,
+        model: nn.Module,
+        data: DataSet,
+        split: Split,
+        recipe: Recipe,
+        optimizer: torch.optim.Optimizer,
+        teacher: nn.Module | None,
     ) -> None:
-        self.model, self.data, self.split = model, data, split
+        self.model, self.data, self.split, self.teacher = model, data, split, teacher
         self.recipe, self.optimizer = recipe, optimizer
         self.half = recipe.bfloat16 and has_bfloat16(split.images.device)
 
@@ -60,7 +67,11 @@ class Steps:
         images, labels = augmented(self.data, self.split, chosen, offsets, mirrored, self.recipe.shift)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half):
             logits = self.model(images)
+            told = None if self.teacher is None else teach(self.teacher, images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+        if told is not None:
+            soft = soft_loss(logits, told, self.recipe.temperature)
+            loss = torch.lerp(loss, soft, self.recipe.distill)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -75,9 +86,15 @@ class CapturedSteps(Steps):
     """
 
     def __init__(
-        self, model: nn.Module, data: DataSet, split: Split, recipe: Recipe, optimizer: torch.optim.Optimizer
+        self,
+        model: nn.Module,
+        data: DataSet,
+        split: Split,
+        recipe: Recipe,
+        optimizer: torch.optim.Optimizer,
+        teacher: nn.Module | None,
     ) -> None:
-        super().__init__(model, data, split, recipe, optimizer)
+        super().__init__(model, data, split, recipe, optimizer, teacher)
         device = split.images.device
         self.batch = torch.zeros(4, recipe.batch_size, dtype=torch.long, device=device)
         self.rate = torch.full((), recipe.lr, device=device)

@@ -1,0 +1,177 @@
+"""The job of `experiments.deep_compress`: prune, retrain, share, code; one file comes out.
+
+*Source*: Han, Mao & Dally, "Deep Compression", ICLR 2016; retraining and the rule for the layers' densities
+are of Han et al., "Learning both Weights and Connections", NeurIPS 2015, section 3.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from amc_env import packing
+from amc_env.coding import CodingError, packed
+from amc_env.compressors.fine_grained import largest, layer_densities
+from amc_env.evaluator import accuracy
+from amc_env.execution import device_of
+from amc_env.graph.structure import Graph
+from amc_env.graph.trace import trace
+from experiments.analysis import deep_compression as analysis
+from experiments.cli import config
+from experiments.cli.problem import Trained, trained
+from experiments.recording.record import RECORD, RunRecord, commit
+from experiments.recording.tracking import Tracker
+from experiments.training.distillation import teacher_of
+from experiments.training.fitting import fit
+from experiments.training.parametrizations import Pruned, Shared, constrain, freed, weight_of
+from experiments.training.recipe import Recipe
+
+FILE = f"compressed{packing.SUFFIX}"
+SPLITS = ("selection", "test")
+MOST_BITS = 8
+
+
+def run(cfg: DictConfig, folder: Path) -> None:
+    """Compress the network of a configuration, and print the table of its file."""
+    subject, settings = trained(cfg), config.plain(cfg)
+    course = Course.of(cfg, subject)
+    if (folder / RECORD).exists():
+        record = RunRecord.resume(folder, settings, episodes=0)  # the states' epochs come in again
+    else:
+        record = RunRecord.create(folder, settings, seeds={"batches": course.recipe.seed})
+    with record, config.instantiate(cfg.tracking, folder=folder, config=settings) as tracker:
+        record.update(results=compressed(course, record, tracker))
+    for state in folder.glob("*.state"):
+        state.unlink()
+    print(analysis.layers_table(record.content["results"]))
+    print(f"written: {folder / FILE}")
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a network is put through.
+
+    Attributes:
+        subject: the dense network and its data.
+        graph: of it.
+        keep: by layer, the fraction of its weights that stays in the end, in (0, 1].
+        bits: by layer, of a code.
+        rounds: of pruning.
+        start: of k-means.
+        recipe: of retraining after each round.
+        sharing: of training the shared values.
+        device: where to train.
+    """
+
+    subject: Trained
+    graph: Graph
+    keep: Mapping[str, float]
+    bits: Mapping[str, int]
+    rounds: int
+    start: str
+    recipe: Recipe
+    sharing: Recipe
+    device: torch.device
+
+    @classmethod
+    def of(cls, cfg: DictConfig, subject: Trained) -> "Course":
+        """The course of a configuration, with everything checked that can be before training."""
+        graph = trace(subject.model, subject.data.shape)
+        keep = layer_densities(subject.model, graph, cfg.density, config.plain(cfg.keep))
+        bits = {
+            layer.name: cfg.linear_bits if layer.kind == "linear" else cfg.conv_bits for layer in graph.layers
+        }
+        recipe, sharing = (Recipe(**config.plain(node)) for node in (cfg.recipe, cfg.sharing))
+        for each in (recipe, sharing):
+            teacher_of(each, subject.model, subject.data)
+        for name in ("conv_bits", "linear_bits"):
+            if not 1 <= cfg[name] <= MOST_BITS:
+                raise config.ConfigError(f"{name} is the size of a code, 1 to {MOST_BITS}, not {cfg[name]}")
+        device = device_of(cfg.device)
+        return cls(subject, graph, keep, bits, cfg.rounds, cfg.start, recipe, sharing, device)
+
+
+def compressed(course: Course, record: RunRecord, tracker: Tracker) -> dict[str, Any]:
+    """Go the course, write the file beside the record, and read it back.
+
+    Returns:
+        ``accuracy`` by stage and split, ``layers`` of the file, and ``bytes`` of it.
+    """
+    dense, network = course.subject.model, copy.deepcopy(course.subject.model)
+    found = {"dense": _measured(course, dense)}
+    for number in range(1, course.rounds + 1):
+        masks = {
+            name: largest(weight_of(network, name), share ** (number / course.rounds))
+            for name, share in course.keep.items()
+        }
+        constrain(network, {name: Pruned(mask) for name, mask in masks.items()})
+        if number == 1:
+            found["pruned, not retrained"] = _measured(course, network)
+        _trained(course, network, course.recipe, f"prune-{number}", record, tracker)
+    found["pruned"] = _measured(course, network)
+    constrain(network, _shared(course, network))
+    found["shared, not trained"] = _measured(course, network)
+    _trained(course, network, course.sharing, "share", record, tracker)
+    state = freed(network, dense)
+    path = record.folder / FILE
+    card = replace(
+        course.subject.card, recipe=asdict(course.recipe), accuracy={}, seed=course.recipe.seed,
+        commit=commit(), note=f"compressed from the checkpoint {course.subject.card.sha256[:12]}", sha256="",
+    )  # fmt: skip
+    content = packing.write(path, state, card)
+    read, _ = packing.read(path)
+    _check(state, read)
+    found["file"] = _measured(course, read)
+    return {"accuracy": found, "bytes": len(content), **_of_file(content)}
+
+
+def _trained(
+    course: Course, network: nn.Module, recipe: Recipe, phase: str, record: RunRecord, tracker: Tracker
+) -> None:
+    if recipe.epochs:
+        fit(
+            network, course.subject.data, recipe, device=course.device, phase=phase, record=record,
+            tracker=tracker, state=record.folder / f"{phase}.state",
+            teacher=teacher_of(recipe, course.subject.model, course.subject.data),
+        )  # fmt: skip
+    network.cpu().eval()
+
+
+def _shared(course: Course, network: nn.Module) -> dict[str, nn.Module]:
+    return {
+        name: Shared(weight_of(network, name).detach(), bits, start=course.start, seed=course.recipe.seed)
+        for name, bits in course.bits.items()
+    }
+
+
+def _measured(course: Course, network: nn.Module) -> dict[str, float]:
+    return {split: accuracy(network, course.subject.data, split) for split in SPLITS}
+
+
+def _check(state: Mapping[str, Tensor], read: nn.Module) -> None:
+    for name, value in read.state_dict().items():
+        if not torch.equal(value, state[name]):
+            raise CodingError(f"{name} was not read as it was written")
+
+
+def _of_file(content: bytes) -> dict[str, Any]:
+    """What lies in a file, tensor by tensor, and what is none of theirs."""
+    coded = packed.contents(content)
+    layers = [
+        {
+            "name": one.name,
+            "numbers": one.numbers,
+            "kept": one.kept,
+            "bits": packed.bits_before(one),
+            "coded_bits": packed.mean_bits(one),
+            "bytes": one.nbytes,
+            "dense_bytes": one.dense_bytes,
+        }
+        for one in coded
+    ]
+    return {"layers": layers, "overhead": packed.overhead(content, coded)}

@@ -1,0 +1,88 @@
+"""Weights under a constraint while they are trained: pruned ones stay zero, shared ones stay equal."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from amc_env.compressors.sharing import codebook
+
+
+class Pruned(nn.Module):
+    """Weights outside of a mask are zero.
+
+    Args:
+        mask: which weights stay, of the shape of the weight.
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight with zeros, none of them negative: these are stored as values."""
+        return torch.where(self.mask, weight, 0.0)
+
+
+class Shared(nn.Module):
+    """All weights that are not zero are among few values, and these are what is trained.
+
+    *Source*: Deep Compression, section 3.3: the gradient of a shared value is the sum of those of its
+    weights, which is what autograd makes of an indexed read.
+
+    Args:
+        weight: that values are made for.
+        bits: of a code, 1 to 8; where weights are pruned, zero is one of its 2^bits values.
+        start: of k-means, see `amc_env.compressors.sharing.codebook`.
+        seed: likewise.
+    """
+
+    mask: Tensor
+    codes: Tensor
+    values: Tensor  # from which training begins
+
+    def __init__(self, weight: Tensor, bits: int, *, start: str, seed: int) -> None:
+        super().__init__()
+        self.register_buffer("mask", weight != 0)
+        values, codes = codebook(
+            weight[self.mask].cpu(), (1 << bits) - (not self.mask.all()), start=start, seed=seed
+        )
+        self.register_buffer("codes", torch.zeros_like(self.mask, dtype=torch.int64))
+        self.codes[self.mask] = codes.to(weight.device)
+        self.values = values
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The weight that the values make."""
+        return torch.where(self.mask, values[self.codes], 0.0)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """``(k,)`` the values: what is trained in the place of the weight."""
+        return self.values.to(weight.device)
+
+
+def constrain(model: nn.Module, constraints: Mapping[str, nn.Module]) -> None:
+    """Put each named layer's weight under a constraint, in the place of one that it may have."""
+    for name, constraint in constraints.items():
+        module = model.get_submodule(name)
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
+        parametrize.register_parametrization(module, "weight", constraint)
+
+
+def weight_of(model: nn.Module, name: str) -> Tensor:
+    """The weight of a named layer, as its constraint, if it has one, makes it."""
+    weight = model.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def freed(model: nn.Module, dense: nn.Module) -> dict[str, Tensor]:
+    """The state of a network as if its weights were under no constraint, with the names of ``dense``."""
+    state = {}
+    for name in dense.state_dict():
+        owner, _, key = name.rpartition(".")
+        state[name] = getattr(model.get_submodule(owner), key).detach().cpu().contiguous()
+    return state

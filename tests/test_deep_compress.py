@@ -1,0 +1,223 @@
+"""Prune, share, code: the constraints hold through training, and the file is the network."""
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import nn
+
+from amc_env import checkpoints, packing
+from amc_env.checkpoints import CheckpointError
+from amc_env.coding import CodingError
+from amc_env.compressors.fine_grained import largest, layer_densities
+from amc_env.compressors.sharing import codebook
+from amc_env.evaluator import accuracy
+from amc_env.graph.trace import trace
+from experiments.analysis import deep_compression as analysis
+from experiments.cli import config
+from experiments.cli.datasets import load_data
+from experiments.delivery import runtimes
+from experiments.recording.record import RunRecord
+from experiments.training import deep_compression, pretrain
+from experiments.training.loop import DivergedError
+from experiments.training.parametrizations import Pruned, Shared, constrain, freed
+
+
+def test_values_at_two_places_are_found_and_their_codes_lead_back():
+    weights = torch.tensor([1.0, 1.1, 0.9, -2.0, -2.1, -1.9, 5.0])
+    values, codes = codebook(weights, 3)
+    assert values.tolist() == pytest.approx([-2.0, 1.0, 5.0])
+    assert (values.diff() > 0).all()
+    assert ((values[codes] - weights).abs() <= 0.11).all()
+
+
+@pytest.mark.parametrize("start", ["linear", "density", "random"])
+def test_more_bits_leave_a_smaller_error(start):
+    weights = torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    errors = []
+    for bits in range(1, 9):
+        values, codes = codebook(weights, 2**bits, start=start)
+        assert len(values) <= 2**bits
+        errors.append(float((values[codes] - weights).square().mean()))
+        again, same = codebook(weights, 2**bits, start=start)
+        assert torch.equal(again, values)
+        assert torch.equal(same, codes)
+    assert errors == sorted(errors, reverse=True)
+    assert errors[3] < 0.02  # 16 values: Lloyd's best for a normal distribution is 0.0095
+
+
+def test_few_values_are_their_own_codebook():
+    weights = torch.tensor([0.5, -1.0, 0.5])
+    values, codes = codebook(weights, 256)
+    assert values[codes].tolist() == weights.tolist()
+    assert len(values) == 2
+
+
+def test_settings_of_a_codebook_that_cannot_be():
+    with pytest.raises(ValueError, match="1 to 256 values, not 257"):
+        codebook(torch.zeros(3), 257)
+    with pytest.raises(ValueError, match="linear, density, random"):
+        codebook(torch.zeros(3), 2, start="kmeans++")
+
+
+def test_the_largest_weights_stay():
+    mask = largest(torch.tensor([[3.0, -4.0], [0.5, 0.5]]), 0.75)
+    assert mask.tolist() == [[True, True], [True, False]]
+    assert int(largest(torch.randn(7), 0.001).sum()) == 1
+
+
+def linears():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 20), nn.ReLU(), nn.Linear(20, 4)).eval()
+
+
+def test_one_threshold_in_standard_deviations_serves_all_layers():
+    model = linears()
+    with torch.no_grad():
+        model[1].weight.mul_(50)  # the rule looks at weights relative to their layer
+    graph = trace(model, (3, 4, 4))
+    found = layer_densities(model, graph, 0.3, {})
+    kept = sum(found[name] * model.get_parameter(f"{name}.weight").numel() for name in found)
+    assert kept == pytest.approx(0.3 * (48 * 20 + 20 * 4), abs=1)
+    assert abs(found["1"] - found["3"]) < 0.15
+    assert layer_densities(model, graph, 0.3, {"3": 0.9})["3"] == 0.9
+
+
+@pytest.mark.parametrize(
+    ("density", "keep", "told"),
+    [(0.0, {}, "density"), (0.5, {"1": 1.5}, "keep.1"), (0.5, {"fc": 0.5}, "the layers are 1, 3")],
+)
+def test_densities_that_cannot_be(density, keep, told):
+    model = linears()
+    with pytest.raises(ValueError, match=told):
+        layer_densities(model, trace(model, (3, 4, 4)), density, keep)
+
+
+def test_a_shared_value_gets_the_sum_of_its_weights_gradients():
+    module = nn.Linear(3, 1, bias=False)
+    weight = torch.tensor([[2.0, 0.0, 2.0]])
+    constrain(module, {"": Shared(weight, 1, start="linear", seed=0)})
+    x = torch.tensor([[1.0, 10.0, 100.0]])
+    module(x).sum().backward()
+    (values,) = module.parameters()
+    assert values.tolist() == [2.0]
+    assert values.grad.tolist() == [101.0]
+
+
+def test_pruned_weights_stay_zero_and_are_no_negative_zeros():
+    module = nn.Linear(4, 2, bias=False)
+    mask = torch.tensor([[True, False, True, False], [False, True, False, True]])
+    constrain(module, {"": Pruned(mask)})
+    optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        module(torch.ones(1, 4)).square().sum().backward()
+        optimizer.step()
+    weight = freed(module, nn.Linear(4, 2, bias=False))["weight"]
+    assert torch.equal(weight != 0, mask)
+    assert not np.signbit(weight[~mask].numpy()).any()
+
+
+TINY = ["data=digits", "model=lenet300_100", "model.options.side=8", "device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def lenet(tmp_path_factory):
+    """The stem of a LeNet-300-100 trained on digits for a few epochs."""
+    folder = tmp_path_factory.mktemp("lenet")
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        cfg = compose("pretrain", [*TINY, "recipe.epochs=6", "recipe.batch_size=64", f"output={folder}"])
+    pretrain.pretrain(cfg, folder)
+    return pretrain.stem(cfg, folder)
+
+
+def composed(lenet, folder, *overrides):
+    short = ["recipe.epochs=2", "rounds=2", "sharing.epochs=1", "recipe.batch_size=64", "density=0.2"]
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        return compose(
+            "deep_compress", [*TINY, f"model.checkpoint={lenet}", f"output={folder}", *short, *overrides]
+        )
+
+
+@pytest.fixture(scope="module")
+def whole(lenet, tmp_path_factory):
+    """The folder of a finished compression."""
+    folder = tmp_path_factory.mktemp("whole")
+    deep_compression.run(composed(lenet, folder), folder)
+    return folder
+
+
+def test_the_file_is_the_network_and_the_table_is_the_file(whole):
+    record, path = RunRecord.read(whole), whole / deep_compression.FILE
+    results = record.content["results"]
+    model, card = packing.read(path)
+    assert accuracy(model, load_data_of(card), "test") == results["accuracy"]["file"]["test"]
+    assert results["bytes"] == path.stat().st_size
+    assert sum(one["bytes"] for one in results["layers"]) + results["overhead"] == results["bytes"]
+    for name, bits in (("ip1", 5), ("ip2", 5), ("ip3", 5)):
+        weight = model.get_parameter(f"{name}.weight")
+        assert len(weight.unique()) <= 2**bits
+    kept = sum(one["kept"] for one in results["layers"] if "weight" in one["name"])
+    numbers = sum(one["numbers"] for one in results["layers"] if "weight" in one["name"])
+    assert kept / numbers == pytest.approx(0.2, abs=0.01)
+    assert f"{path.stat().st_size:,}" in analysis.layers_table(results)
+    assert results["accuracy"]["file"]["test"] > results["accuracy"]["dense"]["test"] - 0.15
+    assert not list(whole.glob("*.state"))
+
+
+def load_data_of(card):
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        return load_data(compose("evaluate", [f"data={card.data}", "checkpoint=x"]).data)
+
+
+def test_evaluate_reads_the_file(whole):
+    found = runtimes.read(whole / deep_compression.FILE)
+    assert (found.classes, found.shape, found.card.architecture) == (10, (1, 8, 8), "lenet300_100")
+
+
+def test_a_killed_compression_goes_on_to_the_same_file(lenet, whole, tmp_path, monkeypatch):
+    cfg, fit, calls = composed(lenet, tmp_path), deep_compression.fit, []
+
+    def killed(*args, **kwargs):
+        calls.append(kwargs["phase"])
+        if len(calls) == 3:
+            raise DivergedError("killed")
+        return fit(*args, **kwargs)
+
+    monkeypatch.setattr(deep_compression, "fit", killed)
+    with pytest.raises(DivergedError):
+        deep_compression.run(cfg, tmp_path)
+    deep_compression.run(cfg, tmp_path)
+    assert calls == ["prune-1", "prune-2", "share", "prune-1", "prune-2", "share"]
+    files = [folder / deep_compression.FILE for folder in (tmp_path, whole)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_damaged_file_is_refused_by_its_name(whole, tmp_path):
+    content = bytearray((whole / deep_compression.FILE).read_bytes())
+    content[200] ^= 4
+    (tmp_path / "a.packed").write_bytes(bytes(content))
+    with pytest.raises(CodingError, match=r"a\.packed: .* cut short or changed"):
+        packing.read(tmp_path / "a.packed")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        packing.read(tmp_path / "b.packed")
+
+
+def test_a_teacher_of_other_classes_is_refused_before_anything_is_trained(lenet, tmp_path):
+    other = checkpoints.shipped("plain20-cifar10")
+    with pytest.raises(ValueError, match=r"teacher .* cannot take images of"):
+        deep_compression.run(
+            composed(lenet, tmp_path, "recipe.distill=0.5", f"recipe.teacher={other}"), tmp_path
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_bits_that_cannot_be(lenet, tmp_path):
+    with pytest.raises(config.ConfigError, match="linear_bits is the size of a code, 1 to 8, not 9"):
+        deep_compression.run(composed(lenet, tmp_path, "linear_bits=9"), tmp_path)
+
+
+def test_one_row_a_network_over_its_seeds(whole):
+    results = RunRecord.read(whole).content["results"]
+    text = analysis.summary({"lenet-0": {"results": results}, "lenet-1": {"results": results}})
+    assert "| `lenet` | 2 |" in text
