@@ -145,6 +145,7 @@ def make_task(
     points: int = 10,
     device: str = "auto",
     seed: int = 0,
+    keep_whole: Sequence[str] = (),
 ) -> Task:
     """The task of compressing a network by removing channels.
 
@@ -162,6 +163,7 @@ def make_task(
         points: positions sampled in each of them.
         device: where plans are repaired and run: a name in `amc_env.execution.DEVICES`.
         seed: draws the sampled positions.
+        keep_whole: names of layers, or of modules with layers in them, that lose no channel on either side.
 
     Raises:
         TraceError, DataError, DeviceError, EvaluationError, ValueError: for what does not fit together,
@@ -171,7 +173,7 @@ def make_task(
     checks.one_of("order", order, ORDERS)
     checks.one_of("repair", repair, REPAIRS)
     check_fit(model, data)
-    graph = trace(model, data.shape)
+    graph = trace(model, data.shape, keep_whole=keep_whole)
     if not graph.groups:
         raise TraceError(f"nothing to decide in {type(model).__name__}: {_why_fixed(graph)}")
     try_cut(model, graph)
@@ -207,6 +209,7 @@ def make_env(
     reward_images: int | None = 1000,
     device: str = "auto",
     seed: int = 0,
+    keep_whole: Sequence[str] = (),
     render_mode: str | None = None,
 ) -> CompressionEnv:
     """An environment that compresses a network by removing channels.
@@ -229,6 +232,7 @@ def make_env(
         reward_images: how many images of the reward split a reward is measured on; None for all.
         device: where plans are repaired and run: a name in `amc_env.execution.DEVICES`.
         seed: draws the sampled positions.
+        keep_whole: names of layers that stay whole, see `make_task`.
         render_mode: "ansi" or "rgb_array": the keep ratios as bars.
 
     Raises:
@@ -237,7 +241,7 @@ def make_env(
     """
     task = make_task(
         model, data, round_to=round_to, floor=floor, order=order, repair=repair,
-        calibration_images=calibration_images, points=points, device=device, seed=seed,
+        calibration_images=calibration_images, points=points, device=device, seed=seed, keep_whole=keep_whole,
     )  # fmt: skip
     return _with_evaluator(
         task, reward_images, target=target, resource=resource, limits=limits, reward=reward, scale=scale,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from amc_env.compressors.surgery import cut
 from amc_env.files import write_all
+from amc_env.graph.given import Given
 from amc_env.graph.trace import TraceError, trace
 from amc_env.plan import Plan, PlanError
 from amc_env.zoo import ModelError, build
@@ -29,8 +30,9 @@ CARD_TYPES: dict[type, tuple[str, ...]] = {
     str: ("architecture", "data", "commit", "note", "sha256"),
     int: ("classes", "in_channels", "seed"),
     dict: ("options", "recipe", "accuracy"),
-    list: ("shape",),
+    list: ("shape", "keep_whole"),
 }
+LATER = {"keep_whole", "given"}  # not in the first cards of this format
 
 SHIPPED = Path(__file__).resolve().parent / "zoo" / "checkpoints"
 
@@ -44,7 +46,8 @@ class Card:
     """What a checkpoint's weights are and where they came from.
 
     ``accuracy`` is top-1 in [0, 1] by split. ``options`` are those of `amc_env.zoo.build`. ``plan`` cut
-    that network; None for a dense one. `save` fills in ``sha256``, the weights file's digest.
+    that network; None for a dense one; ``keep_whole`` and ``given`` are what it was traced with. `save` fills
+    in ``sha256``, the weights file's digest.
     """
 
     architecture: str
@@ -61,6 +64,8 @@ class Card:
     note: str = ""
     sha256: str = ""
     format: int = FORMAT
+    keep_whole: list[str] = field(default_factory=list)
+    given: dict[str, Any] | None = None  # of `amc_env.graph.given.Given`, where a part is compressed
 
 
 def save(stem: Path | str, model: nn.Module, card: Card) -> Card:
@@ -216,7 +221,9 @@ def _cut(model: nn.Module, card: Card, card_file: Path) -> nn.Module:
     """The network cut by the card's plan; the checkpoint's weights are still to be filled in."""
     try:
         height, width = card.shape[1:]
-        graph = trace(model, (card.in_channels, height, width))
+        given = None if card.given is None else Given.from_dict(card.given)
+        shape = (card.in_channels, height, width)
+        graph = trace(model, shape, keep_whole=card.keep_whole, given=given)
         return cut(model, graph, Plan.from_dict(card.plan or {}))
     except (PlanError, TraceError) as error:
         raise CheckpointError(f"{card_file}: plan: {error}") from error
@@ -229,14 +236,16 @@ def _card_problem(content: object) -> str | None:
     if content.get("format") != FORMAT:
         return f"its format is {content.get('format')!r}, this version reads {FORMAT}"
     known = {entry.name for entry in fields(Card)}
-    if content.keys() != known:
-        return f"missing {sorted(known - content.keys())}, unknown {sorted(content.keys() - known)}"
+    if content.keys() | LATER != known:
+        return f"missing {sorted(known - content.keys() - LATER)}, unknown {sorted(content.keys() - known)}"
+    content = dict[str, Any]({"keep_whole": [], "given": None}) | content
     for kind, keys in CARD_TYPES.items():
         for key in keys:
             if not isinstance(content[key], kind) or isinstance(content[key], bool):
                 return f"{key} is {content[key]!r}, not of type {kind.__name__}"
-    if not (content["plan"] is None or isinstance(content["plan"], dict)):
-        return f"plan is {content['plan']!r}, not an object or null"
+    for key in ("plan", "given"):
+        if not (content[key] is None or isinstance(content[key], dict)):
+            return f"{key} is {content[key]!r}, not an object or null"
     if len(content["shape"]) != 3 or not all(type(size) is int and size > 0 for size in content["shape"]):
         return f"shape is {content['shape']}, not three sizes C, H, W"
     if not all(type(share) in (int, float) and 0 <= share <= 1 for share in content["accuracy"].values()):

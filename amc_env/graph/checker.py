@@ -32,7 +32,7 @@ def verify(cut: nn.Module, graph: Graph, mask: NDArray[np.bool_]) -> None:
         mask: ``(atoms,)`` bool, which atoms stayed.
     """
     try:
-        propagate(cut, Checker(graph, mask), graph.shape)
+        propagate(cut, Checker(graph, mask), graph.given)
     except TraceError as error:
         raise TraceError(f"{error}. {ADVICE}") from error
 
@@ -125,7 +125,7 @@ class Checker:
             raise TraceError(f"{min(self._left_out)!r} does not run in the cut network. {CLOSURE}")
         if next(self._numbers, None) is not None or next(self._blanks, None) is not None:
             raise TraceError("how much is computed depends on the number of channels")
-        self._same(self._left(self.graph.outputs), compact(ids).flatten(), "the outputs are not the classes")
+        self._same(self._left(self.graph.outputs), ids, "the outputs are not the classes")
 
     def _left(self, atoms: Atoms) -> Tensor:
         return torch.from_numpy(atoms[self.mask[atoms]])

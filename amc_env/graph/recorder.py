@@ -1,13 +1,14 @@
 """The scribe that writes a `Graph` down."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from amc_env.graph.given import Given
 from amc_env.graph.labels import Size, Source, TraceError, compact
 from amc_env.graph.layers import depthwise
 from amc_env.graph.partition import Partition, find_groups
@@ -32,6 +33,8 @@ class Recorder:
 
     model: nn.Module
     shape: tuple[int, int, int]
+    given: Given
+    keep_whole: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by name, its layers
     labels: Partition = field(default_factory=Partition)
     calls: dict[str, _Call] = field(default_factory=dict)
     vectors: dict[str, tuple[Tensor, int, Tensor]] = field(default_factory=dict)
@@ -62,6 +65,9 @@ class Recorder:
         width = int(module.out_features if isinstance(module, nn.Linear) else module.out_channels)  # type: ignore[arg-type]
         writes = reads.repeat_interleave(width // len(reads)) if depthwise(module) else self._fresh(width)
         self.calls[name] = _Call(module, reads, writes, in_size, out_size)
+        for asked, layers in self.keep_whole.items():
+            if name in layers:
+                self.kept.append((torch.cat([reads, writes]), f"{asked}: keep_whole"))
         if isinstance(module.bias, Tensor):
             self.vector(f"{name}.bias", module.bias, 0, writes)
         return writes
@@ -115,7 +121,7 @@ class Recorder:
 
     def finish(self, ids: Tensor) -> None:
         """The classes stay."""
-        self.outputs = compact(ids).flatten()
+        self.outputs = ids
 
     def _fresh(self, count: int) -> Tensor:
         return torch.tensor(self.labels.grow(count), dtype=torch.int64)
@@ -155,6 +161,7 @@ class Recorder:
             if layer.kind != "depthwise" and alone[layer.writes].any():
                 notes.append(f"{layer.name}: its channels can only be removed all at once")
         counted = {f"{layer.name}.weight" for layer in layers} | set(self.vectors)
+        part = f"{self.given.part}." if self.given.part else ""
         return Graph(
             layers=layers,
             vectors=vectors,
@@ -164,10 +171,16 @@ class Recorder:
             atoms=len(fixed),
             fixed=fixed,
             notes=tuple(dict.fromkeys(notes)),
-            fixed_params=sum(p.numel() for name, p in self.model.named_parameters() if name not in counted),
+            fixed_params=sum(
+                parameter.numel()
+                for name, parameter in self.model.named_parameters()
+                if name.startswith(part) and name not in counted
+            ),
             fixed_macs=self.fixed_macs,
             channels_last=self.channels_last,
             shape=self.shape,
+            given=self.given,
+            keep_whole=tuple(self.keep_whole),
             blanks=tuple(atoms(ids) for ids in self.blanks),
             numbers=tuple(self.numbers),
             outputs=atoms(self.outputs),

@@ -18,19 +18,20 @@ from torch.overrides import TorchFunctionMode
 
 from amc_env.execution import evaluating
 from amc_env.graph.arithmetic import binary, label_constant
-from amc_env.graph.labels import Constant, Count, Labels, Scribe, TraceError, spread
+from amc_env.graph.given import Given
+from amc_env.graph.labels import Constant, Count, Labels, Scribe, TraceError, compact, spread
 from amc_env.graph.operations import CASTS, FACTS, LAYERS, READS, SIZES, WITH_PARAMETERS, known, name_of
 
 OURS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
 
 
-def propagate(model: nn.Module, scribe: Scribe, shape: tuple[int, int, int]) -> Run:
-    """Run a network on labels, as it is evaluated; the scribe says what layers emit and hears what they read.
+def propagate(model: nn.Module, scribe: Scribe, given: Given) -> Run:
+    """Run a network, or a part of it, on labels, as it is evaluated.
 
     Args:
-        model: left as it was, also where its forward keeps something.
-        scribe: keeps the record.
-        shape: C, H, W of an image.
+        model: the whole; left as it was, also where its forward keeps something.
+        scribe: says what layers emit and hears what they read.
+        given: what the network or part is called with. All that comes in and goes out stays whole.
 
     Returns:
         Which parameters were used, and how.
@@ -40,24 +41,47 @@ def propagate(model: nn.Module, scribe: Scribe, shape: tuple[int, int, int]) -> 
     """
     run = Run(model, scribe)
     scribe.hear_from(run.note)
-    image = Labels(spread(scribe.blank(shape[0]), (1, *shape), 1))
+    module = model.get_submodule(given.part)
+    args, kwargs = given.filled(lambda sizes: _blank(scribe, sizes))
     with evaluating(model), untouched(model), torch.random.fork_rng(devices=[]), run.following(), run:
         try:
-            result = model(image)
+            result = module(*args, **kwargs)
         except TraceError:
             raise
         except Exception as error:  # a forward raises what it likes
+            shapes = ", ".join(str(tuple(each.shape[1:])) for each in tensors((args, kwargs)))
             raise TraceError(
-                f"{type(model).__name__} cannot run on an image of {shape}{_at(_frame_of(error))}: {error}"
+                f"{type(module).__name__} cannot run on an image of {shapes}{_at(_frame_of(error))}: {error}"
             ) from error
-    if not isinstance(result, Labels):
-        raise TraceError(
-            f"{type(model).__name__} returns {type(result).__name__}, not one tensor of logits (N, classes)"
-        )
-    if result.source is not None:
-        result.source.readers += 1
-    scribe.finish(result.ids)
+    _finish(scribe, module, result, one=not given.part)
     return run
+
+
+def _blank(scribe: Scribe, sizes: tuple[int, ...]) -> Labels:
+    """An input, with labels for its channels."""
+    dim = 1 if len(sizes) in (2, 4) else len(sizes) - 1
+    if dim < 1:
+        raise TraceError(f"a tensor of {sizes} is given to the part: it has no channels")
+    return Labels(spread(scribe.blank(sizes[dim]), sizes, dim))
+
+
+def _finish(scribe: Scribe, module: nn.Module, result: object, *, one: bool) -> None:
+    """Hear what comes out; of a whole network that is one tensor of logits."""
+    if one and not isinstance(result, Labels):
+        raise TraceError(
+            f"{type(module).__name__} returns {type(result).__name__}, not one tensor of logits "
+            "(N, classes); compress a part of it (part=NAME) and measure it yourself (metric=module:function)"
+        )
+    found = [value for value in tensors(result) if isinstance(value, Labels)]
+    if not found:
+        raise TraceError(
+            f"{type(module).__name__} returns {type(result).__name__}; a part returns tensors, or lists, "
+            "tuples or dicts of them"
+        )
+    for value in found:
+        if value.source is not None:
+            value.source.readers += 1
+    scribe.finish(torch.cat([compact(value.ids).flatten() for value in found]))
 
 
 class Run(TorchFunctionMode):

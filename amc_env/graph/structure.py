@@ -15,6 +15,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from amc_env.graph.given import Given
+
 Atoms = NDArray[np.int64]
 
 
@@ -114,16 +116,19 @@ class Graph:
         fixed: ``(atoms,)`` bool, true where an atom is in no group: the image, the classes, and what must
             stay.
         notes: why some channels must stay, a line each.
-        fixed_params: parameters that no decision touches.
+        fixed_params: parameters, of the part that is compressed, that no decision touches.
         fixed_macs: multiply-accumulates for one image of layers that are in no plan: one-dimensional
             convolutions, fixed kernels, weights that the forward computes.
         channels_last: whether images and weights may lie channels last in memory, which is faster; a forward
             with ``x.view(n, -1)`` takes the default format alone.
         shape: C, H, W of the image it was traced with.
+        given: what the network, or the part of it that is compressed, is called with for that image. Names
+            are those of the whole network.
+        keep_whole: names of modules that the user keeps whole.
         blanks: atoms of the channels that no layer writes: the image, then all padding, in the order of the
             forward.
         numbers: that enter the values by themselves, in the order of the forward.
-        outputs: ``(classes,)`` the atoms of the logits.
+        outputs: ``(classes,)`` the atoms of the logits, or of all that a part returns.
     """
 
     layers: tuple[Layer, ...]
@@ -138,6 +143,8 @@ class Graph:
     fixed_macs: int
     channels_last: bool
     shape: tuple[int, int, int]
+    given: Given
+    keep_whole: tuple[str, ...]
     blanks: tuple[Atoms, ...]
     numbers: tuple[float, ...]
     outputs: Atoms

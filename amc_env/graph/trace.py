@@ -7,11 +7,15 @@ what must stay rectangular is unified position by position. No model is named an
 not understood is an error that names it and the line of the forward.
 """
 
+import difflib
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from amc_env.graph.checker import verify
+from amc_env.graph.given import Given
 from amc_env.graph.labels import TraceError
 from amc_env.graph.recorder import Recorder
 from amc_env.graph.running import Run, propagate
@@ -19,31 +23,61 @@ from amc_env.graph.structure import Graph
 
 __all__ = ["TraceError", "trace", "verify"]
 
+CUT = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
-def trace(model: nn.Module, shape: tuple[int, int, int]) -> Graph:
-    """The graph of a classifier for images of a shape.
+
+def trace(
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    *,
+    keep_whole: Iterable[str] = (),
+    given: Given | None = None,
+) -> Graph:
+    """The graph of a classifier for images of a shape, or of a part of any network.
 
     A network that does more with channel numbers than tracing sees is found when it is cut:
     `amc_env.compressors.trial.try_cut` does so before a search.
 
     Args:
-        model: its forward takes one image batch and returns logits ``(N, classes)``; left as it was.
+        model: its forward takes one image batch and returns logits ``(N, classes)``, unless a part of it is
+            traced; left as it was.
         shape: C, H, W of an image.
+        keep_whole: names of layers, or of modules with layers in them, that lose no input and no output.
+        given: names a part, and what the network calls it with, see `amc_env.graph.part.observe`; None for
+            the whole network.
 
     Raises:
         TraceError: for control flow that depends on values, an operation that is not understood, a module
             that is run on two different shapes, or an image that the network cannot take; it names the
             operation, its module and the line of the forward.
     """
-    _refuse_wrappers(model)
-    _refuse_parametrizations(model)
+    given = Given.of_image(shape) if given is None else given
+    part = model.get_submodule(given.part)
+    _refuse_wrappers(part)
+    _refuse_parametrizations(part)
     _refuse_shared_parameters(model)
-    recorder = Recorder(model, shape)
-    run = propagate(model, recorder, shape)
-    _refuse_idle_parameters(model, run)
+    recorder = Recorder(model, shape, given, _layers_of(model, keep_whole))
+    run = propagate(model, recorder, given)
+    _refuse_idle_parameters(model, run, given.part)
     graph = recorder.graph()
     _refuse_borrowed_weights(graph, run)
     return graph
+
+
+def _layers_of(model: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
+    """Of each module that is named, by any of its names, the layers in it, by their first."""
+    first = {id(module): name for name, module in model.named_modules()}
+    known, found = dict(model.named_modules(remove_duplicate=False)), {}
+    for asked in names:
+        if asked not in known:
+            near = difflib.get_close_matches(asked, known, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "print the network to see its names"
+            raise TraceError(f"keep_whole names {asked!r}, which is no module of the network; {hint}")
+        found[asked] = [first[id(each)] for each in known[asked].modules() if isinstance(each, CUT)]
+        if not found[asked]:
+            kinds = ", ".join(kind.__name__ for kind in CUT)
+            raise TraceError(f"keep_whole names {asked!r}, in which there is no layer that is cut ({kinds})")
+    return found
 
 
 def _refuse_wrappers(model: nn.Module) -> None:
@@ -90,9 +124,10 @@ def _refuse_borrowed_weights(graph: Graph, run: Run) -> None:
             )
 
 
-def _refuse_idle_parameters(model: nn.Module, run: Run) -> None:
+def _refuse_idle_parameters(model: nn.Module, run: Run, part: str) -> None:
     """What evaluation does not run was not traced, and would be left with the wrong channels for training."""
-    idle = [name for name, _ in model.named_parameters() if name not in run.used]
+    prefix = f"{part}." if part else ""
+    idle = [n for n, _ in model.named_parameters() if n.startswith(prefix) and n not in run.used]
     if idle:
         raise TraceError(
             f"{idle[0]} and {len(idle) - 1} more parameters idle when {type(model).__name__} is evaluated "

@@ -22,9 +22,9 @@ from amc_env.data.splits import DataSet, cache_folder, digest
 from amc_env.execution import evaluating
 from amc_env.graph.structure import Graph, Layer
 from amc_env.repair.least_squares import damping, refit, refit_rows, refit_together
-from amc_env.repair.sampling import draw_positions, listening, patches, weighed
+from amc_env.repair.sampling import Listening, Seen, draw_positions, patches, weighed
 
-FORMAT = 4  # of cache files; another number makes them again
+FORMAT = 5  # of cache files; another number makes them again
 FOLD = 1024  # rows that are gathered before they are multiplied: few rows make slow products
 TOGETHER = 2**26  # numbers in the matrices that a GPU solves at once
 LOOKED_AT = 8  # images whose logits tell one forward from another
@@ -180,17 +180,17 @@ def collect(
     batch_size = batch_size or _batch_size(graph)
     first, calls = 0, dict.fromkeys(sums, 0)
 
-    def hear(layer: Layer, module: nn.Module, x: Tensor) -> None:
-        at = positions[layer.name][calls[layer.name], first : first + len(x)]
+    def hear(layer: Layer, module: nn.Module, seen: Seen) -> None:
+        at = positions[layer.name][calls[layer.name], first : first + len(seen.x)]
         calls[layer.name] += 1
-        sample = patches(module, layer, x, at)
+        sample = patches(module, layer, seen, at)
         if not bool(sample.isfinite().all()):
             raise ArithmeticError(
                 f"the input of layer {layer.name!r} is not finite: check the weights of the checkpoint"
             )
         sums[layer.name].add(sample)
 
-    with evaluating(model), listening(model, layers, hear):
+    with evaluating(model), Listening(model, layers, hear):
         for batch, _ in data.batches("calibration", batch_size, images):
             model(batch)
             first += len(batch)

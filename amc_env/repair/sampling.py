@@ -1,18 +1,19 @@
 """What layers read, sampled: the rows of the least-squares problems that `reconstruct` solves."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
+from amc_env.data.splits import DataError
 from amc_env.graph.structure import Graph, Layer
 
 # A depthwise layer loses no inputs; a transposed one adds up over positions, so that y = W x holds at none.
 REFITTED = ("conv", "linear")
+CALLS = (F.conv2d, F.conv_transpose2d, F.linear)
 
 
 def refittable(graph: Graph) -> list[Layer]:
@@ -42,23 +43,45 @@ def draw_positions(layer: Layer, images: int, points: int, generator: torch.Gene
     return ((part + torch.arange(points)) * (places / points)).long().clamp_(max=places - 1)
 
 
-def patches(module: nn.Module, layer: Layer, x: Tensor, at: Tensor) -> Tensor:
+class Seen(NamedTuple):
+    """What one call of a layer reads.
+
+    Attributes:
+        x: ``(N, C, H, W)`` or ``(N, ..., C)``.
+        left: zeros that the convolution puts left of it.
+        top: and above it.
+    """
+
+    x: Tensor
+    left: int = 0
+    top: int = 0
+
+
+def patches(module: nn.Module, layer: Layer, seen: Seen, at: Tensor) -> Tensor:
     """``(groups, rows, d)`` what a layer reads for some of its outputs, channels before kernel taps.
 
     Args:
         module: the layer.
         layer: its facts.
-        x: its input, ``(N, C, H, W)`` or ``(N, ..., C)``.
+        seen: its input.
         at: ``(N, points)`` int64, output positions as `draw_positions` counts them.
+
+    Raises:
+        DataError: for an input of another size than the network was traced with.
     """
-    at = at.to(x.device)
+    x, at = seen.x, at.to(seen.x.device)
     if isinstance(module, nn.Linear):
         rows = x.reshape(len(x), -1, x.size(-1))
         return rows.gather(1, at[..., None].expand(-1, -1, rows.size(2))).flatten(0, 1)[None]
+    if tuple(x.shape[2:]) != layer.in_size:
+        raise DataError(
+            f"layer {layer.name!r} is given {tuple(x.shape[2:])} here, and {layer.in_size} when the network "
+            "was traced: bring all images to one size"
+        )
     if isinstance(module, nn.ConvTranspose2d):
         pixels = x.flatten(2).mT  # (N, positions, C)
-        seen = pixels.gather(1, at[..., None].expand(-1, -1, pixels.size(2))).flatten(0, 1)
-        blocks: Tensor = seen.unflatten(1, (layer.groups, -1)).transpose(0, 1)
+        read = pixels.gather(1, at[..., None].expand(-1, -1, pixels.size(2))).flatten(0, 1)
+        blocks: Tensor = read.unflatten(1, (layer.groups, -1)).transpose(0, 1)
         return blocks
     assert isinstance(module, nn.Conv2d)
     corners = at // layer.out_size[1], at % layer.out_size[1]
@@ -68,49 +91,78 @@ def patches(module: nn.Module, layer: Layer, x: Tensor, at: Tensor) -> Tensor:
             corners, module.stride, module.kernel_size, module.dilation, strict=True
         )
     )
-    x, (left, top) = _padded(module, x)
-    rows, columns = rows[..., None] - top, columns[:, :, None] - left  # (N, points, kh, 1) and (..., 1, kw)
+    rows, columns = (
+        rows[..., None] - seen.top,
+        columns[:, :, None] - seen.left,
+    )  # (N, points, kh, 1), (..., 1, kw)
     height, width = x.shape[2:]
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     pixel = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
     pixel += torch.arange(len(x), device=x.device)[:, None, None, None] * (height * width)
-    seen = x.permute(0, 2, 3, 1).reshape(-1, x.size(1)).index_select(0, pixel.flatten())
+    read = x.permute(0, 2, 3, 1).reshape(-1, x.size(1)).index_select(0, pixel.flatten())
     if not bool(inside.all()):
-        seen *= inside.flatten()[:, None]
-    flat = seen.view(at.numel(), -1, x.size(1)).mT  # (rows, taps, C) to (rows, C, taps)
+        read *= inside.flatten()[:, None]
+    flat = read.view(at.numel(), -1, x.size(1)).mT  # (rows, taps, C) to (rows, C, taps)
     sample: Tensor = flat.unflatten(1, (layer.groups, -1)).flatten(2).transpose(0, 1)
     return sample
 
 
-def _padded(module: nn.Conv2d, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """The input, padded unless by zeros, and how many zeros are still to be put left of it and above it."""
-    sides = module._reversed_padding_repeated_twice
-    if module.padding_mode == "zeros":
-        return x, (sides[0], sides[2])
-    return F.pad(x, sides, mode=module.padding_mode), (0, 0)
+Hear = Callable[[Layer, nn.Module, Seen], None]
 
 
-@contextmanager
-def listening(
-    model: nn.Module, layers: list[Layer], hear: Callable[[Layer, nn.Module, Tensor], None]
-) -> Iterator[None]:
-    """Hooks that pass on what each of some layers reads, and are removed afterwards."""
-    handles = []
-    for layer in layers:
-        module = model.get_submodule(layer.name)
-        handles.append(module.register_forward_pre_hook(partial(_forward, hear, layer), with_kwargs=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+class Listening(TorchFunctionMode):
+    """While this is open, what each call of some layers reads is passed on just before it runs.
+
+    Layers are known by their weights, not by their modules: what a forward pads by itself before it calls
+    ``F.conv2d`` is what is passed on.
+
+    Args:
+        model: the network that holds the layers.
+        layers: of its graph.
+        hear: takes a layer, its module and its input; it may change the layer's weights in place.
+    """
+
+    def __init__(self, model: nn.Module, layers: list[Layer], hear: Hear) -> None:
+        super().__init__()
+        found = [(layer, model.get_submodule(layer.name)) for layer in layers]
+        self._layers = {id(module.weight): (layer, module) for layer, module in found}
+        self._hear, self._silent = hear, {layer.name for layer in layers}
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """One call."""
+        kwargs = kwargs or {}
+        if function in CALLS:
+            x, weight = _first_two(args, kwargs)
+            if id(weight) in self._layers:
+                layer, module = self._layers[id(weight)]
+                self._silent.discard(layer.name)
+                self._hear(layer, module, Seen(x, *_zeros(module, args, kwargs)))
+        return function(*args, **kwargs)
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        """A layer that was never heard would be repaired from nothing."""
+        super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
+        if kind is None and self._silent:
+            raise RuntimeError(f"layer {min(self._silent)!r} did not run; the network is not the traced one")
 
 
-def _forward(
-    hear: Callable[[Layer, nn.Module, Tensor], None],
-    layer: Layer,
-    module: nn.Module,
-    args: tuple[Tensor, ...],
-    kwargs: Mapping[str, Any],
-) -> None:
-    hear(layer, module, args[0] if args else next(iter(kwargs.values())))
+def _first_two(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Input and weight."""
+    x, weight = (*args, *(kwargs[name] for name in ("input", "weight")[len(args) :]))[:2]
+    return x, weight
+
+
+def _zeros(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int]:
+    """How many zeros a convolution puts left of its input and above it."""
+    if not isinstance(module, nn.Conv2d):
+        return 0, 0
+    padding = args[4] if len(args) > 4 else kwargs.get("padding", 0)
+    if padding == "valid":
+        return 0, 0
+    if padding == "same":
+        top, left = (d * (k - 1) // 2 for d, k in zip(module.dilation, module.kernel_size, strict=True))
+        return left, top
+    top, left = (padding * 2)[:2] if isinstance(padding, tuple | list) else (padding, padding)
+    return left, top

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from amc_env.data.splits import DataSet
 from amc_env.execution import evaluating
 from amc_env.graph.structure import Graph, Layer
-from amc_env.repair.sampling import draw_positions, listening, patches, refittable
+from amc_env.repair.sampling import Listening, Seen, draw_positions, patches, refittable
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean square of the inputs
 HELD_OUT = 4  # one row of so many is held out to choose a ridge
@@ -39,14 +39,15 @@ class Sequential:
         self.graph = graph
         device = next(dense.parameters()).device
         chosen = data.normalise(data["calibration"].head(images).images)
-        self.images = torch.empty_like(chosen, memory_format=torch.channels_last).copy_(chosen).to(device)
+        layout = torch.channels_last if graph.channels_last else torch.contiguous_format
+        self.images = torch.empty_like(chosen, memory_format=layout).copy_(chosen).to(device)
         self.layers = [layer for layer in refittable(graph) if layer.calls == 1]
         generator = torch.Generator().manual_seed(seed)
         self.positions = {
             layer.name: draw_positions(layer, len(self.images), points, generator)[0] for layer in self.layers
         }
         self.targets: dict[str, Tensor] = {}
-        with evaluating(dense), listening(dense, self.layers, self._remember):
+        with evaluating(dense), Listening(dense, self.layers, self._remember):
             dense(self.images)
 
     def repair(self, network: nn.Module, mask: NDArray[np.bool_]) -> None:
@@ -60,23 +61,23 @@ class Sequential:
         """
         norms = {layer: network.get_submodule(norm) for layer, norm in self.graph.folds}
 
-        def refit(layer: Layer, module: nn.Module, x: Tensor) -> None:
+        def refit(layer: Layer, module: nn.Module, seen: Seen) -> None:
             writes = torch.from_numpy(mask[layer.writes])
-            sample = patches(module, layer, x, self.positions[layer.name])  # (groups, rows, d)
+            sample = patches(module, layer, seen, self.positions[layer.name])  # (groups, rows, d)
             target = self.targets[layer.name][:, writes]
             _refit(module, norms.get(layer.name), sample, target)
 
         modes = {module: module.training for module in network.modules()}
         network.eval()
         try:
-            with torch.no_grad(), listening(network, self.layers, refit):
+            with torch.no_grad(), Listening(network, self.layers, refit):
                 network(self.images)
         finally:
             for module, training in modes.items():
                 module.training = training
 
-    def _remember(self, layer: Layer, module: nn.Module, x: Tensor) -> None:
-        sample = patches(module, layer, x, self.positions[layer.name])
+    def _remember(self, layer: Layer, module: nn.Module, seen: Seen) -> None:
+        sample = patches(module, layer, seen, self.positions[layer.name])
         self.targets[layer.name] = _outputs(module, sample)
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from amc_env import checkpoints as weights
 from amc_env import zoo
 from amc_env.data.splits import SPECS, DataError
-from amc_env.execution import evaluating
+from amc_env.execution import evaluating, lay_out
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
 from experiments.analysis import layers
@@ -36,16 +36,16 @@ def measure(
     """Time the modules of those names inside forward passes of one image.
 
     Args:
-        model: as `experiments.latency` times it: in evaluation mode, channels last.
+        model: as `experiments.latency` times it: in evaluation mode, channels last where it takes that.
         names: of modules that do not hold one another.
         shape: C, H, W of the image; its content is random, from a fixed generator.
         repeats: timed passes.
         warmup: passes before them.
     """
     image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
-    image = image.contiguous(memory_format=torch.channels_last)
+    image = image.contiguous(memory_format=lay_out(model, image))
     passes = []
-    with evaluating(model.to(memory_format=torch.channels_last)), _clocked(model, names) as spent:
+    with evaluating(model), _clocked(model, names) as spent:
         for _ in range(warmup + repeats):
             spent.update(dict.fromkeys(names, 0.0))
             start = time.perf_counter()

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from amc_env.compressors.channels import magnitude
 from amc_env.data.splits import DataSet
 from amc_env.graph.structure import Graph, Layer
-from amc_env.repair.sampling import draw_positions, listening, refittable
+from amc_env.repair.sampling import Listening, Seen, draw_positions, refittable
 
 BATCH = 50  # images in a forward pass
 
@@ -156,7 +156,8 @@ def store(
         features[layer.name] = inputs, np.empty((rows, layer.c_out), np.float32)
     first = 0
 
-    def hear(layer: Layer, module: nn.Module, x: Tensor) -> None:
+    def hear(layer: Layer, module: nn.Module, seen: Seen) -> None:
+        x = seen.x
         at = points[layer.name][first : first + len(x)]
         part = slice(first * at.size(1), (first + len(x)) * at.size(1))
         sample = _sample(module, x, at.to(x.device))
@@ -164,7 +165,7 @@ def store(
         inputs[part] = sample.cpu()
         outputs[part] = (sample @ module.get_parameter("weight").flatten(1).T).cpu()
 
-    with torch.no_grad(), listening(network, layers, hear):
+    with torch.no_grad(), Listening(network, layers, hear):
         for batch, _ in data.batches("calibration", BATCH, count):
             network(batch.contiguous(memory_format=torch.contiguous_format).to(settings.device))
             first += len(batch)

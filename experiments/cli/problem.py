@@ -94,6 +94,7 @@ def searched(run: Path, target: str | None) -> DictConfig:
 def environment(cfg: DictConfig, subject: Trained) -> CompressionEnv:
     """The environment that the groups protocol, compressor and env describe."""
     settings = config.plain(cfg.protocol) | config.plain(cfg.compressor) | config.plain(cfg.env)
+    settings |= {"keep_whole": list(cfg.keep_whole)} if "keep_whole" in cfg else {}
     with config.told_as("the environment"):
         return make_env(subject.model, subject.data, **settings)
 

@@ -20,6 +20,7 @@ RECIPE = "experiments.training.recipe.Recipe"
 SETTINGS = {"finetune": RECIPE, "recipe": RECIPE} | dict.fromkeys(
     ("protocol", "env", "compressor"), ENVIRONMENT
 )  # whose settings a group holds
+OWN = ("keep_whole",)  # settings of the main job itself
 OPEN = ("agent", "tracking")  # groups that name a class: their settings are what that class takes
 
 
@@ -67,7 +68,7 @@ EnvConfig = _of("EnvConfig", ENVIRONMENT, *ENV)
 CompressorConfig = _of(
     "CompressorConfig",
     ENVIRONMENT,
-    *(key for key in settings(ENVIRONMENT) if key not in (*PROTOCOL, *ENV, "render_mode")),
+    *(key for key in settings(ENVIRONMENT) if key not in (*PROTOCOL, *ENV, *OWN, "render_mode")),
 )
 
 
@@ -102,6 +103,7 @@ class SearchConfig:
     agent: dict[str, Any] = field(default_factory=dict)
     tracking: dict[str, Any] = field(default_factory=dict)
     finetune: Any = field(default_factory=RecipeConfig)
+    keep_whole: list[str] = field(default_factory=list)
     seed: int = MISSING
     targets: list[float] = field(default_factory=list)
     episodes: int = MISSING

@@ -91,7 +91,7 @@ def deliver(
     gain = gained(right[last[FOUND]]["test"], right[last[UNIFORM]]["test"], tuned=recipe is not None)
     with record.phase("export"):
         card = replace(
-            subject.card, plan=plan.to_dict(),
+            subject.card, plan=plan.to_dict(), keep_whole=list(env.graph.keep_whole),
             recipe=subject.card.recipe if recipe is None else asdict(recipe),
             accuracy=accuracies[last[FOUND]], seed=cfg.seed, commit=commit(),
             note=f"compressed from the checkpoint {subject.card.sha256[:12]}",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from amc_env import checkpoints as weights
 from amc_env import packing, zoo
 from amc_env.checkpoints import Card
-from amc_env.execution import evaluating
+from amc_env.execution import evaluating, lay_out
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -101,12 +101,14 @@ def read(path: Path | str, target: str | None = None) -> Runnable:
 
 
 def torch_forward(network: nn.Module) -> Forward:
-    """A network as PyTorch runs it: evaluation mode, channels last, no gradients."""
-    network = network.to(memory_format=torch.channels_last)
+    """A network as PyTorch runs it: evaluation mode, channels last where it takes that, no gradients."""
+    layout: list[torch.memory_format] = []  # found with the first images
 
     def forward(images: Tensor) -> Tensor:
+        if not layout:
+            layout.append(lay_out(network, images[:2]))
         with evaluating(network):
-            logits: Tensor = network(images.contiguous(memory_format=torch.channels_last))
+            logits: Tensor = network(images.contiguous(memory_format=layout[0]))
             return logits
 
     return forward

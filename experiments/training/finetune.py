@@ -41,8 +41,9 @@ def run(cfg: DictConfig, folder: Path) -> None:
         )  # fmt: skip
         measured = {split: accuracy(tuned, subject.data, split) for split in ("selection", "test")}
         card = replace(
-            subject.card, plan=plan.to_dict(), recipe=asdict(recipe), accuracy=measured, seed=recipe.seed,
-            commit=commit(), note=f"compressed from the checkpoint {subject.card.sha256[:12]}",
+            subject.card, plan=plan.to_dict(), keep_whole=list(env.graph.keep_whole), recipe=asdict(recipe),
+            accuracy=measured, seed=recipe.seed, commit=commit(),
+            note=f"compressed from the checkpoint {subject.card.sha256[:12]}",
         )  # fmt: skip
         weights.save(folder / STEM, tuned, card)
         record.update(results={"accuracy": measured})

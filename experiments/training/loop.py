@@ -14,7 +14,7 @@ from torch import nn
 from amc_env import files
 from amc_env.data.splits import DataSet, Split
 from amc_env.evaluator import accuracy
-from amc_env.execution import CPU
+from amc_env.execution import CPU, lay_out
 from experiments.training.recipe import Recipe, RecipeError
 from experiments.training.steps import CapturedSteps, Steps, steps_an_epoch
 
@@ -66,9 +66,9 @@ def train(
     """
     if (teacher is None) == bool(recipe.distill):
         raise RecipeError(f"distill is {recipe.distill} and the teacher {teacher}: give both or neither")
-    if teacher is not None:
-        teacher.to(device).to(memory_format=torch.channels_last)
-    model.to(device).to(memory_format=torch.channels_last)
+    images = next(data.batches("train", 2))[0].to(device)
+    for network in (model, *([] if teacher is None else [teacher])):
+        lay_out(network.to(device), images)
     learnt = Split(data["train"].images.to(device), data["train"].labels.to(device))
     optimizer = sgd(model, recipe)
     generator = torch.Generator().manual_seed(recipe.seed)
