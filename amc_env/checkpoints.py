@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from amc_env import files as whole
 from amc_env.compressors.surgery import cut
-from amc_env.files import write_all
 from amc_env.graph.given import Given
 from amc_env.graph.trace import TraceError, trace
 from amc_env.plan import Plan, PlanError
@@ -80,9 +80,9 @@ def save(stem: Path | str, model: nn.Module, card: Card) -> Card:
     _refuse_non_finite(tensors, f"{weights_file} is not written")
     content = safetensors.torch.save(tensors)
     card = replace(card, sha256=hashlib.sha256(content).hexdigest())
-    text = json.dumps(asdict(card), indent=2, sort_keys=True, allow_nan=False) + "\n"
+    text = json.dumps(whole.seal(asdict(card)), indent=2, sort_keys=True, allow_nan=False) + "\n"
     try:
-        write_all({weights_file: content, card_file: text})
+        whole.write_all({weights_file: content, card_file: text})
     except OSError as error:
         raise CheckpointError(
             f"{weights_file} cannot be written: {error.strerror}; choose another folder"
@@ -157,9 +157,11 @@ def read_card(stem: Path | str) -> Card:
     """
     _, path = files(stem)
     try:
-        content = json.loads(_read(path, TRAIN.format(model="<model>", data="<data set>")))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}; take it from its source again") from error
+        content = whole.read_json(path)
+    except whole.DamagedError as error:
+        raise CheckpointError(f"{error}; take it from its source again") from error
+    except OSError as error:
+        raise _unread(path, error, TRAIN.format(model="<model>", data="<data set>")) from error
     return as_card(content, path)
 
 
@@ -272,7 +274,7 @@ def _length(content: bytes) -> int | None:
     if len(content) < header:
         return header
     try:
-        entries = json.loads(content[8:header])
+        entries = whole.parse(content[8:header])
         ends = [int(entry["data_offsets"][1]) for entry in entries.values() if "data_offsets" in entry]
         return header + max(ends)
     except (ValueError, LookupError, TypeError, AttributeError):
@@ -302,8 +304,14 @@ def _refuse_other_network(path: Path, wanted: Mapping[str, Tensor], found: Mappi
 
 def _read(path: Path, command: str) -> bytes:
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist; train it: {command}") from None
+        return whole.content(path)
+    except whole.DamagedError as error:
+        raise CheckpointError(f"{error}; take it from its source again") from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        raise _unread(path, error, command) from error
+
+
+def _unread(path: Path, error: OSError, command: str) -> CheckpointError:
+    if isinstance(error, FileNotFoundError):
+        return CheckpointError(f"{path} does not exist; train it: {command}")
+    return CheckpointError(f"{path} cannot be read: {error.strerror}")

@@ -1,8 +1,27 @@
-"""Files that are written whole: a reader sees the old content or the new one, never a part of it."""
+"""Files that are written whole and read whole.
 
+A reader sees the old content or the new one, never a part of it. What a later step believes has a digest:
+`seal` puts one into JSON, `sealed_bytes` before any other content; `read_json` and `read_sealed` refuse a
+file that is not what was written. A digest finds damage and files that were mixed up; it does not say who
+wrote one.
+"""
+
+import hashlib
+import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NoReturn
+
+DIGEST = "digest"  # the key of JSON that holds the digest of all others
+LONGEST = 256 << 20  # bytes of JSON that are read
+DEEPEST = 40  # objects and lists within each other
+DIGITS = 40  # of a whole number
+
+
+class DamagedError(ValueError):
+    """A file that is not what was written, or is nothing that is read."""
 
 
 def write(path: Path, content: bytes | str) -> None:
@@ -35,3 +54,137 @@ def write_all(contents: Mapping[Path, bytes | str]) -> None:
         for partial in partials.values():
             if partial.parent.is_dir():
                 partial.unlink(missing_ok=True)
+
+
+def content(path: Path, longest: int | None = None) -> bytes:
+    """The bytes of a regular file.
+
+    Raises:
+        DamagedError: for a folder, a device, or a file of more than ``longest`` bytes.
+        OSError: for one that is not there or cannot be read.
+    """
+    size = path.stat().st_size
+    if not path.is_file():
+        raise DamagedError(f"{path} is not a file")
+    if longest is not None and size > longest:
+        raise DamagedError(f"{path} has {size:,} bytes, at most {longest:,} are read")
+    return path.read_bytes()
+
+
+def canonical(value: Any) -> bytes:
+    """JSON in the one form that digests are made of."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def seal(facts: Mapping[str, Any], of: str = "") -> dict[str, Any]:
+    """JSON's object with the digest of its content.
+
+    Args:
+        facts: plain data with text as keys.
+        of: what it is of, where its place says so, as the name of a table; the digest holds for that alone.
+    """
+    rest = {key: value for key, value in facts.items() if key != DIGEST}
+    return rest | {DIGEST: hashlib.sha256(of.encode() + canonical(rest)).hexdigest()}
+
+
+def read_json(path: Path, of: str = "") -> dict[str, Any]:
+    """The object that a file of `seal` holds, without its digest.
+
+    Raises:
+        DamagedError: for JSON that `parse` refuses, and an object of another digest, or without one.
+        OSError: for a file that is not there or cannot be read.
+    """
+    try:
+        facts = parse(content(path, LONGEST))
+    except DamagedError as error:
+        raise DamagedError(f"{path} is damaged: {error}") from error
+    if not isinstance(facts, dict):
+        raise DamagedError(f"{path} is damaged: it holds a {type(facts).__name__}, not an object")
+    if DIGEST not in facts:
+        raise DamagedError(
+            f"{path} has no digest, so an earlier version or a person wrote it: where you trust it, give it "
+            f"one by `python -m experiments.recording.seal {path}`"
+        )
+    if facts[DIGEST] != seal(facts, of)[DIGEST]:
+        raise DamagedError(f"{path} is damaged: its content is not what its digest says")
+    del facts[DIGEST]
+    return facts
+
+
+def parse(text: bytes) -> Any:
+    """What bytes of JSON say.
+
+    Raises:
+        DamagedError: for what is not JSON in UTF-8, repeats a key, is nested deeper than `DEEPEST`, or holds
+            a number that is not finite or has more than `DIGITS` digits.
+    """
+    try:
+        found = json.loads(
+            text.decode(),
+            object_pairs_hook=_object,
+            parse_constant=_refused,
+            parse_float=_finite,
+            parse_int=_whole,
+        )
+    except RecursionError as error:
+        raise DamagedError(f"it is nested deeper than {DEEPEST}") from error
+    except DamagedError:
+        raise
+    except ValueError as error:
+        raise DamagedError(f"it is not JSON: {error}") from error
+    if any(depth > DEEPEST for depth in _depths(found)):
+        raise DamagedError(f"it is nested deeper than {DEEPEST}")
+    return found
+
+
+def sealed_bytes(found: bytes) -> bytes:
+    """Content after its SHA-256."""
+    return hashlib.sha256(found).digest() + found
+
+
+def read_sealed(path: Path) -> bytes:
+    """The content of a file of `sealed_bytes`.
+
+    Raises:
+        DamagedError: for another digest.
+        OSError: for a file that is not there or cannot be read.
+    """
+    found = content(path)
+    if hashlib.sha256(found[32:]).digest() != found[:32]:
+        raise DamagedError(f"{path} is damaged: its content is not what its digest says")
+    return found[32:]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise DamagedError(f"it repeats the key {next(key for key in keys if keys.count(key) > 1)!r}")
+    return found
+
+
+def _refused(word: str) -> NoReturn:
+    raise DamagedError(f"it holds the number {word}")
+
+
+def _finite(word: str) -> float:
+    number = float(word)
+    if not math.isfinite(number):
+        raise DamagedError(f"it holds the number {word[:20]}, which is not finite")
+    return number
+
+
+def _whole(word: str) -> int:
+    if len(word) > DIGITS:
+        raise DamagedError(f"it holds a whole number of {len(word)} digits")
+    return int(word)
+
+
+def _depths(value: Any) -> Iterator[int]:
+    """The depth of every object and list, as they are found."""
+    left = [(value, 1)]
+    while left:
+        found, depth = left.pop()
+        if isinstance(found, dict | list):
+            yield depth
+            left += [(inner, depth + 1) for inner in (found.values() if isinstance(found, dict) else found)]

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from amc_env import files
 from amc_env.graph.structure import Graph
 
 
@@ -70,8 +71,10 @@ class Plan:
         return {"graph": self.graph, "kept": [None if kept is None else list(kept) for kept in self.kept]}
 
     @classmethod
-    def from_dict(cls, facts: dict[str, Any]) -> "Plan":
+    def from_dict(cls, facts: Any) -> "Plan":
         """The inverse of `to_dict`."""
+        if not isinstance(facts, dict):
+            raise PlanError(f"a plan is an object with graph and kept, not a {type(facts).__name__}")
         graph, kept = facts.get("graph"), facts.get("kept")
         if not isinstance(graph, str) or not isinstance(kept, list):
             raise PlanError(f'a plan holds "graph", a hash, and "kept", a list; here are {sorted(facts)}')
@@ -84,20 +87,20 @@ class Plan:
         """One line of JSON."""
         return json.dumps(self.to_dict(), separators=(",", ":"))
 
+    def write(self, path: Path) -> None:
+        """Write a file that `read` reads."""
+        files.write(path, json.dumps(files.seal(self.to_dict())) + "\n")
+
     @classmethod
     def read(cls, path: Path) -> "Plan":
-        """A plan from a JSON file; from a larger record, its entry "plan"."""
+        """A plan from a file of `write`; from a larger one with a digest, as a card, its entry "plan"."""
         try:
-            facts = json.loads(path.read_text())
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            facts = files.read_json(path)
+            return cls.from_dict(facts.get("plan", facts))
+        except OSError as error:
             raise PlanError(f"{path} cannot be read as a plan: {error}") from error
-        facts = facts.get("plan", facts) if isinstance(facts, dict) else facts
-        if not isinstance(facts, dict):
-            raise PlanError(
-                f"{path} holds no plan: a JSON object with graph and kept, or one with a plan in it"
-            )
-        try:
-            return cls.from_dict(facts)
+        except files.DamagedError as error:
+            raise PlanError(f"{error}; take it from its source again") from error
         except PlanError as error:
             raise PlanError(f"{path}: {error}") from error
 

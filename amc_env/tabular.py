@@ -6,6 +6,7 @@ the best plan within each budget is known, so a search's regret is exact.
 """
 
 import hashlib
+import io
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amc_env import checks, zoo
+from amc_env import checks, files, zoo
 from amc_env.budget import Budget
 from amc_env.compressors import Compressor
 from amc_env.cost import RESOURCES, Ints, WidthPrices, WidthTable
@@ -185,12 +186,13 @@ def costs(compressor: Compressor) -> dict[str, Ints]:
 
 def save(name: str, table: Table, folder: Path = TABLES) -> Card:
     """Write ``<name>.npz`` and its card ``<name>.json``; returns the card with the file's hash."""
-    folder.mkdir(parents=True, exist_ok=True)
     orders = {f"order{i}": order.astype(np.int16) for i, order in enumerate(table.compressor.orders)}
     path = folder / f"{name}.npz"
-    np.savez_compressed(path, **table.columns, **orders)  # type: ignore[arg-type]
-    card = Card(**asdict(table.card) | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
-    (folder / f"{name}.json").write_text(json.dumps(asdict(card), indent=1, sort_keys=True) + "\n")
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **table.columns, **orders)  # type: ignore[arg-type]
+    card = Card(**asdict(table.card) | {"sha256": hashlib.sha256(packed.getvalue()).hexdigest()})
+    text = json.dumps(files.seal(asdict(card), name), indent=1, sort_keys=True) + "\n"
+    files.write_all({path: packed.getvalue(), folder / f"{name}.json": text})
     return card
 
 
@@ -205,9 +207,9 @@ def load(name: str, folder: Path = TABLES) -> Table:
         raise TableError(f"no table {name!r}; {nearest(name, names(folder))}; {make_again}")
     card = _card(folder / f"{name}.json", make_again)
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise TableError(f"{path} cannot be read ({error.strerror}); {make_again}") from error
+        content = files.content(path)
+    except (OSError, files.DamagedError) as error:
+        raise TableError(f"{path} cannot be read ({error}); {make_again}") from error
     if (found := hashlib.sha256(content).hexdigest()) != card.sha256:
         raise TableError(f"{path}: sha256 {found[:12]}..., its card has {card.sha256[:12]}...; {make_again}")
     model = zoo.build(card.architecture, classes=card.classes, in_channels=card.shape[0])
@@ -217,7 +219,7 @@ def load(name: str, folder: Path = TABLES) -> Table:
             f"{name} was made for the network {card.graph}, {card.architecture} is now {graph.hash}; "
             f"{make_again}"
         )
-    with np.load(path, allow_pickle=False) as stored:
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         orders = [stored[f"order{i}"].astype(np.int64) for i in range(len(graph.groups))]
         columns = {key: stored[key] for key in (*COUNTED, *REAL, "macs", "params")}
     return Table(card, Levels(graph, orders), columns)
@@ -246,10 +248,10 @@ class TabularEnv(CompressionEnv):
 
 def _card(path: Path, make_again: str) -> Card:
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content = files.read_json(path, path.stem)
+    except (OSError, files.DamagedError) as error:
         raise TableError(f"{path} cannot be read as a table's card ({error}); {make_again}") from error
     known = {entry.name for entry in fields(Card)}
-    if not isinstance(content, dict) or content.keys() != known or content["format"] != FORMAT:
+    if content.keys() != known or content["format"] != FORMAT:
         raise TableError(f"{path} is not a table's card of format {FORMAT}; {make_again}")
     return Card(**content | {"shape": tuple(content["shape"]), "held_out": tuple(content["held_out"])})

@@ -5,10 +5,11 @@ import json
 import pytest
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
+from rewriting import cut_short
 
 from experiments.analysis import ablation, report
 from experiments.cli.config import CONF
-from experiments.recording.record import RECORD, ROWS, RunRecord, without_clock
+from experiments.recording.record import RunRecord, without_clock
 from experiments.searching import ablate, compare
 
 pytestmark = pytest.mark.usefixtures("hydra")
@@ -58,10 +59,7 @@ def test_killed_and_started_again_it_ends_with_the_same_record(whole, tmp_path):
     settings = {"contenders": {"uniform": ["agent=uniform", "env.scale=absolute"]}, "targets": [0.5]}
     alone = ablate.ablate(config(**settings), tmp_path / "alone")
     ablate.ablate(config(**settings), tmp_path / "killed")
-    rows = (tmp_path / "killed" / ROWS).read_text().splitlines(keepends=True)
-    (tmp_path / "killed" / ROWS).write_text(rows[0])
-    content = json.loads((tmp_path / "killed" / RECORD).read_text())
-    (tmp_path / "killed" / RECORD).write_text(json.dumps(content | {"status": "running"}))
+    cut_short(tmp_path / "killed", 1)
     again = ablate.ablate(config(**settings), tmp_path / "killed")
     assert again.rows == alone.rows
     assert without_clock(again.content) == without_clock(alone.content)

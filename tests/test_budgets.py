@@ -1,14 +1,13 @@
 """One search for all budgets beside a search for each: what is read off, the record and the table."""
 
-import json
-
 import pytest
 from omegaconf import OmegaConf
+from rewriting import cut_short
 
 from amc_env import tabular
 from experiments.analysis import regret
 from experiments.cli.config import ConfigError
-from experiments.recording.record import RECORD, ROWS, without_clock
+from experiments.recording.record import without_clock
 from experiments.searching import budgets
 from experiments.searching.budgets import Found
 
@@ -67,10 +66,7 @@ def test_all_are_given_as_many_evaluations_and_no_more_than_the_best_is_found(tm
 def test_killed_and_started_again_it_ends_with_the_same_record(tmp_path):
     whole = budgets.budgets(config(), tmp_path / "whole")
     budgets.budgets(config(), tmp_path / "killed")
-    rows = (tmp_path / "killed" / ROWS).read_text().splitlines(keepends=True)
-    (tmp_path / "killed" / ROWS).write_text("".join(rows[:2]))
-    content = json.loads((tmp_path / "killed" / RECORD).read_text())
-    (tmp_path / "killed" / RECORD).write_text(json.dumps(content | {"status": "running"}))
+    cut_short(tmp_path / "killed", 2)
     again = budgets.budgets(config(), tmp_path / "killed")
     assert again.rows == whole.rows
     assert without_clock(again.content) == without_clock(whole.content)

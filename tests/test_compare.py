@@ -1,12 +1,11 @@
 """Comparisons on the tabular benchmark: every run is there, and a killed one goes on."""
 
-import json
-
 import pytest
 from omegaconf import OmegaConf
+from rewriting import cut_short
 
 from experiments.cli.config import ConfigError
-from experiments.recording.record import RECORD, ROWS, without_clock
+from experiments.recording.record import without_clock
 from experiments.searching import compare
 
 pytestmark = pytest.mark.usefixtures("hydra")
@@ -44,10 +43,7 @@ def test_every_contender_target_and_seed(tmp_path):
 def test_killed_and_started_again_it_ends_with_the_same_record(tmp_path):
     whole = compare.compare(config(), tmp_path / "whole")
     compare.compare(config(), tmp_path / "killed")
-    rows = (tmp_path / "killed" / ROWS).read_text().splitlines(keepends=True)
-    (tmp_path / "killed" / ROWS).write_text("".join(rows[:3]))
-    content = json.loads((tmp_path / "killed" / RECORD).read_text())
-    (tmp_path / "killed" / RECORD).write_text(json.dumps(content | {"status": "running"}))
+    cut_short(tmp_path / "killed", 3)
     again = compare.compare(config(), tmp_path / "killed")
     assert again.rows == whole.rows
     assert without_clock(again.content) == without_clock(whole.content)

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import save_file
 
+from amc_env import tensor_files
 from amc_env.data import imagefolder, pictures
 from amc_env.data.splits import (
     CACHE,
@@ -135,8 +135,10 @@ def test_each_damage_is_told(damage, message):
 
 
 def test_a_truncated_file_is_told(tmp_path):
-    save_file(tiny(), tmp_path / "tiny.safetensors")
-    assert torch.equal(read_raw(TINY, tmp_path)["test_labels"], tiny()["test_labels"])
+    tensor_files.write(tmp_path / "tiny.safetensors", tiny(), copy="mine")
+    raw, copy = read_raw(TINY, tmp_path)
+    assert torch.equal(raw["test_labels"], tiny()["test_labels"])
+    assert copy == "mine"
     content = (tmp_path / "tiny.safetensors").read_bytes()
     (tmp_path / "tiny.safetensors").write_bytes(content[:-20])
     with pytest.raises(DataError, match="damaged"):

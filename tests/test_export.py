@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rewriting import change
 from torch import nn
 
 from amc_env import checkpoints as weights
@@ -157,8 +158,8 @@ def test_a_network_of_ones_own_is_rebuilt_where_its_function_is_named(
 def doctored(exported: Exported, tmp_path: Path, **entries: object) -> Path:
     """A copy of the checkpoint with other entries in its card."""
     (tmp_path / "net.safetensors").write_bytes(exported.weights.read_bytes())
-    facts = json.loads(exported.card.read_text())
-    (tmp_path / "net.json").write_text(json.dumps({**facts, **entries}))
+    (tmp_path / "net.json").write_bytes(exported.card.read_bytes())
+    change(tmp_path / "net.json", **entries)
     return tmp_path / "net"
 
 

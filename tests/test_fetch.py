@@ -117,7 +117,7 @@ def test_files_of_the_given_root(tmp_path, cache, offline, arrays, place, zipped
     said = []
     path = fetch("fashion_mnist", tmp_path / "root", said.append)
     assert path == cache / "data" / "fashion_mnist.safetensors"
-    raw = read_raw(data.SPECS["fashion_mnist"], path.parent)
+    raw, _ = read_raw(data.SPECS["fashion_mnist"], path.parent)
     for key, array in zip(KEYS, arrays, strict=True):
         assert np.array_equal(raw[key].numpy().reshape(array.shape), array)
     assert said == [
@@ -274,7 +274,7 @@ def test_cifar_from_its_archive_and_from_its_folder(tmp_path, cache, offline, mo
     images = cifar_archive(tmp_path, monkeypatch)
     for root in (tmp_path, tmp_path / "made"):
         path = fetch("cifar10", root, lambda line: None)
-        raw = read_raw(data.SPECS["cifar10"], path.parent)
+        raw, _ = read_raw(data.SPECS["cifar10"], path.parent)
         assert np.array_equal(torch.cat([raw["train_images"], raw["test_images"]]).numpy(), images)
         assert raw["train_labels"].tolist() == [3, 7] * 5
         path.unlink()

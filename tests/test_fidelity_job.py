@@ -1,10 +1,9 @@
 """The jobs that measure, search and fine-tune: small, on digits."""
 
-import json
-
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from rewriting import cut_short
 
 from amc_env import checkpoints
 from amc_env.budget import Budget
@@ -12,7 +11,7 @@ from amc_env.building import make_task
 from amc_env.data.splits import load
 from experiments.analysis.fidelity import METRICS
 from experiments.cli import config
-from experiments.recording.record import ROWS, RunRecord
+from experiments.recording.record import RunRecord
 from experiments.searching import policies
 from experiments.training import fidelity
 from experiments.training.plan_sets import PlanSetError, plan_set
@@ -74,10 +73,7 @@ def test_fidelity_measures_every_proxy_and_goes_on_where_it_was_stopped(tmp_path
         assert len(row["tuned"]) == 2
         assert row["macs_share"] <= 0.5
     assert "Spearman" in capsys.readouterr().out
-    lines = (tmp_path / ROWS).read_text().splitlines()
-    (tmp_path / ROWS).write_text("\n".join(lines[:2]) + "\n")
-    content = json.loads((tmp_path / "record.json").read_text())
-    (tmp_path / "record.json").write_text(json.dumps(content | {"status": "interrupted"}))
+    cut_short(tmp_path, 2)
     fidelity.main(cfg, tmp_path)
     again = RunRecord.read(tmp_path).rows
     assert [row["plan"] for row in again] == [0, 1, 2]

@@ -13,8 +13,8 @@ from amc_env import checkpoints as weights
 from amc_env.data.splits import load
 from amc_env.evaluator import accuracy
 from experiments.cli.config import CONF, ConfigError
-from experiments.recording.record import RunRecord, without_clock
-from experiments.recording.state import load as load_state
+from experiments.recording import plans, state
+from experiments.recording.record import RecordError, RunRecord, without_clock
 from experiments.searching.search import search
 
 
@@ -56,7 +56,7 @@ def test_the_confirmed_plan_is_the_best_of_its_candidates(finished: Path) -> Non
     content = RunRecord.read(finished).content
     tried = content["results"]["candidates"]
     assert content["best"]["selection"]["top1"] == max(candidate["selection"] for candidate in tried)
-    assert json.loads((finished / "plan.json").read_text()) == content["best"]["plan"]
+    assert plans.of_run(finished).to_dict() == content["best"]["plan"]
 
 
 def test_same_seed_same_record_another_seed_another(finished: Path, tmp_path: Path) -> None:
@@ -92,11 +92,11 @@ def test_a_killed_search_ends_with_the_record_of_one_that_was_not(
     monkeypatch.setattr(RunRecord, "add", die)
     with pytest.raises(KeyboardInterrupt):
         search(config(torn, *asked), torn)
-    assert load_state(torn).episodes == 4
     interrupted = RunRecord.read(torn)
+    assert state.load(interrupted, 2).episodes == 4
     assert interrupted.content["status"] == "interrupted"
     assert len(interrupted.rows) == 5
-    assert json.loads((torn / "plan.json").read_text()) == interrupted.content["best"]["plan"]
+    assert plans.of_run(torn).to_dict() == interrupted.content["best"]["plan"]
 
     monkeypatch.setattr(RunRecord, "add", add)
     search(config(torn, *asked), torn)
@@ -104,25 +104,44 @@ def test_a_killed_search_ends_with_the_record_of_one_that_was_not(
     assert RunRecord.read(torn).content["best"] == RunRecord.read(whole).content["best"]
 
 
+class Counter:
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def state_dict(self) -> dict[str, object]:
+        return {"value": self.value}
+
+
 def test_a_damaged_state_falls_back_to_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from experiments.recording import state
-
-    class Counter:
-        def __init__(self, value: int) -> None:
-            self.value = value
-
-        def state_dict(self) -> dict[str, object]:
-            return {"value": self.value}
-
-    assert state.load(tmp_path) is None
-    state.save(tmp_path, Counter(1), 20)
-    state.save(tmp_path, Counter(2), 40)
-    assert state.load(tmp_path) == state.State(40, {"value": 2})
+    record = RunRecord.create(tmp_path, {}, seeds={})
+    assert state.load(record, 1) is None
+    for value in (1, 2):
+        record.add(reward=0.0)
+        state.save(record, Counter(value))
+    assert state.load(record, 1) == state.State(2, {"value": 2})
     (tmp_path / state.STATE).write_bytes(b"torn")
-    assert state.load(tmp_path) == state.State(20, {"value": 1})
+    assert state.load(record, 1) == state.State(1, {"value": 1})
     assert "damaged" in capsys.readouterr().out
+    (tmp_path / state.STATE).unlink()
+    (tmp_path / "search.state.previous").write_bytes(b"torn as well")
+    with pytest.raises(RecordError, match=r"previous is damaged: .*; nothing is changed"):
+        state.load(record, 1)
+    (tmp_path / "search.state.previous").unlink()
+    with pytest.raises(RecordError, match=r"2 episodes and no search\.state"):
+        state.load(record, 1)
+
+
+def test_a_state_of_another_run_or_of_other_rows_is_refused(tmp_path: Path) -> None:
+    records = [RunRecord.create(tmp_path / name, {"seed": name}, seeds={}) for name in "ab"]
+    for record in records:
+        record.add(reward=0.0)
+        state.save(record, Counter(0))
+    (tmp_path / "a" / state.STATE).write_bytes((tmp_path / "b" / state.STATE).read_bytes())
+    with pytest.raises(RecordError, match="is of other rows than those of"):
+        state.load(records[0], 1)
+    assert state.load(records[1], 1) is not None
 
 
 def test_a_finished_search_is_not_run_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,16 +1,16 @@
 """Classes of the user's own: a yaml file under --config-dir names them, a file that a run reads cannot."""
 
 import io
-import json
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from rewriting import change_record
 
 from experiments import finetune, search
-from experiments.recording.record import RECORD, RunRecord
+from experiments.recording.record import RunRecord
 
 MINE = """
 from agents.rules import Rule
@@ -99,12 +99,11 @@ def test_their_settings_are_checked(searched: Path) -> None:
 
 
 def test_a_record_names_no_code(searched: Path) -> None:
-    path = searched / "run" / RECORD
-    content = json.loads(path.read_text())
+    content = RunRecord.read(searched / "run").content
     (searched / "evil.py").write_text("open('touched', 'w').close()\n\ndef net(classes, in_channels): ...\n")
     content["config"]["model"]["options"]["target"] = "evil:net"
     content["config"]["agent"]["_target_"] = content["config"]["tracking"]["_target_"] = "evil.net"
-    path.write_text(json.dumps(content))
+    change_record(searched / "run", config=content["config"])
     for words in ((), ("target=mine:net", "recipe.epochs=1", "recipe.bfloat16=false")):
         status, _, error = command(searched, finetune, "run=run", *words)
         assert status == (0 if words else 2), error

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import SHAPE, network
 
+from amc_env.files import seal
 from amc_env.graph.trace import trace
 from amc_env.plan import Plan, PlanError
 
@@ -98,21 +99,22 @@ def test_malformed_plans(facts, says):
 
 def test_read_a_plan_and_a_record_with_a_plan(tmp_path):
     path = tmp_path / "plan.json"
-    path.write_text(PLAN.to_json())
+    PLAN.write(path)
     assert Plan.read(path) == PLAN
-    path.write_text(json.dumps({"reward": -0.1, "plan": PLAN.to_dict()}))
+    path.write_text(json.dumps(seal({"reward": -0.1, "plan": PLAN.to_dict()})))
     assert Plan.read(path) == PLAN
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "cannot be read as a plan"),
-        (b'{"graph": "a", "kept": [[0', "cannot be read as a plan"),
-        (b"\xff\xfe\x00", "cannot be read as a plan"),
-        (b"[1, 2]", "holds no plan"),
-        (b'{"plan": null}', "holds no plan"),
-        (b'{"plan": {"graph": "a"}}', "a plan holds"),
+        (b"", "is not JSON"),
+        (b'{"graph": "a", "kept": [[0', "is not JSON"),
+        (b"\xff\xfe\x00", "is not JSON"),
+        (b"[1, 2]", "not an object"),
+        (b'{"graph": "a", "kept": []}', "has no digest"),
+        (json.dumps(seal({"plan": None})).encode(), "not a NoneType"),
+        (json.dumps(seal({"plan": {"graph": "a"}})).encode(), "a plan holds"),
     ],
 )
 def test_a_file_without_a_plan_is_named(tmp_path, content, says):

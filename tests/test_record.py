@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rewriting import cut_short
 
+from amc_env import files
 from experiments.recording import record as module
 from experiments.recording.record import RecordError, RunRecord, plain, without_clock
 
@@ -55,7 +57,7 @@ def test_what_is_written_is_read(tmp_path):
     assert content["seeds"] == {"agent": 3}
     assert content["results"]["selection"] == 0.5
     assert set(content["seconds"]) == {"search"}
-    assert set(content["run"]) == {"command", "folder", "machine", "started", "ended"}
+    assert set(content["run"]) == {"command", "folder", "machine", "started", "ended", "rows"}
     assert content["versions"]["numpy"] == np.__version__
     assert read.notes == []
     assert sorted(os.listdir(tmp_path / "a" / "b")) == ["record.json", "record.jsonl"]
@@ -110,6 +112,10 @@ def test_a_row_is_on_the_disk_at_once_and_survives_a_kill(tmp_path):
 
 def test_a_torn_last_row_is_dropped_with_a_note_but_damage_before_it_is_an_error(tmp_path):
     folder = fill(start(tmp_path)).folder
+    cut_short(folder, 0)
+    record = RunRecord.read(folder)
+    for episode in range(4):
+        record.add(episode=episode)
     rows = folder / "record.jsonl"
     whole = rows.read_bytes()
     for cut in (1, 20):
@@ -119,6 +125,23 @@ def test_a_torn_last_row_is_dropped_with_a_note_but_damage_before_it_is_an_error
         assert read.notes == [f"{rows}: the last row was cut short and is dropped"]
     rows.write_bytes(whole.replace(b'"episode": 1', b'"episode" 1'))
     with pytest.raises(RecordError, match="line 2, is damaged"):
+        RunRecord.read(folder)
+    rows.write_bytes(whole.replace(b'"episode": 1', b'"episode": 7'))
+    with pytest.raises(RecordError, match="line 2, is damaged, or of another run"):
+        RunRecord.read(folder)
+
+
+def test_rows_that_are_lost_or_of_another_run_are_told(tmp_path):
+    folder = fill(start(tmp_path / "a")).folder
+    rows = folder / "record.jsonl"
+    whole = rows.read_bytes()
+    for left in (whole[:-1], b"".join(whole.splitlines(keepends=True)[:3]), b""):
+        rows.write_bytes(left)
+        with pytest.raises(RecordError, match=r"whole rows of 4; nothing is changed"):
+            RunRecord.read(folder)
+    other = fill(RunRecord.create(tmp_path / "b", CONFIG | {"seed": 4}, seeds={"agent": 4})).folder
+    rows.write_bytes((other / "record.jsonl").read_bytes())
+    with pytest.raises(RecordError, match="line 1, is damaged, or of another run"):
         RunRecord.read(folder)
 
 
@@ -164,10 +187,10 @@ def test_a_folder_that_cannot_be_written_is_told_at_the_start(tmp_path):
         start(tmp_path / "file" / "run")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 0}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 0}', json.dumps(files.seal({"format": 0}))])
 def test_a_damaged_record_is_told(tmp_path, text):
     (tmp_path / "record.json").write_text(text)
-    with pytest.raises(RecordError, match=r"record\.json is (damaged|not a record)"):
+    with pytest.raises(RecordError, match=r"record\.json (is damaged|is not a record|has no digest)"):
         RunRecord.read(tmp_path)
 
 

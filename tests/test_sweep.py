@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from rewriting import change_record
 
 from experiments import search
 from experiments.cli import suggest
@@ -141,10 +142,9 @@ def test_a_finished_run_of_another_configuration_is_not_taken_for_this_one(
     sweep: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sweep("agent=random", "seed=0") == 0
-    path = folder("random", 0) / RECORD
-    content = json.loads(path.read_text())
-    content["config"]["env"]["beta"] = 0.123
-    path.write_text(json.dumps(content))
+    config = RunRecord.read(folder("random", 0)).content["config"]
+    config["env"]["beta"] = 0.123
+    change_record(folder("random", 0), config=config)
     assert sweep("agent=random", "seed=0,1") == 2
     message = capsys.readouterr().err
     assert "error: 1 of 2 runs failed" in message

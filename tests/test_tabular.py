@@ -8,13 +8,14 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
+import rewriting
 from gymnasium.utils.env_checker import check_env
 from networks import network
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import amc_env  # noqa: F401 - registers the ids
 from amc_env import checkpoints as weights
-from amc_env import tabular, zoo
+from amc_env import files, tabular, zoo
 from amc_env.budget import Budget, BudgetError
 from amc_env.compressors.channels import magnitude_orders
 from amc_env.data.splits import DataError
@@ -231,14 +232,13 @@ def test_a_file_that_was_changed_is_refused(made, tmp_path):
 
 
 def test_files_that_are_missing_or_of_something_else(made, tmp_path):
-    (tmp_path / "fashion.json").write_text("{}")
+    (tmp_path / "fashion.json").write_text(json.dumps(files.seal({}, "fashion")))
     with pytest.raises(TableError, match=r"no table 'fashon'; did you mean fashion\?"):
         tabular.load("fashon", tmp_path)
     with pytest.raises(TableError, match="not a table's card"):
         tabular.load("fashion", tmp_path)
     tabular.save("mine", made, tmp_path)
-    card = json.loads((tmp_path / "mine.json").read_text())
-    (tmp_path / "mine.json").write_text(json.dumps(card | {"graph": "other"}))
+    rewriting.change(tmp_path / "mine.json", "mine", graph="other")
     with pytest.raises(TableError, match="made for the network other"):
         tabular.load("mine", tmp_path)
     (tmp_path / "mine.npz").unlink()

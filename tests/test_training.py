@@ -159,13 +159,13 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_epoch(tmp_path):
 def test_a_state_that_does_not_fit_is_told(tmp_path):
     state = tmp_path / "state"
     train(network(), stripes(), Recipe(epochs=1, batch_size=16), state=state)
-    with pytest.raises(RecipeError, match=r"is of a training with epochs 1, not 2: match it or delete"):
+    with pytest.raises(RecipeError, match=r"is of a training with epochs 1, not 2: match it or choose"):
         train(network(), stripes(), Recipe(epochs=2, batch_size=16), state=state)
     other = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     with pytest.raises(RecipeError, match="is of another network"):
         train(other, stripes(), Recipe(epochs=1, batch_size=16), state=state)
     state.write_bytes(state.read_bytes()[:-100])
-    with pytest.raises(RecipeError, match="cannot be read"):
+    with pytest.raises(RecordError, match=r"state is damaged: .*; nothing is changed"):
         train(network(), stripes(), Recipe(epochs=1, batch_size=16), state=state)
 
 
@@ -211,7 +211,8 @@ def test_a_killed_pretraining_ends_as_one_that_was_not(composed, tmp_path):
     command = [sys.executable, "-c", KILLED, *DIGITS, f"output={tmp_path / 'broken'}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert len(read_history(tmp_path / "broken" / STATE)) == 2
+    of = f"{RunRecord.read(tmp_path / 'broken').chain[0]}/{STATE}"
+    assert len(read_history(tmp_path / "broken" / STATE, of)) == 2
     resumed = pretrain(cfg, tmp_path / "broken")
     assert resumed == whole
     records = [RunRecord.read(tmp_path / name) for name in ("whole", "broken")]

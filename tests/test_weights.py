@@ -6,12 +6,14 @@ import os
 from dataclasses import replace
 
 import pytest
+import rewriting
 import safetensors.torch
 import torch
 
 from amc_env import checkpoints as weights
 from amc_env import zoo
 from amc_env.checkpoints import Card, CheckpointError
+from amc_env.files import seal
 
 CARD = Card(
     architecture="digits_cnn", classes=10, in_channels=1, data="digits", shape=(1, 8, 8), seed=3,
@@ -37,8 +39,7 @@ def error_of(stem):
 
 
 def change(stem, **entries):
-    path = weights.files(stem)[1]
-    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+    rewriting.change(weights.files(stem)[1], **entries)
 
 
 def test_what_is_saved_comes_back(stem):
@@ -108,8 +109,9 @@ def test_a_file_that_is_not_safetensors_even_if_its_card_agrees(stem):
     [
         ("{", "is not JSON"),
         ("[1]", "holds a list, not an object"),
-        ("{}", "its format is None, this version reads 1"),
-        ('{"format": 1}', "missing ['accuracy'"),
+        ("{}", "has no digest"),
+        (json.dumps(seal({})), "its format is None, this version reads 1"),
+        (json.dumps(seal({"format": 1})), "missing ['accuracy'"),
     ],
 )
 def test_a_card_that_is_no_card(stem, text, words):

@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors.torch import save
-
-from amc_env import files
+from amc_env import tensor_files
 from amc_env.data.sources import sources
 from amc_env.data.splits import SPECS, DataError, data_folder, read_raw
 
@@ -49,7 +47,7 @@ def fetch(name: str, root: Path | None = None, say: Callable[[str], None] = prin
             say(f"{name}: no: {error}")
             tried.append((source, str(error)))
             continue
-        files.write(path, save(raw, metadata={"copy": copy}))
+        tensor_files.write(path, raw, copy=copy)
         counts = " + ".join(str(len(raw[f"{part}_labels"])) for part in ("train", "test"))
         say(f"{name}: {counts} images ({copy}), checked, now in {path}")
         return path

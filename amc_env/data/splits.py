@@ -14,13 +14,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
+
+from amc_env import tensor_files
+from amc_env.files import DamagedError
 
 SPLITS = ("train", "calibration", "reward", "selection", "test")
 CACHE = "AMC_CACHE"
 OFFICIAL = "official files"  # against, for example, "JPEG copies", whose pixels are not the same
+
+
+FETCH = "`python -m experiments.fetch data={name}`"
 
 
 class DataError(ValueError):
@@ -153,7 +157,8 @@ def load(name: str, *, seed: int = 0, root: Path | None = None) -> DataSet:
     if name == "digits":
         return split_dataset(spec, _digits(), seed)
     folder = root or data_folder()
-    return split_dataset(spec, read_raw(spec, folder), seed, copy=read_copy(spec, folder))
+    raw, copy = read_raw(spec, folder)
+    return split_dataset(spec, raw, seed, copy=copy)
 
 
 def data_folder() -> Path:
@@ -247,23 +252,17 @@ def _mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]
     return tuple(sample.mean((0, 2, 3)).tolist()), tuple(deviation.tolist())
 
 
-def read_raw(spec: DataSpec, root: Path) -> dict[str, Tensor]:
-    """The tensors of a data set's file, checked against what `SPECS` says of them."""
-    path = root / f"{spec.name}.safetensors"
-    if not path.exists():
-        raise DataError(f"no {path}: make it with `python -m experiments.fetch data={spec.name}`")
+def read_raw(spec: DataSpec, root: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a data set's file, checked against `SPECS`, and which copy it holds."""
+    path, again = root / f"{spec.name}.safetensors", FETCH.format(name=spec.name)
     try:
-        raw = load_file(path)
-    except SafetensorError as error:
-        raise DataError(f"{path} is damaged ({error}); delete it and fetch {spec.name} again") from error
+        raw, facts = tensor_files.read(path)
+    except FileNotFoundError as error:
+        raise DataError(f"no {path}: make it with {again}") from error
+    except (OSError, DamagedError) as error:
+        raise DataError(f"{error}; make it again with {again}") from error
     check_raw(spec, raw, path)
-    return raw
-
-
-def read_copy(spec: DataSpec, root: Path) -> str:
-    """Which copy of a data set its file holds, as `experiments.fetch` wrote it there."""
-    with safe_open(root / f"{spec.name}.safetensors", "pt") as file:
-        return str((file.metadata() or {}).get("copy", OFFICIAL))
+    return raw, facts.get("copy", OFFICIAL)
 
 
 def check_raw(spec: DataSpec, raw: Mapping[str, Tensor], source: Path | str) -> None:

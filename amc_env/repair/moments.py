@@ -5,21 +5,19 @@ The moments of a network are taken once, at sampled points of the calibration im
 """
 
 import math
-import os
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from mmap import mmap
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from amc_env import tensor_files
 from amc_env.compressors.surgery import Task
 from amc_env.data.splits import DataSet, cache_folder, digest
 from amc_env.execution import evaluating
+from amc_env.files import DamagedError
 from amc_env.graph.structure import Graph, Layer
 from amc_env.repair.least_squares import damping, refit, refit_rows, refit_together
 from amc_env.repair.sampling import Listening, Seen, draw_positions, patches, weighed
@@ -264,34 +262,18 @@ def cached(
     forward = digest([_some_logits(model, data)])[:8]  # two forwards may share weights and repr
     name = f"{kind}-{graph.hash}-{key}-{told}-{forward}-{sample}.safetensors"
     path = cache_folder() / "moments" / name
-    stored = _whole(path)
-    if stored is None:
-        stored = make()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}")
-            save_file(stored, partial, {"sha256": _digest_of(stored)})
-            os.replace(partial, path)
-        except OSError as error:
-            warnings.warn(f"{path} cannot be written ({error}): it will be made again", stacklevel=2)
-    return stored
-
-
-def _whole(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a cache file; None for one that is not there, cannot be read or is damaged."""
     try:
-        with safe_open(path, "pt") as file:
-            told = (file.metadata() or {}).get("sha256")
-        stored = dict(load_file(path))
-    except (OSError, SafetensorError):
-        return None
-    return stored if told == _digest_of(stored) else None
-
-
-def _digest_of(stored: Mapping[str, Tensor]) -> str:
-    names = "\n".join(sorted(stored)).encode()
-    values = [stored[name].cpu() for name in sorted(stored)]
-    return digest([torch.frombuffer(bytearray(names or b" "), dtype=torch.uint8), *values])
+        return tensor_files.read(path)[0]
+    except FileNotFoundError:
+        pass
+    except (OSError, DamagedError) as error:
+        warnings.warn(f"{error}: it is made again", stacklevel=2)
+    stored = make()
+    try:
+        tensor_files.write(path, stored)
+    except OSError as error:
+        warnings.warn(f"{path} cannot be written ({error}): it will be made again", stacklevel=2)
+    return stored
 
 
 def _some_logits(model: nn.Module, data: DataSet) -> Tensor:

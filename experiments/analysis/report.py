@@ -7,7 +7,6 @@ The NAME of a search begins with its agent's, as in ``ddpg-flops_30-0``. The NAM
 table's; its contenders are added to those already there.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -30,7 +29,7 @@ from experiments.analysis import (
 from experiments.analysis.joining import joined
 from experiments.benchmarks import tables
 from experiments.recording.lock import alone
-from experiments.recording.record import RunRecord, row_a_line
+from experiments.recording.record import RunRecord, row_a_line, whole
 from experiments.recording.tracking import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,7 +145,7 @@ def recorded(records: Records) -> str:
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
     """The records of a folder, by name."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    return {path.stem: whole(path) for path in sorted(folder.glob("*.json"))}
 
 
 def tables_of(folder: str, table: Callable[[Mapping[str, Any]], str], begins: str = "") -> str:
@@ -209,11 +208,11 @@ def keep(folder: Path, name: str) -> Path:
         kept = {key: record.content[key] for key in COMPARISON} | {"rows": record.rows}
         path = RESULTS / _comparison(record) / f"{name}.json"
         if path.exists():
-            kept = joined(json.loads(path.read_text()), kept)
+            kept = joined(whole(path), kept)
     else:
         kept = _search(record, name)
         path = RESULTS / POLICIES / f"{name}.json"
-    files.write(path, row_a_line(kept))
+    files.write(path, row_a_line(kept, path.stem))
     return path
 
 

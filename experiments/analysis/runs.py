@@ -4,14 +4,13 @@ A `Run` is what tables, figures and pages are made of: one search by one agent, 
 plan's network measured before and after fine-tuning.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.recording.record import RECORD, ROWS, RecordError, RunRecord
+from experiments.recording.record import RECORD, ROWS, RecordError, RunRecord, whole
 
 FOUND, TUNED = "AMC", "AMC, tuned"  # columns of the table that a search ends with
 SPLITS = ("selection", "test")
@@ -134,7 +133,7 @@ def load(folder: Path) -> tuple[list[Run], list[str]]:
 
 def read(path: Path, name: str) -> list[Run]:
     """The searches of one committed record."""
-    return list(of_record(name, json.loads(path.read_text())))
+    return list(of_record(name, whole(path)))
 
 
 def of_record(name: str, content: Mapping[str, Any], folder: Path | None = None) -> Iterator[Run]:

@@ -49,7 +49,7 @@ def main() -> None:
     for name in names:
         called = name if settings.device == "cpu" else f"{name}_{settings.device}"
         records[called] = bench(name, settings)
-        files.write(output / f"{called}.json", row_a_line(_rounded(records[called])))
+        files.write(output / f"{called}.json", row_a_line(_rounded(records[called]), called))
     print(table(records))
 
 

@@ -33,6 +33,11 @@ def load_data(node: DictConfig, say: Callable[[str], None] = print) -> DataSet:
         if root is None:
             raise DataError("photographs need their place: data.root=FOLDER or data.root=FILE.zip")
         return photos.load(root, seed=node.seed, **node.options)
-    if node.name != "digits" and not (splits.data_folder() / f"{node.name}.safetensors").exists():
+    if node.name == "digits" or node.name not in splits.SPECS:
+        return splits.load(node.name, seed=node.seed)
+    try:
+        return splits.load(node.name, seed=node.seed)
+    except DataError as error:
+        say(str(error))
         fetch(node.name, root, say)
-    return splits.load(node.name, seed=node.seed)
+        return splits.load(node.name, seed=node.seed)

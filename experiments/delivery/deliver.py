@@ -19,6 +19,7 @@ from experiments.delivery.export import Exported, export, write_onnx
 from experiments.delivery.runtimes import onnx_forward, torch_forward
 from experiments.delivery.table import show
 from experiments.delivery.timing import Latency, measure
+from experiments.recording import state as states
 from experiments.recording.plans import counts, uniform
 from experiments.recording.record import RunRecord, commit
 from experiments.recording.tracking import Tracker
@@ -118,7 +119,7 @@ def deliver(
     )
     tracker.artifact("compressed", "model", written.files, accuracies[last[FOUND]])
     for state in (UNIFORM_STATE, STATE):
-        (record.folder / state).unlink(missing_ok=True)
+        states.remove(record.folder / state)
     show(rows, gain, [*written.files, *_others(record.folder)])
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from amc_env import files
 from experiments.recording.record import RecordError
 
 LOCK, HOLDER = ".lock", ".lock.holder"
@@ -68,7 +69,7 @@ def _sign(folder: Path, otherwise: str) -> None:
 def _holder(folder: Path) -> str:
     """Who holds the lock, as far as it can be read."""
     try:
-        found = json.loads((folder / HOLDER).read_text())
+        found = files.parse(files.content(folder / HOLDER, 2**16))
         return f" since {found['since']} (process {found['pid']} on {found['machine']}: {found['command']})"
     except (OSError, ValueError, TypeError, KeyError):
         return ""

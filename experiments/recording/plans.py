@@ -2,11 +2,30 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from amc_env.env import CompressionEnv
 from amc_env.graph.structure import Graph
-from amc_env.plan import Plan
+from amc_env.plan import Plan, PlanError
+from experiments.recording.record import RecordError, RunRecord
+
+PLAN = "plan.json"
+
+
+def of_run(folder: Path) -> Plan:
+    """The plan of a search, which its record and its own file agree on.
+
+    Raises:
+        RecordError, PlanError: when one is missing or damaged, or they differ.
+    """
+    recorded, path = (RunRecord.read(folder).content["best"] or {}).get("plan"), folder / PLAN
+    if recorded is None:
+        raise RecordError(f"{folder} has no plan yet: let the search end, by the command that began it")
+    plan = Plan.from_dict(recorded)
+    if plan != Plan.read(path):
+        raise PlanError(f"{path} is not the plan of the record beside it; copy both from elsewhere")
+    return plan
 
 
 def counts(env: CompressionEnv, plan: Plan) -> list[int]:

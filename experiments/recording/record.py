@@ -1,6 +1,7 @@
 """The record of a run: configuration, a row an episode, results; tables and plots are made from it."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from amc_env import files
 
 FORMAT = 1
 RECORD, ROWS = "record.json", "record.jsonl"
+CHAIN = "chain"  # the key of a row on the disk that holds the digest of all rows up to it
 VERSIONS = (
     "torch",
     "torchvision",
@@ -35,6 +37,7 @@ VERSIONS = (
 APART = ("output",)  # keys of a configuration that do not change the result
 CLOCK = ("run", "seconds", "work")  # keys that depend on the clock, the machine, the folder or the cache,
 CLOCK_ENDINGS = ("_seconds", "_ms")  # and what others that do end in
+ELSEWHERE = "nothing is changed: copy it from where it is whole, or choose another output=FOLDER"
 
 
 class RecordError(ValueError):
@@ -44,10 +47,12 @@ class RecordError(ValueError):
 class RunRecord:
     """A run's folder: ``record.jsonl``, one row an episode, and ``record.json``, everything else.
 
-    A row is on the disk when `add` returns, ``record.json`` when `update` does; a reader never sees half of
-    it. Everything that depends on the clock, the machine, the folder or the cache stands under keys that
-    `without_clock` strips: what is left is the same, byte for byte, for two runs of the same configuration
-    and seed.
+    A row is in the file when `add` returns and outlives a kill of the process; ``record.json``, and the rows
+    before it, are on the disk when `update` returns. Each row on the disk has the digest of the rows up to it
+    and of configuration and seeds; ``record.json`` has a digest of itself, and how many rows there were at
+    least. So what is damaged, lost or of another run is told when it is read. Everything that depends on the
+    clock, the machine, the folder or the cache stands under keys that `without_clock` strips: what is left is
+    the same, byte for byte, for two runs of the same configuration and seed.
 
     | key of ``record.json`` | what |
     |-|-|
@@ -61,6 +66,10 @@ class RunRecord:
 
     def __init__(self, folder: Path, content: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         self.folder, self.content, self.rows = folder, content, rows
+        start = files.seal({key: content[key] for key in ("config", "seeds")})[files.DIGEST]
+        self.chain = [start[:16]]  # digests: of the run, then after each row
+        for row in rows:
+            self.chain.append(_link(self.chain[-1], row))
         self.notes: list[str] = []  # what reading had to repair
 
     @classmethod
@@ -79,7 +88,7 @@ class RunRecord:
             raise RecordError(f"{folder} already holds a record: choose another folder with output=FOLDER")
         content = {
             "format": FORMAT,
-            "config": {key: value for key, value in config.items() if key not in APART},
+            "config": plain({key: value for key, value in config.items() if key not in APART}),
             "seeds": dict(seeds),
             "versions": versions(),
             "commit": commit(),
@@ -115,23 +124,43 @@ class RunRecord:
         """
         path = folder / RECORD
         try:
-            content = json.loads(path.read_text())
+            content = files.read_json(path)
         except OSError as error:
             raise RecordError(f"no record in {folder} ({error})") from error
-        except ValueError as error:
-            raise RecordError(f"{path} is damaged: {error}") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        except files.DamagedError as error:
+            raise RecordError(f"{error}; {ELSEWHERE}") from error
+        if content.get("format") != FORMAT:
             raise RecordError(f"{path} is not a record of format {FORMAT}")
+        if not all(isinstance(content.get(key), dict) for key in ("config", "seeds", "results", "run")):
+            raise RecordError(f"{path} is not a record: it lacks config, seeds, results or run")
         record = cls(folder, content, [])
-        lines = (folder / ROWS).read_bytes().split(b"\n") if (folder / ROWS).exists() else [b""]
-        for number, line in enumerate(lines[:-1], 1):
-            try:
-                record.rows.append(json.loads(line))
-            except ValueError as error:
-                raise RecordError(f"{folder / ROWS}, line {number}, is damaged: {error}") from error
-        if lines[-1]:
-            record.notes.append(f"{folder / ROWS}: the last row was cut short and is dropped")
+        record._read_rows()
         return record
+
+    def _read_rows(self) -> None:
+        """Fill in the rows from the disk; see `read`."""
+        path = self.folder / ROWS
+        try:
+            *whole, torn = files.content(path, files.LONGEST).split(b"\n")
+        except (OSError, files.DamagedError) as error:
+            raise RecordError(f"{path} cannot be read ({error}); {ELSEWHERE}") from error
+        for number, line in enumerate(whole, 1):
+            where = f"{path}, line {number}, is damaged, or of another run"
+            try:
+                row = files.parse(line)
+            except files.DamagedError as error:
+                raise RecordError(f"{where}: {error}; {ELSEWHERE}") from error
+            told = row.pop(CHAIN, None) if isinstance(row, dict) else None
+            if told is None or told != _link(self.chain[-1], row):
+                raise RecordError(f"{where}: it does not follow from what is before it; {ELSEWHERE}")
+            self.rows.append(row)
+            self.chain.append(told)
+        kept = self.content["run"].get("rows", 0)
+        ended = self.content["status"] == "finished"
+        if len(self.rows) < kept or (ended and (torn or len(self.rows) > kept)):
+            raise RecordError(f"{path} holds {len(self.rows)} whole rows of {kept}; {ELSEWHERE}")
+        if torn:
+            self.notes.append(f"{path}: the last row was cut short and is dropped")
 
     @classmethod
     def resume(cls, folder: Path, config: Mapping[str, Any], *, episodes: int) -> Self:
@@ -145,13 +174,14 @@ class RunRecord:
         record.check(config)
         if len(record.rows) < episodes:
             raise RecordError(f"{folder} has {len(record.rows)} rows, cannot go on after {episodes}")
-        record.rows = record.rows[:episodes]
-        files.write(folder / ROWS, "".join(_line(row) for row in record.rows))
+        del record.rows[episodes:], record.chain[episodes + 1 :]
         record.content["status"] = "running"
         if (now := commit()) not in record.content["commit"]:
             record.content["commit"] += f", then {now}"
         record.content["run"].setdefault("resumed", []).append(_now())
-        record.update()
+        record.update()  # first, so that a kill in between leaves no fewer rows than it tells of
+        lines = zip(record.rows, record.chain[1:], strict=True)
+        files.write(folder / ROWS, "".join(_line(row, chain) for row, chain in lines))
         return record
 
     def check(self, config: Mapping[str, Any]) -> None:
@@ -164,26 +194,34 @@ class RunRecord:
             )
 
     def add(self, **row: Any) -> None:
-        """Append a row, and have it on the disk.
+        """Append a row to the file.
 
         Raises:
             RecordError: for a number that is not finite, with its name; the rows before it stay.
         """
         made = plain(row)
         assert isinstance(made, dict)
-        line = _line(made)
+        chain = _link(self.chain[-1], made)
         with (self.folder / ROWS).open("a") as file:
-            file.write(line)
+            file.write(_line(made, chain))
         self.rows.append(made)
+        self.chain.append(chain)
 
     def update(self, **content: Any) -> None:
         """Set keys of ``record.json`` and write it; ``results`` are added to those that are there."""
         results = content.pop("results", {})
         self.content |= plain(content)
         self.content["results"] |= plain(results)
-        files.write(
-            self.folder / RECORD, json.dumps(self.content, indent=1, sort_keys=True, allow_nan=False) + "\n"
-        )
+        self.sync()
+        self.content["run"]["rows"] = len(self.rows)
+        text = json.dumps(files.seal(self.content), indent=1, sort_keys=True, allow_nan=False)
+        files.write(self.folder / RECORD, text + "\n")
+
+    def sync(self) -> None:
+        """Have all rows on the disk."""
+        if self.rows:
+            with (self.folder / ROWS).open("a") as file:
+                os.fsync(file.fileno())
 
     def finish(self, status: str = "finished") -> None:
         """Write the end of the run."""
@@ -276,9 +314,14 @@ def commit() -> str:
     return done.stdout.strip()
 
 
-def row_a_line(content: Mapping[str, Any]) -> str:
-    """JSON, indented, keys sorted, but for ``rows``, which take a line each."""
-    rows = content.get("rows")
+def row_a_line(content: Mapping[str, Any], of: str) -> str:
+    """JSON with its digest, indented, keys sorted, but for ``rows``, which take a line each.
+
+    Args:
+        content: plain data.
+        of: the name of the file, without suffix; see `amc_env.files.seal`.
+    """
+    content, rows = files.seal(content, of), content.get("rows")
     text = json.dumps({**content, "rows": []} if rows else content, indent=1, sort_keys=True)
     if rows:
         lines = ",\n".join("  " + json.dumps(row, sort_keys=True) for row in rows)
@@ -295,12 +338,29 @@ def _asked() -> dict[str, Any]:
     return {"job": hydra.job.name, "overrides": list(hydra.overrides.task), "choices": choices}
 
 
+def whole(path: Path) -> dict[str, Any]:
+    """What a file of `row_a_line` holds.
+
+    Raises:
+        RecordError: when it is damaged, or not there.
+    """
+    try:
+        return files.read_json(path, path.stem)
+    except (OSError, files.DamagedError) as error:
+        raise RecordError(f"{error}; a committed file comes back by `git checkout {path}`") from error
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, sort_keys=True, allow_nan=False) + "\n"
+def _link(before: str, row: Mapping[str, Any]) -> str:
+    """The digest of all rows up to this one, from that of those before it."""
+    return hashlib.sha256(before.encode() + files.canonical(row)).hexdigest()[:16]
+
+
+def _line(row: Mapping[str, Any], chain: str) -> str:
+    return json.dumps({**row, CHAIN: chain}, sort_keys=True, allow_nan=False) + "\n"
 
 
 def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from amc_env import files
 from amc_env.building import Task
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import accuracy
@@ -19,7 +18,6 @@ from experiments.recording.record import RunRecord
 from experiments.training.loop import train
 from experiments.training.recipe import Recipe
 
-PLAN = "plan.json"
 APART = 0.02  # least difference between candidates that are fine-tuned, see `plans.difference`
 STAY = 3  # one candidate of so many goes on to the next round of fine-tuning
 
@@ -65,7 +63,7 @@ def confirm(
             draw(aims[1:], measured, evaluate, record)
         plan = plans.plan_of(env, row["counts"])
         reference = evaluate(plans.uniform(env))
-    files.write(record.folder / PLAN, plan.to_json() + "\n")
+    plan.write(record.folder / plans.PLAN)
     known = {key: row[key] for key in ("episode", "reward", "counts", "macs_share", "params_share")}
     tried: list[dict[str, Any]] = [
         {"episode": r["episode"], "reward": r["reward"], "selection": e.top1} for r, e in measured

@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 
 from agents.search import Agent, Environment
 from agents.search import search as trials
-from amc_env import files
 from amc_env.env import CompressionEnv
 from experiments.cli import config
 from experiments.cli.problem import build_agent, environment, played, trained
@@ -21,7 +20,7 @@ from experiments.recording.opening import opened
 from experiments.recording.progress import Meter
 from experiments.recording.record import RECORD, RunRecord
 from experiments.recording.tracking import Tracker, episode_metrics
-from experiments.searching.confirm import PLAN, confirm
+from experiments.searching.confirm import confirm
 from experiments.training.recipe import Recipe
 
 
@@ -48,7 +47,8 @@ def search(cfg: DictConfig, folder: Path) -> RunRecord:
         print(f"{folder} is finished: nothing to do; choose another output=FOLDER to search again")
         return done
     with alone(folder):
-        saved = state.load(folder)
+        before = RunRecord.read(folder) if (folder / RECORD).exists() else None
+        saved = None if before is None else state.load(before, cfg.save_every)
         seeds = {"search": cfg.seed, "splits": cfg.data.seed}
         record = opened(folder, settings, seeds=seeds, rows=saved.episodes if saved else 0)
         tracker = config.instantiate(cfg.tracking, folder=folder, config=record.content["config"])
@@ -79,7 +79,7 @@ def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.S
     )  # fmt: skip
     best = record.content["best"]
     tracker.summary({"best_reward": best["reward"]} | best["selection"])
-    tracker.artifact("plan", "plan", [record.folder / PLAN], {"plan": plan.hash})
+    tracker.artifact("plan", "plan", [record.folder / plans.PLAN], {"plan": plan.hash})
     if cfg.deliver:
         deliver(cfg, subject, env, plan, record, tracker)
 
@@ -118,7 +118,7 @@ def explore(
             tracker.log(row)
             meter.update(trial.index + 1, best=best, top1=row["top1"], keep=row["macs_share"])
             if (trial.index + 1) % save_every == 0:
-                state.save(record.folder, agent, trial.index + 1)
+                state.save(record, agent)
     record.content["seconds"] |= {name: round(taken, 3) for name, taken in env.evaluator.seconds.items()}
 
 
@@ -126,7 +126,7 @@ def save_best(env: CompressionEnv, record: RunRecord) -> None:
     """Write the plan of largest reward so far, also after an interrupt; nothing where there is none yet."""
     for row in plans.candidates(plans.within(env, record.rows), 1):
         plan = plans.plan_of(env, row["counts"])
-        files.write(record.folder / PLAN, plan.to_json() + "\n")
+        plan.write(record.folder / plans.PLAN)
         record.update(best={"episode": row["episode"], "reward": row["reward"], "plan": plan.to_dict()})
 
 

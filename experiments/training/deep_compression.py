@@ -27,7 +27,7 @@ from experiments.cli.problem import Trained, trained
 from experiments.recording.record import RECORD, RunRecord, commit
 from experiments.recording.tracking import Tracker
 from experiments.training.distillation import teacher_of
-from experiments.training.fitting import fit
+from experiments.training.fitting import fit, opened
 from experiments.training.parametrizations import Pruned, Shared, constrain, freed, weight_of
 from experiments.training.recipe import Recipe
 
@@ -40,13 +40,16 @@ def run(cfg: DictConfig, folder: Path) -> None:
     """Compress the network of a configuration, and print the table of its file."""
     subject, settings = trained(cfg), config.plain(cfg)
     course = Course.of(cfg, subject)
-    if (folder / RECORD).exists():
-        record = RunRecord.resume(folder, settings, episodes=0)  # the states' epochs come in again
-    else:
-        record = RunRecord.create(folder, settings, seeds={"batches": course.recipe.seed})
+    phases = [*(f"prune-{number}" for number in range(1, course.rounds + 1)), "share"]
+    states = [f"{phase}.state" for phase in phases]
+    if (folder / RECORD).exists() and (done := RunRecord.read(folder)).content["status"] == "finished":
+        done.check(settings)
+        print(f"{folder} is finished: nothing to do; choose another output=FOLDER to compress again")
+        return
+    record = opened(folder, settings, seeds={"batches": course.recipe.seed}, states=states)
     with record, config.instantiate(cfg.tracking, folder=folder, config=settings) as tracker:
         record.update(results=compressed(course, record, tracker))
-    for state in folder.glob("*.state"):
+    for state in folder.glob("*.state*"):
         state.unlink()
     print(analysis.layers_table(record.content["results"]))
     print(f"written: {folder / FILE}")

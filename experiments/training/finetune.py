@@ -11,14 +11,14 @@ from torch import nn
 from amc_env import checkpoints as weights
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import accuracy
-from amc_env.plan import Plan
 from experiments.cli import config
 from experiments.cli.problem import environment, searched, trained
-from experiments.recording.opening import opened
-from experiments.recording.record import RunRecord, commit
+from experiments.recording import plans
+from experiments.recording import state as states
+from experiments.recording.record import RECORD, RunRecord, commit
 from experiments.recording.tracking import Tracker
 from experiments.training.distillation import teacher_of
-from experiments.training.fitting import fit
+from experiments.training.fitting import fit, opened
 from experiments.training.recipe import Recipe
 
 STATE, UNIFORM_STATE = "finetune.state", "finetune-uniform.state"
@@ -27,13 +27,16 @@ STEM = "compressed"  # name of the network's files in a run's folder
 
 def run(cfg: DictConfig, folder: Path) -> None:
     """Fine-tune from the repaired weights, then write the network with its accuracies."""
-    of_search = searched(Path(cfg.run), cfg.target)
+    of_search, plan = searched(Path(cfg.run), cfg.target), plans.of_run(Path(cfg.run))
     asked, recipe = config.plain(cfg), Recipe(**config.plain(cfg.recipe))
-    record = opened(folder, asked, seeds={"batches": recipe.seed}, rows=0)  # the state's epochs come again
+    if (folder / RECORD).exists() and (done := RunRecord.read(folder)).content["status"] == "finished":
+        done.check(asked)
+        print(f"{folder} is finished: nothing to do; choose another output=FOLDER to fine-tune again")
+        return
+    record = opened(folder, asked, seeds={"batches": recipe.seed}, states=[STATE])
     with record, config.instantiate(cfg.tracking, folder=folder, config=asked) as tracker:
         subject = trained(of_search)
         env = environment(of_search, subject)
-        plan = Plan.read(Path(cfg.run) / "plan.json")
         network = env.task.network(plan)
         tuned = finetune(
             network, subject.data, recipe, dense=subject.model, device=env.task.device, record=record,
@@ -47,7 +50,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
         )  # fmt: skip
         weights.save(folder / STEM, tuned, card)
         record.update(results={"accuracy": measured})
-    (folder / STATE).unlink(missing_ok=True)
+    states.remove(folder / STATE)
     print(", ".join(f"{split} {top1:.2%}" for split, top1 in measured.items()))
     print(f"written: {folder / STEM}.safetensors and .json")
 

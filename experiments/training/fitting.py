@@ -1,18 +1,51 @@
 """Training inside a run: shows progress and writes a row an epoch to record and tracker."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from torch import nn
 
 from amc_env.data.splits import DataSet
+from experiments.recording import opening
 from experiments.recording.progress import Meter
-from experiments.recording.record import RunRecord
+from experiments.recording.record import ELSEWHERE, RECORD, RecordError, RunRecord
 from experiments.recording.tracking import Tracker
 from experiments.training.loop import Epoch, read_history, train
 from experiments.training.recipe import Recipe
 from experiments.training.steps import steps_an_epoch
+
+
+def opened(
+    folder: Path, settings: Mapping[str, Any], *, seeds: Mapping[str, int], states: Sequence[str]
+) -> RunRecord:
+    """The record of a training in a folder: a new one, or one that `fit` goes on with from its states.
+
+    Args:
+        folder: of the run.
+        settings: all of the command.
+        seeds: each by what it draws.
+        states: the names of the states' files.
+
+    Raises:
+        RecordError: when the record is of other settings, or has epochs that no state can give again.
+    """
+    if (folder / RECORD).exists():
+        record = RunRecord.read(folder)
+        past = sum(len(read_history(folder / state, _of(record, folder / state))) for state in states)
+        if past < len(record.rows):
+            raise RecordError(
+                f"{folder} has {len(record.rows)} epochs, and {' and '.join(states)} are missing or behind "
+                f"them; {ELSEWHERE}"
+            )
+    return opening.opened(folder, settings, seeds=seeds, rows=0)  # the states' epochs come in again
+
+
+def _of(record: RunRecord, state: Path) -> str:
+    """The name of the training that a state belongs to."""
+    return f"{record.chain[0]}/{state.name}"
 
 
 def fit(
@@ -35,7 +68,8 @@ def fit(
         data: trained on its train split.
         recipe: the training recipe.
         device: where to train.
-        state: the file that a killed training resumes from; its epochs are written to the record again.
+        state: the file that a killed training resumes from; its epochs are written to the record again. It
+            belongs to the record.
         record: takes a row an epoch, and the seconds.
         tracker: takes the same.
         phase: the name under which the record counts the seconds.
@@ -48,7 +82,8 @@ def fit(
         record.add(**row)
         tracker.log(row)
 
-    past = read_history(state)
+    of = _of(record, state)
+    past = read_history(state, of)
     for epoch in past:
         note(epoch)
     steps = steps_an_epoch(len(data["train"]), recipe.batch_size)
@@ -70,6 +105,7 @@ def fit(
             device=device,
             teacher=teacher,
             state=state,
+            of=of,
             on_step=lambda step, _, loss: meter.update(step, loss=loss),
             on_epoch=on_epoch,
         )

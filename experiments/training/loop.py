@@ -1,20 +1,18 @@
 """The training loop that pre-training and fine-tuning share: SGD, a schedule, flip and shift, resumable."""
 
-import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import nn
 
-from amc_env import files
 from amc_env.data.splits import DataSet, Split
 from amc_env.evaluator import accuracy
 from amc_env.execution import CPU, lay_out
+from experiments.recording import state as states
 from experiments.training.recipe import Recipe, RecipeError
 from experiments.training.steps import CapturedSteps, Steps, steps_an_epoch
 
@@ -40,6 +38,7 @@ def train(
     device: torch.device = CPU,
     teacher: nn.Module | None = None,
     state: Path | None = None,
+    of: str = "",
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> list[Epoch]:
@@ -56,13 +55,15 @@ def train(
             to the device.
         state: where everything needed to go on is kept, rewritten after each epoch; an existing file is gone
             on from, and the result equals that of an uninterrupted run.
+        of: the run that the state belongs to; that of another is refused.
         on_step: called with (step, steps in all, loss).
         on_epoch: called after each epoch.
 
     Raises:
         DivergedError: when the loss is not finite; the state of the last good epoch is kept.
-        RecipeError: when ``state`` is damaged, or belongs to another recipe or network, or when the recipe
-            distills and there is no teacher.
+        RecipeError: when ``state`` belongs to another recipe or network, or when the recipe distills and
+            there is no teacher.
+        RecordError: when it is damaged or of another run, and the one before it as well.
     """
     if (teacher is None) == bool(recipe.distill):
         raise RecipeError(f"distill is {recipe.distill} and the teacher {teacher}: give both or neither")
@@ -72,7 +73,7 @@ def train(
     learnt = Split(data["train"].images.to(device), data["train"].labels.to(device))
     optimizer = sgd(model, recipe)
     generator = torch.Generator().manual_seed(recipe.seed)
-    history = _resume(state, recipe, model, optimizer, generator)
+    history = _resume(state, of, recipe, model, optimizer, generator)
     each = steps_an_epoch(len(learnt), recipe.batch_size)
     steps = recipe.epochs * each
     factor = schedule(recipe, steps)
@@ -91,7 +92,7 @@ def train(
             on_step(first + step + 1, steps, loss)
         history.append(Epoch(epoch, total / seen, accuracy(model, data, "selection")))
         if state is not None:
-            _save(state, recipe, model, optimizer, generator, history)
+            _save(state, of, recipe, model, optimizer, generator, history)
         on_epoch(history[-1])
     model.eval()
     return history
@@ -124,6 +125,7 @@ def schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
 
 def _save(
     path: Path,
+    of: str,
     recipe: Recipe,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -131,52 +133,51 @@ def _save(
     history: list[Epoch],
 ) -> None:
     state = {
+        "of": of,
         "recipe": asdict(recipe),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "generator": generator.get_state(),
         "history": [asdict(epoch) for epoch in history],
     }
-    content = io.BytesIO()
-    torch.save(state, content)
-    files.write(path, content.getvalue())
+    states.write(path, state)
 
 
 def _resume(
     path: Path | None,
+    of: str,
     recipe: Recipe,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
 ) -> list[Epoch]:
-    if path is None or not path.exists():
+    state = None if path is None else _read(path, of)
+    if state is None:
         return []
-    state = _read(path)
     asked = asdict(recipe)
     if differences := [
         f"{k} {state['recipe'].get(k)}, not {v}" for k, v in asked.items() if state["recipe"].get(k) != v
     ]:
         raise RecipeError(
-            f"{path} is of a training with {', '.join(differences)}: match it or delete the file"
+            f"{path} is of a training with {', '.join(differences)}: match it or choose another folder"
         )
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError) as error:
-        raise RecipeError(f"{path} is of another network ({error}): delete the file to start anew") from error
+        raise RecipeError(f"{path} is of another network ({error}): choose another folder") from error
     generator.set_state(state["generator"])
     return [Epoch(**epoch) for epoch in state["history"]]
 
 
-def read_history(path: Path) -> list[Epoch]:
-    """The epochs that a state file has behind it; none where there is no file."""
-    return [Epoch(**epoch) for epoch in _read(path)["history"]] if path.exists() else []
+def read_history(path: Path, of: str = "") -> list[Epoch]:
+    """The epochs that a run's state file has behind it; none where there is no file."""
+    state = _read(path, of)
+    return [] if state is None else [Epoch(**epoch) for epoch in state["history"]]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A state file; only tensors and plain data are read from it, nothing is run."""
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
-        raise RecipeError(f"{path} cannot be read ({error}): delete the file to start anew") from error
-    return state
+def _read(path: Path, of: str) -> dict[str, Any] | None:
+    def foreign(state: Mapping[str, Any]) -> str | None:
+        return None if state["of"] == of else "is of another run"
+
+    return states.newest(path, foreign)

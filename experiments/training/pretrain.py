@@ -14,9 +14,8 @@ from amc_env.evaluator import accuracy
 from amc_env.execution import device_of
 from experiments.cli import config
 from experiments.cli.datasets import load_data
-from experiments.recording.opening import opened
 from experiments.recording.record import commit
-from experiments.training.fitting import fit
+from experiments.training.fitting import fit, opened
 from experiments.training.recipe import Recipe
 
 STATE = "training.state"
@@ -46,7 +45,7 @@ def pretrain(cfg: DictConfig, folder: Path) -> Card:
     )
     zoo.check(model, data.shape, data.classes)
     seeds = {"weights": recipe.seed, "batches": recipe.seed, "splits": cfg.data.seed}
-    record = opened(folder, settings, seeds=seeds, rows=0)  # the state's epochs come in again
+    record = opened(folder, settings, seeds=seeds, states=[STATE])
     with record, config.instantiate(cfg.tracking, folder=folder, config=record.content["config"]) as tracker:
         state = folder / STATE
         fit(model, data, recipe, device=device, state=state, record=record, tracker=tracker, phase="train")

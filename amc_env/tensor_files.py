@@ -1,0 +1,55 @@
+"""Files of tensors that say whether they are whole: safetensors, with a digest among the metadata."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from amc_env import files
+
+DIGEST = "digest"
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], **facts: str) -> None:
+    """Write tensors by name, and facts about them.
+
+    Raises:
+        OSError: when the file cannot be written.
+    """
+    digest = _digest(path.name, tensors, facts)
+    files.write(path, safetensors.torch.save(dict(tensors), {**facts, DIGEST: digest}))
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and facts of a file of `write`, which still has its name.
+
+    Raises:
+        DamagedError: for a file that is no such, is damaged, or was written under another name.
+        OSError: for one that is not there or cannot be read.
+    """
+    if path.stat() and not path.is_file():
+        raise files.DamagedError(f"{path} is not a file")
+    try:
+        with safe_open(path, "pt") as file:
+            facts = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except SafetensorError as error:
+        raise files.DamagedError(f"{path} is damaged: {error}") from error
+    if facts.pop(DIGEST, None) != _digest(path.name, tensors, facts):
+        raise files.DamagedError(f"{path} is damaged: its content is not what its digest says")
+    return tensors, facts
+
+
+def _digest(name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
+    """SHA-256 of a file's name, facts, and each tensor with its name, type, shape and bytes."""
+    told = {key: [str(value.dtype), list(value.shape)] for key, value in tensors.items()}
+    total = hashlib.sha256(files.canonical([name, dict(facts), told]))
+    for key in sorted(tensors):
+        value = tensors[key].detach().cpu().contiguous()
+        total.update(np.ascontiguousarray(value.flatten().view(torch.uint8).numpy()).data)
+    return total.hexdigest()
