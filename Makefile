@@ -41,6 +41,12 @@ check: lint type test
 bench: setup
 	$(BIN)/python -m experiments.benchmarks $(ARGS)
 
+# The paper's tables: make reproduce-table2 SEEDS=0,1,2 EPISODES=100 DATA=fashion_mnist LAUNCHER=local ROWS=plain20_gp
+reproduce-%: setup
+	$(BIN)/python -m experiments.reproduce table=$(subst -,_,$*) $(if $(ROWS),'rows=[$(ROWS)]') \
+	  $(if $(SEEDS),'seeds=[$(SEEDS)]') $(if $(EPISODES),episodes=$(EPISODES)) $(if $(DATA),data=$(DATA)) \
+	  $(if $(LAUNCHER),launcher=$(LAUNCHER)) $(ARGS)
+
 report: setup
 	$(BIN)/python -m experiments.report $(ARGS)
 

@@ -17,7 +17,8 @@ def curves(found: Sequence[Curve], stem: Path, title: str, x_label: str, y_label
     figure, axis = _axes(title, x_label, y_label)
     for at, curve in enumerate(found):
         color = f"C{at % 10}"
-        axis.plot(curve.x, curve.y, color=color, label=curve.series, linewidth=1.4)
+        style = "--" if curve.series.endswith(", paper") else "-"
+        axis.plot(curve.x, curve.y, style, color=color, label=curve.series, linewidth=1.4)
         if curve.low:
             axis.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.15, linewidth=0)
     xs = [value for curve in found for value in curve.x]

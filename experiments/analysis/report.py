@@ -8,6 +8,7 @@ table's; its contenders are added to those already there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from experiments.analysis import (
     ablation,
     contests,
     fidelity,
+    figures,
     markdown,
     policies,
+    published,
     regret,
     runs,
     site,
@@ -42,6 +45,7 @@ POLICIES, REGRET = "policies", "regret"  # folders in results/ and names of bloc
 BASELINES = "baselines"  # a block; its records are those in regret/ whose names begin so
 BENCHMARKS, BUDGETS, ABLATION = "benchmarks", "budgets", "ablation"  # likewise
 TUNED, FIDELITY = "tuned", "fidelity"  # likewise
+TABLES = "tables"  # the records of the paper's tables, and the block of all
 FRONT = "plain20-cifar10"  # the record of `TUNED` on the front page
 SEARCH = ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
 ASKED = ("job", "overrides", "choices")  # what is kept of how a search was started
@@ -89,6 +93,10 @@ def rebuild() -> None:
     for name, record in read(RESULTS / FIDELITY).items():
         print(fidelity.plot(record["rows"], RESULTS / FIDELITY / f"{name}.png"))
     print(policies.plot(list(read(RESULTS / POLICIES).values()), RESULTS / POLICIES / "curves.png"))
+    curves = published.keeps("figure2", committed())
+    title = "Plain-20 at 50 % of the FLOPs: the paper's plans and ours"
+    for path in figures.curves(curves, RESULTS / TABLES / "figure2", title, *site.KEEPS):
+        print(path)
     files.write(RESULTS / site.PAGE, committed_page())
     print(RESULTS / site.PAGE)
 
@@ -97,15 +105,27 @@ def committed() -> list[runs.Run]:
     """Every search that stands in a committed record."""
     return [
         run
-        for folder in (POLICIES, TUNED)
-        for path in sorted((RESULTS / folder).glob("*.json"))
-        for run in runs.read(path, path.stem)
+        for folder in (POLICIES, TUNED, TABLES)
+        for path in sorted((RESULTS / folder).rglob("*.json"))
+        for run in runs.read(path, str(path.relative_to(RESULTS / folder).with_suffix("")))
     ]
 
 
 def committed_page() -> str:
     """The page of all committed searches."""
-    return site.page(committed(), title="AMC: committed searches")
+    found = committed()
+    made = [asdict(published.beside(name, found)) for name in published.tables()]
+    return site.page(found, title="AMC: committed searches", tables=made)
+
+
+def paper() -> str:
+    """The papers' tables beside ours."""
+    found, parts = committed(), []
+    for name in published.tables():
+        made = published.beside(name, found)
+        parts += [f"**{made.title}**", markdown.table(made.head, made.rows)]
+        parts.append("\n".join(f"* {note}" for note in made.notes))
+    return "\n\n".join(parts)
 
 
 def pages() -> dict[Path, dict[str, str]]:
@@ -115,6 +135,7 @@ def pages() -> dict[Path, dict[str, str]]:
     return {
         README: {"results": tuned.summary(read(RESULTS / TUNED)[FRONT]["rows"])},
         RESULTS_PAGE: {
+            TABLES: paper(),
             TUNED: rows_of(TUNED, tuned.table),
             FIDELITY: rows_of(FIDELITY, fidelity.table),
             POLICIES: f"{policies.table(list(searches.values()))}\n\n{recorded(searches)}",
@@ -211,7 +232,9 @@ def keep(folder: Path, name: str) -> Path:
             kept = joined(whole(path), kept)
     else:
         kept = _search(record, name)
-        path = RESULTS / POLICIES / f"{name}.json"
+        table = kept["run"].get("choices", {}).get("experiment") or ""
+        folder = RESULTS / TABLES / table.partition("/")[0] if "/" in table else RESULTS / POLICIES
+        path = folder / f"{name}.json"
     files.write(path, row_a_line(kept, path.stem))
     return path
 

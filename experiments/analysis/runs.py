@@ -10,12 +10,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.recording.record import RECORD, ROWS, RecordError, RunRecord, whole
+from experiments.recording.record import RECORD, ROWS, RecordError, RunRecord, whole, whole
 
 FOUND, TUNED = "AMC", "AMC, tuned"  # columns of the table that a search ends with
 SPLITS = ("selection", "test")
 FILES = ("compressed.onnx", "compressed.pt2", "compressed.safetensors", "plan.json", RECORD, ROWS)
-RUNTIME, BATCH = "onnx", 1  # whose milliseconds stand for a network's in figures
+RUNTIME, BATCH = "onnx", 1  # whose milliseconds stand for a network's in figures, as ``ms``
 PRIVATE = ("output=", "hydra.")  # overrides that say where a run went, not what it is
 
 
@@ -51,6 +51,7 @@ class Run:
         plan: a `Kept` a decision; empty where the record does not know the sizes.
         before, after: top-1 in [0, 1] by split, before and after fine-tuning; empty where not measured.
         dense: likewise, of the dense network.
+        experiment: the file in ``conf/experiment`` that it was a run of; empty for none.
         costs: ``macs_share``, ``params_share``, ``macs``, ``params``, ``bytes``, ``ms``, those known.
         epochs: of fine-tuning; None where it is not known.
         seconds: of the whole run; None where it is not known.
@@ -76,6 +77,7 @@ class Run:
     costs: Mapping[str, float] = field(default_factory=dict)
     epochs: int | None = None
     seconds: float | None = None
+    experiment: str = ""
     commit: str = "unknown"
     command: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -182,9 +184,10 @@ def _search(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
         before=_accuracies(table.get(FOUND)) or before,
         after=_accuracies(table.get(TUNED)),
         dense=_accuracies(table.get("dense")),
-        costs=shares | _costs(table.get(TUNED) or table.get(FOUND)),
+        costs=shares | _costs(table.get(TUNED) or table.get(FOUND), table.get("dense")),
         epochs=config["finetune"]["epochs"] if config["deliver"] else None,
         seconds=sum(content["seconds"].get(phase, 0.0) for phase in _phases(content["seconds"])),
+        experiment=content.get("run", {}).get("choices", {}).get("experiment") or "",
         commit=content["commit"],
         command=_command(content),
         config=config,
@@ -244,9 +247,17 @@ def _accuracies(row: Mapping[str, Any] | None) -> dict[str, float]:
     return {} if row is None else {split: row[split] for split in SPLITS}
 
 
-def _costs(row: Mapping[str, Any] | None) -> dict[str, float]:
-    if row is None:
+def _costs(row: Mapping[str, Any] | None, dense: Mapping[str, Any] | None) -> dict[str, float]:
+    """Costs of a network, ``dense_ms`` beside its ``ms``; ``ms torch 64`` is of that runtime and batch."""
+    if row is None or dense is None:
         return {}
-    timed = [one for one in row["latency_ms"].get(RUNTIME, []) if one["batch"] == BATCH]
-    ms = {"ms": timed[0]["median_ms"]} if timed else {}
-    return {"macs": row["macs"], "params": row["params"], "bytes": row["file_bytes"]} | ms
+    timed = {
+        f"ms {runtime} {one['batch']}": one["median_ms"]
+        for runtime, every in row["latency_ms"].items()
+        for one in every
+    }
+    for name, costs in (("ms", row), ("dense_ms", dense)):
+        for one in costs["latency_ms"].get(RUNTIME, []):
+            if one["batch"] == BATCH:
+                timed[name] = one["median_ms"]
+    return {"macs": row["macs"], "params": row["params"], "bytes": row["file_bytes"]} | timed

@@ -270,6 +270,20 @@ class TabulateConfig:
 
 
 @dataclass
+class ReproduceConfig:
+    """Everything that `experiments.reproduce` reads."""
+
+    table: str = MISSING
+    rows: list[str] = field(default_factory=list)
+    seeds: list[int] | None = None
+    episodes: int | None = None
+    epochs: int | None = None
+    data: str | None = None
+    launcher: str = MISSING
+    output: str = MISSING
+
+
+@dataclass
 class ReportConfig:
     """Everything that `experiments.report` reads."""
 
@@ -301,6 +315,7 @@ SCHEMAS = {
     "tune": TuneConfig,
     "tabulate": TabulateConfig,
     "report": ReportConfig,
+    "reproduce": ReproduceConfig,
     "fetch": FetchConfig,
 }
 

@@ -1,0 +1,193 @@
+"""The job of `experiments.reproduce`: the runs of a table that are missing, then it beside the paper's.
+
+Every row is a file in ``conf/experiment``, so that one can be run alone. The runs are sweeps of
+`experiments.search`, in processes of their own, and go wherever a launcher sends them; what is shown here is
+read from their records.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra import compose
+from omegaconf import DictConfig
+
+from amc_env import files
+from experiments.analysis import figures, latex, markdown, published
+from experiments.analysis import runs as known
+from experiments.cli.config import CONF
+from experiments.recording.progress import Meter
+from experiments.recording.record import RECORD, RecordError, RunRecord
+
+RULES = "agents.rules."  # a policy that has one plan, which one evaluation plays
+LOG = "sweep.log"
+POLL = 5.0  # seconds between two looks at the records
+NAMING = (
+    "experiment",
+    "seed",
+    "episodes",
+    "finetune.epochs",
+)  # keys of a command line that tell the folders of a table apart
+
+
+class ReproduceError(RuntimeError):
+    """A table that cannot be run, or runs of it that failed."""
+
+
+class Sweep(NamedTuple):
+    """Runs that are launched together: their command line, and the evaluations of each."""
+
+    words: list[str]
+    runs: int
+    episodes: int
+
+
+def main(cfg: DictConfig, folder: Path) -> None:
+    """Run what is missing, then print and write the table.
+
+    Raises:
+        ReproduceError: at the end, when runs failed.
+    """
+    asked = published.spec(cfg.table)
+    rows = chosen(asked, cfg.rows)
+    if cfg.data is not None and (CONF / "data" / f"{cfg.data}.yaml").exists():
+        folder = folder / cfg.data
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, needed in asked.get("prepare", {}).items():
+        if any(name in row for row in rows) and not Path(needed["file"]).exists():
+            print(f"first: python -m experiments.pretrain {' '.join(needed['words'])}")
+            _call("pretrain", needed["words"])
+    failed = [log for sweep in sweeps(cfg, rows, folder) if (log := launched(sweep, folder)) is not None]
+    show(cfg.table, folder)
+    if failed:
+        raise ReproduceError(f"runs failed, the same command goes on with them:\n{failed[0]}")
+
+
+def chosen(asked: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """The experiment files of a table, or those named.
+
+    Raises:
+        ReproduceError: for a name that is none of the table's.
+    """
+    rows = [row["row"] for row in asked["rows"]]
+    short = {row.rpartition("/")[2]: row for row in rows}
+    if unknown := [name for name in names if name not in short]:
+        raise ReproduceError(f"no row {', '.join(unknown)} in this table; there are {', '.join(short)}")
+    return [short[name] for name in names] or list(dict.fromkeys(rows))
+
+
+def sweeps(cfg: DictConfig, rows: Sequence[str], folder: Path) -> list[Sweep]:
+    """The command lines for some rows: one for those that search, one for rules, which play one episode."""
+    seeds = list(cfg.seeds) if cfg.seeds is not None else list(range(published.spec(cfg.table)["seeds"]))
+    kinds: dict[tuple[bool, int], list[str]] = {}
+    for row in rows:
+        composed = compose("config", [f"experiment={row}"])
+        rule = str(composed.agent._target_).startswith(RULES)
+        episodes = composed.episodes if rule or cfg.episodes is None else cfg.episodes
+        kinds.setdefault((rule, episodes), []).append(row)
+    found = []
+    for (rule, episodes), names in kinds.items():
+        words = [f"experiment={','.join(names)}", f"seed={','.join(map(str, seeds))}"]
+        words += [] if rule or cfg.episodes is None else [f"episodes={episodes}"]
+        words += [] if cfg.epochs is None else [f"finetune.epochs={cfg.epochs}"]
+        words += [*_data(cfg.data), f"hydra/launcher={cfg.launcher}", f"output={folder}"]
+        found.append(Sweep(words, len(names) * len(seeds), episodes))
+    return found
+
+
+def launched(sweep: Sweep, folder: Path) -> str | None:
+    """Run a sweep to its end and show its progress; the end of its log where runs failed, else None."""
+    log = folder / LOG
+    print(f"python -m experiments.search -m {' '.join(sweep.words)}")
+    total = sweep.runs * sweep.episodes
+    done, _ = counted(folder, sweep)
+    with log.open("w") as file, Meter("evaluations", total, done=done) as meter:
+        command = [sys.executable, "-m", "experiments.search", "-m", *sweep.words]
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None:
+                time.sleep(POLL)
+                now, finished = counted(folder, sweep)
+                done = max(done, now)  # a resumed search plays its last episodes again
+                meter.update(
+                    min(done, total - (finished < sweep.runs)), runs=f"{finished} of {sweep.runs} finished"
+                )
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+    return "\n".join(log.read_text().splitlines()[-12:]) if process.returncode else None
+
+
+def counted(folder: Path, sweep: Sweep) -> tuple[int, int]:
+    """How many evaluations and runs of a sweep are done, by the records in the folders named after them."""
+    wanted = {
+        key: {f"{key}={value}" for value in values.replace("/", "_").split(",")}
+        for key, _, values in (word.partition("=") for word in sweep.words)
+        if key in NAMING
+    }
+    done = finished = 0
+    for path in folder.glob(f"*/{RECORD}"):
+        parts = set(path.parent.name.split(","))
+        if not all(parts & those for those in wanted.values()):
+            continue
+        try:
+            record = RunRecord.read(path.parent)
+        except RecordError:
+            continue  # it is being written
+        over = record.content["status"] == "finished"
+        rows = sum("reward" in row for row in record.rows)
+        done, finished = done + (sweep.episodes if over else rows), finished + over
+    return done, finished
+
+
+def show(table: str, folder: Path) -> None:
+    """Print a table beside the paper's, and write it in Markdown, LaTeX and CSV, and its figure."""
+    try:
+        own, notes = known.load(folder)
+    except known.RunsError:
+        own, notes = [], []
+    made = published.beside(table, own)
+    print(f"\n{made.title}\n\n{markdown.aligned(made.head, made.rows, right=made.head[1:])}\n")
+    for note in [*made.notes, *notes]:
+        print(f"* {note}")
+    texts = {
+        "md": f"# {made.title}\n\n{markdown.table(made.head, made.rows)}\n\n"
+        + "".join(f"* {note}\n" for note in made.notes),
+        "tex": latex.table(made.head, made.rows, made.title) + "\n",
+        "csv": latex.values(made.head, made.rows),
+    }
+    for ending, text in texts.items():
+        files.write(folder / f"table.{ending}", text)
+    if drawn := published.keeps(table, own):
+        figures.curves(
+            drawn, folder / "keep", made.title, "decision, in forward order", "fraction that stays"
+        )
+    print(
+        f"written: {folder}/table.md, .tex, .csv; to commit a run: python -m experiments.report keep RUN NAME"
+    )
+
+
+def _data(asked: str | None) -> list[str]:
+    """Overrides for another data set, or for a folder that holds the raw files of the one asked for.
+
+    Raises:
+        ReproduceError: for what is neither.
+    """
+    if asked is None:
+        return []
+    if (CONF / "data" / f"{asked}.yaml").exists():
+        return [f"data={asked}"]
+    if Path(asked).is_dir():
+        return [f"data.root={Path(asked).absolute()}"]
+    choices = ", ".join(sorted(path.stem for path in (CONF / "data").glob("*.yaml")))
+    raise ReproduceError(f"data={asked} is neither a folder nor one of {choices}")
+
+
+def _call(job: str, words: Sequence[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", f"experiments.{job}", *words], check=False)
+    if done.returncode:
+        raise ReproduceError(f"experiments.{job} ended with {done.returncode}: the same command goes on")

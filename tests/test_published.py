@@ -1,0 +1,130 @@
+"""The papers' tables beside ours, and the command that runs what is missing of them."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from experiments.analysis import published, report
+from experiments.analysis.published import PublishedError, of_row
+from experiments.cli.config import CONF
+from experiments.recording.record import RunRecord
+from experiments.searching import reproduce
+from experiments.searching.reproduce import ReproduceError, Sweep, chosen, counted
+from tests.test_site import run
+
+ROWS = [row for table in published.tables().values() for row in table["rows"] if "/" in row["row"]]
+FILES = {f"{path.parent.name}/{path.stem}" for path in (CONF / "experiment").glob("*/*.yaml")}
+
+
+def test_every_row_has_its_file_and_every_file_its_row():
+    assert {row["row"] for row in ROWS} == FILES
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_row_alone_is_an_experiment(composed, name):
+    cfg = composed("config", f"experiment={name}")
+    assert cfg.data.name == "cifar10"
+    assert cfg.finetune.epochs > 0
+    assert (cfg.episodes == 1) == cfg.agent._target_.startswith("agents.rules.")
+    assert f"experiment={name}" in (CONF / f"experiment/{name}.yaml").read_text()
+
+
+def table(**row: object) -> dict[str, object]:
+    known = {"title": "T", "source": "S", "status": "image", "columns": ["after"], "notes": ["N"]}
+    return known | {"rows": [{"row": "t/r", "name": "A"} | row]}
+
+
+def test_a_line_holds_theirs_and_ours(monkeypatch):
+    monkeypatch.setattr(published, "spec", lambda name: table(after=90.0))
+    runs = [run("x", seed, after, experiment="t/r", epochs=3) for seed, after in enumerate([0.5, 0.7])]
+    made = published.beside("t", [*runs, run("x", 2, 0.9, experiment="t/other")])
+    assert made.title == "T (ours: digits, 3 epochs of fine-tuning)"
+    assert made.head[:3] == ["", "test % after, paper", "test % after, ours"]
+    assert made.rows == [["A", "90", "60.00 [50.00, 70.00]", "2", "20", "2", "`aaaaaaaaa`"]]
+    assert made.notes[:2] == ["The paper's numbers: S; image.", "N"]
+    assert published.beside("t", []).rows == [["A", "90", "", "0", "", "", ""]]
+
+
+def test_a_remembered_number_is_told_as_that(monkeypatch):
+    monkeypatch.setattr(published, "spec", lambda name: table(after={"value": 0.46, "status": "memory"}))
+    made = published.beside("t", [])
+    assert made.rows[0][1] == "0.46?"
+    assert "? from memory, not verified" in made.notes
+
+
+def test_a_row_without_runs_of_its_own_takes_those_of_a_record():
+    row = {"row": "t/r", "record": {"name": "tuned/net", "policy": "x", "target": 0.5}}
+    other = run("x", 0, 0.5, name="net-x-50-0")
+    own = run("x", 0, 0.5, experiment="t/r")
+    assert of_row([other, run("y", 0, 0.5, name="net-y-50-0")], row) == [other]
+    assert of_row([other, own, run("x", 1, 0.5, experiment="t/r", status="running")], row) == [own]
+
+
+def test_an_unknown_table_and_an_unknown_row_are_told():
+    with pytest.raises(PublishedError, match="no table 'table9'; there are table2, figure2"):
+        published.spec("table9")
+    with pytest.raises(ReproduceError, match="no row plain21 in this table; there are plain20_uniform"):
+        chosen(published.spec("table2"), ["plain21"])
+    assert chosen(published.spec("table2"), ["plain20_gp"]) == ["table2/plain20_gp"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(None, []), ("fashion_mnist", ["data=fashion_mnist"]), (str(CONF), [f"data.root={CONF}"])],
+)
+def test_data_is_a_data_set_or_a_folder(given, expected):
+    assert reproduce._data(given) == expected
+
+
+def test_data_that_is_neither_is_told():
+    with pytest.raises(ReproduceError, match="neither a folder nor one of cifar10, cifar100"):
+        reproduce._data("cifar11")
+
+
+def test_rules_and_searches_are_launched_apart(composed, tmp_path, monkeypatch):
+    composed("config")  # opens Hydra's folder of configurations
+    cfg = SimpleNamespace(table="table2", seeds=[0, 2], episodes=4, epochs=1, data=None, launcher="local")
+    rows = ["table2/plain20_uniform", "table2/plain20_gp", "table2/resnet56_gp"]
+    rules, searches = reproduce.sweeps(cfg, rows, tmp_path)
+    common = ["finetune.epochs=1", "hydra/launcher=local", f"output={tmp_path}"]
+    assert rules == Sweep(["experiment=table2/plain20_uniform", "seed=0,2", *common], 2, 1)
+    words = ["experiment=table2/plain20_gp,table2/resnet56_gp", "seed=0,2", "episodes=4", *common]
+    assert searches == Sweep(words, 4, 4)
+
+
+def test_progress_is_counted_over_the_records_of_the_sweep(tmp_path):
+    sweep = Sweep(["experiment=t/a,t/b", "seed=0,1", "hydra/launcher=basic"], 4, 10)
+    for name, rows, over in (("t_a,seed=0", 3, False), ("t_b,seed=1", 2, True), ("t_c,seed=0", 9, False)):
+        record = RunRecord.create(tmp_path / f"experiment={name}", {}, seeds={})
+        for _ in range(rows):
+            record.add(reward=0.0)
+        if over:
+            record.finish()
+    assert counted(tmp_path, sweep) == (13, 1)
+
+
+def test_what_a_failed_sweep_said_comes_last_and_the_table_before_it(tmp_path, monkeypatch, capsys):
+    cfg = SimpleNamespace(table="table2", rows=["plain20_gp"], data=None)
+    monkeypatch.setattr(reproduce, "sweeps", lambda *_: [Sweep(["seed=0"], 1, 1)])
+    monkeypatch.setattr(reproduce, "launched", lambda *_: "disk full")
+    with pytest.raises(ReproduceError, match="the same command goes on with them:\ndisk full"):
+        reproduce.main(cfg, tmp_path)
+    assert "Plain-20 Gaussian process" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} >= {"table.md", "table.tex", "table.csv"}
+
+
+@pytest.mark.parametrize("page", [report.README, report.RESULTS_PAGE], ids=["front", "results"])
+def test_no_table_of_numbers_is_typed_by_hand(page: Path):
+    """Outside of the blocks that records fill, no line of a table holds a measured number."""
+    text = re.sub(r"<!-- (\w+) -->.*?<!-- /\1 -->", "", page.read_text(), flags=re.DOTALL)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert not [line for line in lines if re.search(r"\|\s*[-+]?\d+\.\d+", line)]
+
+
+def test_numbers_in_prose_stand_in_records():
+    """Every accuracy with two decimals that a page's text names is one that a record gives."""
+    known = set(re.findall(r"\d+\.\d{2}", "".join(t for b in report.pages().values() for t in b.values())))
+    text = re.sub(r"<!-- (\w+) -->.*?<!-- /\1 -->", "", report.RESULTS_PAGE.read_text(), flags=re.DOTALL)
+    assert set(re.findall(r"(?<![\w.])\d+\.\d{2}(?![\w.])", text)) <= known
