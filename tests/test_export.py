@@ -17,6 +17,7 @@ from amc_env.graph.trace import trace
 from amc_env.plan import Plan
 from experiments.delivery.export import Exported, ExportError, agree, export
 from experiments.delivery.runtimes import RuntimeFileError, read
+from experiments.delivery.sums import SumsError
 
 CARD = Card("digits_cnn", 10, 1, "digits", (1, 8, 8), 0, "abc")
 
@@ -47,9 +48,9 @@ def stem(exported: Exported) -> Path:
     return exported.weights.with_suffix("")
 
 
-def test_four_files_of_one_stem(exported: Exported) -> None:
+def test_five_files_of_one_stem(exported: Exported) -> None:
     assert [path.name for path in exported.files] == [
-        f"net-w0.5.{suffix}" for suffix in ("safetensors", "json", "onnx", "pt2")
+        f"net-w0.5.{suffix}" for suffix in ("safetensors", "json", "onnx", "pt2", "sha256")
     ]
     assert sorted(exported.files) == sorted(stem(exported).parent.iterdir())
     assert 0 <= exported.difference < 1e-5
@@ -61,7 +62,7 @@ def test_each_computes_what_the_network_does_for_any_number_of_images(
     exported: Exported, suffix: str, count: int
 ) -> None:
     network, card = small()
-    found = read(f"{stem(exported)}{suffix}")
+    found = read(f"{stem(exported)}{suffix}", trust=suffix == ".pt2")
     assert (found.shape, found.classes) == ((1, 8, 8), 10)
     assert found.runtime == {".onnx": "onnx", ".pt2": "pt2"}.get(suffix, "torch")
     assert (found.card and found.card.plan) == (card.plan if found.runtime == "torch" else None)
@@ -105,12 +106,31 @@ def test_a_damaged_file(exported: Exported, tmp_path: Path, suffix: str, word: s
     content = Path(f"{stem(exported)}{suffix}").read_bytes()
     (tmp_path / f"net{suffix}").write_bytes(content[: int(share * len(content))])
     with pytest.raises(RuntimeFileError, match=rf"net{suffix} is not a usable .*{word}.*export it again"):
-        read(tmp_path / f"net{suffix}")
+        read(tmp_path / f"net{suffix}", trust=True)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_an_exported_file_is_held_against_the_digest_beside_it(
+    exported: Exported, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"net-w0.5{suffix}"
+    content = Path(f"{stem(exported)}{suffix}").read_bytes()
+    path.write_bytes(content)
+    with pytest.raises((RuntimeFileError, SumsError), match="trust=true"):
+        read(path)
+    assert read(path, trust=True).classes == 10
+    (tmp_path / exported.sums.name).write_bytes(exported.sums.read_bytes())
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(SumsError, match="is damaged: its digest is not that in"):
+        read(path, trust=True)
+    (tmp_path / exported.sums.name).write_bytes(b"\xff")
+    with pytest.raises(SumsError, match="cannot be read"):
+        read(path, trust=True)
 
 
 @pytest.mark.parametrize("suffix", ["", ".onnx", ".pt2"])
 def test_other_images_and_other_classes_are_refused(exported: Exported, suffix: str) -> None:
-    network = read(f"{stem(exported)}{suffix}")
+    network = read(f"{stem(exported)}{suffix}", trust=True)
     network.check("digits", (1, 8, 8), 10)
     with pytest.raises(
         RuntimeFileError,
@@ -125,7 +145,7 @@ def test_a_file_of_something_that_takes_no_images(tmp_path: Path) -> None:
     flat = torch.export.export(nn.Linear(3, 2), (torch.zeros(2, 3),))
     torch.export.save(flat, tmp_path / "flat.pt2")
     with pytest.raises(RuntimeFileError, match=r"makes \[2, 2\] of \[2, 3\]; .*\(N, C, H, W\) in"):
-        read(tmp_path / "flat.pt2")
+        read(tmp_path / "flat.pt2", trust=True)
 
 
 MINE = """

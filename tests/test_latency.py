@@ -68,7 +68,7 @@ def test_networks_take_turns_and_the_median_is_of_the_timed_rounds(monkeypatch: 
 def test_latency_of_several_files(
     stem: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [f"checkpoint=[{stem},{stem}.pt2]", "batches=[2]", "repeats=1", "warmup=0"]
+    words = [f"checkpoint=[{stem},{stem}.pt2]", "trust=true", "batches=[2]", "repeats=1", "warmup=0"]
     monkeypatch.setenv("COLUMNS", "400")
     assert run(latency.main, monkeypatch, *words) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if str(stem) in line]
@@ -80,7 +80,8 @@ def test_latency_of_several_files(
 def test_evaluate_reads_either_file(
     stem: Path, suffix: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(evaluate.main, monkeypatch, f"checkpoint={stem}{suffix}", "data=digits") == 0
+    words = [f"checkpoint={stem}{suffix}", "data=digits", f"trust={bool(suffix)}"]
+    assert run(evaluate.main, monkeypatch, *words) == 0
     top1 = accuracy(weights.load(stem)[0], load("digits"), "test")
     what = "net.pt2 (pt2)" if suffix else "dense digits_cnn (torch)"
     assert capsys.readouterr().out.startswith(f"{what} on 297 test images of digits: {top1:.2%} ± ")

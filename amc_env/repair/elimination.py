@@ -16,7 +16,7 @@ from amc_env.graph.structure import Graph, Group, Layer
 from amc_env.repair.least_squares import damping
 from amc_env.repair.moments import Moments, cached, collect_cached
 
-FORMAT = 2  # of cache files
+FORMAT = 3  # of cache files
 LAZY = 128  # columns that are removed before whole matrices are brought up to date, in one product
 INVERTED = 8192  # columns up to which a matrix is inverted; beyond, channels of a layer are judged one by one
 

@@ -22,7 +22,7 @@ from amc_env.graph.structure import Graph, Layer
 from amc_env.repair.least_squares import damping, refit, refit_rows, refit_together
 from amc_env.repair.sampling import Listening, Seen, draw_positions, patches, weighed
 
-FORMAT = 5  # of cache files; another number makes them again
+FORMAT = 6  # of cache files; another number makes them again
 FOLD = 1024  # rows that are gathered before they are multiplied: few rows make slow products
 TOGETHER = 2**26  # numbers in the matrices that a GPU solves at once
 LOOKED_AT = 8  # images whose logits tell one forward from another

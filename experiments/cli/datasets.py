@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from amc_env.data import imagefolder, photos, splits
 from amc_env.data.fetch import fetch
 from amc_env.data.splits import DataError, DataSet
+from experiments.cli import config
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
@@ -28,11 +29,13 @@ def load_data(node: DictConfig, say: Callable[[str], None] = print) -> DataSet:
     if node.name == "imagefolder":
         if root is None:
             raise DataError("an image folder needs its path: data.root=FOLDER, with train/ and val/ in it")
-        return imagefolder.load(root, seed=node.seed, **node.options)
+        with config.told_as("data.options"):
+            return imagefolder.load(root, seed=node.seed, **node.options)
     if node.name == "photos":
         if root is None:
             raise DataError("photographs need their place: data.root=FOLDER or data.root=FILE.zip")
-        return photos.load(root, seed=node.seed, **node.options)
+        with config.told_as("data.options"):
+            return photos.load(root, seed=node.seed, **node.options)
     if node.name == "digits" or node.name not in splits.SPECS:
         return splits.load(node.name, seed=node.seed)
     try:

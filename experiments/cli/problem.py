@@ -1,11 +1,13 @@
 """From a configuration to what is searched: a trained network, its data, the environment."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from agents.search import Agent, Environment
@@ -18,9 +20,11 @@ from amc_env.data import photos
 from amc_env.data.splits import DataSet
 from amc_env.env import CompressionEnv
 from amc_env.wrappers import Goals
-from experiments.cli import config
+from experiments.cli import config, schema
 from experiments.cli.datasets import load_data
 from experiments.recording.record import RunRecord, commit
+
+OF_SEARCH = ("model", "data", "protocol", "compressor", "env", "keep_whole")
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ def trained(cfg: DictConfig) -> Trained:
     data = load_data(cfg.data)
     name, options = cfg.model.name, config.plain(cfg.model.options)
     if name == "import" or (options.get("weights") and cfg.model.checkpoint is None):
-        model = zoo.build(name, classes=data.classes, in_channels=data.shape[0], **options).eval()
+        with config.told_as("model.options"):
+            model = zoo.build(name, classes=data.classes, in_channels=data.shape[0], **options).eval()
         card = Card(name, data.classes, data.shape[0], data.name, data.shape, 0, commit(), options)
         if cfg.model.checkpoint is not None:
             card = weights.load_into(model, cfg.model.checkpoint)
@@ -69,17 +74,24 @@ def trained(cfg: DictConfig) -> Trained:
 def searched(run: Path, target: str | None) -> DictConfig:
     """The configuration of a search, read from its record.
 
-    A record is data and names no code to run: the function that builds a network of the user's own has to be
-    given again.
+    A record is data and names no code to run: only the settings in `OF_SEARCH` are taken, each of its type in
+    the schema, and the function that builds a network of the user's own has to be given again.
 
     Args:
         run: the folder of the search.
         target: ``module:function``, for a search with ``model=import``.
 
     Raises:
-        ConfigError: when that function is needed and not given.
+        ConfigError: when that function is needed and not given, or for settings that no search has.
     """
-    cfg = OmegaConf.create(RunRecord.read(run).content["config"])
+    found = RunRecord.read(run).content["config"]
+    parts = {key: found[key] for key in OF_SEARCH if key in found}
+    if "${" in json.dumps(parts):
+        raise config.ConfigError(f"the record in {run} has a ${{...}} in it, which is read from no record")
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(schema.SearchConfig), parts)
+    except OmegaConfBaseException as error:
+        raise config.ConfigError(f"the record in {run} has no settings of a search: {error}") from error
     assert isinstance(cfg, DictConfig)
     if cfg.model.name == "import":
         if target is None:

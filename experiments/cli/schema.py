@@ -144,6 +144,7 @@ class EvaluateConfig:
     data: DataConfig = field(default_factory=DataConfig)
     checkpoint: str = MISSING  # a path without suffix, an .onnx or a .pt2
     target: str | None = None  # module:function, for a checkpoint of a network of your own
+    trust: bool = MISSING  # read a .pt2, which may run code, and an .onnx without its digest beside it
     split: str = MISSING
 
 
@@ -153,6 +154,7 @@ class LatencyConfig:
 
     checkpoint: Any = MISSING  # as above, or a list of them
     target: str | None = None
+    trust: bool = MISSING
     batches: list[int] = MISSING
     repeats: int = MISSING
     warmup: int = MISSING

@@ -11,7 +11,7 @@ from experiments.delivery.runtimes import read
 
 def run(cfg: DictConfig, folder: Path) -> None:
     """Print the top-1 accuracy on the split, with its standard error."""
-    network = read(cfg.checkpoint, cfg.target)
+    network = read(cfg.checkpoint, cfg.target, trust=cfg.trust)
     data = load_data(cfg.data)
     network.check(data.name, data.shape, data.classes)
     top1, images = accuracy(network.module(), data, cfg.split), len(data[cfg.split])

@@ -15,6 +15,7 @@ from torch.export import Dim, ExportedProgram
 from amc_env import checkpoints as weights
 from amc_env.checkpoints import Card
 from amc_env.execution import evaluating
+from experiments.delivery import sums
 from experiments.delivery.runtimes import ONNX, PT2, onnx_forward, pt2_forward
 
 TOLERANCE = 1e-4  # of the output's scale; float32 sums in another order differ by about 1e-6
@@ -35,16 +36,17 @@ class Exported:
     card: Path
     onnx: Path
     pt2: Path
+    sums: Path
     difference: float
 
     @property
     def files(self) -> list[Path]:
         """All of them."""
-        return [self.weights, self.card, self.onnx, self.pt2]
+        return [self.weights, self.card, self.onnx, self.pt2, self.sums]
 
 
 def export(network: nn.Module, card: Card, stem: Path, images: Tensor) -> Exported:
-    """Write ``<stem>.safetensors``, ``.json``, ``.pt2`` and ``.onnx``, and check all of them.
+    """Write ``<stem>.safetensors``, ``.json``, ``.pt2``, ``.onnx`` and their ``.sha256``; check all of them.
 
     Args:
         network: what to write; a trained network, cut or whole.
@@ -71,7 +73,8 @@ def export(network: nn.Module, card: Card, stem: Path, images: Tensor) -> Export
     agree(pt2_forward(pt2)(images), expected, pt2)
     _save_onnx(program, onnx)
     difference = agree(onnx_forward(onnx)(images), expected, onnx)
-    return Exported(*weights.files(stem), onnx, pt2, difference)
+    made = (*weights.files(stem), onnx, pt2)
+    return Exported(*made, sums.write(stem, made), difference)
 
 
 def trace(network: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:

@@ -13,6 +13,7 @@ from amc_env import checkpoints as weights
 from amc_env import packing, zoo
 from amc_env.checkpoints import Card
 from amc_env.execution import evaluating, lay_out
+from experiments.delivery import sums
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -71,23 +72,31 @@ class _Called(nn.Module):
         return self._run[0](images)
 
 
-def read(path: Path | str, target: str | None = None) -> Runnable:
+def read(path: Path | str, target: str | None = None, *, trust: bool = False) -> Runnable:
     """The network of a checkpoint, named by its stem or either of its files, a .packed, an .onnx or a .pt2.
 
-    PyTorch's reader of ``.pt2`` may run code that the file holds, unlike the other two: read your own only.
+    PyTorch's reader of ``.pt2`` may run code that the file holds, unlike all others.
 
     Args:
         path: of it.
         target: ``module:function`` that builds a checkpoint's network where that is the user's own.
+        trust: whether a ``.pt2`` is read at all, and an ``.onnx`` without its digest beside it.
 
     Raises:
-        RuntimeFileError: when there is no such file, or it is none of these kinds.
+        RuntimeFileError: when there is no such file, it is none of these kinds, or it may not be read.
+        SumsError: when it is not the file that was exported.
         CheckpointError, CodingError, ModelError: for a checkpoint or compressed file that cannot be used.
     """
     path = Path(path)
     if path.suffix in (ONNX, PT2):
         if not path.is_file():
             raise RuntimeFileError(_missing(path))
+        if path.suffix == PT2 and not trust:
+            raise RuntimeFileError(
+                f"{path} is a file of torch.export, which may run code when it is read: add trust=true where "
+                "you know who made it, or give the checkpoint or the .onnx beside it"
+            )
+        sums.check(path, trust=trust)
         return _read_onnx(path) if path.suffix == ONNX else _read_pt2(path)
     if path.suffix == packing.SUFFIX:
         source, (network, card) = path, packing.read(path)

@@ -62,7 +62,7 @@ def measure(
 def run(cfg: DictConfig, folder: Path) -> None:
     """Print the milliseconds of one network, or of several timed in turn."""
     paths = [cfg.checkpoint] if isinstance(cfg.checkpoint, str) else list(cfg.checkpoint)
-    networks = [read(path, cfg.target) for path in paths]
+    networks = [read(path, cfg.target, trust=cfg.trust) for path in paths]
     for other in networks[1:]:
         other.check(str(networks[0].source), networks[0].shape, networks[0].classes)
     timed = measure(
