@@ -157,35 +157,6 @@ class CMAES(BlackBox):
             options["popsize"] = 2 * strategy.popsize
 
 
-class Annealing(BlackBox):
-    """Simulated annealing with Gaussian steps, reflected at the walls, from the middle.
-
-    Source: Kirkpatrick, Gelatt & Vecchi, Science 1983.
-
-    Args:
-        step: deviation of a step, in units of the action.
-        temperature: the first, in units of the reward: a loss of that much is accepted in 37 % of the cases.
-        cooling: factor on the temperature after each episode.
-    """
-
-    def __init__(
-        self, *args: Any, step: float = 0.1, temperature: float = 0.01, cooling: float = 0.98, **kwargs: Any
-    ) -> None:
-        self.step, self.temperature, self.cooling = step, temperature, cooling
-        super().__init__(*args, step=step, temperature=temperature, cooling=cooling, **kwargs)
-
-    def proposals(self, rng: np.random.Generator) -> Proposals:
-        """A step from where it stands, which is taken or not."""
-        current, temperature = np.full(self.decisions, MIDDLE), self.temperature
-        (value,) = yield [current]
-        while True:
-            candidate = reflect(current + self.step * rng.standard_normal(self.decisions))
-            (reward,) = yield [candidate]
-            if rng.random() < acceptance(reward - value, temperature):
-                current, value = candidate, reward
-            temperature *= self.cooling
-
-
 class Greedy(BlackBox):
     """The sensitivity of one decision at a time, then a bisection on the loss that is accepted of each.
 
@@ -236,17 +207,6 @@ class Greedy(BlackBox):
                     centre, value = points[top], rewards[top]
             low, high = (low, middle) if known[middle] >= known[middle + 1] else (middle + 1, high)
         return centre, value
-
-
-def reflect(point: Point) -> Point:
-    """A point folded back into the box, as if its walls were mirrors."""
-    folded: Point = 1 - np.abs(1 - np.mod(point, 2))
-    return folded
-
-
-def acceptance(gain: float, temperature: float) -> float:
-    """The probability of a step that changes the reward by ``gain``: 1 upwards, exp(gain / T) downwards."""
-    return 1.0 if gain >= 0 else float(np.exp(gain / max(temperature, 1e-12)))
 
 
 def accept(levels: Point, losses: Point, threshold: float) -> Point:

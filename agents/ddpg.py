@@ -1,30 +1,23 @@
-"""DDPG as AMC uses it, and the settings that turn it into a strong searcher.
+"""DDPG as AMC uses it.
 
 Source: Lillicrap et al., ICLR 2016 (the algorithm); He et al., "AMC", ECCV 2018, section 3.2 (truncated
-normal noise, the episode's reward on every transition, a moving-average baseline, gamma 1). The defaults of
-`Settings` are the paper's.
+normal noise, the episode's reward on every transition, a moving-average baseline, gamma 1).
 """
 
 import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from agents.elites import Guide, Revisits
 from agents.episode import Array, Episode, Info, Space, check_state
 from agents.networks import Network, descend, policy, policy_value, q_values, soft_update
 from agents.noise import SigmaSchedule, truncated_normal
 from agents.replay import Batch, ReplayBuffer
 
-Store = Literal["executed", "asked"]
-Target = Literal["bootstrap", "monte_carlo"]
-Warmup = Literal["noise", "uniform"]
-Baseline = Literal["episodes", "batches"]
 LIMITS = {  # of the numbers in `Settings`: the lowest and the highest
     "hidden": (1, 16_384),
     "lr_actor": (1e-12, 10.0),
@@ -38,12 +31,6 @@ LIMITS = {  # of the numbers in `Settings`: the lowest and the highest
     "sigma": (0.0, 10.0),
     "warmup": (0, 1_000_000),
     "sigma_decay": (1e-6, 1.0),
-    "candidates": (1, 100_000),
-    "revisit": (0.0, 1.0),
-    "revisit_top": (1, 100_000),
-    "revisit_sigma": (1e-6, 10.0),
-    "revisit_changed": (1e-6, 1.0),
-    "revisit_drawn": (0.0, 1.0),
     "baseline_rate": (0.0, 1.0),
 }
 
@@ -61,48 +48,16 @@ class Settings:
     memory: int = 2000  # transitions
     updates_per_step: float = 1.0  # updates after an episode, for each of its decisions
     learn_after: int = 100  # episodes before the first update
-
     sigma: float = 0.5  # of the noise, in units of the action
     warmup: int = 100  # episodes of constant sigma
-    warmup_actions: Warmup = "noise"  # "uniform": in [0, 1] whatever the policy says, as in the released code
     sigma_decay: float = 0.95  # an episode; not in the paper, the released code's
-    candidates: int = 1  # draws of the noise, of which the critic picks the one that is played
-    revisit: float = 0.0  # share of the episodes after `learn_after` that go back to good ones instead of mu
-    revisit_top: int = 10  # how many different episodes are good
-    revisit_sigma: float = 0.3  # of the noise on a decision that changes, in units of the action
-    revisit_changed: float = 0.35  # probability of a decision to change
-    revisit_drawn: float = 0.5  # probability that all decisions are drawn from the distribution of good ones
-
-    store: Store = "executed"  # which action the memory holds; the released code stores the one asked for
-    baseline: Baseline = "episodes"  # what b averages: earlier episodes' rewards, or the batches drawn
-    baseline_rate: float = 0.05  # weight of the newest in b
-
-    target: Target = "bootstrap"  # "monte_carlo": Q(s, a) = R - b, for the one reward comes at the end
-    normalise: bool = False  # rewards in units of their deviation in memory: one point of accuracy matters
-    uniform_start: bool = False  # mu = 0.5 everywhere at first, and the first episode plays it without noise
+    baseline_rate: float = 0.05  # weight of the newest reward in the moving average b
 
     def __post_init__(self) -> None:
-        choices = {
-            "store": Store,
-            "target": Target,
-            "warmup_actions": Warmup,
-            "baseline": Baseline,
-        }
-        for name, choice in choices.items():
-            if getattr(self, name) not in get_args(choice):
-                raise ValueError(f"{name} {getattr(self, name)!r}; there are {', '.join(get_args(choice))}")
-        for name in (
-            "hidden",
-            "batch",
-            "memory",
-            "candidates",
-            "updates_per_step",
-            "lr_actor",
-            "lr_critic",
-        ):
+        for name in ("hidden", "batch", "memory", "updates_per_step", "lr_actor", "lr_critic"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} {getattr(self, name)}; it must be above 0")
-        for name in ("gamma", "tau", "baseline_rate", "revisit"):
+        for name in ("gamma", "tau", "baseline_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)}; it lies in [0, 1]")
 
@@ -112,7 +67,7 @@ class Settings:
         return SigmaSchedule(self.sigma, self.warmup, self.sigma_decay)
 
 
-def td_target(reward: Tensor, baseline: float | Tensor, done: Tensor, next_q: Tensor, gamma: float) -> Tensor:
+def td_target(reward: Tensor, baseline: float, done: Tensor, next_q: Tensor, gamma: float) -> Tensor:
     """``r - b + gamma (1 - done) Q'(s', mu'(s'))``, AMC's equation of the target; all ``(B,)``."""
     return reward - baseline + gamma * (1 - done) * next_q
 
@@ -120,11 +75,6 @@ def td_target(reward: Tensor, baseline: float | Tensor, done: Tensor, next_q: Te
 def moving_average(average: float, value: float, rate: float) -> float:
     """An exponential moving average, one value further."""
     return average + rate * (value - average)
-
-
-def deviation(rewards: NDArray[np.float32]) -> float:
-    """The standard deviation of rewards, or 1 where they are all the same."""
-    return float(rewards.std()) or 1.0
 
 
 class DDPG:
@@ -151,88 +101,33 @@ class DDPG:
 
         self.actor = Network((size, s.hidden, s.hidden, 1), generator)
         self.critic = Network((size + 1, s.hidden, s.hidden, 1), generator)
-        if s.uniform_start:
-            nn.init.zeros_(self.actor.weights[-1])
-            nn.init.zeros_(self.actor.biases[-1])
         self.actor_target, self.critic_target = copy.deepcopy(self.actor), copy.deepcopy(self.critic)
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), s.lr_actor, fused=True)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), s.lr_critic, fused=True)
-        self.revisits = self._revisits()
         self.episodes = 0
         self.average: float | None = None  # b
-        self._guide: Guide | None = None  # of the episode at hand, as is all below
-        self._decisions = 0
-        self._executed: list[float] = []
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
-        """Mu of the observation; when exploring, with noise around it, or what goes back to good episodes."""
-        s, number = self.settings, self.episodes
-        if "decisions" in info:
-            self._begin(info["decisions"], explore=explore)
-        else:
-            self._executed.append(info["action_executed"])
-        if not explore or (s.uniform_start and number == 0):
-            return self._mu(observation)
-        if s.warmup_actions == "uniform" and number < s.warmup:
-            return self.rng.random((1,), np.float32)
-        count = s.candidates if number > s.learn_after else 1
-        if self._guide is None:
-            mu = np.repeat(self._mu(observation)[None], count, 0)
-            return self._best(observation, truncated_normal(mu, self.schedule(number), self.rng))
-        decision = len(self._executed)
-        action = self._best(observation, self._guide.draws(decision, count, self.rng))
-        if decision + 1 < self._decisions:
-            return action
-        return self.revisits.renewed(self._executed, action, self.rng)
-
-    def _begin(self, decisions: int, *, explore: bool) -> None:
-        """Choose what the episode follows: what was good, or None for mu."""
-        self._guide, self._decisions, self._executed = None, decisions, []
-        may = explore and self.episodes > self.settings.learn_after and self.settings.revisit > 0
-        if may and self.rng.random() < self.settings.revisit:
-            self._guide = self._guided()
+        """Mu of the observation; when exploring, with noise around it."""
+        mu = self._mu(observation)
+        return truncated_normal(mu, self.schedule(self.episodes), self.rng) if explore else mu
 
     def _mu(self, observation: Array) -> Array:
         with torch.inference_mode():
             mu: Array = policy(self.actor, torch.from_numpy(observation)[None])[0].numpy()
         return mu
 
-    def _revisits(self) -> Revisits:
-        """None yet."""
-        s = self.settings
-        return Revisits(
-            top=s.revisit_top, sigma=s.revisit_sigma, changed=s.revisit_changed, drawn=s.revisit_drawn
-        )
-
-    def _guided(self) -> Guide | None:
-        """What goes back to good episodes."""
-        return self.revisits.choose(self.rng)
-
-    def _best(self, observation: Array, draws: Array) -> Array:
-        """Of draws ``(n, 1)`` the one that the critic values most."""
-        if len(draws) == 1:
-            return np.array(draws[0])
-        with torch.inference_mode():
-            states = torch.from_numpy(observation).expand(len(draws), -1)
-            values = q_values(self.critic, states, torch.from_numpy(draws))
-        chosen: NDArray[np.float32] = draws[int(values.argmax())]
-        return chosen
-
     def end_episode(self, episode: Episode) -> dict[str, float]:
         """Remember the episode, update once a decision, and only then let its reward into the baseline."""
         s = self.settings
-        actions = episode.executed if s.store == "executed" else episode.asked
-        goal = episode.final.get("target", 0.0)
-        self.memory.add_episode(episode.observations, actions, episode.reward, goal)
-        self.revisits.add(episode)
+        self.memory.add_episode(episode.observations, episode.executed, episode.reward)
         if self.average is None:
             self.average = episode.reward
         metrics = {"sigma": self.schedule(self.episodes), "baseline": self.average}
         if self.episodes >= s.learn_after:
             updates = [self._update() for _ in range(self._updates(len(episode)))]
             metrics |= dict(zip(("critic_loss", "q"), np.mean(updates, axis=0).tolist(), strict=True))
-        if s.baseline == "episodes":
-            self.average = moving_average(self.average, episode.reward, s.baseline_rate)
+        self.average = moving_average(self.average, episode.reward, s.baseline_rate)
         self.episodes += 1
         return metrics
 
@@ -246,9 +141,7 @@ class DDPG:
         )
 
     def _update(self) -> tuple[float, float]:
-        """A step of critic, actor and, where they are read, their targets; the critic's loss and
-        Q(s, mu(s)).
-        """
+        """A step of critic, actor and their targets; the critic's loss and Q(s, mu(s))."""
         batch = self.memory.sample(self.settings.batch)
         target = self._target(batch)
         loss = (q_values(self.critic, batch.observation, batch.action) - target).square().mean()
@@ -257,29 +150,16 @@ class DDPG:
         q = policy_value(self.actor, self.critic, batch.observation).mean()
         descend(self.actor_optimizer, -q)
 
-        if self.settings.target != "monte_carlo":
-            soft_update(self.critic_target, self.critic, self.settings.tau)
-            soft_update(self.actor_target, self.actor, self.settings.tau)
+        soft_update(self.critic_target, self.critic, self.settings.tau)
+        soft_update(self.actor_target, self.actor, self.settings.tau)
         return loss.item(), q.item()
 
     @torch.no_grad()
     def _target(self, batch: Batch) -> Tensor:
         """The critic's target for each transition, ``(B,)``."""
-        s = self.settings
-        baseline, scale = self._standard(batch)
-        if s.target == "monte_carlo":
-            next_q = torch.zeros_like(batch.reward)
-        else:
-            next_q = policy_value(self.actor_target, self.critic_target, batch.next_observation)
-        return td_target(batch.reward / scale, baseline / scale, batch.done, next_q, s.gamma)
-
-    def _standard(self, batch: Batch) -> tuple[float | Tensor, float | Tensor]:
-        """What is subtracted from each reward, and what it is divided by then; each a number or ``(B,)``."""
-        s = self.settings
         assert self.average is not None
-        if s.baseline == "batches":  # the batch's own mean included, as in the released code
-            self.average = moving_average(self.average, batch.reward.mean().item(), s.baseline_rate)
-        return self.average, deviation(self.memory.rewards) if s.normalise else 1.0
+        next_q = policy_value(self.actor_target, self.critic_target, batch.next_observation)
+        return td_target(batch.reward, self.average, batch.done, next_q, self.settings.gamma)
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, targets, optimizers, memory, generators and counters."""
@@ -299,14 +179,7 @@ class DDPG:
         return {"agent": "ddpg", "observation_size": self.observation_size, "settings": asdict(self.settings)}
 
     def _parts(self) -> dict[str, Any]:
-        names = (
-            "actor",
-            "critic",
-            "actor_target",
-            "critic_target",
-            "actor_optimizer",
-            "critic_optimizer",
-            "memory",
-            "revisits",
-        )
-        return {name: getattr(self, name) for name in names}
+        networks = ("actor", "critic", "actor_target", "critic_target")
+        return {
+            name: getattr(self, name) for name in (*networks, "actor_optimizer", "critic_optimizer", "memory")
+        }

@@ -19,7 +19,6 @@ class Batch(NamedTuple):
     reward: Tensor
     next_observation: Tensor
     done: Tensor
-    goal: Tensor
 
 
 class ReplayBuffer:
@@ -36,7 +35,6 @@ class ReplayBuffer:
             "reward": np.zeros(capacity, np.float32),
             "next_observation": np.zeros((capacity, observation_size), np.float32),
             "done": np.zeros(capacity, np.float32),
-            "goal": np.zeros(capacity, np.float32),
         }
 
     def __len__(self) -> int:
@@ -47,19 +45,13 @@ class ReplayBuffer:
         """The reward of each transition in memory, in no order."""
         return self._fields["reward"][: len(self)]
 
-    @property
-    def goals(self) -> Floats:
-        """The goal of each, in the same order."""
-        return self._fields["goal"][: len(self)]
-
-    def add_episode(self, observations: Floats, actions: Floats, reward: float, goal: float = 0.0) -> None:
+    def add_episode(self, observations: Floats, actions: Floats, reward: float) -> None:
         """Store T transitions, the episode's final reward on each (AMC, section 3.2).
 
         Args:
             observations: ``(T + 1, n)`` float32.
             actions: ``(T, 1)`` float32.
             reward: the episode's.
-            goal: the episode's, in an environment that sets one; 0 stands for none.
         """
         count = len(actions)
         assert len(observations) == count + 1, f"{len(observations)} observations for {count} actions"
@@ -69,7 +61,6 @@ class ReplayBuffer:
             "reward": np.full(count, reward, np.float32),
             "next_observation": observations[1:],
             "done": (np.arange(count) == count - 1).astype(np.float32),
-            "goal": np.full(count, goal, np.float32),
         }
         at = (self.added + np.arange(count)) % self.capacity
         for name, row in rows.items():

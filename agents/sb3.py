@@ -1,4 +1,4 @@
-"""DDPG, TD3 and SAC of Stable-Baselines3 as searchers; the only module that imports it.
+"""DDPG and TD3 of Stable-Baselines3 as searchers; the only module that imports it.
 
 What is theirs: networks, losses, updates. What is AMC's, and not theirs: truncated normal noise around mu in
 units of the action, a warm-up that counts episodes, the episode's reward on every transition, as many updates
@@ -10,21 +10,20 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
-from stable_baselines3 import DDPG, SAC, TD3
+from stable_baselines3 import DDPG, TD3
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from agents.episode import Array, Episode, Info, Space, check_state
 from agents.noise import SigmaSchedule, truncated_normal
 
-Algorithm = Literal["ddpg", "td3", "sac"]
-Store = Literal["executed", "asked"]
-ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {"ddpg": DDPG, "td3": TD3, "sac": SAC}
+Algorithm = Literal["ddpg", "td3"]
+ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {"ddpg": DDPG, "td3": TD3}
 STORED = ("observations", "next_observations", "actions", "rewards", "dones")  # arrays of their replay buffer
 LIMITS = {  # of the numbers in `Settings`: the lowest and the highest
     "hidden": (1, 16_384),
@@ -55,14 +54,12 @@ class Settings:
     updates_per_step: float = 1.0
     learn_after: int = 100  # episodes before the first update
     sigma: float = 0.5  # of the noise, in units of the action in [0, 1]
-    warmup: int = 100  # episodes of constant sigma; SAC samples its own policy from then on
+    warmup: int = 100  # episodes of constant sigma
     sigma_decay: float = 0.95  # an episode
-    store: Store = "executed"
 
     def __post_init__(self) -> None:
-        for name, choice in (("algorithm", Algorithm), ("store", Store)):
-            if getattr(self, name) not in get_args(choice):
-                raise ValueError(f"{name} {getattr(self, name)!r}; there are {', '.join(get_args(choice))}")
+        if self.algorithm not in ALGORITHMS:
+            raise ValueError(f"algorithm {self.algorithm!r}; there are {', '.join(ALGORITHMS)}")
 
     @property
     def schedule(self) -> SigmaSchedule:
@@ -81,7 +78,7 @@ class _Spaces(gym.Env[Array, Array]):
 class StableBaselines:
     """An algorithm of Stable-Baselines3 as an `agents.search.Agent`; see `Settings` for what can be chosen.
 
-    Their replay and SAC's policy draw from the global generators of numpy and torch. This agent has a state
+    Their replay and TD3's targets draw from the global generators of numpy and torch. This agent has a state
     of its own for each, which stands in for the global one while their code runs, so that it is deterministic
     and disturbs nobody.
     """
@@ -110,12 +107,10 @@ class StableBaselines:
         self.model.set_logger(Logger(folder=None, output_formats=[]))
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
-        """Mu of the observation; when exploring, with noise, or SAC's own draw after the warm-up."""
-        own_draw = explore and self.settings.algorithm == "sac" and self.episodes >= self.settings.warmup
-        with self._own_generators():
-            scaled, _ = self.model.predict(observation, deterministic=not own_draw)
-        action = ((scaled + 1) / 2).astype(np.float32)
-        if own_draw or not explore:
+        """Mu of the observation; when exploring, with noise."""
+        scaled, _ = self.model.predict(observation, deterministic=True)
+        action: Array = ((scaled + 1) / 2).astype(np.float32)
+        if not explore:
             return action
         return truncated_normal(action, self.schedule(self.episodes), self.rng)
 
@@ -123,16 +118,15 @@ class StableBaselines:
         """Remember the episode, its reward on each transition, and let their code update once a decision."""
         s, memory = self.settings, self.model.replay_buffer
         assert memory is not None
-        actions = episode.executed if s.store == "executed" else episode.asked
         reward, last = np.array([episode.reward]), len(episode) - 1
-        for t, action in enumerate(2 * actions - 1):
+        for t, action in enumerate(2 * episode.executed - 1):
             row = episode.observations[t : t + 1], episode.observations[t + 1 : t + 2]
             memory.add(*row, action[None], reward, np.array([t == last]), [{}])
         metrics = {"sigma": self.schedule(self.episodes)}
         if self.episodes >= s.learn_after:
             with self._own_generators():
                 self.model.train(round(s.updates_per_step * len(episode)), batch_size=s.batch)
-            for name in ("critic_loss", "actor_loss", "ent_coef"):
+            for name in ("critic_loss", "actor_loss"):
                 if f"train/{name}" in self.model.logger.name_to_value:
                     metrics[name] = float(self.model.logger.name_to_value[f"train/{name}"])
         self.episodes += 1
@@ -146,9 +140,6 @@ class StableBaselines:
             self._identity()
             | {
                 "parameters": copy.deepcopy(self.model.get_parameters()),
-                "entropy": entropy.detach().clone()
-                if (entropy := _log_entropy(self.model)) is not None
-                else None,
                 "updates": self.model._n_updates,  # TD3 delays its policy by it
                 "memory": {
                     name: torch.from_numpy(getattr(memory, name)[: memory.size()].copy()) for name in STORED
@@ -165,10 +156,8 @@ class StableBaselines:
         """Go on exactly where the state was taken; raises `StateError` for one of other settings."""
         check_state(state, **self._identity())
         self.model.set_parameters(copy.deepcopy(state["parameters"]), exact_match=True)
-        entropy, memory = _log_entropy(self.model), self.model.replay_buffer
+        memory = self.model.replay_buffer
         assert memory is not None
-        if entropy is not None:
-            entropy.data.copy_(state["entropy"])
         self.model._n_updates = state["updates"]
         memory.pos, memory.full = state["position"], state["full"]
         for name, rows in state["memory"].items():
@@ -207,8 +196,3 @@ def _set_generators(state: Mapping[str, Any]) -> None:
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
-
-
-def _log_entropy(model: OffPolicyAlgorithm) -> torch.Tensor | None:
-    """SAC's entropy coefficient, a parameter that is in none of its modules."""
-    return model.log_ent_coef if isinstance(model, SAC) else None

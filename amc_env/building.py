@@ -26,6 +26,7 @@ from amc_env.metrics import Evaluation, EvaluationError
 from amc_env.plan import Plan
 from amc_env.repair.elimination import orders_cached
 from amc_env.repair.moments import Moments, collect_cached
+from amc_env.repair.sensitivity import errors
 from amc_env.repair.sequential import Sequential
 from amc_env.rewards import REWARDS
 
@@ -89,8 +90,12 @@ class Task:
     def compressor(self) -> Channels:
         """Makes the plans."""
         if self.order == "magnitude":
-            return self.draft
-        return self._channels(orders_cached(self.model, self.graph, self.data, **self._sample))
+            made = self.draft
+        else:
+            made = self._channels(orders_cached(self.model, self.graph, self.data, **self._sample))
+        if self.repair != "none":
+            made.errors = errors(self.model, self.graph, self._moments, made.orders, made.choices)
+        return made
 
     @cached_property
     def _moments(self) -> Moments:
@@ -198,7 +203,7 @@ def make_env(
     resource: str = "macs",
     limits: Mapping[str, float] | None = None,
     reward: str = "error",
-    scale: str = "relative",
+    scale: str | None = None,
     beta: float = 0.7,
     round_to: int = 8,
     floor: float = 0.2,
@@ -221,7 +226,7 @@ def make_env(
         resource: what the target limits: a key of `amc_env.cost.RESOURCES`.
         limits: further targets that hold as well, by resource.
         reward: a key of `amc_env.rewards.REWARDS`.
-        scale: a key of `amc_env.actions.SCALES`.
+        scale: a key of `amc_env.actions.SCALES`; None for "relative".
         beta: half the width of the relative scale, in nats.
         round_to: channels are kept in multiples of this if a group is wide enough.
         floor: smallest fraction of a group that may be kept, in (0, 1].
@@ -244,7 +249,8 @@ def make_env(
         calibration_images=calibration_images, points=points, device=device, seed=seed, keep_whole=keep_whole,
     )  # fmt: skip
     return _with_evaluator(
-        task, reward_images, target=target, resource=resource, limits=limits, reward=reward, scale=scale,
+        task, reward_images, target=target, resource=resource, limits=limits, reward=reward,
+        scale=scale or "relative",
         beta=beta, render_mode=render_mode,
     )  # fmt: skip
 

@@ -1,9 +1,8 @@
 """The compression of a trained CNN as an episode of decisions."""
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -55,9 +54,11 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
 
     ## Information
     `reset` gives ``share``, the largest keep ratio that the budget allows for all decisions alike;
-    ``decisions``, their number; ``choices``, the allowed keep ratios of each; and ``costs``, what every
-    plan costs, see `amc_env.budget.Budget.costs`. Before each decision ``actions`` holds the action that
-    asks for each of its choices, the nearest one where the scale does not reach it. Each step gives
+    ``decisions``, their number; ``choices``, the allowed keep ratios of each; ``costs``, what every plan
+    costs, see `amc_env.budget.Budget.costs`; and where they are known, ``errors``, for each choice the
+    relative error of the layers that read the group, see `amc_env.repair.sensitivity`. Before each decision
+    ``actions`` holds the action that asks for each of its choices, the nearest one where the scale does not
+    reach it. Each step gives
     ``share`` for the decisions that are left; ``action_asked`` and ``action_executed``, the action that
     asks for exactly what was applied; ``keep_asked``, ``keep_bound`` and ``keep_applied`` in [0, 1];
     ``macs``, ``params`` and each other resource that is limited, with all later groups whole. The last step
@@ -159,16 +160,6 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         self.target, self.budget = target, self._budgets[target]
         self._begin()
 
-    def twin(self, target: float | None = None) -> Self:
-        """Another episode of the same task; compressor, evaluator and budgets are shared.
-
-        Args:
-            target: of the twin; None for the same.
-        """
-        other = copy.copy(self)
-        other.set_target(self.target if target is None else target)
-        return other
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
@@ -182,8 +173,10 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._begin()
         info = {"share": self._share, "decisions": len(self.graph.groups), "actions": self._actions()}
         costs = self.budget.costs
-        costs = costs | {"pairs": dict(costs["pairs"])}  # the caller's own
-        return self._observe(), info | {"choices": self.budget.keeps, "costs": costs}
+        info |= {"choices": self.budget.keeps, "costs": costs | {"pairs": dict(costs["pairs"])}}
+        if self.compressor.errors is not None:
+            info["errors"] = tuple(self.compressor.errors)
+        return self._observe(), info
 
     def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Spend one action on the next channel group.

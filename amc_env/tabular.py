@@ -1,8 +1,8 @@
 """The exhaustively evaluated benchmark: environments that look metrics up in a table.
 
-Each table holds the metrics of every plan of one small trained network: five decisions with eight choices
-each, 32,768 plans. ``python -m experiments.tabulate`` makes them. An episode takes a millisecond or two, and
-the best plan within each budget is known, so a search's regret is exact.
+Each table holds the metrics of every plan of one small trained network of five to nine decisions, 2,187 to
+32,768 plans. ``python -m experiments.tabulate`` makes them. An episode takes a millisecond or two, and the
+best plan within each budget is known, so a search's regret is exact.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from amc_env import checks, files, zoo
 from amc_env.budget import Budget
-from amc_env.compressors import Compressor
+from amc_env.compressors import Compressor, Errors
 from amc_env.cost import RESOURCES, Ints, WidthPrices, WidthTable
 from amc_env.env import CompressionEnv
 from amc_env.graph.structure import Graph
@@ -30,10 +30,9 @@ from amc_env.plan import Plan
 from amc_env.zoo import nearest
 
 TABLES = Path(__file__).resolve().parent / "tables"
-FORMAT = 1
-LEVELS = 8  # choices of each decision
+FORMAT = 2
 COUNTED, REAL = ("top1", "top5", "agreement"), ("loss", "kl")  # images counted as uint16; nats in float32
-MAKE = "make it with `python -m experiments.tabulate {name}`"
+MAKE = "make it with `python -m experiments.tabulate table={name}`"
 
 
 class TableError(ValueError):
@@ -41,19 +40,23 @@ class TableError(ValueError):
 
 
 class Levels:
-    """A compressor that keeps one to eight eighths of each group, by given orders.
+    """A compressor that keeps 1/n to n/n of each group, by given orders.
 
     Args:
-        graph: of the dense network, whose groups are multiples of eight.
+        graph: of the dense network, whose groups are multiples of n.
         orders: for each group its positions, from the one removed last to the one removed first.
+        levels: n, the choices of each decision.
+        errors: see `amc_env.compressors.Compressor`.
     """
 
-    def __init__(self, graph: Graph, orders: Sequence[Ints]) -> None:
-        if odd := [len(group) for group in graph.groups if len(group) % LEVELS]:
-            raise TableError(f"groups of {odd} channels have no {LEVELS} equal levels; choose other widths")
-        self.graph, self.orders = graph, orders
+    def __init__(
+        self, graph: Graph, orders: Sequence[Ints], levels: int = 8, errors: Errors | None = None
+    ) -> None:
+        if odd := [len(group) for group in graph.groups if len(group) % levels]:
+            raise TableError(f"groups of {odd} channels have no {levels} equal levels; choose other widths")
+        self.graph, self.orders, self.levels, self.errors = graph, orders, levels, errors
         self.choices: Sequence[Ints] = [
-            len(group) // LEVELS * np.arange(1, LEVELS + 1) for group in graph.groups
+            len(group) // levels * np.arange(1, levels + 1) for group in graph.groups
         ]
         self._chosen: dict[tuple[int, int], tuple[int, ...]] = {}
 
@@ -88,10 +91,14 @@ class Card:
     """What a table was made from.
 
     The network of ``checkpoint``, whose weights have the digest ``checkpoint_sha256``, was evaluated on
-    ``n_images`` reward images. ``sha256`` is the digest of the table's file.
+    ``n_images`` reward images: channels go in the order of ``order``, the others are repaired from moments.
+    ``sha256`` is the digest of the table's file.
     """
 
     architecture: str
+    options: dict[str, Any]  # of the architecture
+    levels: int  # choices of each decision
+    order: str  # a name of `amc_env.building.ORDERS`
     classes: int
     shape: tuple[int, int, int]  # C, H, W of the images
     data: str
@@ -115,8 +122,8 @@ class Table:
     Attributes:
         card: where it comes from.
         compressor: the levels and orders that the plans are made of.
-        columns: ``(8,) * groups`` each: ``top1``, ``top5``, ``agreement`` in images, ``loss`` and ``kl`` in
-            nats, ``macs`` and ``params``. Index i of an axis stands for i + 1 eighths of that group.
+        columns: ``(levels,) * groups`` each: ``top1``, ``top5``, ``agreement`` in images, ``loss`` and ``kl``
+            in nats, ``macs`` and ``params``. Index i of an axis stands for i + 1 levels of that group.
     """
 
     card: Card
@@ -160,16 +167,16 @@ class Table:
         return counts, self.evaluation(index)
 
     def _index(self, plan: Plan) -> tuple[int, ...]:
-        index = []
+        index, levels = [], self.compressor.levels
         for group, kept in enumerate(plan.kept):
             size = len(self.compressor.orders[group])
             count = size if kept is None else len(kept)
-            if count * LEVELS % size or (kept is not None and kept != self.compressor.choose(group, count)):
+            if count * levels % size or (kept is not None and kept != self.compressor.choose(group, count)):
                 raise TableError(
                     f"group {group} keeps {kept}, which is no level of {self.card.checkpoint}; "
                     "make plans with the table's own compressor"
                 )
-            index.append(count * LEVELS // size - 1)
+            index.append(count * levels // size - 1)
         return tuple(index)
 
 
@@ -186,10 +193,12 @@ def costs(compressor: Compressor) -> dict[str, Ints]:
 
 def save(name: str, table: Table, folder: Path = TABLES) -> Card:
     """Write ``<name>.npz`` and its card ``<name>.json``; returns the card with the file's hash."""
-    orders = {f"order{i}": order.astype(np.int16) for i, order in enumerate(table.compressor.orders)}
+    levels = table.compressor
+    orders = {f"order{i}": order.astype(np.int16) for i, order in enumerate(levels.orders)}
+    errors = {"errors": np.array(levels.errors, np.float32)} if levels.errors is not None else {}
     path = folder / f"{name}.npz"
     packed = io.BytesIO()
-    np.savez_compressed(packed, **table.columns, **orders)  # type: ignore[arg-type]
+    np.savez_compressed(packed, **table.columns, **orders, **errors)  # type: ignore[arg-type]
     card = Card(**asdict(table.card) | {"sha256": hashlib.sha256(packed.getvalue()).hexdigest()})
     text = json.dumps(files.seal(asdict(card), name), indent=1, sort_keys=True) + "\n"
     files.write_all({path: packed.getvalue(), folder / f"{name}.json": text})
@@ -212,7 +221,7 @@ def load(name: str, folder: Path = TABLES) -> Table:
         raise TableError(f"{path} cannot be read ({error}); {make_again}") from error
     if (found := hashlib.sha256(content).hexdigest()) != card.sha256:
         raise TableError(f"{path}: sha256 {found[:12]}..., its card has {card.sha256[:12]}...; {make_again}")
-    model = zoo.build(card.architecture, classes=card.classes, in_channels=card.shape[0])
+    model = zoo.build(card.architecture, classes=card.classes, in_channels=card.shape[0], **card.options)
     graph = trace(model, card.shape)
     if graph.hash != card.graph:
         raise TableError(
@@ -222,7 +231,8 @@ def load(name: str, folder: Path = TABLES) -> Table:
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         orders = [stored[f"order{i}"].astype(np.int64) for i in range(len(graph.groups))]
         columns = {key: stored[key] for key in (*COUNTED, *REAL, "macs", "params")}
-    return Table(card, Levels(graph, orders), columns)
+        errors = [tuple(each.tolist()) for each in stored["errors"]] if "errors" in stored else None
+    return Table(card, Levels(graph, orders, card.levels, errors), columns)
 
 
 class TabularEnv(CompressionEnv):

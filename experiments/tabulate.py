@@ -1,4 +1,4 @@
-"""Make a table of the tabular benchmark: ``python -m experiments.tabulate table=fashion``."""
+"""Make the tables of the tabular benchmark: ``python -m experiments.tabulate``."""
 
 from experiments.cli import config
 

@@ -19,7 +19,7 @@ def hydra(composed):
 def config(**changes):
     contenders = {
         "uniform": ["agent=uniform", "env.scale=absolute"],
-        "ours": ["agent=ddpg", "agent.hidden=8"],
+        "ours": ["agent=ddpg_elites", "agent.hidden=8"],
     }
     settings = {"contenders": contenders, "table": "digits", "targets": [0.5, 0.3], "seeds": 2}
     return OmegaConf.create({**settings, "episodes": 30, "output": "runs/x", **changes})
@@ -49,7 +49,7 @@ def test_killed_and_started_again_it_ends_with_the_same_record(tmp_path):
     assert without_clock(again.content) == without_clock(whole.content)
 
 
-@pytest.mark.parametrize("override", ["agent=ddpgg", "agent.hiden=3", "agent.hidden=many"])
+@pytest.mark.parametrize("override", ["agent=ddpg", "agent.hiden=3", "agent.hidden=many"])
 def test_a_contender_that_is_not_one_is_named(override):
     with pytest.raises(ConfigError, match=r"contender mine: .*"):
-        compare.contender("mine", ["agent=ddpg", override])
+        compare.contender("mine", ["agent=ddpg_elites", override])

@@ -90,7 +90,7 @@ def test_model_choices_build(choice):
 
 
 def test_the_zoos_networks_can_be_chosen():
-    assert set(names()) - {"plain", "resnet"} <= set(choices("model"))  # the two that leave their depth open
+    assert set(names()) - {"plain", "resnet", "tiny"} <= set(choices("model"))
 
 
 @pytest.mark.parametrize("choice", choices("protocol"))
@@ -112,6 +112,7 @@ def test_env_compressor_and_protocol_are_arguments_of_the_environment(composed):
     given = plain(cfg.env) | plain(cfg.compressor) | plain(cfg.protocol)
     parameters = inspect.signature(make_env).parameters
     assert set(given) == set(parameters) - NO_SETTINGS
+    assert given.pop("scale") is None  # the agent's
     for name, value in given.items():
         assert value == parameters[name].default, f"{name} differs from the class"
 
@@ -142,7 +143,6 @@ def test_every_agent_is_built_from_its_settings(composed, choice):
         ("ddpg_paper", "agents.ddpg.DDPG", ddpg.Settings()),
         ("sb3_ddpg", "agents.sb3.StableBaselines", sb3.Settings()),
         ("sb3_td3", "agents.sb3.StableBaselines", sb3.Settings(algorithm="td3")),
-        ("sb3_sac", "agents.sb3.StableBaselines", sb3.Settings(algorithm="sac")),
     ],
 )
 def test_these_agents_are_their_classes_as_they_stand(composed, choice, target, expected):
@@ -183,9 +183,9 @@ def test_recipes_follow_the_class(composed):
         (["episodes=-3"], "episodes is -3"),
         (["seed=-1"], "seed is -1, it is at least 0"),
         (["save_every=0"], "save_every is 0, it is at least 1"),
-        (["agent.sigma=abc"], "agent.sigma is 'abc', expected float"),
-        (["agent.sigma=null"], "agent.sigma is None, expected float"),
-        (["agent.sigmma=1"], r"no key 'agent.sigmma' .*did you mean agent.sigma"),
+        (["agent=ddpg_elites", "agent.sigma=abc"], "agent.sigma is 'abc', expected float"),
+        (["agent=ddpg_elites", "agent.sigma=null"], "agent.sigma is None, expected float"),
+        (["agent=ddpg_elites", "agent.sigmma=1"], r"no key 'agent.sigmma' .*did you mean agent.sigma"),
         (["agent=uniform", "agent.sigma=1"], "no key 'agent.sigma'"),
         (["tracking.mod=online"], r"no key 'tracking.mod' .*did you mean tracking.mode"),
         (["tracking.project=3"], "tracking.project is 3, expected str"),
@@ -193,9 +193,8 @@ def test_recipes_follow_the_class(composed):
         (["agent._target_=agents.ddpg.Nobody"], "agents.ddpg.Nobody: there is no such class or function"),
         (["agent._target_=agents.nowhere.Agent"], "agents.nowhere: there is no such module"),
         (["agent._target_=nowhere_at_all.Agent"], "nowhere_at_all.Agent cannot be loaded"),
-        (["agent.batch=1.5"], "agent.batch is 1.5, expected int"),
-        (["agent.normalise=3"], "agent.normalise is 3, expected bool"),
-        (["agent.hidden=[300,300]"], r"agent.hidden is \[300, 300\], expected int"),
+        (["agent=ddpg_elites", "agent.batch=1.5"], "agent.batch is 1.5, expected int"),
+        (["agent=ddpg_elites", "agent.hidden=[300,300]"], r"agent.hidden is \[300, 300\], expected int"),
         (["model=import"], "no value for model.options.target: give it as model.options.target=VALUE"),
     ],
 )
@@ -205,7 +204,9 @@ def test_values_that_cannot_be(composed, overrides, message):
 
 
 def test_an_integer_will_do_where_a_float_is_meant(composed):
-    task(composed("config", "agent.sigma=1", "env.reward_images=null", "tracking.group=x"))
+    task(
+        composed("config", "agent=ddpg_elites", "agent.sigma=1", "env.reward_images=null", "tracking.group=x")
+    )
     task(composed("config", "tracking.group=null", "tracking.tags=[a,b]"))
 
 
@@ -215,8 +216,8 @@ def test_an_experiment_file_that_misspells_a_setting_of_an_agent(composed, tmp_p
     mine.write_text("# @package _global_\nagent:\n  sigma_dekay: 0.9\n")
     override = f"hydra.searchpath=[{tmp_path}]"
     with pytest.raises(ConfigError, match=r"no key 'agent\.sigma_dekay'.*did you mean agent\.sigma_decay"):
-        task(composed("config", override, "experiment=mine"))
-    task(composed("config", override, "experiment=mine", "~agent.sigma_dekay"))
+        task(composed("config", override, "agent=ddpg_elites", "experiment=mine"))
+    task(composed("config", override, "agent=ddpg_elites", "experiment=mine", "~agent.sigma_dekay"))
 
 
 def test_a_setting_that_a_file_does_not_list_is_the_classs(composed):
@@ -236,10 +237,8 @@ def test_instantiate_passes_objects_on_untouched():
 
 
 def test_what_a_class_refuses_is_told_by_name_but_our_own_errors_stay_themselves():
-    with pytest.raises(
-        ConfigError, match=r"agents\.ddpg\.DDPG: target 'mc'; there are bootstrap, monte_carlo"
-    ):
-        instantiate({"_target_": "agents.ddpg.DDPG", "target": "mc"}, seed=0, **SPACES)
+    with pytest.raises(ConfigError, match=r"agents\.ddpg\.DDPG: tau 2; it lies in \[0, 1\]"):
+        instantiate({"_target_": "agents.ddpg.DDPG", "tau": 2}, seed=0, **SPACES)
     with pytest.raises(RecipeError):
         instantiate({"_target_": "experiments.training.recipe.Recipe", "epochs": 0})
     with pytest.raises(DataError):
@@ -259,16 +258,16 @@ def test_near_names():
     ("words", "messages"),
     [
         (
-            "model=plan20 agent=dppg data=digits,cifar hydra/launcher=joblibb modle=plain20 epsodes=3 "
-            "sigma=3 hydra.launchr.n_jobs=2 seed=1 +new=1",
+            "model=plan20 agent=ddpg data=digits,cifar hydra/launcher=joblibb modle=plain20 epsodes=3 "
+            "sigma_decay=3 hydra.launchr.n_jobs=2 seed=1 +new=1",
             [
                 r"no 'plan20' in group 'model' \(did you mean plain20\?\); there are digits_cnn, ",
-                r"no 'dppg' in group 'agent' \(did you mean ddpg",
+                r"no 'ddpg' in group 'agent'; there are .*, ddpg_elites, ddpg_paper, ",
                 r"no 'cifar' in group 'data' \(did you mean cifar10 or cifar100\?\)",
                 r"no 'joblibb' in group 'hydra/launcher' \(did you mean joblib\?\); there are basic, ",
                 r"no key 'modle' in the configuration \(did you mean model\?\)$",
                 r"no key 'epsodes' .*did you mean episodes",
-                r"no key 'sigma' .*did you mean agent\.sigma",
+                r"no key 'sigma_decay' in the configuration$",
                 r"no key 'hydra\.launchr\.n_jobs'",
             ],
         ),

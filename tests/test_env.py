@@ -193,7 +193,11 @@ def reused(name, scale, target=0.5, **options):
 def test_every_step_says_what_was_asked_allowed_and_done(name, scale, actions):
     env = reused(name, scale)
     (_, info), *steps = episode(env, actions)
-    described = {"choices": env.budget.keeps, "costs": env.budget.costs}
+    described = {
+        "choices": env.budget.keeps,
+        "costs": env.budget.costs,
+        "errors": tuple(env.compressor.errors),
+    }
     asking = {"actions": tuple(env.scale.to_action(keep, info["share"]) for keep in env.budget.keeps[0])}
     assert info == {"share": env.budget.share([]), "decisions": len(env.graph.groups)} | described | asking
     assert env.reset()[1] == info

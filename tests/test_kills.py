@@ -14,7 +14,7 @@ import pytest
 from experiments.recording.record import RECORD, ROWS, RunRecord, without_clock
 
 KILLS = 30
-SEARCH = ("experiment=digits", "agent=ddpg", "agent.learn_after=5", "deliver=false", "save_every=3")
+SEARCH = ("experiment=digits", "agent=ddpg_elites", "agent.learn_after=5", "deliver=false", "save_every=3")
 
 
 def start(folder: Path, episodes: int) -> subprocess.Popen[str]:

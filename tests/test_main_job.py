@@ -71,7 +71,7 @@ def test_same_seed_same_record_another_seed_another(finished: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     "agent",
     [
-        ["agent=ddpg", "agent.hidden=8", "agent.learn_after=2", "agent.batch=4"],
+        ["agent=ddpg_elites", "agent.hidden=8", "agent.learn_after=2", "agent.batch=4"],
         ["agent=cmaes", "agent.population=3"],  # killed in its second generation
         ["agent=random"],
     ],

@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from identity import FindTheKeeps, assert_resumes, best_of
 
-from agents.ddpg import DDPG
+from agents.ddpg_elites import EliteDDPG
 from agents.elites import Guide, Revisits
 from agents.episode import Episode
-from agents.search import search
+from agents.search import run_episode, search
 
 
 def episode_of(reward, *executed):
@@ -171,7 +172,28 @@ SETTINGS = {"hidden": 16, "learn_after": 4, "warmup": 10, "batch": 16, "revisit"
 
 
 def agent_of(env, *, seed, **settings):
-    return DDPG(env.observation_space, env.action_space, seed=seed, **SETTINGS | settings)
+    return EliteDDPG(env.observation_space, env.action_space, seed=seed, **SETTINGS | settings)
+
+
+def test_the_critic_picks_among_the_candidates():
+    env = FindTheKeeps()
+    agent = agent_of(env, seed=0, candidates=64, revisit=0.0, learn_after=0)
+    observation = np.eye(4, dtype=np.float32)[0]
+    agent.end_episode(run_episode(env, agent))
+    with torch.no_grad():
+        for parameter in (*agent.actor.parameters(), *agent.critic.parameters()):
+            parameter.zero_()  # mu = 0.5
+        agent.critic.weights[0][-1, 0] = agent.critic.weights[1][0, 0] = 1.0
+        agent.critic.weights[2][0, 0] = -1.0  # Q(s, a) = -a
+    guided = [agent.act(observation, {"decisions": 4}, explore=True).item() for _ in range(20)]
+    assert max(guided) < 0.2  # the least of 64 draws; of one, half are above 0.5
+    assert agent.act(observation, {"decisions": 4}, explore=False) == np.float32([0.5])
+
+
+@pytest.mark.parametrize("wrong", [{"candidates": 0}, {"revisit": 1.5}])
+def test_a_wrong_setting_of_the_learner_is_an_error(wrong):
+    with pytest.raises(ValueError, match="wanted >= 1, in"):
+        agent_of(FindTheKeeps(), seed=0, **wrong)
 
 
 def test_what_does_not_change_is_played_as_it_was():

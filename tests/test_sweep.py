@@ -68,9 +68,9 @@ def record(where: Path) -> str:
 def test_the_same_sweep_again_has_nothing_left_to_do(
     sweep: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("agent=random,annealing", "seed=0,1")
+    words = ("agent=random,cmaes", "seed=0,1")
     assert sweep(*words) == 0
-    folders = [folder(agent, seed) for agent in ("random", "annealing") for seed in (0, 1)]
+    folders = [folder(agent, seed) for agent in ("random", "cmaes") for seed in (0, 1)]
     before = [(f / RECORD).read_bytes() for f in folders]
     assert "4 runs in runs/sweeps/digits_cnn-digits-flops_50: 0 are finished" in capsys.readouterr().out
 
@@ -254,7 +254,7 @@ def basic(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def six_records(where: Path, launcher: str) -> dict[str, str]:
-    words = ("agent=ddpg,sb3_td3,random", "seed=0,1", "episodes=110", f"hydra/launcher={launcher}")
+    words = ("agent=ddpg_elites,sb3_td3,random", "seed=0,1", "episodes=110", f"hydra/launcher={launcher}")
     done = command(where, *words, "output=sweep")
     assert done.returncode == 0, done.stderr
     return {path.parent.name: record(path.parent) for path in (where / "sweep").glob("*/record.json")}

@@ -17,9 +17,9 @@ pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'amc-
 compare = importlib.import_module("experiments.searching.compare")
 tune = importlib.import_module("experiments.searching.tune")
 SPACE = {
-    "agent": "annealing",
-    "agent.step": "tag(log, interval(0.01, 1))",
-    "agent.temperature": "choice(0.0, 0.01, 0.1)",
+    "agent": "cmaes",
+    "agent.sigma": "tag(log, interval(0.01, 1))",
+    "agent.population": "choice(0, 4, 8)",
     "env.beta": "interval(0.3, 1.5)",
 }
 
@@ -42,7 +42,7 @@ def whole(tmp_path_factory):
 
 def test_the_best_trial_is_the_one_of_least_mean_regret(whole, composed):
     assert [row["trial"] for row in whole.rows] == list(range(14))
-    assert (whole.rows[0]["params"], whole.rows[0]["overrides"]) == ({}, ["agent=annealing"])
+    assert (whole.rows[0]["params"], whole.rows[0]["overrides"]) == ({}, ["agent=cmaes"])
     for row in whole.rows:
         every = [regret for target in ("0.5", "0.3") for regret in row["regrets"][target]]
         assert len(every) == 4
@@ -54,8 +54,8 @@ def test_the_best_trial_is_the_one_of_least_mean_regret(whole, composed):
 
     tried = composed("config", *whole.rows[13]["overrides"])
     params = whole.rows[13]["params"]
-    assert (tried.agent.step, tried.env.beta) == (params["agent.step"], params["env.beta"])
-    assert str(tried.agent.temperature) == params["agent.temperature"]
+    assert (tried.agent.sigma, tried.env.beta) == (params["agent.sigma"], params["env.beta"])
+    assert str(tried.agent.population) == params["agent.population"]
 
 
 def test_a_trial_follows_from_those_before_it(whole):

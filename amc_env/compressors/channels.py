@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from amc_env import checks
+from amc_env.compressors import Errors
 from amc_env.cost import RESOURCES, Ints, WidthPrices, WidthTable
 from amc_env.graph.structure import Graph, Group, Layer
 
@@ -38,6 +39,7 @@ class Channels:
         if round_to < 1:
             raise ValueError(f"round_to is a number of channels, at least 1, not {round_to}")
         self.graph = graph
+        self.errors: Errors | None = None
         self.orders: Sequence[Ints] = []
         self.choices: Sequence[Ints] = []
         for group, order in zip(graph.groups, orders, strict=True):

@@ -159,13 +159,13 @@ def orders(model: nn.Module, graph: Graph, moments: Moments) -> list[Ints]:
     for group in graph.groups:
         readers, alone = [], torch.zeros(len(group), dtype=torch.float64)
         for layer in (graph.layers[index] for index in group.layers):
-            weight = _weight(layer, model.get_parameter(f"{layer.name}.weight").detach().cpu())
-            columns = _columns(layer, group)
+            weight = weight_blocks(layer, model.get_parameter(f"{layer.name}.weight").detach().cpu())
+            columns = columns_of(layer, group)
             if weight.size(2) > INVERTED:
                 alone += dropped(weight, moments.rows[layer.name], columns)
             else:
                 ridge = moments.ridge + damping(weight.size(2), moments.counts[layer.name])
-                readers.append(Reader(weight, _gram(moments, layer.name), columns, ridge))
+                readers.append(Reader(weight, gram_of(moments, layer.name), columns, ridge))
         found.append(np.array(eliminate(readers, len(group), alone), dtype=np.int64))
     return found
 
@@ -200,13 +200,13 @@ def dropped(weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return torch.stack(lost) / whole
 
 
-def _weight(layer: Layer, weight: Tensor) -> Tensor:
+def weight_blocks(layer: Layer, weight: Tensor) -> Tensor:
     """``(groups, out, d)``; a transposed convolution maps each input pixel to a patch of outputs."""
     blocks: Tensor = weight.flatten(1).unflatten(0, (layer.groups, -1))
     return blocks.mT if layer.kind == "transposed" else blocks
 
 
-def _columns(layer: Layer, group: Group) -> Tensor:
+def columns_of(layer: Layer, group: Group) -> Tensor:
     """``(len(group), m)`` the columns of each position in a block of a layer's weights, filled up with -1."""
     taps = 1 if layer.kind == "transposed" else layer.taps
     reads = layer.reads.reshape(layer.groups, -1)  # the same atoms in each block
@@ -217,7 +217,8 @@ def _columns(layer: Layer, group: Group) -> Tensor:
     return torch.from_numpy(columns.reshape(len(group), -1))
 
 
-def _gram(moments: Moments, name: str) -> Tensor:
+def gram_of(moments: Moments, name: str) -> Tensor:
+    """``(blocks, d, d)`` float64 second moments of a layer's inputs, from its rows where those are kept."""
     if name in moments.grams:
         return moments.grams[name]
     rows = moments.rows[name].double()

@@ -28,6 +28,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet56": partial(resnet.cifar_resnet, 56),
     "shufflenet_v1": shufflenet.shufflenet_v1,
     "shufflenet_v2": shufflenet.shufflenet_v2,
+    "tiny": tiny.TinyCNN,
     "vgg16": vgg.vgg16,
 }
 

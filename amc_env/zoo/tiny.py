@@ -1,30 +1,55 @@
 """Networks small enough to train in seconds, for fast tests and exhaustively evaluated benchmarks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
 from amc_env.zoo.blocks import conv_bn_relu, initialise
+from amc_env.zoo.mobilenet import separable
+from amc_env.zoo.resnet import basic
+
+Block = Callable[[int, int, int], nn.Module]  # input channels, output channels, stride
+
+BLOCKS: dict[str, Block] = {
+    "plain": conv_bn_relu,
+    "grouped": lambda c_in, c_out, stride: conv_bn_relu(c_in, c_out, stride, groups=2),
+    "depthwise": separable,
+    "residual": basic,
+}
 
 
 class TinyCNN(nn.Module):
-    """Convolutions with batch norm and ReLU, global average, linear classifier.
+    """A stem and blocks, each with batch norm and ReLU, global average, linear classifier.
 
     Args:
         classes: number of logits.
         in_channels: channels of the images.
-        widths: output channels of each convolution.
-        strides: of each convolution.
-        stem: kernel of the first one; all others are 3x3.
+        widths: output channels of the stem and of each block.
+        strides: likewise.
+        stem: kernel of the stem.
+        block: a key of `BLOCKS`: a 3x3 convolution, one in two groups, a depthwise and a 1x1 convolution, or
+            a residual block of two 3x3 convolutions.
+
+    Raises:
+        ValueError: for another block.
     """
 
     def __init__(
-        self, *, classes: int, in_channels: int, widths: Sequence[int], strides: Sequence[int], stem: int = 3
+        self,
+        *,
+        classes: int,
+        in_channels: int,
+        widths: Sequence[int],
+        strides: Sequence[int],
+        stem: int = 3,
+        block: str = "plain",
     ) -> None:
         super().__init__()
-        kernels = (stem, *(3 for _ in widths[1:]))
-        shapes = zip((in_channels, *widths), widths, strides, kernels, strict=False)
-        self.features = nn.Sequential(*(conv_bn_relu(*shape) for shape in shapes))
+        if block not in BLOCKS:
+            raise ValueError(f"there is no block {block!r}; there are {', '.join(BLOCKS)}")
+        shapes = zip(widths[:-1], widths[1:], strides[1:], strict=True)
+        blocks = (BLOCKS[block](*shape) for shape in shapes)
+        self.features = nn.Sequential(conv_bn_relu(in_channels, widths[0], strides[0], stem), *blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(widths[-1], classes)
         initialise(self)

@@ -16,7 +16,7 @@ def joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     ``commits`` says of which commit each contender is, where they differ.
 
     Args:
-        old: a committed record of `experiments.compare` or `experiments.ablate`.
+        old: a committed record of `experiments.compare`.
         new: another of the same table or network, targets, seeds and number of evaluations.
 
     Raises:

@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from experiments.analysis import markdown, stats
-from experiments.analysis.regret import OURS, PLOTTED, SEED, against, band, cell
+from experiments.analysis.regret import PLOTTED, SEED, against, band, cell
+
+OURS = "ddpg"  # the learner as these records name it; it is now `ddpg_elites`
 
 Records = Sequence[Mapping[str, Any]]
 Scores = dict[str, dict[float, dict[int, float]]]  # agent, target, seed: accuracy in percent

@@ -16,8 +16,8 @@ from experiments.analysis.stats import Estimate
 
 NEAR = 0.1  # points: as good as the best
 SEED = 0  # of every bootstrap here
-OURS = "ddpg"
-PLOTTED = ("uniform", "random", "annealing", "cmaes", "ddpg_paper", "sb3_td3", "gp", "ddpg")
+OURS = "ddpg_elites"
+PLOTTED = ("uniform", "random", "cmaes", "ddpg_paper", "sb3_td3", "gp", "ddpg_elites")
 
 Regrets = dict[str, NDArray[np.float64]]
 
@@ -76,34 +76,6 @@ def by_evaluations(record: Mapping[str, Any], at: Sequence[int] = (50, 100, 200,
     return markdown.table(["agent", *(str(count) for count in at), "within 0.1 point"], lines)
 
 
-def budgets_table(record: Mapping[str, Any]) -> str:
-    """A row a contender of `experiments.budgets`, the one with the largest mean regret first."""
-    targets, known = record["config"]["targets"], record["results"]["known_best"]
-    best = np.array([known[str(target)] for target in targets])
-    shown = sorted({0, len(targets) // 2, len(targets) - 1})
-    head = [
-        "agent",
-        "searches x evaluations",
-        f"mean of {len(targets)} targets",
-        "of each target's own plans",
-    ]
-    head += [f"{100 * targets[t]:g} % of the MACs" for t in shown]
-    found: dict[str, dict[str, NDArray[np.float64]]] = {}
-    contenders = record["config"]["contenders"]
-    for name in contenders:
-        rows = [row for row in record["rows"] if row["contender"] == name]
-        found[name] = {
-            key: 100 * (best - np.array([row[key] for row in rows], float)) for key in ("top1", "own")
-        }
-    lines = []
-    for name in sorted(found, key=lambda name: -float(found[name]["top1"].mean())):
-        searches = 1 if "targets" in contenders[name] else len(targets)
-        columns = [found[name]["top1"], found[name]["own"], *(found[name]["top1"][:, [t]] for t in shown)]
-        cells = [name, f"{searches} x {record['config']['episodes'] // searches}", *map(_mean, columns)]
-        lines.append(cells)
-    return markdown.table(head, lines)
-
-
 def plot(record: Mapping[str, Any], path: Path, names: Sequence[str] = PLOTTED) -> Path:
     """Mean regret so far against evaluations, one panel a target, with 95 % bands; a PNG."""
     every, targets = regrets(record), record["config"]["targets"]
@@ -141,9 +113,6 @@ def against(theirs: NDArray[np.float64], ours: NDArray[np.float64]) -> list[str]
 
 
 def _mean(scores: NDArray[np.float64]) -> str:
-    """A cell; without a plan for some target there is no mean."""
-    if not np.isfinite(scores).all():
-        return "-"
     return cell(stats.estimate(scores, stats.mean, np.random.default_rng(SEED)))
 
 

@@ -17,7 +17,6 @@ from omegaconf import DictConfig
 
 from amc_env import files
 from experiments.analysis import (
-    ablation,
     contests,
     fidelity,
     figures,
@@ -43,7 +42,7 @@ AGENTS_PAGE = ROOT / "agents/README.md"
 BENCHMARKS_PAGE = ROOT / "experiments/benchmarks/README.md"
 POLICIES, REGRET = "policies", "regret"  # folders in results/ and names of blocks
 BASELINES = "baselines"  # a block; its records are those in regret/ whose names begin so
-BENCHMARKS, BUDGETS, ABLATION = "benchmarks", "budgets", "ablation"  # likewise
+BENCHMARKS = "benchmarks"  # likewise
 TUNED, FIDELITY = "tuned", "fidelity"  # likewise
 TABLES = "tables"  # the records of the paper's tables, and the block of all
 FRONT = "plain20-cifar10"  # the record of `TUNED` on the front page
@@ -140,8 +139,6 @@ def pages() -> dict[Path, dict[str, str]]:
             FIDELITY: rows_of(FIDELITY, fidelity.table),
             POLICIES: f"{policies.table(list(searches.values()))}\n\n{recorded(searches)}",
             REGRET: tables_of(REGRET, regret.table),
-            ABLATION: tables_of(ABLATION, ablation.table),
-            BUDGETS: tables_of(BUDGETS, regret.budgets_table),
             "metrics": metrics(),
         },
         AGENTS_PAGE: {BASELINES: tables_of(REGRET, regret.by_evaluations, begins=BASELINES)},
@@ -227,7 +224,7 @@ def keep(folder: Path, name: str) -> Path:
         raise ReportError(f"{folder} is {status}: only a finished run is reported")
     if "contenders" in record.content["config"]:
         kept = {key: record.content[key] for key in COMPARISON} | {"rows": record.rows}
-        path = RESULTS / _comparison(record) / f"{name}.json"
+        path = RESULTS / REGRET / f"{name}.json"
         if path.exists():
             kept = joined(whole(path), kept)
     else:
@@ -251,10 +248,3 @@ def _search(record: RunRecord, name: str) -> dict[str, Any]:
         "rewards": [round(row["reward"], 5) for row in episodes],
         "elapsed": [round(at, 2) for at in accumulate(row["episode_seconds"] for row in episodes)],
     }
-
-
-def _comparison(record: RunRecord) -> str:
-    """Which folder a comparison is kept in."""
-    if "experiment" in record.content["config"]:
-        return ABLATION
-    return BUDGETS if "searches" in record.content["results"] else REGRET

@@ -10,7 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.recording.record import RECORD, ROWS, RecordError, RunRecord, whole, whole
+from experiments.recording.record import RECORD, ROWS, RecordError, RunRecord, whole
 
 FOUND, TUNED = "AMC", "AMC, tuned"  # columns of the table that a search ends with
 SPLITS = ("selection", "test")

@@ -147,7 +147,7 @@ def instantiate(node: DictConfig | Mapping[str, Any], **arguments: Any) -> Any:
     if target is None:
         raise ConfigError(f"no _target_ in {sorted(given)}: it names the class to build")
     with told_as(target):
-        return _locate(target)(**given, **arguments)
+        return located(target)(**given, **arguments)
 
 
 @contextmanager
@@ -163,7 +163,7 @@ def told_as(name: str) -> Iterator[None]:
 
 def accepted(node: Mapping[str, Any] | DictConfig, **offered: Any) -> dict[str, Any]:
     """Those of the offered arguments that a node's target takes by name, as some agents do ``decisions``."""
-    target = _locate(node["_target_"])
+    target = located(node["_target_"])
     makers = [target]
     if isinstance(target, type):
         makers = [vars(base)["__init__"] for base in target.__mro__[:-1] if "__init__" in vars(base)]
@@ -179,7 +179,8 @@ def _raised_here(error: Exception) -> bool:
     return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] in PACKAGES
 
 
-def _locate(target: str) -> Callable[..., Any]:
+def located(target: str) -> Callable[..., Any]:
+    """The class or function of a dotted name; raises `ConfigError` where there is none."""
     try:
         found: object = hydra.utils.get_object(target)
     except (ImportError, AttributeError, ValueError) as error:

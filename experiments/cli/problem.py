@@ -19,7 +19,6 @@ from amc_env.checkpoints import Card
 from amc_env.data import photos
 from amc_env.data.splits import DataSet
 from amc_env.env import CompressionEnv
-from amc_env.wrappers import Goals
 from experiments.cli import config, schema
 from experiments.cli.datasets import load_data
 from experiments.recording.record import RunRecord, commit
@@ -107,13 +106,15 @@ def environment(cfg: DictConfig, subject: Trained) -> CompressionEnv:
     """The environment that the groups protocol, compressor and env describe."""
     settings = config.plain(cfg.protocol) | config.plain(cfg.compressor) | config.plain(cfg.env)
     settings |= {"keep_whole": list(cfg.keep_whole)} if "keep_whole" in cfg else {}
+    settings["scale"] = scale_of(cfg)
     with config.told_as("the environment"):
         return make_env(subject.model, subject.data, **settings)
 
 
-def played(cfg: DictConfig, env: CompressionEnv) -> Environment:
-    """The environment itself, or with ``targets`` one whose episodes are each given one of them."""
-    return Goals(env.twin(), list(cfg.targets)) if cfg.targets else env
+def scale_of(cfg: DictConfig) -> str:
+    """What an action means: as ``env.scale`` says; without it, the agent's own scale, or the relative one."""
+    asked = cfg.env.scale
+    return str(asked or getattr(config.located(cfg.agent["_target_"]), "scale", "relative"))
 
 
 def build_agent(node: DictConfig | Mapping[str, Any], env: Environment, *, seed: int) -> Agent:
@@ -128,5 +129,5 @@ def build_agent(node: DictConfig | Mapping[str, Any], env: Environment, *, seed:
     agent: Agent = config.instantiate(node, **spaces, **offered, seed=seed)
     wanted = getattr(agent, "scale", None)
     if wanted is not None and type(task.scale) is not type(SCALES[wanted](1.0)):
-        raise config.ConfigError(f"the actions of {node['_target_']} are {wanted}: add env.scale={wanted}")
+        raise config.ConfigError(f"the actions of {node['_target_']} are {wanted}: leave env.scale out")
     return agent

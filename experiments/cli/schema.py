@@ -48,7 +48,10 @@ LIMITS: dict[str, Sequence[Any]] = {  # of what a command alone reads: lowest an
     "resource": choices("amc_env.cost", "RESOURCES"),
     "split": choices("amc_env.data.splits", "SPLITS"),
     "format": choices("experiments.analysis.describe", "FORMATS"),
-    "table": tuple(sorted({*TABLES, *(file.stem for file in (ROOT / "amc_env/tables").glob("*.npz"))})),
+    "table": (
+        *sorted({*TABLES, *(file.stem for file in (ROOT / "amc_env/tables").glob("*.npz"))}),
+        "missing",
+    ),
 }
 LISTS = ("targets", "batches")  # of what is done once for each
 STEM = (".safetensors", ".json")  # endings of a checkpoint's files
@@ -105,7 +108,6 @@ class SearchConfig:
     finetune: Any = field(default_factory=RecipeConfig)
     keep_whole: list[str] = field(default_factory=list)
     seed: int = MISSING
-    targets: list[float] = field(default_factory=list)
     episodes: int = MISSING
     confirm: int = MISSING
     confirm_epochs: list[float] = field(default_factory=list)
@@ -187,16 +189,9 @@ class ContendersConfig:
 
 @dataclass
 class CompareConfig(ContendersConfig):
-    """Everything that `experiments.compare` and `experiments.budgets` read."""
+    """Everything that `experiments.compare` reads."""
 
     table: str = MISSING
-
-
-@dataclass
-class AblateConfig(ContendersConfig):
-    """Everything that `experiments.ablate` reads."""
-
-    experiment: str = MISSING
 
 
 @dataclass
@@ -310,7 +305,6 @@ SCHEMAS = {
     "latency": LatencyConfig,
     "describe": DescribeConfig,
     "compare": CompareConfig,
-    "ablate": AblateConfig,
     "fidelity": FidelityConfig,
     "deep_compress": DeepCompressConfig,
     "policies": PoliciesConfig,

@@ -57,11 +57,6 @@ def uniform(env: CompressionEnv) -> Plan:
     return plan_of(env, kept)
 
 
-def within(env: CompressionEnv, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The rows whose plan is within the environment's budget, whatever target they were found for."""
-    return [row for row in rows if env.budget.allows(row["counts"])]
-
-
 def best_reward(rows: Iterable[Mapping[str, Any]]) -> float:
     """The largest reward of a record's rows; minus infinity where there are none."""
     return max((row["reward"] for row in rows), default=-math.inf)

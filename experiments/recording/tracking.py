@@ -10,7 +10,6 @@ from agents.search import Trial
 # Every name that is logged, and its meaning; a table in the results page is made from this.
 METRICS = {
     "episode": "number of the episode, from 0",
-    "target": "fraction of the dense cost that this episode may spend; only in a search for several targets",
     "reward": "reward of the episode, by the protocol's formula",
     "best_reward": "highest reward up to and including this episode",
     "top1": "accuracy of the compressed network on the reward images, in [0, 1]",
@@ -33,7 +32,6 @@ METRICS = {
     "agent/critic_loss": "mean squared error of the critic over the episode's updates",
     "agent/q": "mean Q(s, mu(s)) over the episode's updates",
     "agent/actor_loss": "loss of the actor over the episode's updates (Stable-Baselines3)",
-    "agent/ent_coef": "entropy coefficient of SAC",
     "train/epoch": "epoch of a training, from 0",
     "train/loss": "mean training loss of the epoch, in nats",
     "train/selection": "accuracy on the selection split after the epoch, in [0, 1]",
@@ -79,7 +77,6 @@ def episode_metrics(trial: Trial, *, best_reward: float, dense: Mapping[str, int
     bounded = sum(info["keep_applied"] >= info["keep_bound"] < info["keep_asked"] for info in infos)
     return {
         "episode": trial.index,
-        **{name: final[name] for name in ("target",) if name in final},
         "reward": trial.episode.reward,
         "best_reward": best_reward,
         **{name: final[name] for name in measured},

@@ -15,7 +15,7 @@ from agents.search import search as trials
 from amc_env import tabular
 from amc_env.tabular import Table, TabularEnv
 from experiments.cli import config
-from experiments.cli.problem import build_agent
+from experiments.cli.problem import build_agent, scale_of
 from experiments.recording import opening
 from experiments.recording.progress import Meter
 from experiments.recording.record import RECORD, RunRecord
@@ -59,7 +59,7 @@ def contender(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """What overrides of the main job's configuration say of agent and environment.
 
     Returns:
-        ``agent`` and ``env``, their settings, and ``targets`` for an agent that takes many in one search.
+        ``agent`` and ``env``, their settings.
 
     Raises:
         ConfigError: for a setting that does not exist or is of another type.
@@ -69,10 +69,8 @@ def contender(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         config.check_settings(cfg)
     except Exception as error:
         raise config.ConfigError(f"contender {name}: {error}") from error
-    agent, env = config.complete(cfg)["agent"], config.plain(cfg.env)
-    many = {"targets": list(cfg.targets)} if cfg.targets else {}
-    task = {"reward": cfg.protocol.reward} | {key: env[key] for key in ("scale", "beta")}
-    return {"agent": agent, "env": task} | many
+    task = {"reward": cfg.protocol.reward, "scale": scale_of(cfg), "beta": cfg.env.beta}
+    return {"agent": config.complete(cfg)["agent"], "env": task}
 
 
 def run(

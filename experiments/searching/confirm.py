@@ -11,7 +11,6 @@ from amc_env.building import Task
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import accuracy
 from amc_env.plan import Plan
-from experiments.analysis.curve import chosen, draw
 from experiments.recording import plans
 from experiments.recording.progress import Meter
 from experiments.recording.record import RunRecord
@@ -29,7 +28,6 @@ def confirm(
     limit: int,
     recipe: Recipe,
     rounds: Sequence[float] = (),
-    targets: Sequence[float] = (),
 ) -> Plan:
     """Measure the ``limit`` best plans on the whole selection split and settle on the most accurate.
 
@@ -41,26 +39,17 @@ def confirm(
         limit: how many candidates.
         recipe: of their fine-tuning.
         rounds: epochs of fine-tuning in each round, see `halved`; none: plans are compared before it.
-        targets: of a search for many; each is confirmed, and the curve of accuracy over them drawn.
     """
-    aims = [env, *(env.twin(target) for target in targets)]
-    apart = APART if rounds else 0.0
-    rows = {
-        row["episode"]: row
-        for aim in aims
-        for row in plans.candidates(plans.within(aim, record.rows), limit, apart=apart)
-    }
+    rows = plans.candidates(record.rows, limit, apart=APART if rounds else 0.0)
     with record.phase("confirm"):
         evaluate = env.task.evaluator("selection")
-        measured = [(row, evaluate(plans.plan_of(env, row["counts"]))) for row in rows.values()]
-        row, selection = chosen(env, measured)
+        measured = [(row, evaluate(plans.plan_of(env, row["counts"]))) for row in rows]
+        row, selection = max(measured, key=lambda item: (item[1].top1, item[0]["reward"]))
         tuned: list[list[dict[str, float]]] = []
         if rounds:
             found = [plans.plan_of(env, row["counts"]) for row, _ in measured]
             best, tuned = halved(env.task, found, recipe, rounds)
             row, selection = measured[best]
-        if targets:
-            draw(aims[1:], measured, evaluate, record)
         plan = plans.plan_of(env, row["counts"])
         reference = evaluate(plans.uniform(env))
     plan.write(record.folder / plans.PLAN)

@@ -7,11 +7,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from agents.search import Agent, Environment
+from agents.search import Agent
 from agents.search import search as trials
 from amc_env.env import CompressionEnv
 from experiments.cli import config
-from experiments.cli.problem import build_agent, environment, played, trained
+from experiments.cli.problem import build_agent, environment, trained
 from experiments.delivery.deliver import deliver
 from experiments.delivery.rehearsal import rehearse
 from experiments.recording import plans, state
@@ -61,22 +61,19 @@ def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.S
     with record.phase("prepare"):
         subject = trained(cfg)
         env = environment(cfg, subject)
-        game = played(cfg, env)
-        agent = build_agent(cfg.agent, game, seed=cfg.seed)
+        agent = build_agent(cfg.agent, env, seed=cfg.seed)
         record.update(results={"groups": plans.groups(env.graph)})
         if saved is not None:
             agent.load_state_dict(saved.agent)
         elif cfg.deliver:
             rehearse(env.task, tuned=bool(cfg.finetune.epochs))
     try:
-        explore(game, agent, record, tracker, episodes=cfg.episodes, seed=cfg.seed, save_every=cfg.save_every)
+        explore(env, agent, record, tracker, episodes=cfg.episodes, seed=cfg.seed, save_every=cfg.save_every)
     finally:
         save_best(env, record)
         note_work(env, record)
-    plan = confirm(
-        env, record, limit=cfg.confirm, targets=cfg.targets, rounds=cfg.confirm_epochs,
-        recipe=Recipe(**config.plain(cfg.finetune) | {"epochs": 1}),
-    )  # fmt: skip
+    recipe = Recipe(**config.plain(cfg.finetune) | {"epochs": 1})
+    plan = confirm(env, record, limit=cfg.confirm, rounds=cfg.confirm_epochs, recipe=recipe)
     best = record.content["best"]
     tracker.summary({"best_reward": best["reward"]} | best["selection"])
     tracker.artifact("plan", "plan", [record.folder / plans.PLAN], {"plan": plan.hash})
@@ -85,7 +82,7 @@ def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.S
 
 
 def explore(
-    game: Environment,
+    env: CompressionEnv,
     agent: Agent,
     record: RunRecord,
     tracker: Tracker,
@@ -97,7 +94,7 @@ def explore(
     """Search on after the record's last row: a row for each episode, the agent's state every few.
 
     Args:
-        game: the environment that the agent plays.
+        env: the environment that the agent plays.
         agent: the searcher, restored to the record's last row.
         record: takes the rows.
         tracker: takes the same.
@@ -105,11 +102,11 @@ def explore(
         seed: of the environment's resets.
         save_every: episodes between two states on disk.
     """
-    env: Any = game.unwrapped
+    evaluator: Any = env.evaluator
     dense = env.costs([])
     start, best = len(record.rows), plans.best_reward(record.rows)
     with record.phase("search"), Meter("episodes", episodes, done=start) as meter:
-        for trial in trials(game, agent, episodes=episodes, seed=seed, start=start):
+        for trial in trials(env, agent, episodes=episodes, seed=seed, start=start):
             best = max(best, trial.episode.reward)
             row = episode_metrics(trial, best_reward=best, dense=dense)
             counts = plans.counts(env, trial.episode.final["plan"])
@@ -119,12 +116,12 @@ def explore(
             meter.update(trial.index + 1, best=best, top1=row["top1"], keep=row["macs_share"])
             if (trial.index + 1) % save_every == 0:
                 state.save(record, agent)
-    record.content["seconds"] |= {name: round(taken, 3) for name, taken in env.evaluator.seconds.items()}
+    record.content["seconds"] |= {name: round(taken, 3) for name, taken in evaluator.seconds.items()}
 
 
 def save_best(env: CompressionEnv, record: RunRecord) -> None:
     """Write the plan of largest reward so far, also after an interrupt; nothing where there is none yet."""
-    for row in plans.candidates(plans.within(env, record.rows), 1):
+    for row in plans.candidates(record.rows, 1):
         plan = plans.plan_of(env, row["counts"])
         plan.write(record.folder / plans.PLAN)
         record.update(best={"episode": row["episode"], "reward": row["reward"], "plan": plan.to_dict()})

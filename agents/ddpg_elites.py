@@ -1,0 +1,118 @@
+"""An archive of elites with a critic's opinion: DDPG that mostly goes back to its best episodes."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agents.ddpg import DDPG
+from agents.elites import Guide, Revisits
+from agents.episode import Array, Episode, Info
+from agents.networks import q_values
+from agents.noise import truncated_normal
+
+LIMITS = {  # of the arguments: the lowest and the highest
+    "candidates": (1, 100_000),
+    "revisit": (0.0, 1.0),
+    "revisit_top": (1, 100_000),
+    "revisit_sigma": (1e-6, 10.0),
+    "revisit_changed": (1e-6, 1.0),
+    "revisit_drawn": (0.0, 1.0),
+    "warmup": (0, 1_000_000),
+    "learn_after": (0, 1_000_000),
+    "sigma_decay": (1e-6, 1.0),
+}
+
+
+class EliteDDPG(DDPG):
+    """`DDPG` in which most episodes change or imitate the best ones, and the critic picks among draws.
+
+    Args:
+        *args: those of `DDPG`.
+        candidates: draws of a decision, of which the critic picks the one that is played.
+        revisit: share of the episodes after ``learn_after`` that go back to the best ones instead of mu.
+        revisit_top: see `Revisits`, as the three below.
+        revisit_sigma: see there.
+        revisit_changed: see there.
+        revisit_drawn: see there.
+        warmup: a field of `agents.ddpg.Settings`, as the two below; a search of 400 episodes has no time to
+            lose.
+        learn_after: likewise.
+        sigma_decay: likewise.
+        **settings: the other fields.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        candidates: int = 4,
+        revisit: float = 0.9,
+        revisit_top: int = 10,
+        revisit_sigma: float = 0.3,
+        revisit_changed: float = 0.35,
+        revisit_drawn: float = 0.5,
+        warmup: int = 50,
+        learn_after: int = 20,
+        sigma_decay: float = 0.985,
+        **settings: Any,
+    ) -> None:
+        if candidates < 1 or not 0 <= revisit <= 1:
+            raise ValueError(f"{candidates=}, {revisit=}: wanted >= 1, in [0, 1]")
+        super().__init__(*args, warmup=warmup, learn_after=learn_after, sigma_decay=sigma_decay, **settings)
+        self.candidates, self.revisit = candidates, revisit
+        self.revisits = Revisits(
+            top=revisit_top, sigma=revisit_sigma, changed=revisit_changed, drawn=revisit_drawn
+        )
+        self._guide: Guide | None = None  # of the episode at hand, as is all below; None follows mu
+        self._decisions = 0
+        self._executed: list[float] = []
+
+    def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
+        """Mu of the observation; when exploring, with noise around it, or what goes back to the elites."""
+        if "decisions" in info:
+            self._begin(info["decisions"], explore=explore)
+        else:
+            self._executed.append(info["action_executed"])
+        if not explore:
+            return self._mu(observation)
+        count = self.candidates if self.episodes > self.settings.learn_after else 1
+        if self._guide is None:
+            mu = np.repeat(self._mu(observation)[None], count, 0)
+            return self._best(observation, truncated_normal(mu, self.schedule(self.episodes), self.rng))
+        decision = len(self._executed)
+        action = self._best(observation, self._guide.draws(decision, count, self.rng))
+        if decision + 1 < self._decisions:
+            return action
+        return self.revisits.renewed(self._executed, action, self.rng)
+
+    def end_episode(self, episode: Episode) -> dict[str, float]:
+        """Let the episode into the archive, and learn."""
+        self.revisits.add(episode)
+        return super().end_episode(episode)
+
+    def _begin(self, decisions: int, *, explore: bool) -> None:
+        """Choose what the episode follows: an elite, or mu."""
+        self._guide, self._decisions, self._executed = None, decisions, []
+        may = explore and self.episodes > self.settings.learn_after and self.revisit > 0
+        if may and self.rng.random() < self.revisit:
+            self._guide = self.revisits.choose(self.rng)
+
+    def _best(self, observation: Array, draws: Array) -> Array:
+        """Of draws ``(n, 1)`` the one that the critic values most."""
+        if len(draws) == 1:
+            return np.array(draws[0])
+        with torch.inference_mode():
+            states = torch.from_numpy(observation).expand(len(draws), -1)
+            values = q_values(self.critic, states, torch.from_numpy(draws))
+        chosen: NDArray[np.float32] = draws[int(values.argmax())]
+        return chosen
+
+    def _identity(self) -> dict[str, Any]:
+        r = self.revisits
+        own = {"candidates": self.candidates, "revisit": self.revisit, "top": r.top, "sigma": r.sigma}
+        own |= {"changed": r.changed, "drawn": r.drawn}
+        return super()._identity() | {"agent": "ddpg_elites", "elites": own}
+
+    def _parts(self) -> dict[str, Any]:
+        return super()._parts() | {"revisits": self.revisits}
