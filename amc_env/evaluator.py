@@ -17,6 +17,7 @@ from amc_env.plan import Plan
 
 ACTIVATIONS = {"cpu": 2**23, "cuda": 2**30}  # bytes of a layer in a batch, in and out; a CPU caches them
 AT_MOST = {"cpu": 50, "cuda": 5000}  # images in a batch; a GPU is busy with many
+AT_ONCE = 500 * 3 * 32 * 32  # numbers in the images of one pass over a whole split
 
 __all__ = ["Evaluation", "EvaluationError", "Evaluator", "accuracy", "culprit", "hits"]
 
@@ -125,8 +126,16 @@ def culprit(model: nn.Module) -> str:
     return "its weights are finite, so an activation overflows; check the scale of the images and weights"
 
 
-def hits(model: nn.Module, data: DataSet, split: str, batch_size: int = 500) -> Tensor:
-    """``(N,)`` bool, whether a model is right on each image of a split; run where the model is."""
+def hits(model: nn.Module, data: DataSet, split: str, batch_size: int | None = None) -> Tensor:
+    """``(N,)`` bool, whether a model is right on each image of a split; run where the model is.
+
+    Args:
+        model: logits ``(N, classes)``.
+        data: of the split.
+        split: its name.
+        batch_size: images in one pass; None for at most 500, fewer where they are large.
+    """
+    batch_size = batch_size or max(8, min(500, AT_ONCE // math.prod(data.shape)))
     device = next((p.device for p in model.parameters()), CPU)
     with evaluating(model):
         found = [
@@ -136,6 +145,6 @@ def hits(model: nn.Module, data: DataSet, split: str, batch_size: int = 500) -> 
     return torch.cat(found)
 
 
-def accuracy(model: nn.Module, data: DataSet, split: str, batch_size: int = 500) -> float:
+def accuracy(model: nn.Module, data: DataSet, split: str, batch_size: int | None = None) -> float:
     """Top-1 accuracy in [0, 1] of a model on a split, run where the model is."""
     return int(hits(model, data, split, batch_size).sum()) / len(data[split])

@@ -13,7 +13,7 @@ from amc_env.checkpoints import Card
 from amc_env.data.splits import load
 from amc_env.evaluator import accuracy
 from experiments import evaluate, latency
-from experiments.delivery.timing import measure
+from experiments.delivery.timing import batches_of, measure
 
 CARD = Card("digits_cnn", 10, 1, "digits", (1, 8, 8), 0, "abc")
 
@@ -63,6 +63,13 @@ def test_networks_take_turns_and_the_median_is_of_the_timed_rounds(monkeypatch: 
     assert [t.median_ms for t in found["a"]] == pytest.approx([2, 4])
     assert (found["a"][0].lowest_ms, found["a"][0].highest_ms) == pytest.approx((1, 30))
     assert [t.median_ms for t in found["b"]] == pytest.approx([6, 8])
+
+
+@pytest.mark.parametrize(
+    ("macs", "batches"), [(41_000_000, (1, 64)), (385_000_000, (1, 8)), (4_100_000_000, (1,))]
+)
+def test_a_large_network_is_timed_with_fewer_images(macs: int, batches: tuple[int, ...]) -> None:
+    assert batches_of(macs) == batches
 
 
 def test_latency_of_several_files(

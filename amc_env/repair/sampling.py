@@ -103,7 +103,7 @@ def patches(module: nn.Module, layer: Layer, seen: Seen, at: Tensor) -> Tensor:
     if not bool(inside.all()):
         read *= inside.flatten()[:, None]
     flat = read.view(at.numel(), -1, x.size(1)).mT  # (rows, taps, C) to (rows, C, taps)
-    sample: Tensor = flat.unflatten(1, (layer.groups, -1)).flatten(2).transpose(0, 1)
+    sample: Tensor = flat.unflatten(1, (module.groups, -1)).flatten(2).transpose(0, 1)
     return sample
 
 

@@ -1,6 +1,6 @@
 """Fine-tunes, tests, exports and times the network of a search's plan."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from experiments.cli.problem import Trained
 from experiments.delivery.export import Exported, export, write_onnx
 from experiments.delivery.runtimes import onnx_forward, torch_forward
 from experiments.delivery.table import show
-from experiments.delivery.timing import Latency, measure
+from experiments.delivery.timing import Latency, batches_of, measure
 from experiments.recording import state as states
 from experiments.recording.plans import counts, uniform
 from experiments.recording.record import RunRecord, commit
@@ -99,9 +99,11 @@ def deliver(
         )  # fmt: skip
         images, _ = next(subject.data.batches("calibration", 64))
         written = export(networks[last[FOUND]], card, record.folder / "compressed", images)
-    with record.phase("time"):
-        timed = latencies(networks, last, written, record.folder, subject.data.shape)
     costs = {name: env.costs(counts(env, each)) for name, each in plans.items()}
+    with record.phase("time"):
+        timed = latencies(
+            networks, last, written, record.folder, subject.data.shape, batches_of(costs[DENSE]["macs"])
+        )
     rows = {
         name: Row(
             macs=costs[name]["macs"],
@@ -142,14 +144,15 @@ def latencies(
     written: Exported,
     folder: Path,
     shape: tuple[int, int, int],
+    batches: Sequence[int],
 ) -> dict[str, dict[str, list[Latency]]]:
     """The dense, uniform and found network under PyTorch and onnxruntime; fine-tuning changes no shape."""
     timed = {DENSE: networks[DENSE], UNIFORM: networks[last[UNIFORM]], FOUND: networks[last[FOUND]]}
     files = {FOUND: written.onnx}
     for name in (DENSE, UNIFORM):
         files[name] = write_onnx(timed[name], shape, folder / f"{name}.onnx")
-    eager = measure({name: torch_forward(network) for name, network in timed.items()}, shape)
-    onnx = measure({name: onnx_forward(file) for name, file in files.items()}, shape)
+    eager = measure({name: torch_forward(network) for name, network in timed.items()}, shape, batches=batches)
+    onnx = measure({name: onnx_forward(file) for name, file in files.items()}, shape, batches=batches)
     for name in (DENSE, UNIFORM):
         files[name].unlink()
     found = {name: {"torch": eager[name], "onnx": onnx[name]} for name in timed}

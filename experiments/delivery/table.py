@@ -32,7 +32,7 @@ def show(
             table.add_row(f"{runtime}, ms for {latency.batch}", *cells)
     console.print(table)
     console.print(brought(gain), highlight=False)
-    console.print("ms: median of a batch of 1 and of 64 images", highlight=False)
+    console.print("ms: median of a batch of so many images", highlight=False)
     console.print("written:", highlight=False)
     for path in files:
         console.print(f"  {path}", highlight=False, soft_wrap=True)

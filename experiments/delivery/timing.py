@@ -15,6 +15,9 @@ from torch import Tensor
 
 from experiments.delivery.runtimes import read
 
+BATCH = 64  # images of the larger batch that a search times
+WORK = 4 * 10**9  # MACs of a batch; a network for which that is less than 64 images is timed with fewer
+
 
 @dataclass(frozen=True, slots=True)
 class Latency:
@@ -27,11 +30,23 @@ class Latency:
     repeats: int
 
 
+def batches_of(macs: int) -> tuple[int, ...]:
+    """One image, and 64 of them, or the power of two of images that stays within `WORK`.
+
+    Args:
+        macs: of the dense network, for one image.
+    """
+    many = BATCH
+    while many > 1 and many * macs > WORK:
+        many //= 2
+    return (1, many) if many > 1 else (1,)
+
+
 def measure(
     forwards: Mapping[str, Callable[[Tensor], object]],
     shape: tuple[int, int, int],
     *,
-    batches: Sequence[int] = (1, 64),
+    batches: Sequence[int] = (1, BATCH),
     repeats: int = 30,
     warmup: int = 3,
 ) -> dict[str, list[Latency]]:
