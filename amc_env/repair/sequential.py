@@ -164,7 +164,7 @@ def _normed(outputs: Tensor, norm: Any) -> Tensor:
     """``(rows, C)`` outputs of a layer after its batch norm, if there is one."""
     if norm is None:
         return outputs
-    found = (outputs - norm.running_mean) * _scale(norm)
+    found: Tensor = (outputs - norm.running_mean) * _scale(norm)
     return found if norm.bias is None else found + norm.bias.detach()
 
 
