@@ -9,6 +9,7 @@ from torch import nn
 from amc_env import checkpoints, packing
 from amc_env.checkpoints import CheckpointError
 from amc_env.coding import CodingError
+from amc_env.compressors.constraints import Pruned, Shared, constrain, unconstrained
 from amc_env.compressors.fine_grained import largest, layer_densities
 from amc_env.compressors.sharing import codebook
 from amc_env.evaluator import accuracy
@@ -20,7 +21,6 @@ from experiments.delivery import runtimes
 from experiments.recording.record import RunRecord
 from experiments.training import deep_compression, pretrain
 from experiments.training.loop import DivergedError
-from experiments.training.parametrizations import Pruned, Shared, constrain, freed
 
 
 def test_values_at_two_places_are_found_and_their_codes_lead_back():
@@ -113,7 +113,7 @@ def test_pruned_weights_stay_zero_and_are_no_negative_zeros():
         optimizer.zero_grad()
         module(torch.ones(1, 4)).square().sum().backward()
         optimizer.step()
-    weight = freed(module, nn.Linear(4, 2, bias=False))["weight"]
+    weight = unconstrained(module).state_dict()["weight"]
     assert torch.equal(weight != 0, mask)
     assert not np.signbit(weight[~mask].numpy()).any()
 

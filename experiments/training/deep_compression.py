@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from amc_env import packing
 from amc_env.coding import CodingError, packed
+from amc_env.compressors.constraints import Pruned, Shared, constrain, unconstrained, weight_of
 from amc_env.compressors.fine_grained import largest, layer_densities
 from amc_env.evaluator import accuracy
 from amc_env.execution import device_of
@@ -28,7 +29,6 @@ from experiments.recording.record import RECORD, RunRecord, commit
 from experiments.recording.tracking import Tracker
 from experiments.training.distillation import teacher_of
 from experiments.training.fitting import fit, opened
-from experiments.training.parametrizations import Pruned, Shared, constrain, freed, weight_of
 from experiments.training.recipe import Recipe
 
 FILE = f"compressed{packing.SUFFIX}"
@@ -109,7 +109,7 @@ def compressed(course: Course, record: RunRecord, tracker: Tracker) -> dict[str,
     found = {"dense": _measured(course, dense)}
     for number in range(1, course.rounds + 1):
         masks = {
-            name: largest(weight_of(network, name), share ** (number / course.rounds))
+            name: largest(weight_of(network.get_submodule(name)), share ** (number / course.rounds))
             for name, share in course.keep.items()
         }
         constrain(network, {name: Pruned(mask) for name, mask in masks.items()})
@@ -120,7 +120,7 @@ def compressed(course: Course, record: RunRecord, tracker: Tracker) -> dict[str,
     constrain(network, _shared(course, network))
     found["shared, not trained"] = _measured(course, network)
     _trained(course, network, course.sharing, "share", record, tracker)
-    state = freed(network, dense)
+    state = unconstrained(network).state_dict()
     path = record.folder / FILE
     card = replace(
         course.subject.card, recipe=asdict(course.recipe), accuracy={}, seed=course.recipe.seed,
@@ -147,7 +147,9 @@ def _trained(
 
 def _shared(course: Course, network: nn.Module) -> dict[str, nn.Module]:
     return {
-        name: Shared(weight_of(network, name).detach(), bits, start=course.start, seed=course.recipe.seed)
+        name: Shared(
+            weight_of(network.get_submodule(name)).detach(), bits, start=course.start, seed=course.recipe.seed
+        )
         for name, bits in course.bits.items()
     }
 

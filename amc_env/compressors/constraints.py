@@ -1,5 +1,6 @@
 """Weights under a constraint while they are trained: pruned ones stay zero, shared ones stay equal."""
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -44,7 +45,7 @@ class Shared(nn.Module):
     codes: Tensor
     values: Tensor  # from which training begins
 
-    def __init__(self, weight: Tensor, bits: int, *, start: str, seed: int) -> None:
+    def __init__(self, weight: Tensor, bits: int, *, start: str = "linear", seed: int = 0) -> None:
         super().__init__()
         self.register_buffer("mask", weight != 0)
         values, codes = codebook(
@@ -72,17 +73,19 @@ def constrain(model: nn.Module, constraints: Mapping[str, nn.Module]) -> None:
         parametrize.register_parametrization(module, "weight", constraint)
 
 
-def weight_of(model: nn.Module, name: str) -> Tensor:
-    """The weight of a named layer, as its constraint, if it has one, makes it."""
-    weight = model.get_submodule(name).weight
+def weight_of(module: nn.Module) -> Tensor:
+    """The weight of a layer, as its constraint, if it has one, makes it."""
+    weight = module.weight
     assert isinstance(weight, Tensor)
     return weight
 
 
-def freed(model: nn.Module, dense: nn.Module) -> dict[str, Tensor]:
-    """The state of a network as if its weights were under no constraint, with the names of ``dense``."""
-    state = {}
-    for name in dense.state_dict():
-        owner, _, key = name.rpartition(".")
-        state[name] = getattr(model.get_submodule(owner), key).detach().cpu().contiguous()
-    return state
+def unconstrained(network: nn.Module) -> nn.Module:
+    """A copy whose weights are plain numbers again."""
+    free = copy.deepcopy(network)
+    for module in free.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            weight = weight_of(module).detach()
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+            setattr(module, "weight", nn.Parameter(weight))  # noqa: B010 - no attribute that is declared
+    return free

@@ -1,0 +1,193 @@
+"""Decisions that are layers instead of channel groups: a count says how much of a layer's weights stays.
+
+A plan keeps its form. The graph of these compressors has, for each layer that is decided, a group of as many
+positions as there are steps, and a count keeps the first of them: with `fine_grained` 8 of 100 positions are
+8 % of a layer's weights, with `weight_sharing` 5 of 32 are 5 bits a weight, with `low_rank` they are ranks.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from amc_env.compressors.surgery import REMEMBERED
+from amc_env.cost import Ints, Macs, Params, mask_widths, weights
+from amc_env.graph.structure import Graph, Group, Layer
+from amc_env.plan import Plan
+
+UNITS = {"macs": "MACs", "params": "parameters", "bits": "bits"}
+FLOAT = 32  # bits of a number that is stored as it is
+
+
+class Method(Protocol):
+    """How a layer is compressed.
+
+    Attributes:
+        name: of it, for messages.
+    """
+
+    name: str
+
+    def choices(self, layer: Layer) -> Ints:
+        """The counts on offer, ascending, the last of which is the whole layer; none where it stays so."""
+
+    def costs(self, layer: Layer, resource: str) -> Ints:
+        """``(whole + 1,)`` what the layer's weights cost at each count from 0 on.
+
+        Args:
+            layer: with choices.
+            resource: a key of `UNITS`.
+        """
+
+    def module(self, layer: Layer, count: int) -> nn.Module:
+        """A trainable module in the place of the dense one."""
+
+
+class LayerPrices:
+    """A sum over layers.
+
+    Args:
+        unit: of the cost.
+        tables: one a decision: its cost at each count from 0 on.
+        fixed: cost of everything else.
+    """
+
+    pairs: tuple[tuple[int, int], ...] = ()
+    pairwise = True
+
+    def __init__(self, unit: str, tables: Sequence[Ints], fixed: int) -> None:
+        self.unit, self._fixed = unit, fixed
+        self._flat: Ints = np.concatenate(tables)
+        self._starts: Ints = np.cumsum([0, *map(len, tables[:-1])])
+
+    def __call__(self, counts: Sequence[int] | Ints) -> Ints:
+        """``(...)`` costs of plans ``(..., groups)``."""
+        total: Ints = self._flat[self._starts + np.asarray(counts)].sum(-1) + self._fixed
+        return total
+
+    def column(self, counts: Sequence[int] | Ints, group: int, choices: Ints) -> Ints:
+        """``(choices,)`` costs of the plan ``(groups,)`` with one group's count replaced by each choice."""
+        start = self._starts[group]
+        found: Ints = self(counts) - self._flat[start + counts[group]] + self._flat[start + choices]
+        return found
+
+
+class LayerCompressor:
+    """Spends an action on one layer, by a method.
+
+    Args:
+        graph: of the dense network, by channels.
+        method: of compression.
+
+    Raises:
+        ValueError: when the method leaves every layer whole.
+    """
+
+    def __init__(self, graph: Graph, method: Method) -> None:
+        self.method = method
+        decided = [(index, method.choices(layer)) for index, layer in enumerate(graph.layers)]
+        decided = [(index, choices) for index, choices in decided if len(choices)]
+        if not decided:
+            raise ValueError(f"{method.name} leaves every layer of this network whole: nothing to decide")
+        self.layers = [graph.layers[index] for index, _ in decided]
+        self.choices: Sequence[Ints] = [choices for _, choices in decided]
+        self.orders: Sequence[Ints] = [np.arange(choices[-1]) for choices in self.choices]
+        self.graph = by_layer(graph, [(index, int(choices[-1])) for index, choices in decided])
+        self._dense = mask_widths(graph, np.ones(graph.atoms, dtype=bool))
+        self._channels = graph
+
+    def choose(self, group: int, count: int) -> tuple[int, ...]:
+        """The first ``count`` positions."""
+        return tuple(range(count))
+
+    def prices(self, resource: str) -> LayerPrices:
+        """What plans cost in a resource, a key of `UNITS`."""
+        if resource not in UNITS:
+            raise ValueError(f"{self.method.name} cannot price {resource!r}; it knows {', '.join(UNITS)}")
+        dense: int = int((Macs if resource == "macs" else Params)(self._channels)(self._dense))
+        if resource == "macs":
+            decided = sum(la.positions * weights(la, la.c_in, la.c_out) for la in self.layers)
+        else:
+            decided = sum(weights(la, la.c_in, la.c_out) for la in self.layers)
+        fixed = (dense - decided) * (FLOAT if resource == "bits" else 1)
+        tables = [self.method.costs(layer, resource) for layer in self.layers]
+        return LayerPrices(UNITS[resource], tables, fixed)
+
+
+def by_layer(graph: Graph, sizes: Sequence[tuple[int, int]]) -> Graph:
+    """A graph whose groups are layers, with atoms of their own behind those of the channels.
+
+    Args:
+        graph: of the dense network.
+        sizes: for each decision the index of its layer and its positions.
+    """
+    ends = np.cumsum([graph.atoms, *(size for _, size in sizes)])
+    groups = tuple(
+        Group(at, np.arange(ends[at], ends[at + 1]), (index,), size, 1)
+        for at, (index, size) in enumerate(sizes)
+    )
+    fixed = np.concatenate([np.ones(graph.atoms, dtype=bool), np.zeros(ends[-1] - graph.atoms, dtype=bool)])
+    return replace(graph, groups=groups, atoms=int(ends[-1]), fixed=fixed)
+
+
+def fill(network: nn.Module, plan: Plan, compressor: LayerCompressor, make: Callable[..., nn.Module]) -> None:
+    """Put into a network the module of each layer that a plan compresses.
+
+    Args:
+        network: a copy of the dense one, changed in place; a layer that is whole must be the dense one.
+        plan: of the compressor's graph.
+        compressor: of it.
+        make: called with a layer and a count.
+
+    Raises:
+        PlanError: for a plan of another network or compressor.
+    """
+    plan.check(compressor.graph)
+    for layer, choices, kept in zip(compressor.layers, compressor.choices, plan.kept, strict=True):
+        if kept is not None and len(kept) < choices[-1]:
+            network.set_submodule(layer.name, make(layer, len(kept)))
+
+
+class LayerNetworks:
+    """The networks of plans, for evaluation: modules are remembered by layer and count.
+
+    Args:
+        model: the dense network, in evaluation mode.
+        compressor: of its layers.
+        device: where networks are run.
+    """
+
+    def __init__(self, model: nn.Module, compressor: LayerCompressor, device: torch.device) -> None:
+        self.graph, self.device, self._compressor = compressor.graph, device, compressor
+        self._network = self._ready(model)
+        self._dense = {layer.name: self._network.get_submodule(layer.name) for layer in compressor.layers}
+        self._known: dict[tuple[str, int], nn.Module] = {}
+        self._nbytes = 0
+
+    def network(self, plan: Plan) -> nn.Module:
+        """The network of a plan; the next call refills the same module."""
+        for name, module in self._dense.items():
+            self._network.set_submodule(name, module)
+        fill(self._network, plan, self._compressor, self._module)
+        return self._network
+
+    def _module(self, layer: Layer, count: int) -> nn.Module:
+        key = layer.name, count
+        if key not in self._known:
+            self._known[key] = self._ready(self._compressor.method.module(layer, count))
+            self._nbytes += _nbytes(self._known[key])
+            while self._nbytes > REMEMBERED and len(self._known) > len(self._dense):
+                self._nbytes -= _nbytes(self._known.pop(next(iter(self._known))))
+        return self._known[key]
+
+    def _ready(self, module: nn.Module) -> nn.Module:
+        ready = copy.deepcopy(module).to(self.device).requires_grad_(False).eval()
+        return ready.to(memory_format=torch.channels_last) if self.graph.channels_last else ready
+
+
+def _nbytes(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in module.state_dict().values())

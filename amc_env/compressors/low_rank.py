@@ -1,0 +1,187 @@
+"""Low rank: two thin layers in the place of one.
+
+*Sources*: Zhang et al., "Accelerating Very Deep Convolutional Networks", 2016, for the split by channel that
+keeps the largest part of the outputs rather than of the weights; Jaderberg et al., "Speeding up Convolutional
+Neural Networks with Low Rank Expansions", 2014, for the spatial split.
+"""
+
+from collections import OrderedDict
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from amc_env import checks
+from amc_env.compressors.layers import FLOAT
+from amc_env.cost import Ints, weights
+from amc_env.graph.structure import Layer
+from amc_env.repair.moments import Moments
+
+SPLITS = ("channel", "spatial")
+DAMPING = 1e-6  # of the mean diagonal, before a system is solved
+LARGEST = 8192  # inputs of a layer whose Gram matrix is made from rows
+
+
+class LowRank:
+    """Keeps so many ranks of a layer: the first of two layers has as many outputs.
+
+    A linear layer becomes two. A k x k convolution becomes one with few outputs and a 1 x 1 ("channel"), or a
+    k x 1 and a 1 x k ("spatial", where it has both sides). A rank that leaves as many weights or MACs as
+    before is not on offer; layers with channel groups stay whole.
+
+    Args:
+        model: the dense network.
+        moments: of it: what is kept is the largest part of the outputs; None for that of the weights.
+        split: one of `SPLITS`.
+        floor: the smallest fraction of the rank that may be kept, in (0, 1].
+    """
+
+    name = "low_rank"
+
+    def __init__(self, model: nn.Module, moments: Moments | None, *, split: str, floor: float) -> None:
+        checks.one_of("split", split, SPLITS)
+        self.split, self._model, self._moments, self._floor = split, model, moments, floor
+        self._bases: dict[str, Tensor] = {}
+
+    def choices(self, layer: Layer) -> Ints:
+        """Ranks that pay, and the full rank, which is the whole layer."""
+        module = self._model.get_submodule(layer.name)
+        if type(module) not in (nn.Conv2d, nn.Linear) or layer.groups > 1:
+            return np.zeros(0, dtype=np.int64)
+        full = self._full(layer)
+        ranks = np.arange(max(1, int(np.ceil(full * self._floor - 1e-9))), full)
+        pays = [self.costs(layer, resource)[ranks] < self.costs(layer, resource)[-1] for resource in COSTS]
+        ranks = ranks[np.all(pays, axis=0)]
+        return np.append(ranks, full) if len(ranks) else ranks
+
+    def costs(self, layer: Layer, resource: str) -> Ints:
+        """Of both layers; the full rank is the dense layer."""
+        one, two = self._per_rank(layer)
+        ranks, total = np.arange(self._full(layer) + 1), weights(layer, layer.c_in, layer.c_out)
+        if resource == "macs":
+            high, _ = layer.out_size
+            before = layer.positions if not self._spatial(layer) else high * layer.in_size[1] * layer.calls
+            each, dense = one * before + two * layer.positions, total * layer.positions
+        else:
+            scale = FLOAT if resource == "bits" else 1
+            each, dense = (one + two) * scale, total * scale
+        costs = ranks * each
+        costs[-1] = dense
+        return costs
+
+    def module(self, layer: Layer, count: int) -> nn.Module:
+        """The two layers, as ``first`` and ``second``."""
+        dense = self._model.get_submodule(layer.name)
+        pair = blank(dense, count, spatial=self._spatial(layer))
+        weight = dense.get_parameter("weight").detach().double().cpu()
+        if self._spatial(layer):
+            first, second = self._spatial_weights(layer, weight, count)
+        else:
+            first, second = self._channel_weights(layer, weight, count)
+        with torch.no_grad():
+            for name, value in (("first.weight", first), ("second.weight", second)):
+                pair.get_parameter(name).copy_(value)
+            if layer.bias:
+                pair.get_parameter("second.bias").copy_(dense.get_parameter("bias"))
+        return pair.train(dense.training)
+
+    def _channel_weights(self, layer: Layer, weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+        """U (Uᵀ W): outputs projected on the directions in which they are largest."""
+        if layer.name not in self._bases:
+            flat = weight.flatten(1)
+            outputs = flat @ self._gram(layer, flat.size(1)) @ flat.T
+            self._bases[layer.name] = torch.linalg.eigh(outputs).eigenvectors.flip(1)  # largest first
+        basis = self._bases[layer.name][:, :rank]
+        first = (basis.T @ weight.flatten(1)).view(rank, *weight.shape[1:])
+        return first, basis.view(*basis.shape, *(1,) * (weight.ndim - 2))
+
+    def _spatial_weights(self, layer: Layer, weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+        """The vertical part from a weighted SVD, then the horizontal part by least squares on the outputs."""
+        n, c, high, wide = weight.shape
+        gram = self._gram(layer, c * high * wide)
+        down = gram.view(c * high, wide, c * high, wide).diagonal(dim1=1, dim2=3).mean(-1)
+        root = torch.linalg.cholesky(_damped(down))
+        matrix = weight.permute(1, 2, 0, 3).reshape(c * high, n * wide)
+        left, _, _ = torch.linalg.svd(root.T @ matrix, full_matrices=False)
+        vertical = torch.linalg.solve_triangular(root.T, left[:, :rank], upper=True)  # (c high, rank)
+        spread = torch.einsum("dr,vw->rvdw", vertical, torch.eye(wide, dtype=torch.float64))
+        through = spread.reshape(rank * wide, c * high * wide)  # input to intermediate values
+        both = _damped(through @ gram @ through.T)
+        horizontal = torch.linalg.solve(both, through @ gram @ weight.flatten(1).T).T
+        return vertical.T.view(rank, c, high, 1), horizontal.view(n, rank, 1, wide)
+
+    def _gram(self, layer: Layer, inputs: int) -> Tensor:
+        """``(d, d)`` float64: E[x xᵀ], the identity where it is not known."""
+        if self._moments is not None and layer.name in self._moments.grams:
+            return self._moments.grams[layer.name][0].cpu()
+        if self._moments is not None and layer.name in self._moments.rows and inputs <= LARGEST:
+            rows = self._moments.rows[layer.name][0].cpu().double()
+            return rows.T @ rows / len(rows)
+        return torch.eye(inputs, dtype=torch.float64)
+
+    def _spatial(self, layer: Layer) -> bool:
+        return self.split == "spatial" and min(layer.kernel) > 1
+
+    def _full(self, layer: Layer) -> int:
+        high, wide = layer.kernel
+        if self._spatial(layer):
+            return min(layer.c_in * high, layer.c_out * wide)
+        return min(layer.c_in * layer.taps, layer.c_out)
+
+    def _per_rank(self, layer: Layer) -> tuple[int, int]:
+        """Weights of a rank in the first layer and in the second."""
+        high, wide = layer.kernel
+        if self._spatial(layer):
+            return layer.c_in * high, layer.c_out * wide
+        return layer.c_in * layer.taps, layer.c_out
+
+
+COSTS = ("macs", "params")
+
+
+def blank(dense: nn.Module, rank: int, *, spatial: bool) -> nn.Sequential:
+    """Two layers in the place of a dense one, with weights still to be filled in."""
+    bias = dense.bias is not None
+    if isinstance(dense, nn.Linear):
+        pair: list[nn.Module] = [
+            nn.Linear(dense.in_features, rank, bias=False),
+            nn.Linear(rank, dense.out_features, bias=bias),
+        ]
+    else:
+        assert isinstance(dense, nn.Conv2d)
+        pair = _convolutions(dense, rank, bias, spatial)
+    return nn.Sequential(OrderedDict(zip(("first", "second"), pair, strict=True)))
+
+
+def _convolutions(dense: nn.Conv2d, rank: int, bias: bool, spatial: bool) -> list[nn.Module]:
+    if not spatial:
+        return [
+            _like(dense, dense.in_channels, rank, (0, 1)),
+            nn.Conv2d(rank, dense.out_channels, 1, bias=bias),
+        ]
+    return [
+        _like(dense, dense.in_channels, rank, (0,)),
+        _like(dense, rank, dense.out_channels, (1,), bias=bias),
+    ]
+
+
+def _like(
+    dense: nn.Conv2d, reads: int, writes: int, sides: tuple[int, ...], *, bias: bool = False
+) -> nn.Conv2d:
+    """A convolution that does on some sides what the dense one does, and nothing on the others."""
+
+    def on(values: tuple[int, ...], neutral: int) -> tuple[int, int]:
+        high, wide = (value if side in sides else neutral for side, value in enumerate(values))
+        return high, wide
+
+    padding = dense.padding if isinstance(dense.padding, str) else on(dense.padding, 0)
+    return nn.Conv2d(
+        reads, writes, on(dense.kernel_size, 1), on(dense.stride, 1), padding, on(dense.dilation, 1),
+        bias=bias, padding_mode=dense.padding_mode,
+    )  # fmt: skip
+
+
+def _damped(matrix: Tensor) -> Tensor:
+    """The matrix with a little on its diagonal; more than nothing where all of it is zero."""
+    mean = (DAMPING * matrix.diagonal().mean()).clamp_min(torch.finfo(torch.float64).tiny)
+    return matrix + mean * torch.eye(len(matrix), dtype=matrix.dtype)

@@ -1,0 +1,86 @@
+"""Weight sharing: few bits a weight, which name one of a layer's values.
+
+*Source*: Han et al., "Deep Compression", ICLR 2016, section 3.
+"""
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from amc_env import checks
+from amc_env.compressors.constraints import Shared, constrain, weight_of
+from amc_env.compressors.layers import FLOAT
+from amc_env.compressors.sharing import STARTS
+from amc_env.cost import Ints, weights
+from amc_env.graph.structure import Layer
+from amc_env.repair.moments import Moments
+
+MOST_BITS = 8
+DAMPING = 1e-6  # of the mean diagonal, before values are refitted
+
+
+class WeightSharing:
+    """Gives a layer's weights so many bits: they share 2^bits values.
+
+    Values are refitted by least squares on the layer's outputs, codes are not.
+
+    Args:
+        model: the dense network.
+        moments: of it; None leaves the values as k-means found them.
+        start: of k-means, one of `STARTS`.
+        seed: of its random start.
+    """
+
+    name = "weight_sharing"
+
+    def __init__(self, model: nn.Module, moments: Moments | None, *, start: str, seed: int) -> None:
+        checks.one_of("start", start, STARTS)
+        self._model, self._moments, self._start, self._seed = model, moments, start, seed
+
+    def choices(self, layer: Layer) -> Ints:
+        """1 to 8 bits a weight, and the 32 of the layer as it is."""
+        return np.append(np.arange(1, MOST_BITS + 1), FLOAT)
+
+    def costs(self, layer: Layer, resource: str) -> Ints:
+        """Bits of codes and codebook (Deep Compression, section 3); nothing else changes."""
+        total, bits = weights(layer, layer.c_in, layer.c_out), np.arange(FLOAT + 1)
+        if resource == "macs":
+            return np.full(len(bits), total * layer.positions)
+        if resource == "params":
+            return np.full(len(bits), total)
+        return np.where(bits < FLOAT, total * bits + FLOAT * np.minimum(total, 2**bits), total * FLOAT)
+
+    def module(self, layer: Layer, count: int) -> nn.Module:
+        """The layer with shared weights; in training its values move."""
+        module = copy.deepcopy(self._model.get_submodule(layer.name))
+        weight = weight_of(module).detach().cpu()
+        shared = Shared(weight, count, start=self._start, seed=self._seed)
+        if self._moments is not None and layer.name in self._moments.grams and layer.kind != "transposed":
+            grams = self._moments.grams[layer.name].cpu()
+            shared.values = refit_values(weight, shared.codes, shared.values, grams)
+        constrain(module, {"": shared})
+        return module
+
+
+def refit_values(weight: Tensor, codes: Tensor, values: Tensor, grams: Tensor) -> Tensor:
+    """``(k,)`` the shared values with which a layer's outputs come closest to the dense ones.
+
+    Args:
+        weight: dense W; kernels are flattened.
+        codes: int64, of its shape, which value each weight takes.
+        values: ``(k,)`` from which damping keeps them near.
+        grams: ``(groups, d, d)`` float64, E[x xᵀ].
+    """
+    size, blocks = len(values), len(weight) // len(grams)
+    both, right = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+    for row, (numbers, code) in enumerate(zip(weight.flatten(1).double(), codes.flatten(1), strict=True)):
+        gram = grams[row // blocks]
+        across = torch.zeros(size, len(code), dtype=torch.float64).index_add_(0, code, gram)
+        both.index_add_(0, code, across.T)
+        right += across @ numbers
+    both.diagonal().add_(DAMPING * both.diagonal().mean())
+    change = torch.linalg.solve(both, right - both @ values.double())
+    found: Tensor = values + change.to(values.dtype)
+    return found

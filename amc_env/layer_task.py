@@ -1,0 +1,139 @@
+"""The task of compressing a network layer by layer: weights, bits or ranks instead of channels."""
+
+import copy
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from amc_env import checks
+from amc_env.compressors.fine_grained import FineGrained
+from amc_env.compressors.layers import LayerCompressor, LayerNetworks, Method, fill
+from amc_env.compressors.low_rank import LowRank
+from amc_env.compressors.weight_sharing import WeightSharing
+from amc_env.data.splits import DataSet
+from amc_env.evaluator import Evaluator
+from amc_env.graph.structure import Graph
+from amc_env.plan import Plan
+from amc_env.repair.moments import Moments, collect_cached
+
+METHODS = ("fine_grained", "weight_sharing", "low_rank")
+
+Make = Callable[[Moments | None], Method]
+
+
+class LayerTask:
+    """A network whose layers are compressed by one method, see `amc_env.building.Task`.
+
+    Args:
+        model: the dense network; logits ``(N, classes)``. It is copied, not changed.
+        graph: of it, by channels.
+        data: its splits.
+        make: makes the method from the moments, which are None for a draft.
+        informed: whether the method looks at the moments.
+        sample: ``images``, ``points`` and ``seed`` of the calibration rows.
+        device: where networks are run.
+
+    Attributes:
+        graph: by layers: that of the plans.
+        draft: the compressor without moments, whose budgets are known before any long work.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        data: DataSet,
+        *,
+        make: Make,
+        informed: bool,
+        sample: dict[str, int],
+        device: torch.device,
+    ) -> None:
+        self.model, self.data, self.device = copy.deepcopy(model).eval(), data, device
+        self._channels, self._make, self._informed, self._sample = graph, make, informed, sample
+        self.draft = LayerCompressor(graph, make(None))
+        self.graph = self.draft.graph
+
+    @cached_property
+    def compressor(self) -> LayerCompressor:
+        """Makes the plans."""
+        if not self._informed:
+            return self.draft
+        moments = collect_cached(self.model, self._channels, self.data, **self._sample)
+        return LayerCompressor(self._channels, self._make(moments))
+
+    def evaluator(self, split: str, images: int | None = None) -> Evaluator:
+        """Evaluates plans on the first ``images`` of a split; None for all of them."""
+        networks = LayerNetworks(self.model, self.compressor, self.device)
+        return Evaluator(networks, self.data, split=split, images=images)
+
+    def network(self, plan: Plan) -> nn.Module:
+        """The trainable network that a plan leaves: pruned weights stay zero, shared ones stay equal.
+
+        Raises:
+            PlanError: for a plan of another network or compressor.
+        """
+        return self._filled(plan, self.compressor)
+
+    def rehearsal(self) -> nn.Module:
+        """The smallest network on offer, without moments."""
+        plan = Plan.dense(self.graph)
+        for group, choices in enumerate(self.draft.choices):
+            plan = plan.with_group(group, self.draft.choose(group, int(choices[0])))
+        return self._filled(plan, self.draft)
+
+    def described(self, plan: Plan) -> dict[str, Any] | None:
+        """What a card needs to build a plan's network: nothing where only its numbers are others."""
+        if not isinstance(self.compressor.method, LowRank):
+            return None
+        return plan.to_dict() | {"ranks": self.ranks(plan), "split": self.compressor.method.split}
+
+    def ranks(self, plan: Plan) -> dict[str, int]:
+        """By name, the counts of the layers that are not whole."""
+        found = zip(self.compressor.layers, self.compressor.choices, plan.kept, strict=True)
+        return {
+            layer.name: len(kept)
+            for layer, choices, kept in found
+            if kept is not None and len(kept) < choices[-1]
+        }
+
+    def _filled(self, plan: Plan, compressor: LayerCompressor) -> nn.Module:
+        network = copy.deepcopy(self.model)
+        fill(network, plan, compressor, compressor.method.module)
+        return network
+
+
+def make_layer_task(
+    model: nn.Module, graph: Graph, data: DataSet, settings: Mapping[str, Any], device: torch.device
+) -> LayerTask:
+    """The task of a method of `METHODS`, from the settings of `amc_env.building.make_task`.
+
+    Raises:
+        ValueError: for settings that do not fit together.
+    """
+    method, order, repair = (settings[name] for name in ("method", "order", "repair"))
+    if repair == "sequential":
+        raise ValueError(
+            f"repair=sequential is for channels: with method={method} give repair=moments or repair=none"
+        )
+    checks.one_of("method", method, METHODS)
+    floor, repaired = settings["floor"], repair == "moments"
+
+    def make(moments: Moments | None) -> Method:
+        if method == "fine_grained":
+            second = order == "elimination"
+            return FineGrained(model, moments, second_order=second, repair=repaired, floor=floor)
+        if method == "weight_sharing":
+            return WeightSharing(model, moments, start=settings["start"], seed=settings["seed"])
+        return LowRank(model, moments, split=settings["split"], floor=floor)
+
+    informed = repaired or (method == "fine_grained" and order == "elimination")
+    sample = {
+        "images": settings["calibration_images"],
+        "points": settings["points"],
+        "seed": settings["seed"],
+    }
+    return LayerTask(model, graph, data, make=make, informed=informed, sample=sample, device=device)
