@@ -183,6 +183,11 @@ class Budget:
     def _check_reach(self) -> None:
         for limit in self.limits:
             lowest = int(limit.prices(self.cheapest))
+            if lowest == limit.dense > limit.most:
+                raise BudgetError(
+                    f"target {limit.target} of the {limit.prices.unit} cannot be met: no choice of this "
+                    "compressor changes them; limit another resource, such as bits, or compress otherwise"
+                )
             if lowest > limit.most:
                 raise BudgetError(
                     f"target {limit.target} of {limit.dense:,} {limit.prices.unit} is below the smallest "

@@ -15,13 +15,14 @@ from amc_env.compressors.channels import Channels, magnitude_orders
 from amc_env.compressors.networks import CutNetworks, Networks, networks
 from amc_env.compressors.surgery import Solve, Surgeon, cut, drop
 from amc_env.compressors.trial import check, random_plan, try_cut
-from amc_env.cost import RESOURCES, Ints
+from amc_env.cost import Ints
 from amc_env.data.splits import DataError, DataSet, load
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluator, culprit
 from amc_env.execution import DEVICES, device_of, evaluating
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import TraceError, trace
+from amc_env.layer_task import LayerTask, make_layer_task
 from amc_env.metrics import Evaluation, EvaluationError
 from amc_env.plan import Plan
 from amc_env.repair.elimination import orders_cached
@@ -32,9 +33,12 @@ from amc_env.rewards import REWARDS
 
 REPAIRS = ("moments", "sequential", "none")
 ORDERS = ("elimination", "magnitude")
+METHODS = ("channels", "fine_grained", "weight_sharing", "low_rank")
+SPLITS = ("channel", "spatial")
+STARTS = ("linear", "density", "random")
 LIMITS = {  # of the settings of `make_env`: the lowest and the highest, or the choices
     "target": (1e-6, 1.0),
-    "resource": RESOURCES,
+    "resource": ("macs", "params", "bits"),
     "reward": REWARDS,
     "scale": SCALES,
     "beta": (1e-3, 100.0),
@@ -42,6 +46,9 @@ LIMITS = {  # of the settings of `make_env`: the lowest and the highest, or the 
     "floor": (1e-6, 1.0),
     "order": ORDERS,
     "repair": REPAIRS,
+    "method": METHODS,
+    "split": SPLITS,
+    "start": STARTS,
     "calibration_images": (1, 100_000_000),
     "points": (1, 1_000_000),
     "reward_images": (1, 100_000_000),
@@ -131,6 +138,14 @@ class Task:
             self._sequential.repair(small.to(self.device), self.graph.mask(plan.kept))
         return small.cpu()
 
+    def rehearsal(self) -> nn.Module:
+        """A small trainable network, made without moments."""
+        return cut(self.model, self.graph, random_plan(self.graph))
+
+    def described(self, plan: Plan) -> dict[str, Any] | None:
+        """What a card needs to build a plan's network."""
+        return plan.to_dict()
+
     @cached_property
     def _sequential(self) -> Sequential:
         """Repairs trainable networks, whose batch norms are not folded; on the device."""
@@ -151,8 +166,11 @@ def make_task(
     device: str = "auto",
     seed: int = 0,
     keep_whole: Sequence[str] = (),
-) -> Task:
-    """The task of compressing a network by removing channels.
+    method: str = "channels",
+    split: str = "channel",
+    start: str = "linear",
+) -> Task | LayerTask:
+    """The task of compressing a network.
 
     Args:
         model: the dense network; logits ``(N, classes)``. It is copied, not changed.
@@ -169,6 +187,11 @@ def make_task(
         device: where plans are repaired and run: a name in `amc_env.execution.DEVICES`.
         seed: draws the sampled positions.
         keep_whole: names of layers, or of modules with layers in them, that lose no channel on either side.
+        method: what a decision is spent on: "channels"; or, layer by layer, "fine_grained", its single
+            weights ("elimination" then ranks them by second-order saliency); "weight_sharing", the bits of a
+            weight; "low_rank", its rank. The last three are repaired from moments or not at all.
+        split: of low rank, of a k x k convolution: by "channel" or "spatial".
+        start: of weight sharing's k-means: "linear", "density" or "random".
 
     Raises:
         TraceError, DataError, DeviceError, EvaluationError, ValueError: for what does not fit together,
@@ -177,8 +200,15 @@ def make_task(
     checks.positive(calibration_images=calibration_images, points=points)
     checks.one_of("order", order, ORDERS)
     checks.one_of("repair", repair, REPAIRS)
+    checks.one_of("method", method, METHODS)
     check_fit(model, data)
     graph = trace(model, data.shape, keep_whole=keep_whole)
+    sample = {"images": calibration_images, "points": points, "seed": seed}
+    if method != "channels":
+        return make_layer_task(
+            model, graph, data, method=method, order=order, repair=repair, floor=floor, split=split,
+            start=start, sample=sample, device=device_of(device),
+        )  # fmt: skip
     if not graph.groups:
         raise TraceError(f"nothing to decide in {type(model).__name__}: {_why_fixed(graph)}")
     try_cut(model, graph)
@@ -190,7 +220,7 @@ def make_task(
         channels=partial(Channels, graph, round_to=round_to, floor=floor),
         order=order,
         repair=repair,
-        sample={"images": calibration_images, "points": points, "seed": seed},
+        sample=sample,
         device=device_of(device),
     )
 
@@ -215,15 +245,18 @@ def make_env(
     device: str = "auto",
     seed: int = 0,
     keep_whole: Sequence[str] = (),
+    method: str = "channels",
+    split: str = "channel",
+    start: str = "linear",
     render_mode: str | None = None,
 ) -> CompressionEnv:
-    """An environment that compresses a network by removing channels.
+    """An environment that compresses a network.
 
     Args:
         model: the dense network; logits ``(N, classes)``. It is copied, not changed.
         data: repair reads its calibration split, rewards its reward split; no other split is read.
         target: fraction of the dense cost that may be spent, in (0, 1].
-        resource: what the target limits: a key of `amc_env.cost.RESOURCES`.
+        resource: what the target limits: "macs", "params", or "bits" where layers are decided.
         limits: further targets that hold as well, by resource.
         reward: a key of `amc_env.rewards.REWARDS`.
         scale: a key of `amc_env.actions.SCALES`; None for "relative".
@@ -238,6 +271,9 @@ def make_env(
         device: where plans are repaired and run: a name in `amc_env.execution.DEVICES`.
         seed: draws the sampled positions.
         keep_whole: names of layers that stay whole, see `make_task`.
+        method: a name of `METHODS`, see `make_task`.
+        split: a name of `SPLITS`, see `make_task`.
+        start: a name of `STARTS`, see `make_task`.
         render_mode: "ansi" or "rgb_array": the keep ratios as bars.
 
     Raises:
@@ -247,6 +283,7 @@ def make_env(
     task = make_task(
         model, data, round_to=round_to, floor=floor, order=order, repair=repair,
         calibration_images=calibration_images, points=points, device=device, seed=seed, keep_whole=keep_whole,
+        method=method, split=split, start=start,
     )  # fmt: skip
     return _with_evaluator(
         task, reward_images, target=target, resource=resource, limits=limits, reward=reward,
@@ -255,7 +292,7 @@ def make_env(
     )  # fmt: skip
 
 
-def _with_evaluator(task: Task, reward_images: int | None, **problem: Any) -> CompressionEnv:
+def _with_evaluator(task: Task | LayerTask, reward_images: int | None, **problem: Any) -> CompressionEnv:
     check_problem(task, reward_images, **problem)
     env = CompressionEnv(task.compressor, task.evaluator("reward", reward_images), **problem)
     env.task = task
@@ -280,7 +317,7 @@ class ShippedEnv(CompressionEnv):
         self.task = task
 
 
-def check_problem(task: Task, reward_images: int | None, **problem: Any) -> None:
+def check_problem(task: Task | LayerTask, reward_images: int | None, **problem: Any) -> None:
     """Find settings that do not fit before moments and orders are made, which takes long.
 
     Args:

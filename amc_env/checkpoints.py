@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from amc_env import files as whole
+from amc_env.compressors.low_rank import RankError, factored
 from amc_env.compressors.surgery import cut
 from amc_env.graph.given import Given
 from amc_env.graph.trace import TraceError, trace
@@ -222,12 +223,14 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
 def _cut(model: nn.Module, card: Card, card_file: Path) -> nn.Module:
     """The network cut by the card's plan; the checkpoint's weights are still to be filled in."""
     try:
+        if card.plan and "ranks" in card.plan:
+            return factored(model, card.plan["ranks"], card.plan.get("split"))
         height, width = card.shape[1:]
         given = None if card.given is None else Given.from_dict(card.given)
         shape = (card.in_channels, height, width)
         graph = trace(model, shape, keep_whole=card.keep_whole, given=given)
         return cut(model, graph, Plan.from_dict(card.plan or {}))
-    except (PlanError, TraceError) as error:
+    except (PlanError, TraceError, RankError) as error:
         raise CheckpointError(f"{card_file}: plan: {error}") from error
 
 

@@ -1,14 +1,13 @@
 """The task of compressing a network layer by layer: weights, bits or ranks instead of channels."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
-from amc_env import checks
 from amc_env.compressors.fine_grained import FineGrained
 from amc_env.compressors.layers import LayerCompressor, LayerNetworks, Method, fill
 from amc_env.compressors.low_rank import LowRank
@@ -18,8 +17,6 @@ from amc_env.evaluator import Evaluator
 from amc_env.graph.structure import Graph
 from amc_env.plan import Plan
 from amc_env.repair.moments import Moments, collect_cached
-
-METHODS = ("fine_grained", "weight_sharing", "low_rank")
 
 Make = Callable[[Moments | None], Method]
 
@@ -107,33 +104,42 @@ class LayerTask:
 
 
 def make_layer_task(
-    model: nn.Module, graph: Graph, data: DataSet, settings: Mapping[str, Any], device: torch.device
+    model: nn.Module,
+    graph: Graph,
+    data: DataSet,
+    *,
+    method: str,
+    order: str,
+    repair: str,
+    floor: float,
+    split: str,
+    start: str,
+    sample: dict[str, int],
+    device: torch.device,
 ) -> LayerTask:
-    """The task of a method of `METHODS`, from the settings of `amc_env.building.make_task`.
+    """The task of a method; the settings are those of `amc_env.building.make_task`.
 
     Raises:
         ValueError: for settings that do not fit together.
     """
-    method, order, repair = (settings[name] for name in ("method", "order", "repair"))
     if repair == "sequential":
         raise ValueError(
             f"repair=sequential is for channels: with method={method} give repair=moments or repair=none"
         )
-    checks.one_of("method", method, METHODS)
-    floor, repaired = settings["floor"], repair == "moments"
+    if not 0 < floor <= 1:
+        raise ValueError(
+            f"floor is the smallest fraction of a layer that may be kept, in (0, 1], not {floor}"
+        )
+    second, repaired = method == "fine_grained" and order == "elimination", repair == "moments"
 
     def make(moments: Moments | None) -> Method:
         if method == "fine_grained":
-            second = order == "elimination"
             return FineGrained(model, moments, second_order=second, repair=repaired, floor=floor)
         if method == "weight_sharing":
-            return WeightSharing(model, moments, start=settings["start"], seed=settings["seed"])
-        return LowRank(model, moments, split=settings["split"], floor=floor)
+            return WeightSharing(model, moments, start=start, seed=sample["seed"])
+        return LowRank(model, moments, split=split, floor=floor)
 
-    informed = repaired or (method == "fine_grained" and order == "elimination")
-    sample = {
-        "images": settings["calibration_images"],
-        "points": settings["points"],
-        "seed": settings["seed"],
-    }
-    return LayerTask(model, graph, data, make=make, informed=informed, sample=sample, device=device)
+    return LayerTask(
+        model, graph, data, make=make, informed=repaired or second, sample=sample,
+        device=device,
+    )  # fmt: skip

@@ -179,3 +179,25 @@ def test_a_setting_that_the_environment_refuses_leaves_no_folder(wrong: str, tmp
     with pytest.raises(ConfigError, match=f"{wrong.partition('=')[0]} is "):
         search(config(tmp_path / "run", wrong), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("compressor", "protocol"),
+    [("fine_grained", "params_50"), ("weight_sharing", "bits_10"), ("low_rank", "flops_50")],
+)
+def test_the_other_compressors_are_searched_tuned_and_delivered(
+    tmp_path: Path, compressor: str, protocol: str
+) -> None:
+    settings = [f"compressor={compressor}", f"protocol={protocol}", "finetune.epochs=1", "episodes=4"]
+    small = ["compressor.calibration_images=60", "confirm=2", "env.reward_images=50"]
+    search(config(tmp_path, *settings, *small), tmp_path)
+    row = RunRecord.read(tmp_path).content["results"]["table"]["AMC, tuned"]
+    network, _ = weights.load(tmp_path / "compressed")
+    assert accuracy(network, load("digits"), "test") == row["test"]
+    held = [value for value in network.parameters() if value.ndim > 1]
+    if compressor == "fine_grained":
+        assert sum(int(value.count_nonzero()) for value in held) < 0.55 * sum(map(torch.numel, held))
+    if compressor == "weight_sharing":
+        assert all(len(value.unique()) <= 256 for value in held)
+    if compressor == "low_rank":
+        assert sum(p.numel() for p in network.parameters()) == row["params"]

@@ -83,9 +83,24 @@ def weight_of(module: nn.Module) -> Tensor:
 def unconstrained(network: nn.Module) -> nn.Module:
     """A copy whose weights are plain numbers again."""
     free = copy.deepcopy(network)
-    for module in free.modules():
+    for name, module in list(free.named_modules()):
         if parametrize.is_parametrized(module, "weight"):
-            weight = weight_of(module).detach()
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-            setattr(module, "weight", nn.Parameter(weight))  # noqa: B010 - no attribute that is declared
+            plain = _plain(module)
+            if not name:
+                return plain
+            free.set_submodule(name, plain)
     return free
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    """The module without its constraint.
+
+    ``remove_parametrizations`` would take the weight from the class, which copies of a module share.
+    """
+    weight = nn.Parameter(weight_of(module).detach())
+    kind = type(module).__mro__[1]
+    plain = object.__new__(kind)
+    plain.__dict__.update(module.__dict__)
+    plain._parameters = {"weight": weight, **module._parameters}
+    plain._modules = {name: part for name, part in module._modules.items() if name != "parametrizations"}
+    return plain

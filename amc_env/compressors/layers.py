@@ -89,7 +89,11 @@ class LayerCompressor:
 
     def __init__(self, graph: Graph, method: Method) -> None:
         self.method = method
-        decided = [(index, method.choices(layer)) for index, layer in enumerate(graph.layers)]
+        decided = [
+            (index, method.choices(layer))
+            for index, layer in enumerate(graph.layers)
+            if not any(f"{layer.name}.".startswith(f"{name}.") for name in graph.keep_whole)
+        ]
         decided = [(index, choices) for index, choices in decided if len(choices)]
         if not decided:
             raise ValueError(f"{method.name} leaves every layer of this network whole: nothing to decide")

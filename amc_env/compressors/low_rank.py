@@ -6,6 +6,7 @@ Neural Networks with Low Rank Expansions", 2014, for the spatial split.
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -19,7 +20,10 @@ from amc_env.repair.moments import Moments
 
 SPLITS = ("channel", "spatial")
 DAMPING = 1e-6  # of the mean diagonal, before a system is solved
-LARGEST = 8192  # inputs of a layer whose Gram matrix is made from rows
+
+
+class RankError(ValueError):
+    """Ranks that a network's layers cannot have."""
 
 
 class LowRank:
@@ -112,12 +116,8 @@ class LowRank:
 
     def _gram(self, layer: Layer, inputs: int) -> Tensor:
         """``(d, d)`` float64: E[x xᵀ], the identity where it is not known."""
-        if self._moments is not None and layer.name in self._moments.grams:
-            return self._moments.grams[layer.name][0].cpu()
-        if self._moments is not None and layer.name in self._moments.rows and inputs <= LARGEST:
-            rows = self._moments.rows[layer.name][0].cpu().double()
-            return rows.T @ rows / len(rows)
-        return torch.eye(inputs, dtype=torch.float64)
+        known = None if self._moments is None else self._moments.damped(layer.name, 0)
+        return torch.eye(inputs, dtype=torch.float64) if known is None else known.cpu()
 
     def _spatial(self, layer: Layer) -> bool:
         return self.split == "spatial" and min(layer.kernel) > 1
@@ -151,6 +151,32 @@ def blank(dense: nn.Module, rank: int, *, spatial: bool) -> nn.Sequential:
         assert isinstance(dense, nn.Conv2d)
         pair = _convolutions(dense, rank, bias, spatial)
     return nn.Sequential(OrderedDict(zip(("first", "second"), pair, strict=True)))
+
+
+def factored(model: nn.Module, ranks: Mapping[str, int], split: object) -> nn.Module:
+    """A network with two layers in the place of each named one, whose weights are still to be filled in.
+
+    Args:
+        model: the dense network; changed in place.
+        ranks: by name of a layer; both this and ``split`` may come from a file.
+        split: one of `SPLITS`.
+
+    Raises:
+        RankError: for a layer or a rank that cannot be.
+    """
+    modules = dict(model.named_modules())
+    if split not in SPLITS or not isinstance(ranks, dict):
+        raise RankError(f"ranks by layer and a split of {', '.join(SPLITS)} are needed, not {ranks}, {split}")
+    for name, rank in ranks.items():
+        dense = modules.get(name)
+        if not isinstance(dense, nn.Conv2d | nn.Linear):
+            raise RankError(f"{name} is no convolution or linear layer of the network")
+        most = dense.weight[0].numel() * len(dense.weight)
+        if type(rank) is not int or not 1 <= rank <= most:
+            raise RankError(f"the rank of {name} is {rank}, not a whole number from 1 on")
+        spatial = split == "spatial" and isinstance(dense, nn.Conv2d) and min(dense.kernel_size) > 1
+        model.set_submodule(name, blank(dense, rank, spatial=spatial))
+    return model
 
 
 def _convolutions(dense: nn.Conv2d, rank: int, bias: bool, spatial: bool) -> list[nn.Module]:

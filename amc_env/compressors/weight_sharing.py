@@ -4,6 +4,7 @@
 """
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -57,21 +58,23 @@ class WeightSharing:
         module = copy.deepcopy(self._model.get_submodule(layer.name))
         weight = weight_of(module).detach().cpu()
         shared = Shared(weight, count, start=self._start, seed=self._seed)
-        if self._moments is not None and layer.name in self._moments.grams and layer.kind != "transposed":
-            grams = self._moments.grams[layer.name].cpu()
-            shared.values = refit_values(weight, shared.codes, shared.values, grams)
+        if self._moments is not None and layer.kind != "transposed":
+            grams = [self._moments.damped(layer.name, block) for block in range(layer.groups)]
+            known = [gram.cpu() for gram in grams if gram is not None]
+            if len(known) == layer.groups:
+                shared.values = refit_values(weight, shared.codes, shared.values, known)
         constrain(module, {"": shared})
         return module
 
 
-def refit_values(weight: Tensor, codes: Tensor, values: Tensor, grams: Tensor) -> Tensor:
+def refit_values(weight: Tensor, codes: Tensor, values: Tensor, grams: Sequence[Tensor]) -> Tensor:
     """``(k,)`` the shared values with which a layer's outputs come closest to the dense ones.
 
     Args:
         weight: dense W; kernels are flattened.
         codes: int64, of its shape, which value each weight takes.
         values: ``(k,)`` from which damping keeps them near.
-        grams: ``(groups, d, d)`` float64, E[x xᵀ].
+        grams: ``(d, d)`` float64, E[x xᵀ] of each channel group.
     """
     size, blocks = len(values), len(weight) // len(grams)
     both, right = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)

@@ -25,6 +25,7 @@ from amc_env.repair.sampling import Listening, Seen, draw_positions, patches, we
 FORMAT = 6  # of cache files; another number makes them again
 FOLD = 1024  # rows that are gathered before they are multiplied: few rows make slow products
 TOGETHER = 2**26  # numbers in the matrices that a GPU solves at once
+LARGEST = 8192  # inputs of a layer whose Gram matrix is made from rows
 LOOKED_AT = 8  # images whose logits tell one forward from another
 ACTIVATIONS = 2**27  # bytes that one layer's input and output may take in a batch
 
@@ -98,6 +99,22 @@ class Moments:
             [task.columns for task in tasks],
             [self._damping(task) for task in tasks],
         )
+
+    def damped(self, name: str, block: int) -> Tensor | None:
+        """``(d, d)`` float64: E[x xᵀ] of a layer's channel group, with the damping of a solve on all inputs.
+
+        None where it is not known, or has more than `LARGEST` inputs and fewer rows.
+        """
+        if name in self.grams:
+            gram = self.grams[name][block].clone()
+        elif name in self.rows and self.rows[name].size(2) <= LARGEST:
+            rows = self.rows[name][block].double()
+            gram = rows.T @ rows / len(rows)
+        else:
+            return None
+        ridge = self.ridge + damping(len(gram), self.counts[name])
+        gram.diagonal().add_((ridge * gram.diagonal().mean()).clamp_min(torch.finfo(torch.float64).tiny))
+        return gram
 
     def _damping(self, task: Task) -> float:
         return self.ridge + damping(len(task.columns), self.counts[task.layer.name])

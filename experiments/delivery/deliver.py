@@ -9,9 +9,9 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from amc_env.compressors.constraints import unconstrained
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import hits
-from amc_env.graph.trace import verify
 from amc_env.plan import Plan
 from experiments.cli.config import plain
 from experiments.cli.problem import Trained
@@ -66,7 +66,6 @@ def deliver(
     task = env.task
     plans = {DENSE: Plan.dense(env.graph), UNIFORM: uniform(env), FOUND: plan}
     networks = {DENSE: subject.model, **{name: task.network(plans[name]).eval() for name in (UNIFORM, FOUND)}}
-    verify(networks[FOUND], env.graph, env.graph.mask(plan.kept))
     recipe = Recipe(**plain(cfg.finetune)) if cfg.finetune.epochs else None
     last = {UNIFORM: UNIFORM, FOUND: FOUND}
     if recipe is not None:
@@ -80,6 +79,7 @@ def deliver(
                 networks[name], subject.data, recipe, dense=subject.model, device=task.device, record=record,
                 tracker=tracker, state=state,
             )  # fmt: skip
+    networks = {name: unconstrained(network) for name, network in networks.items()}
     with record.phase("evaluate"):
         right = {
             name: {split: hits(network, subject.data, split) for split in SPLITS}
@@ -92,7 +92,7 @@ def deliver(
     gain = gained(right[last[FOUND]]["test"], right[last[UNIFORM]]["test"], tuned=recipe is not None)
     with record.phase("export"):
         card = replace(
-            subject.card, plan=plan.to_dict(), keep_whole=list(env.graph.keep_whole),
+            subject.card, plan=task.described(plan), keep_whole=list(env.graph.keep_whole),
             recipe=subject.card.recipe if recipe is None else asdict(recipe),
             accuracy=accuracies[last[FOUND]], seed=cfg.seed, commit=commit(),
             note=f"compressed from the checkpoint {subject.card.sha256[:12]}",

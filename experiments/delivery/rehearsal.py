@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from amc_env.building import Task
-from amc_env.compressors.surgery import cut
-from amc_env.compressors.trial import random_plan
+from amc_env.compressors.constraints import unconstrained
 from amc_env.data.splits import DataSet
+from amc_env.layer_task import LayerTask
 from experiments.delivery.export import write_onnx
 
 BATCH = 8  # images of the batch that is trained on
@@ -20,7 +20,7 @@ class RehearsalError(ValueError):
     """A network that can be cut and evaluated, but not fine-tuned."""
 
 
-def rehearse(task: Task, *, tuned: bool) -> None:
+def rehearse(task: Task | LayerTask, *, tuned: bool) -> None:
     """Train a small network for one batch in training mode, and export it.
 
     Args:
@@ -31,11 +31,11 @@ def rehearse(task: Task, *, tuned: bool) -> None:
         RehearsalError: when a batch cannot be trained on.
         ExportError: when ONNX cannot hold the network.
     """
-    small = cut(task.model, task.graph, random_plan(task.graph))
+    small = task.rehearsal()
     if tuned:
         _train_one_batch(copy.deepcopy(small), task.data)
     with TemporaryDirectory() as folder:
-        write_onnx(small.eval(), task.data.shape, Path(folder) / "rehearsal.onnx")
+        write_onnx(unconstrained(small).eval(), task.data.shape, Path(folder) / "rehearsal.onnx")
 
 
 def _train_one_batch(network: nn.Module, data: DataSet) -> None:

@@ -14,6 +14,7 @@ from agents.search import search
 from amc_env.building import Task, make_task
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluator, accuracy
+from amc_env.layer_task import LayerTask
 from experiments.analysis import tuned as tables
 from experiments.cli import config
 from experiments.cli.problem import build_agent, trained
@@ -40,7 +41,7 @@ class Job:
 class Subject:
     """The network, its evaluators, and what is the same for every search."""
 
-    task: Task
+    task: Task | LayerTask
     reward: Evaluator
     selection: Evaluator
     resource: str

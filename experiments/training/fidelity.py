@@ -22,6 +22,7 @@ from amc_env.cost import RESOURCES
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import Evaluator, accuracy
 from amc_env.execution import evaluating
+from amc_env.layer_task import LayerTask
 from amc_env.metrics import Evaluation, mean, per_image
 from amc_env.plan import Plan
 from experiments.analysis import fidelity
@@ -53,7 +54,7 @@ class Subject:
         steps: of a short tuning, which is a proxy as well; 0 for none.
     """
 
-    tasks: Mapping[str, Task]
+    tasks: Mapping[str, Task | LayerTask]
     judges: Mapping[str, Evaluator]
     images: int | None
     plans: Sequence[Drawn]
@@ -151,7 +152,7 @@ def tune(subject: Subject, start: nn.Module) -> dict[str, Any]:
     return {"tuned": found, "tuning_seconds": (time.perf_counter() - before) / len(found)}
 
 
-def shares(task: Task, counts: Sequence[int]) -> dict[str, float]:
+def shares(task: Task | LayerTask, counts: Sequence[int]) -> dict[str, float]:
     """What a plan costs as fractions of the dense network, in (0, 1]: ``macs_share`` and ``params_share``."""
     return {
         f"{resource}_share": Budget(task.compressor, {resource: 1.0}).spent(counts) for resource in RESOURCES
@@ -165,7 +166,7 @@ def tuned(network: nn.Module, data: DataSet, recipe: Recipe, device: torch.devic
     return copied
 
 
-def tuned_shortly(network: nn.Module, task: Task, recipe: Recipe, steps: int) -> nn.Module:
+def tuned_shortly(network: nn.Module, task: Task | LayerTask, recipe: Recipe, steps: int) -> nn.Module:
     """A copy of a network after one epoch of so many steps, on the first images of the train split."""
     few = {**task.data.splits, "train": task.data["train"].head(steps * recipe.batch_size)}
     short = replace(recipe, epochs=1)
@@ -191,7 +192,7 @@ def metrics(one: Evaluation) -> dict[str, float]:
     return {name: float(getattr(one, name)) for name in fidelity.METRICS}
 
 
-def plan_of(task: Task, counts: Sequence[int]) -> Plan:
+def plan_of(task: Task | LayerTask, counts: Sequence[int]) -> Plan:
     """The plan that keeps so many positions of each group, chosen by the task's order."""
     plan = Plan.dense(task.graph)
     for group, count in enumerate(counts):

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from amc_env import checkpoints as weights
+from amc_env.compressors.constraints import unconstrained
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import accuracy
 from experiments.cli import config
@@ -44,8 +45,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
         )  # fmt: skip
         measured = {split: accuracy(tuned, subject.data, split) for split in ("selection", "test")}
         card = replace(
-            subject.card, plan=plan.to_dict(), keep_whole=list(env.graph.keep_whole), recipe=asdict(recipe),
-            accuracy=measured, seed=recipe.seed, commit=commit(),
+            subject.card, plan=env.task.described(plan), keep_whole=list(env.graph.keep_whole),
+            recipe=asdict(recipe), accuracy=measured, seed=recipe.seed, commit=commit(),
             note=f"compressed from the checkpoint {subject.card.sha256[:12]}",
         )  # fmt: skip
         weights.save(folder / STEM, tuned, card)
@@ -66,7 +67,7 @@ def finetune(
     tracker: Tracker,
     state: str = STATE,
 ) -> nn.Module:
-    """Train a copy of a cut network; the last epoch's weights are returned, whatever their accuracy.
+    """Train a copy of a compressed network; the last epoch's weights are returned, whatever their accuracy.
 
     Args:
         network: the physically smaller network, with its batch norms.
@@ -84,4 +85,4 @@ def finetune(
         tuned, data, recipe, device=device, state=record.folder / state, record=record, tracker=tracker,
         phase="finetune", teacher=teacher_of(recipe, dense, data),
     )  # fmt: skip
-    return tuned.cpu().eval()
+    return unconstrained(tuned.cpu().eval())
