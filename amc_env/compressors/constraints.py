@@ -99,7 +99,7 @@ def _plain(module: nn.Module) -> nn.Module:
     """
     weight = nn.Parameter(weight_of(module).detach())
     kind = type(module).__mro__[1]
-    plain = object.__new__(kind)
+    plain: nn.Module = object.__new__(kind)
     plain.__dict__.update(module.__dict__)
     plain._parameters = {"weight": weight, **module._parameters}
     plain._modules = {name: part for name, part in module._modules.items() if name != "parametrizations"}
