@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from agents import ddpg, sb3
 from agents.search import Agent
 from amc_env.building import make_env
-from amc_env.cost import RESOURCES
+from amc_env.building import LIMITS
 from amc_env.data.splits import SPECS, DataError
 from amc_env.rewards import REWARDS
 from amc_env.zoo import build, names
@@ -96,7 +96,7 @@ def test_the_zoos_networks_can_be_chosen():
 @pytest.mark.parametrize("choice", choices("protocol"))
 def test_protocols_name_what_exists(choice):
     protocol = typed("protocol", choice, ProtocolConfig)
-    assert protocol.resource in RESOURCES
+    assert protocol.resource in LIMITS["resource"]
     assert protocol.reward in REWARDS
     assert 0 < protocol.target <= 1
 
