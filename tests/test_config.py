@@ -17,8 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from agents import ddpg, sb3
 from agents.search import Agent
-from amc_env.building import make_env
-from amc_env.building import LIMITS
+from amc_env.building import LIMITS, make_env
 from amc_env.data.splits import SPECS, DataError
 from amc_env.rewards import REWARDS
 from amc_env.zoo import build, names
