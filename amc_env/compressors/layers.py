@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from amc_env.compressors import Errors
 from amc_env.compressors.surgery import REMEMBERED
 from amc_env.cost import Ints, Macs, Params, mask_widths, weights
 from amc_env.graph.structure import Graph, Group, Layer
@@ -86,6 +87,8 @@ class LayerCompressor:
     Raises:
         ValueError: when the method leaves every layer whole.
     """
+
+    errors: Errors | None = None
 
     def __init__(self, graph: Graph, method: Method) -> None:
         self.method = method
