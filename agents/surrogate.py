@@ -1,6 +1,7 @@
 """Bayesian optimisation of the plan: a Gaussian process on the keep ratios, and the expected improvement."""
 
 import warnings
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -54,10 +55,18 @@ class GP(PlanSearch):
         if not len(self.plans):
             first = lattice.filled(lattice.uniform(), self.rng)
             return np.concatenate([first, lattice.random(self.starts - 1, self.rng)])
+        return self.climbed(lattice, self.promise(lattice))
+
+    def promise(self, lattice: Lattice) -> Callable[[Plans], Floats]:
+        """What gives the expected improvement of plans, after a fit to those that were played."""
         rows = thinned(self.rewards, self.most)
         if len(rows) == self.most < len(self.rewards) == self.most + 1:
             warnings.warn(f"GP fits {self.most} plans from here on, the best and the latest", stacklevel=2)
         fit = Process.fitted(lattice.ratios(self.plans[rows]), standardised(self.rewards[rows]))
+        return lambda plans: fit.improvement(lattice.ratios(plans))
+
+    def climbed(self, lattice: Lattice, promise: Callable[[Plans], Floats]) -> Plans:
+        """The most promising new plan: of random ones, of changes of the best, and of those near it."""
         elites = self.plans[np.argsort(-self.rewards, kind="stable")[:ELITES]]
         pool = [lattice.random(self.candidates, self.rng)]
         pool += [lattice.exchanged(elites[self.rng.integers(len(elites), size=self.candidates)], self.rng)]
@@ -65,10 +74,10 @@ class GP(PlanSearch):
         fresh = self.new(np.concatenate(pool))
         if not len(fresh):
             return self.best
-        best = fresh[[int(fit.improvement(lattice.ratios(fresh)).argmax())]]
+        best = fresh[[int(promise(fresh).argmax())]]
         for _ in range(CLIMBS):
             around = self.new(np.concatenate([best, lattice.neighbours(best[0], self.rng)]))
-            best = around[[int(fit.improvement(lattice.ratios(around)).argmax())]]
+            best = around[[int(promise(around).argmax())]]
         return best
 
 

@@ -26,6 +26,7 @@ from experiments.analysis import (
     regret,
     runs,
     site,
+    transfer,
     tuned,
 )
 from experiments.analysis.joining import joined
@@ -44,6 +45,7 @@ POLICIES, REGRET = "policies", "regret"  # folders in results/ and names of bloc
 BASELINES = "baselines"  # a block; its records are those in regret/ whose names begin so
 BENCHMARKS = "benchmarks"  # likewise
 TUNED, FIDELITY = "tuned", "fidelity"  # likewise
+PRETRAINED = "pretrained"  # likewise
 TABLES = "tables"  # the records of the paper's tables, and the block of all
 FRONT = "plain20-cifar10"  # the record of `TUNED` on the front page
 SEARCH = ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
@@ -141,7 +143,10 @@ def pages() -> dict[Path, dict[str, str]]:
             REGRET: tables_of(REGRET, regret.table),
             "metrics": metrics(),
         },
-        AGENTS_PAGE: {BASELINES: tables_of(REGRET, regret.by_evaluations, begins=BASELINES)},
+        AGENTS_PAGE: {
+            BASELINES: tables_of(REGRET, regret.by_evaluations, begins=BASELINES),
+            PRETRAINED: rows_of(PRETRAINED, transfer.tables),
+        },
         BENCHMARKS_PAGE: {BENCHMARKS: f"{tables.table(speed)}\n\n{recorded(speed)}"},
     }
 
@@ -227,6 +232,9 @@ def keep(folder: Path, name: str) -> Path:
         path = RESULTS / REGRET / f"{name}.json"
         if path.exists():
             kept = joined(whole(path), kept)
+    elif "critic" in record.content["config"]:
+        kept = {key: record.content[key] for key in COMPARISON} | {"rows": record.rows}
+        path = RESULTS / PRETRAINED / f"{name}.json"
     else:
         kept = _search(record, name)
         table = kept["run"].get("choices", {}).get("experiment") or ""

@@ -195,6 +195,18 @@ class CompareConfig(ContendersConfig):
 
 
 @dataclass
+class PretrainAgentConfig:
+    """Everything that `experiments.pretrain_agent` reads."""
+
+    targets: list[float] = MISSING
+    searched: list[float] = MISSING
+    episodes: int = MISSING
+    steps: int = MISSING
+    critic: str = MISSING
+    output: str = MISSING
+
+
+@dataclass
 class FidelityConfig:
     """Everything that `experiments.fidelity` reads."""
 
@@ -306,6 +318,7 @@ SCHEMAS = {
     "describe": DescribeConfig,
     "compare": CompareConfig,
     "fidelity": FidelityConfig,
+    "pretrain_agent": PretrainAgentConfig,
     "deep_compress": DeepCompressConfig,
     "policies": PoliciesConfig,
     "tune": TuneConfig,

@@ -1,0 +1,93 @@
+"""A critic of whole plans that carries over from network to network.
+
+It predicts the KL of a plan, up to a factor: the sum over decisions of w e^q. Here e is the relative error of
+the layers that read a group (`errors` in the info of ``reset``), and weight w and power q come from what is
+known of the decision on any network. Of a group whose layers lose 0.1, w = 2 and q = 1 make 0.2.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load
+
+from agents.lattice import Lattice, Plans
+
+Floats = NDArray[np.float64]
+FORMAT = 1
+KEEPS = (0.25, 0.5, 0.75)  # at which a decision's error is a feature
+FEATURES = ("place", "cost", "later cost", *(f"ln error at {keep}" for keep in KEEPS))
+TINY = 1e-3  # of an error, before its logarithm
+PARAMETERS = ("mean", "scale", "hidden_weight", "hidden_bias", "weight", "bias", "power")
+
+
+class CriticError(ValueError):
+    """A file that holds no critic of this format, or an environment that tells no errors."""
+
+
+def features(lattice: Lattice, errors: Sequence[Sequence[float]]) -> Floats:
+    """``(T, 6)``: of each decision its place in [0, 1]; ln of what dropping it to its least saves of the
+    cost, over the mean; the share of that which is still to come; ln of its error at `KEEPS`.
+    """
+    count = lattice.decisions
+    whole = np.tile(lattice.tops, (count + 1, 1))
+    whole[np.arange(count), np.arange(count)] = 0
+    cost = lattice.limits[0].cost(whole)
+    saved = np.maximum(cost[-1] - cost[:-1], 1) / np.maximum(cost[-1] - cost[:-1], 1).sum()
+    later = saved[::-1].cumsum()[::-1] - saved
+    at = [
+        np.log(np.interp(KEEPS, keeps, error) + TINY)
+        for keeps, error in zip(lattice.keeps, errors, strict=True)
+    ]
+    place = np.arange(count) / max(1, count - 1)
+    return np.column_stack([place, np.log(saved * count), later, np.array(at)])
+
+
+@dataclass(frozen=True, eq=False)
+class Critic:
+    """The parameters of a critic, by the names of `PARAMETERS`.
+
+    ``mean`` and ``scale`` standardise the features; a hidden layer of tanh units ``(6, h)`` and a layer
+    ``(h, 2)`` give ln w, and 0.3 of whose tanh is added to ``power``, ln q.
+    """
+
+    parameters: Mapping[str, Floats]
+
+    def damage(self, lattice: Lattice, errors: Sequence[Sequence[float]], plans: Plans) -> Floats:
+        """``(n,)`` the predicted KL of plans ``(n, T)``, up to a factor that is the network's."""
+        p = self.parameters
+        x = (features(lattice, errors) - p["mean"]) / p["scale"]
+        out = np.tanh(x @ p["hidden_weight"] + p["hidden_bias"]) @ p["weight"] + p["bias"]
+        power = np.exp(p["power"] + 0.3 * np.tanh(out[:, 1]))
+        total = np.zeros(len(plans))
+        for decision, error in enumerate(errors):
+            each = np.exp(out[decision, 0]) * (np.array(error) + 1e-5) ** power[decision]
+            total += each[plans[:, decision]]
+        return total
+
+
+def read(path: Path) -> Critic:
+    """A critic from a safetensors file, with its card of the same name beside it.
+
+    Raises:
+        CriticError: for a file that is missing, damaged, of another format or of other features.
+    """
+    try:
+        content, card = path.read_bytes(), json.loads(path.with_suffix(".json").read_text())
+    except (OSError, ValueError) as error:
+        raise CriticError(f"{path} and its card cannot be read: {error}; {AGAIN}") from error
+    if not isinstance(card, dict) or card.get("format") != FORMAT or card.get("features") != list(FEATURES):
+        raise CriticError(f"{path} is of another version or features than {', '.join(FEATURES)}; {AGAIN}")
+    if (found := hashlib.sha256(content).hexdigest()) != card.get("sha256"):
+        raise CriticError(f"{path} has the digest {found[:12]}, its card has another: it is damaged; {AGAIN}")
+    stored = load(content)
+    if set(stored) != set(PARAMETERS):
+        raise CriticError(f"{path} holds {sorted(stored)}, wanted are {sorted(PARAMETERS)}; {AGAIN}")
+    return Critic({name: value.astype(np.float64) for name, value in stored.items()})
+
+
+AGAIN = "make it with `python -m experiments.pretrain_agent`"

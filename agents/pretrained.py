@@ -1,0 +1,96 @@
+"""A searcher that has seen other networks: a pre-trained critic proposes, a Gaussian process corrects it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.critic import Critic, CriticError, read
+from agents.episode import Array, Info
+from agents.lattice import Lattice, Plans
+from agents.surrogate import ELITES, GP, Floats, Process, expected_improvement, standardised, thinned
+
+SHIPPED = Path(__file__).parent / "weights/critic.safetensors"
+TRUSTED = 5  # plans that the critic alone proposes before a slope of the rewards over it is fitted
+ROUNDS = 20  # of a search for the plan that the critic likes best
+
+
+class Pretrained(GP):
+    """Plays what a critic of other networks likes best, then goes on with it as the prior mean of `GP`.
+
+    The first plan needs no evaluation. The critic ranks; how many points its ranks are worth on this network
+    is the slope of the rewards over its predictions.
+
+    Args:
+        critic: path of another critic than the shipped one, as `experiments.pretrain_agent` writes it.
+
+    Raises:
+        CriticError: for a file that is no critic of this version.
+    """
+
+    def __init__(self, *args: Any, critic: str | None = None, **kwargs: Any) -> None:
+        self.critic: Critic = read(Path(critic) if critic else SHIPPED)
+        self._errors: Any = None
+        super().__init__(*args, **kwargs)
+
+    def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
+        """As `GP`; takes the errors of each choice from the info of ``reset``.
+
+        Raises:
+            CriticError: when the environment does not tell them.
+        """
+        if "decisions" in info:
+            if "errors" not in info:
+                raise CriticError(
+                    "the info of reset holds no errors of the choices, which the critic reads; they are "
+                    "there with compressor.repair=moments or sequential, not none"
+                )
+            self._errors = info["errors"]
+        return super().act(observation, info, explore=explore)
+
+    def propose(self, lattice: Lattice) -> Plans:
+        """What the critic likes best of what is new; once it is trusted no more, the most promising."""
+        if len(self.plans) < TRUSTED:
+            return self.liked(lattice)
+        return self.climbed(lattice, self.promise(lattice))
+
+    def liked(self, lattice: Lattice) -> Plans:
+        """``(1, T)`` the new plan of least predicted damage, from mutations and neighbours of the best."""
+        pool = np.concatenate([lattice.filled(lattice.uniform(), self.rng), lattice.random(400, self.rng)])
+        for _ in range(ROUNDS):
+            order = np.argsort(self._damage(lattice, pool), kind="stable")[: 2 * ELITES]
+            around = [lattice.neighbours(plan, self.rng) for plan in pool[order[:ELITES]]]
+            mutants = lattice.exchanged(np.repeat(pool[order], 5, axis=0), self.rng)
+            pool = np.unique(np.concatenate([pool[order], mutants, *around]), axis=0)
+        fresh = self.new(pool[np.argsort(self._damage(lattice, pool), kind="stable")])
+        return fresh[:1] if len(fresh) else self.best
+
+    def promise(self, lattice: Lattice) -> Callable[[Plans], Floats]:
+        """Expected improvement, with what the critic says as the mean before the rewards are seen."""
+        rows = thinned(self.rewards, self.most)
+        played, values = self.plans[rows], standardised(self.rewards[rows])
+        damage = self._damage(lattice, played)
+        worst = float(np.quantile(damage, 0.9))  # beyond, all plans are bad alike
+        slope, level = trend(np.minimum(damage, worst), values)
+
+        def prior(plans: Plans) -> Floats:
+            return level + slope * np.minimum(self._damage(lattice, plans), worst)
+
+        fit = Process.fitted(lattice.ratios(played), values - prior(played))
+
+        def improvement(plans: Plans) -> Floats:
+            mean, deviation = fit.predict(lattice.ratios(plans))
+            return expected_improvement(mean + prior(plans), deviation, float(values.max()))
+
+        return improvement
+
+    def _damage(self, lattice: Lattice, plans: Plans) -> Floats:
+        return self.critic.damage(lattice, self._errors, plans)
+
+
+def trend(damage: Floats, values: Floats) -> tuple[float, float]:
+    """Slope, at most 0, and level of the least-squares line of values over damage."""
+    apart = damage - damage.mean()
+    slope = min(0.0, float(apart @ values) / max(float(apart @ apart), 1e-12))
+    return slope, float(values.mean() - slope * damage.mean())

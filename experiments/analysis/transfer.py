@@ -1,0 +1,58 @@
+"""What a critic of other networks is worth: tables from the record of `experiments.pretrain_agent`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.analysis import markdown, stats
+from experiments.analysis.regret import NEAR, SEED, cell
+
+COUNTS = (1, 5, 10, 20, 40, 60)
+
+
+def tables(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Both tables."""
+    return f"{first_plans(rows)}\n\n{searches(rows)}"
+
+
+def first_plans(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Regret of plans that take no evaluation, in points: a row a policy; intervals over tables."""
+    targets = list(rows[0]["first"])
+    policies = next(found for row in rows for found in row["first"].values() if found)
+    lines = []
+    for name in policies:
+        each = [[row["first"][t][name] for row in rows if row["first"][t]] for t in targets]
+        means = [np.mean([f[name] for f in row["first"].values() if f]) for row in rows]
+        lines.append([f"`{name}`", *(f"{np.mean(found):.2f}" for found in each), cell(_mean(means))])
+    head = [f"{100 * float(target):g} % of the MACs" for target in targets]
+    return markdown.table(["first plan by", *head, "all"], lines)
+
+
+def searches(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Regret of the best plan so far after so many evaluations, in points: a row a searcher."""
+    names = next(list(found) for row in rows for found in row["curves"].values())
+    lines = []
+    for name in names:
+        curves = [[found[name] for found in row["curves"].values()] for row in rows if row["curves"]]
+        means = [[float(np.mean([after(c, count) for c in own])) for own in curves] for count in COUNTS]
+        median = float(np.median([reached(curve) for own in curves for curve in own]))
+        needed = f"{median:.0f}" if np.isfinite(median) else "more"
+        lines.append([f"`{name}`", *(cell(_mean(mean)) for mean in means), needed])
+    return markdown.table(["agent", *map(str, COUNTS), f"median evaluations to {NEAR} point"], lines)
+
+
+def after(curve: Sequence[Sequence[float]], count: int) -> float:
+    """The regret after so many evaluations; a curve holds each improvement's number and regret."""
+    return [regret for at, regret in curve if at <= count][-1]
+
+
+def reached(curve: Sequence[Sequence[float]]) -> float:
+    """The first evaluation within `NEAR` of the best; infinity without one."""
+    return min((at for at, regret in curve if regret <= NEAR + 1e-9), default=float("inf"))
+
+
+def _mean(scores: Sequence[float]) -> stats.Estimate:
+    found: NDArray[np.float64] = np.array(scores)[:, None]
+    return stats.estimate(found, stats.mean, np.random.default_rng(SEED))

@@ -1,0 +1,196 @@
+"""Trains the critic of `agents.pretrained` on all tables but one, for each of them, and plays it on that one.
+
+A row of the record is a table: the regret of first plans, by budget, and the curves of searches. At the end a
+critic of all tables is trained and written.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from safetensors.numpy import save
+from torch import Tensor
+
+from agents import critic as critics
+from agents.additive import Additive
+from agents.critic import Critic
+from agents.lattice import Lattice
+from agents.pretrained import Pretrained
+from agents.surrogate import GP
+from amc_env import files, tabular
+from amc_env.budget import BudgetError
+from amc_env.tabular import TabularEnv
+from experiments.cli import config
+from experiments.recording import opening
+from experiments.recording.progress import Meter
+from experiments.recording.record import RECORD, commit
+from experiments.searching.compare import play
+
+HIDDEN = 16
+BATCH = 128  # plans of a table in a step
+BAND = 0.15  # width of the budgets from which a step's plans are drawn, in shares of the dense cost
+FEW = 20  # plans within a budget, below which it is no task
+SEARCHERS = {"additive": Additive, "gp": GP, "pretrained": Pretrained}
+
+
+class Subject:
+    """A table as the critic sees it: every plan, its cost and what it lost.
+
+    Args:
+        name: of the table.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.table = name, tabular.load(name)
+        _, info = TabularEnv(self.table, target=1.0).reset()
+        self.errors, self.lattice = info["errors"], Lattice(info["choices"], info["costs"])
+        shape = self.table.columns["top1"].shape
+        self.plans = np.stack(np.unravel_index(np.arange(np.prod(shape)), shape), axis=1)
+        self.share = self.table.columns["macs"].ravel() / self.table.columns["macs"].max()
+        self.top1 = self.table.columns["top1"].ravel() / self.table.card.n_images
+        self.log_kl = torch.from_numpy(np.log(self.table.columns["kl"].ravel() + critics.TINY))
+        self.features = torch.from_numpy(critics.features(self.lattice, self.errors)).float()
+        each = [np.array(error)[self.plans[:, t]] for t, error in enumerate(self.errors)]
+        self.lost = torch.from_numpy(np.stack(each, axis=1)).float()
+
+    def regrets(self, critic: Critic, target: float) -> dict[str, float] | None:
+        """Points by which first plans stay behind the best within a budget; None where few are within it.
+
+        ``uniform`` keeps one share everywhere, ``errors`` has the least sum of errors, ``critic`` the least
+        predicted damage.
+        """
+        within = np.flatnonzero(self.share <= target)
+        if len(within) < FEW:
+            return None
+        damage = critic.damage(self.lattice, self.errors, self.plans[within])
+        even = (self.plans[within] == self.plans[within, :1]).all(1)
+        chosen = {
+            "uniform": within[even][-1] if even.any() else within[0],
+            "errors": within[int(self.lost[within].sum(1).argmin())],
+            "critic": within[int(damage.argmin())],
+        }
+        best = self.top1[within].max()
+        return {name: 100 * float(best - self.top1[at]) for name, at in chosen.items()}
+
+
+def main(cfg: DictConfig, folder: Path) -> None:
+    """Leave each table out once, then train on all; resumes an unfinished record."""
+    settings = config.plain(cfg)
+    record = opening.opened(folder, settings, seeds={"training": 0})
+    subjects = [Subject(name) for name in tabular.names()]
+    done = {row["table"] for row in record.rows}
+    with record, record.phase("tables"), Meter("tables", len(subjects), done=len(done)) as meter:
+        for left_out in subjects:
+            if left_out.name not in done:
+                critic = trained([s for s in subjects if s is not left_out], steps=cfg.steps, seed=0)
+                record.add(table=left_out.name, **held_out(left_out, critic, cfg, folder))
+                meter.update(len(record.rows))
+        write(trained(subjects, steps=cfg.steps, seed=0), Path(cfg.critic), [s.name for s in subjects])
+    print(f"written: {folder / RECORD} and {cfg.critic}.safetensors")
+
+
+def held_out(subject: Subject, critic: Critic, cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """What a critic is worth on a table that it did not learn from."""
+    first = {str(target): subject.regrets(critic, target) for target in cfg.targets}
+    path = folder / "critics" / subject.name
+    write(critic, path, [])
+    curves: dict[str, dict[str, Any]] = {}
+    for target in cfg.searched:
+        try:
+            env = TabularEnv(subject.table, target=target, scale="absolute")
+        except BudgetError:
+            continue
+        best = env.known_best.top1
+        for name, kind in SEARCHERS.items():
+            own = {"critic": f"{path}.safetensors"} if kind is Pretrained else {}
+            agent = kind(env.observation_space, env.action_space, seed=0, **own)
+            found = play(env, agent, episodes=cfg.episodes, seed=0)["curve"]
+            curves.setdefault(str(target), {})[name] = [[at, 100 * (best - top1)] for at, top1 in found]
+    return {"first": first, "curves": curves}
+
+
+class Learner(torch.nn.Module):
+    """The parameters of a `Critic` in torch, with `agents.critic.Critic.damage` for training."""
+
+    def __init__(self, features: Tensor, generator: torch.Generator) -> None:
+        super().__init__()
+        self.mean, self.scale = features.mean(0), features.std(0) + critics.TINY
+        drawn = torch.randn(features.size(1), HIDDEN, generator=generator) / features.size(1) ** 0.5
+        self.hidden_weight = torch.nn.Parameter(drawn)
+        self.hidden_bias = torch.nn.Parameter(torch.zeros(HIDDEN))
+        self.weight = torch.nn.Parameter(torch.zeros(HIDDEN, 2))
+        self.bias = torch.nn.Parameter(torch.zeros(2))
+        self.power = torch.nn.Parameter(torch.zeros(1))
+        self.steep = torch.nn.Parameter(torch.zeros(1))  # ln of the power of the sum; changes no rank
+
+    def forward(self, features: Tensor, lost: Tensor) -> Tensor:
+        """``(n,)`` predicted ln KL, up to a constant, of plans with errors ``(n, T)``."""
+        x = (features - self.mean) / self.scale
+        out = torch.tanh(x @ self.hidden_weight + self.hidden_bias) @ self.weight + self.bias
+        power = torch.exp(self.power + 0.3 * torch.tanh(out[:, 1]))
+        total = (torch.exp(out[:, 0]) * (lost + 1e-5) ** power).sum(1)
+        return torch.log(total + 1e-4) * torch.exp(self.steep)
+
+    def critic(self) -> Critic:
+        """What was learnt."""
+        found = {name: getattr(self, name).detach().double().numpy() for name in critics.PARAMETERS}
+        return Critic(found)
+
+
+def trained(subjects: Sequence[Subject], *, steps: int, seed: int) -> Critic:
+    """Regress ln KL of plans at random budgets, good plans weighing more; each table has a level of its own.
+
+    Args:
+        subjects: to learn from.
+        steps: of AdamW, each on `BATCH` plans of each table.
+        seed: of the first weights and the plans.
+    """
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    learner = Learner(torch.cat([subject.features for subject in subjects]), generator)
+    optimizer = torch.optim.AdamW(learner.parameters(), 1e-2, weight_decay=1e-2)
+    for _ in range(steps):
+        losses = []
+        for subject in subjects:
+            rows = drawn(subject.share, rng)
+            if len(rows):
+                predicted = learner(subject.features, subject.lost[rows])
+                losses.append(weighted_square(predicted, subject.log_kl[rows]))
+        optimizer.zero_grad()
+        torch.stack(losses).mean().backward()
+        optimizer.step()
+    return learner.critic()
+
+
+def drawn(share: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Positions of `BATCH` plans just within a random budget; none where there are hardly any."""
+    target = rng.uniform(0.15, 0.8)
+    rows = np.flatnonzero((share <= target) & (share >= target - BAND))
+    return rng.choice(rows, min(BATCH, len(rows)), replace=False) if len(rows) >= FEW else rows[:0]
+
+
+def weighted_square(predicted: Tensor, log_kl: Tensor) -> Tensor:
+    """The mean square error after the level is taken out, a plan's weight being one over its KL."""
+    weight = torch.exp(log_kl.min() - log_kl)
+    weight = weight / weight.sum()
+    apart = predicted - log_kl
+    return (weight * (apart - (weight * apart).sum()).square()).sum()
+
+
+def write(critic: Critic, path: Path, tables: Sequence[str]) -> None:
+    """Write a critic and its card, as `agents.critic.read` wants them."""
+    content = save({name: np.ascontiguousarray(value) for name, value in critic.parameters.items()})
+    card: Mapping[str, Any] = {
+        "format": critics.FORMAT,
+        "features": list(critics.FEATURES),
+        "tables": list(tables),
+        "commit": commit(),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    text = json.dumps(card, indent=1, sort_keys=True) + "\n"
+    files.write_all({path.with_suffix(".safetensors"): content, path.with_suffix(".json"): text})

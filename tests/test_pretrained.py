@@ -1,0 +1,154 @@
+"""A critic of other networks: its formula by hand, its files, its training, and what it proposes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agents import critic as critics
+from agents.critic import Critic, CriticError, features, read
+from agents.lattice import Lattice
+from agents.pretrained import SHIPPED, Pretrained, trend
+from agents.search import search
+from agents.surrogate import GP
+from amc_env.tabular import TabularEnv
+from experiments.analysis import transfer
+from experiments.searching import pretrain_agent
+
+ERRORS = ((0.2, 0.0), (0.4, 0.0), (0.1, 0.0))
+# Three decisions of widths 1 or 2: a layer of cost 3 w0 w1, one of 5 w1 w2, and 2 for each of w0.
+COSTS = {
+    "limit": 20,
+    "constant": 10,
+    "single": ((0, 5), (0, 8), (0, 5)),
+    "pairs": {(0, 1): ((0, 0), (0, 3)), (1, 2): ((0, 0), (0, 5))},
+}
+LATTICE = Lattice(((0.5, 1.0),) * 3, COSTS)
+
+
+def simple(weight: float = 2.0, power: float = 1.0) -> Critic:
+    """A critic with the same weight and power for every decision."""
+    made = {"mean": np.zeros(6), "scale": np.ones(6), "hidden_weight": np.zeros((6, 4))}
+    made |= {"hidden_bias": np.zeros(4), "weight": np.zeros((4, 2)), "bias": np.array([np.log(weight), 0.0])}
+    return Critic(made | {"power": np.array([np.log(power)])})
+
+
+def env_of(target: float = 0.3) -> TabularEnv:
+    return TabularEnv("digits", target=target, scale="absolute")
+
+
+def make(env: TabularEnv, *, seed: int = 0, **settings: object) -> Pretrained:
+    return Pretrained(env.observation_space, env.action_space, seed=seed, **settings)
+
+
+def test_damage_by_hand() -> None:
+    plans = np.array([[0, 0, 0], [1, 0, 1], [1, 1, 1]])
+    found = simple().damage(LATTICE, ERRORS, plans)
+    np.testing.assert_allclose(found, [2 * 0.7, 2 * 0.4, 0.0], atol=1e-4)
+    found = simple(1.0, 2.0).damage(LATTICE, ERRORS, plans)
+    np.testing.assert_allclose(found, [0.04 + 0.16 + 0.01, 0.16, 0.0], atol=1e-4)
+
+
+def test_features_by_hand() -> None:
+    """Dense 36; the least of each alone saves 5 + 3, 8 + 3 + 5 and 5 + 5."""
+    found = features(LATTICE, ERRORS)
+    saved = np.array([8, 16, 10]) / 34
+    np.testing.assert_allclose(found[:, 0], [0, 0.5, 1])
+    np.testing.assert_allclose(found[:, 1], np.log(3 * saved))
+    np.testing.assert_allclose(found[:, 2], [26 / 34, 10 / 34, 0], atol=1e-12)
+    np.testing.assert_allclose(found[0, 3:], np.log([0.201, 0.201, 0.101]))
+
+
+def test_the_slope_is_never_upwards() -> None:
+    assert trend(np.array([0.0, 1.0, 2.0]), np.array([4.0, 3.0, 2.0])) == pytest.approx((-1.0, 4.0))
+    assert trend(np.array([0.0, 1.0]), np.array([0.0, 1.0])) == pytest.approx((0.0, 0.5))
+
+
+def test_the_first_plan_is_the_critics_favourite_and_within_the_budget() -> None:
+    env = env_of()
+    agent = make(env)
+    (trial,) = search(env, agent, episodes=1, seed=0)
+    assert trial.episode.final["macs"] <= env.budget.limit
+    macs = env.table.columns["macs"]
+    within = np.flatnonzero(macs.ravel() <= env.budget.limit)
+    plans = np.stack(np.unravel_index(within, macs.shape), axis=1)
+    damage = agent.critic.damage(agent.lattice, env.table.compressor.errors, plans)
+    assert agent.plans.tolist() == [plans[damage.argmin()].tolist()]
+
+
+def test_on_a_network_it_has_not_seen_it_is_ahead_of_a_process_that_knows_nothing(tmp_path: Path) -> None:
+    names = ("digits_residual", "digits_grouped6", "digits_plain6")
+    subjects = [pretrain_agent.Subject(name) for name in names]
+    pretrain_agent.write(pretrain_agent.trained(subjects, steps=40, seed=0), tmp_path / "mine", names)
+    env = env_of()
+    known = make(env, critic=str(tmp_path / "mine.safetensors"))
+    nothing = GP(env.observation_space, env.action_space, seed=0)
+    best = [max(t.episode.reward for t in search(env, a, episodes=10, seed=0)) for a in (known, nothing)]
+    assert best[0] > best[1]
+
+
+def test_training_ends_the_same() -> None:
+    subjects = [pretrain_agent.Subject("digits_residual")]
+    one, other = (pretrain_agent.trained(subjects, steps=5, seed=1) for _ in range(2))
+    assert all((one.parameters[name] == other.parameters[name]).all() for name in critics.PARAMETERS)
+
+
+def test_the_error_by_hand() -> None:
+    """KLs 1 and 2 weigh 2/3 and 1/3; predictions are 0.3 too high on average, and 0.3 and 0.6 off that."""
+    predicted, log_kl = torch.tensor([0.0, 0.9 + np.log(2)]), torch.log(torch.tensor([1.0, 2.0]))
+    found = pretrain_agent.weighted_square(predicted, log_kl)
+    assert found.item() == pytest.approx(2 / 3 * 0.3**2 + 1 / 3 * 0.6**2, abs=1e-6)
+
+
+def test_a_resumed_search_is_the_uninterrupted_one() -> None:
+    env = env_of()
+    make_one = lambda *, seed: make(env, seed=seed, candidates=50)  # noqa: E731
+    whole = [t.episode.reward for t in search(env, make_one(seed=0), episodes=9, seed=0)]
+    first, second = make_one(seed=0), make_one(seed=3)
+    head = [t.episode.reward for t in search(env, first, episodes=6, seed=0)]
+    second.load_state_dict(first.state_dict())
+    assert head + [t.episode.reward for t in search(env, second, episodes=9, seed=0, start=6)] == whole
+
+
+def test_files_that_are_no_critic_are_refused(tmp_path: Path) -> None:
+    assert isinstance(read(SHIPPED), Critic)
+    pretrain_agent.write(simple(), tmp_path / "mine", [])
+    path, card = tmp_path / "mine.safetensors", tmp_path / "mine.json"
+    told = json.loads(card.read_text())
+    np.testing.assert_array_equal(read(path).parameters["bias"], simple().parameters["bias"])
+    for change in ({"format": 99}, {"features": ["t", "n"]}):
+        card.write_text(json.dumps(told | change))
+        with pytest.raises(CriticError, match="of another version or features than place, cost"):
+            read(path)
+    card.write_text(json.dumps(told))
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(CriticError, match=r"damaged; make it with `python -m experiments\.pretrain_agent`"):
+        read(path)
+    with pytest.raises(CriticError, match="cannot be read"):
+        read(tmp_path / "none.safetensors")
+
+
+def test_an_environment_that_tells_no_errors_is_refused() -> None:
+    env = env_of()
+    observation, info = env.reset()
+    del info["errors"]
+    with pytest.raises(CriticError, match="holds no errors of the choices"):
+        make(env).act(observation, info, explore=True)
+
+
+def test_the_tables_by_hand() -> None:
+    first = {"0.3": {"uniform": 4.0, "critic": 1.0}, "0.5": {"uniform": 2.0, "critic": 0.0}}
+    curves = {"gp": [[1, 4.0], [20, 0.1]], "pretrained": [[1, 1.0], [6, 0.0]]}
+    rows = [{"first": first, "curves": {"0.3": curves}}]
+    assert transfer.first_plans([rows[0] | {"first": {k: v for k, v in first.items() if v}}]).splitlines()[
+        2:
+    ] == [
+        "| `uniform` | 4.00 | 2.00 | 3.00 [3.00, 3.00] |",
+        "| `critic` | 1.00 | 0.00 | 0.50 [0.50, 0.50] |",
+    ]
+    gp, ours = transfer.searches(rows).splitlines()[2:]
+    assert gp.startswith("| `gp` | 4.00 [4.00, 4.00] | 4.00")
+    assert gp.endswith("| 20 |")
+    assert ours.endswith("| 6 |")
