@@ -3,7 +3,7 @@
 Regret is the known best accuracy within the budget minus that of the best plan found, in points of a percent.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,23 @@ def by_evaluations(record: Mapping[str, Any], at: Sequence[int] = (50, 100, 200,
         near = np.isfinite(evaluations(every[name])).mean()
         lines.append([f"`{name}`", *map(_mean, scores), f"{near:.0%}"])
     return markdown.table(["agent", *(str(count) for count in at), "within 0.1 point"], lines)
+
+
+def pooled(records: Iterable[Mapping[str, Any]], at: Sequence[int] = (50, 100, 200)) -> str:
+    """A row a contender: its mean regret over all records, and by how much it is worse than `OURS`."""
+    every = [regrets(record) for record in records]
+    found = {
+        name: [np.concatenate([one[name][..., count - 1].ravel() for one in every]) for count in at]
+        for name in every[0]
+    }
+    lines = []
+    for name, scores in found.items():
+        apart = [theirs - ours for theirs, ours in zip(scores, found[OURS], strict=True)]
+        worse = [_mean(each[:, None]) if name != OURS else "" for each in apart]
+        means = [f"{score.mean():.2f}" for score in scores]
+        lines.append([f"`{name}`", *(cell for pair in zip(means, worse, strict=True) for cell in pair)])
+    head = [cell for count in at for cell in (str(count), f"worse than `{OURS}` by")]
+    return markdown.table(["agent", *head], lines)
 
 
 def plot(record: Mapping[str, Any], path: Path, names: Sequence[str] = PLOTTED) -> Path:

@@ -45,7 +45,7 @@ POLICIES, REGRET = "policies", "regret"  # folders in results/ and names of bloc
 BASELINES = "baselines"  # a block; its records are those in regret/ whose names begin so
 BENCHMARKS = "benchmarks"  # likewise
 TUNED, FIDELITY = "tuned", "fidelity"  # likewise
-PRETRAINED = "pretrained"  # likewise
+PRETRAINED, ELITES = "pretrained", "elites"  # likewise
 TABLES = "tables"  # the records of the paper's tables, and the block of all
 FRONT = "plain20-cifar10"  # the record of `TUNED` on the front page
 SEARCH = ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
@@ -132,7 +132,7 @@ def paper() -> str:
 def pages() -> dict[Path, dict[str, str]]:
     """By page, the content of each block, by the name of its markers."""
     searches = read(RESULTS / POLICIES)
-    speed = read(RESULTS / BENCHMARKS)
+    speed, elites = read(RESULTS / BENCHMARKS), read(RESULTS / ELITES)
     return {
         README: {"results": tuned.summary(read(RESULTS / TUNED)[FRONT]["rows"])},
         RESULTS_PAGE: {
@@ -146,6 +146,7 @@ def pages() -> dict[Path, dict[str, str]]:
         AGENTS_PAGE: {
             BASELINES: tables_of(REGRET, regret.by_evaluations, begins=BASELINES),
             PRETRAINED: rows_of(PRETRAINED, transfer.tables),
+            ELITES: f"{regret.pooled(elites.values())}\n\n{recorded(elites)}",
         },
         BENCHMARKS_PAGE: {BENCHMARKS: f"{tables.table(speed)}\n\n{recorded(speed)}"},
     }
