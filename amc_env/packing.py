@@ -33,9 +33,9 @@ def read(path: Path) -> tuple[nn.Module, Card]:
         CheckpointError: when it cannot be read, or is of a network that cannot be built.
     """
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        content = files.content(path)
+    except (OSError, files.DamagedError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
     try:
         tensors, about = packed.decode(content)
     except CodingError as error:

@@ -9,6 +9,7 @@ import hashlib
 import io
 import itertools
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -228,10 +229,10 @@ def load(name: str, folder: Path = TABLES) -> Table:
             f"{name} was made for the network {card.graph}, {card.architecture} is now {graph.hash}; "
             f"{make_again}"
         )
-    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-        orders = [stored[f"order{i}"].astype(np.int64) for i in range(len(graph.groups))]
-        columns = {key: stored[key] for key in (*COUNTED, *REAL, "macs", "params")}
-        errors = [tuple(each.tolist()) for each in stored["errors"]] if "errors" in stored else None
+    try:
+        orders, columns, errors = _unpacked(content, len(graph.groups))
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise TableError(f"{path} holds no table ({error}); {make_again}") from error
     return Table(card, Levels(graph, orders, card.levels, errors), columns)
 
 
@@ -254,6 +255,17 @@ class TabularEnv(CompressionEnv):
     def known_best(self) -> Evaluation:
         """The evaluation of the most accurate plan within this environment's budget."""
         return self.table.known_best(self.target, self.resource)[1]
+
+
+def _unpacked(
+    content: bytes, groups: int
+) -> tuple[list[Ints], dict[str, NDArray[Any]], list[tuple[float, ...]] | None]:
+    """The orders of the groups, the columns, and the errors of the levels where a table's file has them."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        orders = [stored[f"order{i}"].astype(np.int64) for i in range(groups)]
+        columns = {key: stored[key] for key in (*COUNTED, *REAL, "macs", "params")}
+        errors = [tuple(each.tolist()) for each in stored["errors"]] if "errors" in stored else None
+    return orders, columns, errors
 
 
 def _card(path: Path, make_again: str) -> Card:

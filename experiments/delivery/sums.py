@@ -29,8 +29,7 @@ def check(path: Path, *, trust: bool) -> None:
         trust: read it also where none stands there; another one is refused all the same.
 
     Raises:
-        SumsError: for a missing or other digest, and digests that cannot be read.
-        OSError, DamagedError: for a file that cannot be read.
+        SumsError: for a missing or other digest, and files that cannot be read.
     """
     beside = path.with_suffix(SUFFIX)
     told = _read(beside).get(path.name)
@@ -40,7 +39,12 @@ def check(path: Path, *, trust: bool) -> None:
                 f"{beside} has no digest of {path.name}: copy both from where they were made, or add "
                 "trust=true where you trust the file"
             )
-    elif told != _digest(path):
+        return
+    try:
+        found = _digest(path)
+    except (OSError, files.DamagedError) as error:
+        raise SumsError(f"{path} cannot be read: {error}") from error
+    if told != found:
         raise SumsError(f"{path} is damaged: its digest is not that in {beside}; copy or export it again")
 
 

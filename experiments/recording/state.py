@@ -54,8 +54,8 @@ def load(record: RunRecord, save_every: int) -> State | None:
     """
 
     def foreign(state: Mapping[str, Any]) -> str | None:
-        episodes = state["episodes"]
-        if episodes < len(record.chain) and record.chain[episodes] == state["chain"]:
+        episodes = state.get("episodes", len(record.chain))
+        if episodes < len(record.chain) and record.chain[episodes] == state.get("chain"):
             return None
         return f"is of other rows than those of {record.folder}"
 
@@ -108,7 +108,8 @@ def newest(path: Path, foreign: Callable[[Mapping[str, Any]], str | None]) -> di
         except (OSError, files.DamagedError, RuntimeError, UnpicklingError, EOFError) as error:
             reasons.append(str(error))
         else:
-            if (reason := foreign(state)) is None:
+            reason = foreign(state) if isinstance(state, dict) else "is no state"
+            if reason is None:
                 if reasons:
                     print(f"{'; '.join(reasons)}: going on from the state before it")
                 return dict(state)

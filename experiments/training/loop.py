@@ -178,6 +178,6 @@ def read_history(path: Path, of: str = "") -> list[Epoch]:
 
 def _read(path: Path, of: str) -> dict[str, Any] | None:
     def foreign(state: Mapping[str, Any]) -> str | None:
-        return None if state["of"] == of else "is of another run"
+        return None if state.get("of") == of else "is of another run"
 
     return states.newest(path, foreign)

@@ -1,0 +1,485 @@
+"""Files that a later step believes, ways to damage them, and what reading a damaged one may end in."""
+
+import json
+import os
+import random
+import signal
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import networks
+import numpy as np
+import torch
+from test_data import TINY, tiny
+from test_reconstruct import pictures
+
+from amc_env import checkpoints, files, packing, tabular, tensor_files
+from amc_env import zoo as nets
+from amc_env.checkpoints import Card
+from amc_env.compressors.channels import magnitude_orders
+from amc_env.data.splits import read_raw
+from amc_env.graph.trace import trace
+from amc_env.plan import Plan
+from amc_env.repair.moments import collect_cached
+from experiments.cli.ending import is_ours
+from experiments.delivery import sums
+from experiments.recording import plans, state
+from experiments.recording.record import RECORD, ROWS, RunRecord, row_a_line, whole
+from experiments.training.loop import read_history
+
+HANGS = 5.0  # seconds
+RUNS_CODE = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "subprocess.Popen",
+    "pickle.find_class",
+    "socket.connect",
+)
+CARD = Card(
+    architecture="digits_cnn", classes=10, in_channels=1, data="digits", shape=(1, 8, 8), seed=3,
+    commit="abc", recipe={"epochs": 2, "lr": 0.1}, accuracy={"selection": 0.5}, note="fuzzed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A file, a twin of it from another run, and how it is read.
+
+    Attributes:
+        path: of the file.
+        twin: the bytes of the same file of another run, or another file of its kind.
+        read: reads it by what the product reads it with; gives something that can be compared.
+        also: further values that reading may give: the state before, a run killed earlier, another whole
+            file.
+    """
+
+    path: Path
+    twin: bytes
+    read: Callable[[], Any]
+    also: tuple[Any, ...] = ()
+
+
+@dataclass
+class Found:
+    """What mutations of one kind of file ended in."""
+
+    ends: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+
+
+class Hung(BaseException):
+    """Reading took longer than `HANGS`."""
+
+
+class Counted:
+    """An agent that remembers a number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"number": self.number, "weights": torch.arange(20.0)}
+
+
+def comparable(value: Any) -> Any:
+    """Tensors and arrays as bytes, all the rest as it is."""
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), tuple(value.shape), value.detach().contiguous().numpy().tobytes()
+    if isinstance(value, np.ndarray):
+        return str(value.dtype), value.shape, value.tobytes()
+    if isinstance(value, Mapping):
+        return {key: comparable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [comparable(inner) for inner in value]
+    return value
+
+
+def kinds(folder: Path) -> dict[str, Kind]:
+    """Every kind of file, made in a folder."""
+    return {
+        **_of_runs(folder / "runs"),
+        **_of_trainings(folder / "training"),
+        **_of_networks(folder / "networks"),
+        **_of_tables(folder / "tables"),
+        **_of_caches(folder / "caches"),
+    }
+
+
+def _record(folder: Path, seed: int, *, finished: bool = True) -> RunRecord:
+    record = RunRecord.create(folder, {"seed": seed, "agent": {"sigma": 0.5}}, seeds={"search": seed})
+    for episode in range(12):
+        row = {"episode": episode, "reward": -0.3 + episode / 64, "counts": [8, 16, seed], "top1": 0.7}
+        record.add(**row, macs_share=0.5, kept=[0.25, 0.5])
+        if episode in (3, 9):
+            state.save(record, Counted(100 * seed + episode))
+    plan = Plan("0123456789abcdef", ((0, 1, 2), None, (4, 7 + seed)))
+    plan.write(folder / plans.PLAN)
+    record.update(best={"episode": 11, "reward": -0.1, "plan": plan.to_dict()}, results={"selection": 0.93})
+    if finished:
+        record.finish()
+    return record
+
+
+def _of_runs(folder: Path) -> dict[str, Kind]:
+    ended, other = folder / "ended", folder / "other"
+    _record(ended, 1)
+    _record(other, 2)
+    running = _record(folder / "running", 1, finished=False).folder
+    content = json.loads((running / RECORD).read_text())
+    content["run"]["rows"] = 4  # as it is written before more rows come
+    (running / RECORD).write_text(json.dumps(files.seal(content)))
+    result = folder / "results" / "ddpg.json"
+    files.write(result, row_a_line({"rows": [{"top1": 0.9}, {"top1": 0.8}], "seeds": {"first": 0}}, "ddpg"))
+    another = row_a_line({"rows": [{"top1": 0.1}, {"top1": 0.2}], "seeds": {"first": 0}}, "cmaes")
+
+    def read(folder: Path) -> Any:
+        record = RunRecord.read(folder)
+        return record.content, record.rows
+
+    def saved() -> Any:
+        found = state.load(RunRecord.read(ended), 4)
+        return found and (found.episodes, comparable(found.agent))
+
+    first, rows = read(running)
+    before = tuple((first, rows[:count]) for count in range(4, len(rows)))
+    searched = saved()
+    earlier = (4, comparable(Counted(103).state_dict()))
+    return {
+        "record.json": Kind(ended / RECORD, (other / RECORD).read_bytes(), lambda: read(ended)),
+        "record.jsonl": Kind(ended / ROWS, (other / ROWS).read_bytes(), lambda: read(ended)),
+        "record.jsonl of a running search": Kind(
+            running / ROWS, (other / ROWS).read_bytes(), lambda: read(running), before
+        ),
+        "plan.json": Kind(ended / plans.PLAN, (other / plans.PLAN).read_bytes(), lambda: plans.of_run(ended)),
+        "search.state": Kind(
+            ended / state.STATE, (other / state.STATE).read_bytes(), saved, (searched, earlier)
+        ),
+        "committed result": Kind(result, another.encode(), lambda: whole(result)),
+    }
+
+
+def _of_trainings(folder: Path) -> dict[str, Kind]:
+    path, other = folder / "finetune.state", folder / "finetune-uniform.state"
+    folder.mkdir(parents=True)
+    for where, of in ((other, "run/uniform"), (path, "run/found")):
+        for epochs in (1, 2):
+            history = [{"epoch": at, "loss": 0.5, "selection": 0.9} for at in range(epochs)]
+            state.write(where, {"of": of, "history": history, "model": {"weight": torch.arange(30.0)}})
+
+    def read() -> Any:
+        return read_history(path, "run/found")
+
+    return {"training state": Kind(path, other.read_bytes(), read, (read()[:1],))}
+
+
+def _of_networks(folder: Path) -> dict[str, Kind]:
+    network, other = (nets.build("digits_cnn", classes=10, in_channels=1, seed=seed) for seed in (1, 2))
+    stem, twin = folder / "mine", folder / "other"
+    checkpoints.save(stem, network, CARD)
+    checkpoints.save(twin, other, replace(CARD, note="another"))
+    exported, foreign = folder / "mine.onnx", folder / "other.onnx"
+    for seed, path in enumerate((exported, foreign)):  # whose bytes no reader sees before their digest
+        path.write_bytes(b"\x08\x0a\x12\x07" + random.Random(seed).randbytes(3000))
+    beside = sums.write(stem, [exported])
+    packed = folder / f"mine{packing.SUFFIX}"
+    packing.write(packed, network.state_dict(), CARD)
+    another = packing.write(folder / f"other{packing.SUFFIX}", other.state_dict(), CARD)
+    weights_file, card_file = checkpoints.files(stem)
+    other_weights, other_card = checkpoints.files(twin)
+
+    def read() -> Any:
+        model, card = checkpoints.load(stem)
+        return card, comparable(model.state_dict())
+
+    def unpacked() -> Any:
+        model, card = packing.read(packed)
+        return card, comparable(model.state_dict())
+
+    def onnx() -> Any:
+        sums.check(exported, trust=False)
+        return exported.read_bytes()
+
+    alone = (CARD, comparable(other.state_dict()))  # a file that stands alone may be another whole one
+    return {
+        "card of a checkpoint": Kind(card_file, other_card.read_bytes(), read),
+        "weights of a checkpoint": Kind(weights_file, other_weights.read_bytes(), read),
+        ".onnx": Kind(exported, foreign.read_bytes(), onnx),
+        ".sha256": Kind(beside, sums.write(twin, [foreign]).read_bytes(), onnx),
+        ".packed": Kind(packed, another, unpacked, (alone,)),
+    }
+
+
+def _of_tables(folder: Path) -> dict[str, Kind]:
+    graph = trace(nets.build("digits_cnn", classes=10, in_channels=1), (1, 8, 8))
+    model = nets.build("digits_cnn", classes=10, in_channels=1)
+    rng = np.random.default_rng(0)
+    levels = tabular.Levels(graph, magnitude_orders(model, graph))
+    for name in ("mine", "other"):
+        columns = {key: rng.integers(0, 700, (8,) * 5).astype(np.uint16) for key in tabular.COUNTED}
+        columns |= {key: rng.random((8,) * 5).astype(np.float32) for key in tabular.REAL}
+        columns |= {key: rng.integers(1, 9999, (8,) * 5) for key in ("macs", "params")}
+        card = replace(tabular.load("digits").card, graph=graph.hash, seed=len(name))
+        tabular.save(name, tabular.Table(card, levels, columns), folder)
+
+    def read() -> Any:
+        table = tabular.load("mine", folder)
+        return table.card, comparable(table.columns), comparable(table.compressor.orders)
+
+    return {
+        "card of a table": Kind(folder / "mine.json", (folder / "other.json").read_bytes(), read),
+        "table": Kind(folder / "mine.npz", (folder / "other.npz").read_bytes(), read),
+    }
+
+
+def _of_caches(folder: Path) -> dict[str, Kind]:
+    os.environ["AMC_CACHE"] = str(folder)
+    tensor_files.write(folder / "tiny.safetensors", tiny(), copy="mine")
+    tensor_files.write(folder / "other.safetensors", tiny(), copy="mine")
+    model = networks.ready(networks.chain())
+    graph, data = trace(model, networks.PAIR), pictures()
+
+    def collected() -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = collect_cached(model, graph, data, images=40, points=1, seed=0)
+        return comparable([found.grams, found.rows, found.counts])
+
+    collected()
+    (path,) = (folder / "moments").iterdir()
+    collect_cached(model, graph, data, images=40, points=1, seed=1)
+    (other,) = {*(folder / "moments").iterdir()} - {path}
+    return {
+        "data set": Kind(
+            folder / "tiny.safetensors", (folder / "other.safetensors").read_bytes(),
+            lambda: comparable(read_raw(TINY, folder)),
+        ),
+        "moments cache": Kind(path, other.read_bytes(), collected),
+    }  # fmt: skip
+
+
+# Ways to damage a file. Each is given its bytes, its twin's, and a generator.
+
+
+def flipped(content: bytes, twin: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(content))
+    return content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
+
+
+def cut(content: bytes, twin: bytes, rng: random.Random) -> bytes:
+    return content[: rng.randrange(len(content))]
+
+
+def inserted(content: bytes, twin: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(content) + 1)
+    return content[:at] + rng.randbytes(rng.randrange(1, 9)) + content[at:]
+
+
+def left_out(content: bytes, twin: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(content))
+    return content[:at] + content[at + rng.randrange(1, 64) :]
+
+
+def repeated(content: bytes, twin: bytes, rng: random.Random) -> bytes:
+    first, last = sorted(rng.randrange(len(content) + 1) for _ in range(2))
+    return content[:last] + content[first:last] + content[last:]
+
+
+def zeroed(content: bytes, twin: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(content))
+    length = min(rng.randrange(1, 512), len(content) - at)
+    return content[:at] + bytes(length) + content[at + length :]
+
+
+def spliced(content: bytes, twin: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(min(len(content), len(twin)))
+    return content[:at] + twin[at:]
+
+
+def of_another(content: bytes, twin: bytes, rng: random.Random) -> bytes:
+    return twin
+
+
+def emptied(content: bytes, twin: bytes, rng: random.Random) -> bytes:
+    return b""
+
+
+def nonsense(content: bytes, twin: bytes, rng: random.Random) -> bytes:
+    return rng.choice(
+        [b"[" * 200_000, b'{"a":' * 200_000, b"9" * 50_000, b"NaN", b"1e999", b"\xff\xfe{}", b"null", b"[]",
+         b'{"format": 1, "format": 2}', b"\x80\x04cos\nsystem\n(S'touch x'\ntR.", rng.randbytes(300)]
+    )  # fmt: skip
+
+
+def lines_moved(content: bytes, twin: bytes, rng: random.Random) -> bytes:
+    lines = content.splitlines(keepends=True)
+    first, last = rng.randrange(len(lines)), rng.randrange(len(lines))
+    lines[first], lines[last] = lines[last], lines[first]
+    return b"".join(lines)
+
+
+def line_lost(content: bytes, twin: bytes, rng: random.Random) -> bytes:
+    lines = content.splitlines(keepends=True)
+    del lines[rng.randrange(len(lines))]
+    return b"".join(lines)
+
+
+def number_changed(content: bytes, twin: bytes, rng: random.Random) -> bytes:
+    """One digit of the text becomes another: a number that could be."""
+    places = [at for at, byte in enumerate(content[:20_000]) if chr(byte).isdigit()]
+    if not places:
+        return flipped(content, twin, rng)
+    at = rng.choice(places)
+    digit = rng.choice([other for other in b"0123456789" if other != content[at]])
+    return content[:at] + bytes([digit]) + content[at + 1 :]
+
+
+def entry_changed(content: bytes, twin: bytes, rng: random.Random) -> bytes:
+    """An entry of JSON becomes another, of its type or of another type, goes, comes, or is swapped."""
+    lines = content.splitlines(keepends=True)
+    at = rng.randrange(len(lines))
+    for before, text, after in (([], content, []), (lines[:at], lines[at], lines[at + 1 :])):
+        try:
+            found = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(found, dict) and found:
+            _change(found, rng)
+            return b"".join([*before, json.dumps(found).encode(), b"\n", *after])
+    return number_changed(content, twin, rng)
+
+
+def _change(found: Any, rng: random.Random) -> None:
+    places = list(_places(found))
+    inside, key = rng.choice(places)
+    old, how = inside[key], rng.randrange(6)
+    others: list[Any] = [None, True, [], {}, "1", "", -1, 0, 1.5, 10**30, [[old]], {"_target_": "os.system"}]
+    if how == 0 and isinstance(old, int | float) and not isinstance(old, bool):
+        inside[key] = rng.choice([old + 1, old * 2, old * 1.01, -old - 1, float(old) + 0.5])
+    elif how == 1 and isinstance(old, str):
+        inside[key] = old[:-1] + chr(97 + rng.randrange(26)) + "x"
+    elif how == 2:
+        where, other = rng.choice(places)
+        inside[key], where[other] = where[other], old
+    elif how == 3:
+        del inside[key]
+    elif how == 4 and isinstance(inside, dict):
+        inside[rng.choice(["_target_", "target", "more", "digest", "plan"])] = rng.choice(others)
+    else:
+        inside[key] = rng.choice([other for other in others if other != old])
+
+
+def _places(found: Any) -> Iterator[tuple[Any, Any]]:
+    for key in list(found) if isinstance(found, dict) else range(len(found)):
+        yield found, key
+        if isinstance(found[key], dict | list):
+            yield from _places(found[key])
+
+
+BYTES = (
+    flipped, cut, inserted, left_out, repeated, zeroed, spliced, of_another, emptied, nonsense, lines_moved,
+    line_lost, number_changed, number_changed, entry_changed, entry_changed, entry_changed,
+)  # fmt: skip
+PLACES = ("folder", "link to another", "link to nothing", "link to itself", "pipe", "missing")
+
+
+def damage(path: Path, kind: Kind, rng: random.Random) -> str:
+    """Put something else in a file's place; what it is."""
+    content = path.read_bytes()
+    if rng.random() < 0.1:
+        how = rng.choice(PLACES)
+        path.unlink()
+        if how == "folder":
+            path.mkdir()
+        elif how == "pipe":
+            os.mkfifo(path)
+        elif how != "missing":
+            targets = {"link to another": "twin", "link to nothing": "nothing", "link to itself": path.name}
+            path.with_name("twin").write_bytes(kind.twin)
+            path.symlink_to(path.with_name(targets[how]))
+        return how
+    mutation = rng.choice(BYTES)
+    path.write_bytes(mutation(content, kind.twin, rng))
+    return mutation.__name__
+
+
+@contextmanager
+def restored(path: Path) -> Iterator[None]:
+    """The folder of a file as it was, whatever became of it."""
+    before = {each: each.read_bytes() for each in path.parent.iterdir() if each.is_file()}
+    try:
+        yield
+    finally:
+        for each in list(path.parent.iterdir()):
+            if each.is_dir() and not each.is_symlink() and each == path:
+                each.rmdir()
+            elif each == path or (each not in before and not each.is_dir()):
+                each.unlink()
+        for each, content in before.items():
+            if not each.exists() or each.read_bytes() != content:
+                each.write_bytes(content)
+
+
+@contextmanager
+def watched() -> Iterator[list[str]]:
+    """What would run code, as it is tried; and `Hung` after `HANGS` seconds."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Hung
+
+    seen: list[str] = []
+    _watchers.append(seen)
+    old = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, HANGS)
+    try:
+        yield seen
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+        _watchers.remove(seen)
+
+
+_watchers: list[list[str]] = []
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if _watchers and event in RUNS_CODE:
+        _watchers[-1].append(f"{event} {arguments}")
+
+
+sys.addaudithook(_audit)
+
+
+def end_of(kind: Kind, expected: Any, rng: random.Random) -> tuple[str, str]:
+    """What reading a damaged file ends in, "refused", "equal", "before" or a fault; and the damage."""
+    with restored(kind.path):
+        how = damage(kind.path, kind, rng)
+        with watched() as seen:
+            try:
+                found = kind.read()
+            except Hung:
+                return "hung", how
+            except Exception as error:
+                end = "refused" if is_ours(error) else f"{type(error).__name__}: {error}"
+            else:
+                allowed = "before" if found in kind.also else "other content"
+                end = "equal" if found == expected else allowed
+        return (f"ran {seen}" if seen else end), how
+
+
+def fuzz(kind: Kind, mutations: int, seed: int = 0) -> Found:
+    """Read a file under so many mutations."""
+    found, expected = Found(), kind.read()
+    for number in range(mutations):
+        end, how = end_of(kind, expected, random.Random(f"{seed}-{number}"))
+        found.ends[end] += 1
+        if end not in ("refused", "equal", "before"):
+            found.faults.append(f"{how}, mutation {number}: {end}")
+    return found

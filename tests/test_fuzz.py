@@ -1,0 +1,68 @@
+"""A file that is damaged, swapped or made up is refused by an error of ours or read as it was."""
+
+import random
+from collections.abc import Iterator
+
+import fuzzing
+import pytest
+from fuzzing import Kind
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+NAMES = (
+    "record.json", "record.jsonl", "record.jsonl of a running search", "plan.json", "search.state",
+    "committed result", "training state", "card of a checkpoint", "weights of a checkpoint", ".onnx",
+    ".sha256", ".packed", "card of a table", "table", "data set", "moments cache",
+)  # fmt: skip
+EACH = 250  # of 16 kinds: 4,000
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Kind]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AMC_CACHE", "")  # set by `kinds`, taken back here
+        yield fuzzing.kinds(tmp_path_factory.mktemp("fuzz"))
+
+
+def test_every_kind_is_named(made: dict[str, Kind]) -> None:
+    assert tuple(made) == NAMES
+
+
+def held(kind: Kind, examples: int) -> None:
+    expected = kind.read()
+
+    @settings(max_examples=examples, derandomize=True, database=None)
+    @given(st.integers(0, 2**32))
+    def run(seed: int) -> None:
+        end, how = fuzzing.end_of(kind, expected, random.Random(seed))
+        assert end in ("refused", "equal", "before"), how
+
+    run()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_refused_or_equal(made: dict[str, Kind], name: str) -> None:
+    held(made[name], 30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_refused_or_equal_under_300_mutations(made: dict[str, Kind], name: str) -> None:
+    held(made[name], 300)
+
+
+@pytest.mark.slow
+def test_four_thousand_mutations(made: dict[str, Kind], capsys: pytest.CaptureFixture[str]) -> None:
+    """Prints the table of ``conf/SECURITY.md``: a row a kind."""
+    lines, faults = (
+        ["| file | mutations | refused | equal | one before, or another whole one |", "|-|-|-|-|-|"],
+        list[str](),
+    )
+    for name, kind in made.items():
+        found = fuzzing.fuzz(kind, EACH)
+        counts = [found.ends[end] for end in ("refused", "equal", "before")]
+        lines.append(f"| {name} | {EACH} | {' | '.join(map(str, counts))} |")
+        faults += [f"{name}: {fault}" for fault in found.faults]
+    with capsys.disabled():
+        print("\n".join(["", *lines]))
+    assert not faults
