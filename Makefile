@@ -8,7 +8,7 @@ ARGS ?=      # e.g. make search ARGS="experiment=digits seed=1"
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup search test test-slow lint type check bench report clean
+.PHONY: setup search test test-slow lint type check bench report wandb-sync clean
 
 setup: $(READY)
 
@@ -46,6 +46,9 @@ reproduce-%: setup
 	$(BIN)/python -m experiments.reproduce table=$(subst -,_,$*) $(if $(ROWS),'rows=[$(ROWS)]') \
 	  $(if $(SEEDS),'seeds=[$(SEEDS)]') $(if $(EPISODES),episodes=$(EPISODES)) $(if $(DATA),data=$(DATA)) \
 	  $(if $(LAUNCHER),launcher=$(LAUNCHER)) $(ARGS)
+
+wandb-sync: setup  # make wandb-sync RUNS=runs/mine: uploads the offline runs of W&B below a folder, the oldest first
+	$(BIN)/python -m experiments.dashboard sync=$(or $(RUNS),runs)
 
 report: setup
 	$(BIN)/python -m experiments.report $(ARGS)

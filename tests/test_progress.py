@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from experiments.recording import panel
 from experiments.recording.progress import LINE_SECONDS, Meter
 
 
@@ -70,3 +71,32 @@ def test_the_terminal_is_given_back_after_an_error():
     with pytest.raises(KeyboardInterrupt), shown:
         raise KeyboardInterrupt
     assert "\x1b[?25h" in out.getvalue()
+
+
+def test_a_panel_shows_the_best_the_layers_and_the_budget():
+    out = io.StringIO()
+    console = Console(file=out, width=100, color_system=None)
+    kept = [("conv1", 0.5), ("conv2", 1.0)]
+    console.print(panel.search([-0.5, -0.25, -0.25], kept, "48.0% of the MACs taken, 50.0% allowed"))
+    text = out.getvalue()
+    assert "▁██  -0.5 to -0.25" in text
+    assert "48.0% of the MACs taken, 50.0% allowed" in text
+    assert "conv1 █████····· " in text
+    assert "conv2 ██████████ 100%" in text
+
+
+@pytest.mark.parametrize(
+    ("values", "line"), [([0.0], "▁"), ([0, 7, 3], "▁█▄"), ([1.0] * 3, "▁▁▁"), (range(120), None)]
+)
+def test_a_sparkline_is_never_wider_than_asked(values, line):
+    found = panel.sparkline(values)
+    assert found == line or (line is None and len(found) <= panel.WIDE + 1 and found[-1] == "█")
+
+
+def test_what_is_drawn_stands_below_the_bar_and_nowhere_without_a_terminal():
+    for terminal in (True, False):
+        shown, _, out = meter(4, terminal=terminal)
+        with shown:
+            shown.draw("below the bar")
+            shown.update()
+        assert ("below the bar" in out.getvalue()) == shown.live == terminal

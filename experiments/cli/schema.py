@@ -293,6 +293,16 @@ class ReproduceConfig:
 
 
 @dataclass
+class DashboardConfig:
+    """Everything that `experiments.dashboard` reads."""
+
+    entity: str | None = None
+    project: str = MISSING
+    push: bool = MISSING
+    sync: str | None = None
+
+
+@dataclass
 class ReportConfig:
     """Everything that `experiments.report` reads."""
 
@@ -324,6 +334,7 @@ SCHEMAS = {
     "tune": TuneConfig,
     "tabulate": TabulateConfig,
     "report": ReportConfig,
+    "dashboard": DashboardConfig,
     "reproduce": ReproduceConfig,
     "fetch": FetchConfig,
 }

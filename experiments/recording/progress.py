@@ -1,4 +1,4 @@
-"""Progress of a search or a training: a bar on a terminal, a line every few seconds elsewhere."""
+"""Progress of a search or a training: a live panel on a terminal, a line every few seconds elsewhere."""
 
 import sys
 import time
@@ -6,7 +6,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_SECONDS = 10.0  # between lines, where there is no terminal
@@ -37,6 +38,7 @@ class Meter:
         self.console, self.clock = console or Console(file=sys.stdout), clock
         self.facts: dict[str, str] = {}
         self._bar: Progress | None = None
+        self._below: RenderableType = ""
 
     def __enter__(self) -> Self:
         self.start = self.last_line = self.clock()
@@ -48,8 +50,9 @@ class Meter:
             self._bar = Progress(
                 *columns, console=self.console, get_time=self.clock, speed_estimate_period=60
             )
-            self._bar.start()
             self._task = self._bar.add_task(self.what, total=self.total, completed=self.done, facts="")
+            self._live = Live(console=self.console, get_renderable=self._shown, refresh_per_second=4)
+            self._live.start()
         return self
 
     def update(self, done: int | None = None, **facts: str | float | None) -> None:
@@ -64,6 +67,18 @@ class Meter:
         elif self.clock() - self.last_line >= LINE_SECONDS or self.done >= self.total:
             self.last_line = self.clock()
             self._print(f"{self.what} {self.done}/{self.total}  {self._text()}, {self._left()}")
+
+    @property
+    def live(self) -> bool:
+        """Whether there is a terminal, so that `draw` shows something."""
+        return self.console.is_terminal
+
+    def draw(self, below: RenderableType) -> None:
+        """Set what stands below the bar; nothing of it is shown where there is no terminal."""
+        self._below = below
+
+    def _shown(self) -> RenderableType:
+        return Group(self._bar or "", self._below)
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
@@ -89,4 +104,4 @@ class Meter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            self._live.stop()

@@ -17,9 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from hydra.core.hydra_config import HydraConfig
-
 from amc_env import files
+from experiments.recording.asked import asked
 
 FORMAT = 1
 RECORD, ROWS = "record.json", "record.jsonl"
@@ -98,7 +97,7 @@ class RunRecord:
             "seconds": {},
             "run": {
                 "command": sys.argv,
-                **_asked(),
+                **asked(),
                 "folder": str(folder),
                 "machine": f"{platform.machine()}, {os.cpu_count()} processors, {platform.system()}",
                 "started": _now(),
@@ -327,15 +326,6 @@ def row_a_line(content: Mapping[str, Any], of: str) -> str:
         lines = ",\n".join("  " + json.dumps(row, sort_keys=True) for row in rows)
         text = text.replace('"rows": []', f'"rows": [\n{lines}\n ]')
     return text + "\n"
-
-
-def _asked() -> dict[str, Any]:
-    """The Hydra job that is running, its overrides and the files it chose; empty without Hydra."""
-    if not HydraConfig.initialized():
-        return {}
-    hydra = HydraConfig.get()
-    choices = {group: name for group, name in hydra.runtime.choices.items() if not group.startswith("hydra/")}
-    return {"job": hydra.job.name, "overrides": list(hydra.overrides.task), "choices": choices}
 
 
 def whole(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Weights & Biases as a view of a run's record."""
 
+import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Literal, Self
 
 import wandb
 
+from experiments.recording import asked
 from experiments.recording.tracking import TrackingError
 
 TAG = 64  # characters of a tag at most
@@ -22,8 +24,9 @@ class WandbTracker:
         mode: "offline" writes files that ``wandb sync`` uploads and ``wandb leet`` shows; "online" needs a
             login.
         project: name of the project.
-        group: runs that W&B shows together, such as the seeds of one experiment.
-        tags: labels of the run.
+        group: runs that W&B shows together; None: those of the same experiment file, or of the same network,
+            data and budget.
+        tags: labels of the run, beside the names of its network, data and agent.
 
     Raises:
         TrackingError: on entry, when W&B cannot be started.
@@ -46,7 +49,10 @@ class WandbTracker:
         if refused := [tag for tag in tags if not isinstance(tag, str) or not 1 <= len(tag) <= TAG]:
             raise TrackingError(f"W&B takes tags that are texts of 1 to {TAG} characters, not {refused[0]!r}")
         self.folder, self.config, self.mode = folder.absolute(), dict(config), mode
-        self.project, self.group, self.tags = project, group, list(tags)
+        self.project, self.group = project, group or asked.group(config)
+        self.agent = asked.agent(config)
+        named = [config[key]["name"] for key in ("model", "data") if key in config]
+        self.tags = list(dict.fromkeys([*tags, *named, *([self.agent] if self.agent else [])]))
 
     def __enter__(self) -> Self:
         self._environment = _Environment(
@@ -71,6 +77,7 @@ class WandbTracker:
                 project=self.project,
                 name=self.folder.name,
                 group=self.group,
+                job_type=self.agent,
                 tags=self.tags,
                 config=self.config,
                 settings=settings,
@@ -94,11 +101,17 @@ class WandbTracker:
         self.run.summary.update(dict(values))
 
     def artifact(self, name: str, kind: str, files: Sequence[Path], facts: Mapping[str, Any]) -> None:
-        """Log files as one artifact; they are copied."""
+        """Log files as one artifact; they are copied. Pictures and tables are shown as such besides."""
         artifact = wandb.Artifact(name, kind, metadata=dict(facts))
         for path in files:
             artifact.add_file(str(path))
         self.run.log_artifact(artifact)
+        for path in files:
+            if path.suffix == ".png":
+                self.run.log({f"figures/{path.stem}": wandb.Image(str(path))})
+            elif path.suffix == ".csv":
+                head, *rows = csv.reader(path.read_text().splitlines())
+                self.run.log({f"tables/{path.stem}": wandb.Table(columns=[*head], data=rows)})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from rich.console import RenderableType
 
 from agents.search import Agent
 from agents.search import search as trials
 from amc_env.env import CompressionEnv
+from experiments.analysis import outcome
 from experiments.cli import config
 from experiments.cli.problem import build_agent, environment, trained
 from experiments.delivery.deliver import deliver
 from experiments.delivery.rehearsal import rehearse
-from experiments.recording import plans, state
+from experiments.recording import panel, plans, state
 from experiments.recording.lock import alone
 from experiments.recording.opening import opened
 from experiments.recording.progress import Meter
@@ -79,6 +82,7 @@ def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.S
     tracker.artifact("plan", "plan", [record.folder / plans.PLAN], {"plan": plan.hash})
     if cfg.deliver:
         deliver(cfg, subject, env, plan, record, tracker)
+        tracker.artifact("report", "report", outcome.write(record), {})
 
 
 def explore(
@@ -114,9 +118,20 @@ def explore(
             record.add(**row, counts=counts, keep_asked=asked)
             tracker.log(row)
             meter.update(trial.index + 1, best=best, top1=row["top1"], keep=row["macs_share"])
+            if meter.live:
+                meter.draw(_panel(env, record.rows))
             if (trial.index + 1) % save_every == 0:
                 state.save(record, agent)
     record.content["seconds"] |= {name: round(taken, 3) for name, taken in evaluator.seconds.items()}
+
+
+def _panel(env: CompressionEnv, rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """What the terminal shows of a search after its last row."""
+    groups, counts, budget = plans.groups(env.graph), rows[-1]["counts"], env.budget
+    kept = [(str(g["layer"]), n / int(g["size"])) for g, n in zip(groups, counts, strict=True)]
+    spent = f"{budget.spent(counts):.1%} of the {budget.unit} taken"
+    allowed = f"{spent}, {budget.limit / budget.dense:.1%} allowed"
+    return panel.search([row["best_reward"] for row in rows], kept, allowed)
 
 
 def save_best(env: CompressionEnv, record: RunRecord) -> None:

@@ -1,0 +1,33 @@
+"""What a run was asked for, in the words of the command line."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+
+
+def asked() -> dict[str, Any]:
+    """The Hydra job that is running, its overrides and the files it chose; empty without Hydra."""
+    if not HydraConfig.initialized():
+        return {}
+    hydra = HydraConfig.get()
+    choices = {group: name for group, name in hydra.runtime.choices.items() if not group.startswith("hydra/")}
+    return {"job": hydra.job.name, "overrides": list(hydra.overrides.task), "choices": choices}
+
+
+def group(config: Mapping[str, Any]) -> str | None:
+    """What a run is compared with: its experiment file, else its network, data and budget, else None."""
+    if experiment := asked().get("choices", {}).get("experiment"):
+        return str(experiment)
+    if not {"model", "data", "protocol"} <= config.keys():
+        return None
+    protocol = config["protocol"]
+    return f"{config['model']['name']}-{config['data']['name']}-{protocol['resource']}-{protocol['target']:g}"
+
+
+def agent(config: Mapping[str, Any]) -> str | None:
+    """The name of the agent's file, else of its class; None for a run without an agent."""
+    if "agent" not in config:
+        return None
+    chosen = asked().get("choices", {}).get("agent")
+    return str(chosen or str(config["agent"]["_target_"]).rpartition(".")[2])
