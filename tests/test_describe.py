@@ -163,7 +163,11 @@ def test_times_are_medians_over_the_timed_passes_with_all_calls_together(monkeyp
             clock[0] += next(self.ms) / 1e3
             return x
 
-    once, twice, unnamed = Takes(90, 1, 7, 2), Takes(90, 90, 1, 2, 2, 2, 30, 30), Takes(90, 5, 4, 6)
+    once, twice, unnamed = (
+        Takes(0, 90, 1, 7, 2),
+        Takes(0, 0, 90, 90, 1, 2, 2, 2, 30, 30),
+        Takes(0, 90, 5, 4, 6),
+    )
     net = nn.Sequential(once, twice, unnamed, twice).train()
     times = describe.measure(net, ["0", "1"], (3, 4, 4), repeats=3, warmup=1)
     assert set(shapes) == {(1, 3, 4, 4)}
@@ -308,18 +312,18 @@ def bare(classes, in_channels):
     ("words", "message"),
     [
         ("format=xml", "format is 'xml'; there are md, csv, json"),
-        ("--format", "format is ''; there are md, csv, json"),
+        ("--format", "format is empty: give it as format=VALUE"),
         ("picture=layers.txt", "picture is 'layers.txt'; its name ends in .png or .svg or .pdf"),
         ("model=lenet5 picture={tmp}/file/layers.png", "the picture cannot be written ("),
         ("shape=[28,28]", "shape is [28, 28]; it is [C,H,W], each at least 1"),
-        ("shape=[1,0,28]", "shape is [1, 0, 28]; it is"),
+        ("shape=[1,0,28]", "shape is 0, it is at least 1"),
         ("repeats=0", "repeats is 0, it is at least 1"),
         ("model=lenet5 shape=[1,2,2]", "the network does not take images of 1x2x2"),
         ("model=import target=test_describe:attention", "'multi_head_attention_forward' of 'mix'"),
         ("model=import target=test_describe:bare shape=[10,8,8]", "the network has neither a convolution"),
         ("model=import", "no value for model.options.target"),
         ("model=lenet5 data=imagefolder data.root={tmp}", "{tmp}/train holds no folders"),
-        ("model=lenet5 model.checkpoint={tmp}/none", "{tmp}/none.json does not exist"),
+        ("model=lenet5 model.checkpoint={tmp}/none", "model.checkpoint is {tmp}/none, but there is no"),
         ("formt=csv", "no key 'formt' in the configuration (did you mean format?)"),
     ],
 )

@@ -66,7 +66,8 @@ def test_a_damaged_cache_is_made_again(tmp_path, monkeypatch):
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
-    again = collect_cached(net, graph, data(), **SAMPLE)
+    with pytest.warns(UserWarning, match="damaged"):
+        again = collect_cached(net, graph, data(), **SAMPLE)
     assert all(torch.equal(again.rows[name], expected.rows[name]) for name in expected.rows)
 
 

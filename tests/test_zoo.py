@@ -64,6 +64,7 @@ MN2 = {"source": "TensorFlow's MobileNetV2 checkpoints", "within": 0.003, "norms
 
 GOLDEN = [
     Golden("digits_cnn", DIGITS, 10, 452_224, 35_674),
+    Golden("tiny", DIGITS, 10, 23_200, 1_442, {"widths": [8, 16], "strides": [1, 2]}),
     Golden("fashion_cnn", FASHION, 10, 223_432, 18_210),
     Golden("plain", FASHION, 10, 9_145_216, 75_002, {"depth": 8}),
     Golden("plain20", FASHION, 10, 30_821_248, 269_434),

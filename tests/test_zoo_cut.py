@@ -1,18 +1,24 @@
 """Every network of the zoo is traced, cut by a random plan, and runs as its masked self does."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from amc_env import checkpoints as weights
-from amc_env import zoo
+from amc_env import files, zoo
 from amc_env.checkpoints import Card, CheckpointError
 from amc_env.compressors.masking import masked
 from amc_env.compressors.surgery import cut
 from amc_env.graph.trace import trace
 from amc_env.plan import Plan
 
-SHALLOW = {"plain": {"depth": 8}, "resnet": {"depth": 8}}  # in place of the same networks, only deeper
+SHALLOW = {  # in place of the same networks, only deeper
+    "plain": {"depth": 8},
+    "resnet": {"depth": 8},
+    "tiny": {"widths": [8, 16], "strides": [1, 2]},
+}
 NETWORKS = sorted(set(zoo.names()) - {"plain20", "resnet20", "resnet56"})
 
 
@@ -73,7 +79,7 @@ def test_a_plan_that_does_not_fit_is_named(stem, old, new, words):
     path = weights.files(stem)[1]
     text = path.read_text()
     assert old in text
-    path.write_text(text.replace(old, new))
+    path.write_text(json.dumps(files.seal(json.loads(text.replace(old, new)))))
     with pytest.raises(CheckpointError) as error:
         weights.load(stem)
     assert words in str(error.value)

@@ -281,7 +281,7 @@ def cached(
     path = cache_folder() / "moments" / name
     try:
         return tensor_files.read(path)[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, DamagedError) as error:
         warnings.warn(f"{error}: it is made again", stacklevel=2)
