@@ -7,7 +7,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from amc_env import checkpoints, checks
 from amc_env.actions import SCALES
@@ -16,10 +16,13 @@ from amc_env.compressors.networks import CutNetworks, Networks, networks
 from amc_env.compressors.surgery import Solve, Surgeon, cut, drop
 from amc_env.compressors.trial import check, random_plan, try_cut
 from amc_env.cost import Ints
-from amc_env.data.splits import DataError, DataSet, load
+from amc_env.data.own import OwnData
+from amc_env.data.splits import DataSet, load
 from amc_env.env import CompressionEnv
-from amc_env.evaluator import Evaluator, culprit
-from amc_env.execution import DEVICES, device_of, evaluating
+from amc_env.evaluator import Evaluator
+from amc_env.execution import DEVICES, device_of
+from amc_env.fit import check_fit
+from amc_env.graph.part import observe
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import TraceError, trace
 from amc_env.layer_task import LayerTask, make_layer_task
@@ -29,7 +32,8 @@ from amc_env.repair.elimination import orders_cached
 from amc_env.repair.moments import Moments, collect_cached
 from amc_env.repair.sensitivity import errors
 from amc_env.repair.sequential import Sequential
-from amc_env.rewards import REWARDS
+from amc_env.rewards import OF_SCORES, REWARDS
+from amc_env.scoring import Metric, Scorer
 
 REPAIRS = ("moments", "sequential", "none")
 ORDERS = ("elimination", "magnitude")
@@ -67,7 +71,7 @@ class Task:
     `make_task` makes one from names; moments and orders are made when they are first needed.
 
     Args:
-        model: the dense network; logits ``(N, classes)``. It is copied, not changed.
+        model: the dense network; logits ``(N, classes)``, but for a metric. It is copied, not changed.
         graph: of it.
         data: its splits.
         channels: the orders of the groups -> a compressor.
@@ -75,22 +79,28 @@ class Task:
         repair: a name of `REPAIRS`.
         sample: ``images``, ``points`` and ``seed`` of the calibration rows, see `make_task`.
         device: where plans are repaired and run.
+        metric: stands in the place of accuracy; None for accuracy itself.
+        tunable: whether the network answers with logits, and the data have class labels.
     """
 
     def __init__(
         self,
         model: nn.Module,
         graph: Graph,
-        data: DataSet,
+        data: DataSet | OwnData,
         *,
         channels: Callable[[Sequence[Ints]], Channels],
         order: str,
         repair: str,
         sample: dict[str, int],
         device: torch.device,
+        metric: Metric | None = None,
+        tunable: bool = True,
     ) -> None:
-        self.model, self.graph, self.data, self._channels = model, graph, data, channels
+        self.model, self.graph, self._channels = model, graph, channels
+        self.data: Any = data
         self.order, self.repair, self.device, self._sample = order, repair, device, sample
+        self.metric, self.tunable, self.part = metric, tunable, graph.given.part
         self.draft = channels(magnitude_orders(model, graph))  # its budgets are known before any long work
 
     @cached_property
@@ -121,9 +131,11 @@ class Task:
         repair = Sequential(whole, self.graph, self.data, **self._sample).repair
         return CutNetworks(self.model, self.graph, self.solve, repair=repair, device=self.device)
 
-    def evaluator(self, split: str, images: int | None = None) -> Evaluator:
-        """Evaluates plans on the first ``images`` of a split; None for all of them."""
+    def evaluator(self, split: str, images: int | None = None) -> Any:
+        """An `Evaluator` or `Scorer` of plans on the first ``images`` of a split; None for all of them."""
         count = len(self.data[split].head(images))
+        if self.metric is not None:
+            return Scorer(self.networks(count), self.data, self.metric, split=split, images=images)
         return Evaluator(self.networks(count), self.data, split=split, images=images)
 
     def network(self, plan: Plan) -> nn.Module:
@@ -155,7 +167,7 @@ class Task:
 
 def make_task(
     model: nn.Module,
-    data: DataSet,
+    data: DataSet | OwnData,
     *,
     round_to: int = 8,
     floor: float = 0.2,
@@ -169,11 +181,13 @@ def make_task(
     method: str = "channels",
     split: str = "channel",
     start: str = "linear",
+    part: str | None = None,
+    metric: Metric | None = None,
 ) -> Task | LayerTask:
     """The task of compressing a network.
 
     Args:
-        model: the dense network; logits ``(N, classes)``. It is copied, not changed.
+        model: the dense network; logits ``(N, classes)``, but for a metric. It is copied, not changed.
         data: repair reads its calibration split; other splits are read by the evaluators on them.
         round_to: channels are kept in multiples of this if a group is wide enough.
         floor: smallest fraction of a group that may be kept, in (0, 1].
@@ -192,6 +206,10 @@ def make_task(
             weight; "low_rank", its rank. The last three are repaired from moments or not at all.
         split: of low rank, of a k x k convolution: by "channel" or "spatial".
         start: of weight sharing's k-means: "linear", "density" or "random".
+        part: name of a module that alone is compressed, as the backbone of a detector; costs are its own. It
+            takes and returns tensors, or lists, tuples or dicts of them, whose channels all stay.
+        metric: (network, batches) -> a number, higher is better, or it and its standard error; it stands in
+            the place of accuracy, and the network may return what it likes.
 
     Raises:
         TraceError, DataError, DeviceError, EvaluationError, ValueError: for what does not fit together,
@@ -201,10 +219,15 @@ def make_task(
     checks.one_of("order", order, ORDERS)
     checks.one_of("repair", repair, REPAIRS)
     checks.one_of("method", method, METHODS)
-    check_fit(model, data)
-    graph = trace(model, data.shape, keep_whole=keep_whole)
+    tunable = check_fit(model, data, logits=metric is None)
+    images = next(data.batches("calibration", 2, 2))[0]
+    given = None if part is None else observe(model, part, images)
+    graph = trace(model, data.shape, keep_whole=keep_whole, given=given)
     sample = {"images": calibration_images, "points": points, "seed": seed}
     if method != "channels":
+        if part is not None or metric is not None:
+            raise ValueError(f"method={method} is for whole classifiers: part and metric go with channels")
+        assert isinstance(data, DataSet)  # with class labels, see `check_fit`
         return make_layer_task(
             model, graph, data, method=method, order=order, repair=repair, floor=floor, split=split,
             start=start, sample=sample, device=device_of(device),
@@ -212,7 +235,7 @@ def make_task(
     if not graph.groups:
         raise TraceError(f"nothing to decide in {type(model).__name__}: {_why_fixed(graph)}")
     try_cut(model, graph)
-    check(model, graph, random_plan(graph), next(data.batches("calibration", 2))[0])
+    check(model, graph, random_plan(graph), images)
     return Task(
         model,
         graph,
@@ -222,12 +245,14 @@ def make_task(
         repair=repair,
         sample=sample,
         device=device_of(device),
+        metric=metric,
+        tunable=tunable,
     )
 
 
 def make_env(
     model: nn.Module,
-    data: DataSet,
+    data: DataSet | OwnData,
     *,
     target: float = 0.5,
     resource: str = "macs",
@@ -248,12 +273,14 @@ def make_env(
     method: str = "channels",
     split: str = "channel",
     start: str = "linear",
+    part: str | None = None,
+    metric: Metric | None = None,
     render_mode: str | None = None,
 ) -> CompressionEnv:
     """An environment that compresses a network.
 
     Args:
-        model: the dense network; logits ``(N, classes)``. It is copied, not changed.
+        model: the dense network; logits ``(N, classes)``, but for a metric. It is copied, not changed.
         data: repair reads its calibration split, rewards its reward split; no other split is read.
         target: fraction of the dense cost that may be spent, in (0, 1].
         resource: what the target limits: "macs", "params", or "bits" where layers are decided.
@@ -274,6 +301,8 @@ def make_env(
         method: a name of `METHODS`, see `make_task`.
         split: a name of `SPLITS`, see `make_task`.
         start: a name of `STARTS`, see `make_task`.
+        part: name of the module that is compressed, see `make_task`; None for the whole network.
+        metric: in the place of accuracy, see `make_task`.
         render_mode: "ansi" or "rgb_array": the keep ratios as bars.
 
     Raises:
@@ -284,6 +313,7 @@ def make_env(
         model, data, round_to=round_to, floor=floor, order=order, repair=repair,
         calibration_images=calibration_images, points=points, device=device, seed=seed, keep_whole=keep_whole,
         method=method, split=split, start=start,
+        part=part, metric=metric,
     )  # fmt: skip
     return _with_evaluator(
         task, reward_images, target=target, resource=resource, limits=limits, reward=reward,
@@ -329,38 +359,16 @@ def check_problem(task: Task | LayerTask, reward_images: int | None, **problem: 
         BudgetError, ValueError: as `CompressionEnv`.
     """
     checks.positive(reward_images=reward_images)
+    if task.metric is not None and problem.get("reward", "error") not in OF_SCORES:
+        raise ValueError(
+            f"reward is {problem['reward']}, which needs logits; with a metric of your own it is one of "
+            f"{', '.join(OF_SCORES)}, where the metric stands in the place of accuracy"
+        )
     CompressionEnv(task.draft, _unmeasured, **problem)
 
 
 def _unmeasured(plan: Plan) -> Evaluation:
     raise EvaluationError(f"there is no evaluator yet that measures plan {plan.hash}")
-
-
-def check_fit(model: nn.Module, data: DataSet) -> None:
-    """Run a model on two images, so that what does not fit together is found before any long work.
-
-    Raises:
-        DataError: when the model does not take a data set's images, or does not answer with its classes.
-        EvaluationError: when its logits are not finite.
-    """
-    images, _ = next(data.batches("calibration", 2))
-    name = type(model).__name__
-    try:
-        with evaluating(model):
-            logits = model(images)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise DataError(
-            f"{name} cannot take the images of {data.name}, {data.shape} each: {error}. "
-            "Build it with in_channels and a resolution that match, or choose other data"
-        ) from error
-    if not isinstance(logits, Tensor) or logits.shape != (len(images), data.classes):
-        given = f"{tuple(logits.shape[1:])} outputs" if isinstance(logits, Tensor) else type(logits).__name__
-        raise DataError(
-            f"{name} gives {given} for an image, {data.name} has {data.classes} classes; "
-            "build it with as many, or choose other data"
-        )
-    if not bool(logits.isfinite().all()):
-        raise EvaluationError(f"the logits of {name} are not finite: {culprit(model)}")
 
 
 def _why_fixed(graph: Graph) -> str:

@@ -13,7 +13,7 @@ from amc_env.actions import SCALES
 from amc_env.budget import Budget, snap
 from amc_env.compressors import Compressor
 from amc_env.cost import RESOURCES, Macs, mask_widths
-from amc_env.metrics import Evaluation, EvaluationError
+from amc_env.metrics import Evaluation, EvaluationError, Score
 from amc_env.observation import FEATURES, Embedding, Observation
 from amc_env.plan import Plan
 from amc_env.rewards import NEEDED, REWARDS
@@ -62,8 +62,8 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     ``share`` for the decisions that are left; ``action_asked`` and ``action_executed``, the action that
     asks for exactly what was applied; ``keep_asked``, ``keep_bound`` and ``keep_applied`` in [0, 1];
     ``macs``, ``params`` and each other resource that is limited, with all later groups whole. The last step
-    adds the metrics of `amc_env.metrics.Evaluation` and the `Plan` under ``plan``. Clock times are left out,
-    so that equal runs compare equal.
+    adds the metrics of `amc_env.metrics.Evaluation` or `Score`, and the `Plan` under ``plan``. Clock times
+    are left out, so that equal runs compare equal.
 
     ## Arguments
     `amc_env.building.make_env` makes an environment of a network and its data; `gym.make` of a shipped one:
@@ -115,7 +115,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     def __init__(
         self,
         compressor: Compressor,
-        evaluator: Callable[[Plan], Evaluation],
+        evaluator: Callable[[Plan], Evaluation | Score],
         *,
         target: float = 0.5,
         resource: str = "macs",
@@ -232,7 +232,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         reward = self.reward(evaluation, costs)
         if not math.isfinite(reward):
             raise EvaluationError(f"the reward of plan {self.plan.hash} is {reward}, of {evaluation}")
-        metrics = {name: getattr(evaluation, name) for name in METRICS}
+        metrics = {name: getattr(evaluation, name) for name in METRICS if hasattr(evaluation, name)}
         return reward, metrics | {"plan": self.plan}
 
     def costs(self, decided: Sequence[int]) -> dict[str, Any]:

@@ -36,7 +36,14 @@ class LayerTask:
     Attributes:
         graph: by layers: that of the plans.
         draft: the compressor without moments, whose budgets are known before any long work.
+        metric: accuracy alone.
+        tunable: whether the network that is found can be fine-tuned.
+        part: the whole network.
     """
+
+    metric: Any = None
+    tunable = True
+    part = ""
 
     def __init__(
         self,

@@ -47,6 +47,23 @@ class Evaluation:
         return math.sqrt(self.top1 * (1 - self.top1) / self.n_images)
 
 
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a metric of the user's own says of one network; it stands in the place of accuracy.
+
+    Attributes:
+        top1: the metric; higher is better.
+        std_error: its standard error over the images.
+        n_images: how many images were run.
+        split: the name of their split.
+    """
+
+    top1: float
+    std_error: float
+    n_images: int
+    split: str
+
+
 def per_image(logits: Tensor, labels: Tensor, dense: Tensor) -> Images:
     """The metrics of each image.
 

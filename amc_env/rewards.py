@@ -9,11 +9,12 @@ distributions or compare with the dense network image by image.
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from amc_env.metrics import Evaluation
 
 Costs = Mapping[str, int]  # of the network, by resource: "macs", "params" and what else is priced
-Reward = Callable[[Evaluation, Costs], float]
+Reward = Callable[[Any, Costs], float]  # of an `Evaluation`; those in `OF_SCORES` also of a `Score`
 
 
 def error(evaluation: Evaluation, costs: Costs) -> float:
@@ -66,6 +67,9 @@ REWARDS: dict[str, Reward] = {
     "agreement": agreement,
     "kl": divergence,
 }
+
+OF_SCORES = ("error", "flops", "params", "latency")
+"""Rewards that read nothing but top-1, or the metric of the user's own in its place."""
 
 NEEDED: dict[str, tuple[str, ...]] = {"latency": ("latency",)}
 """Resources beside MACs and parameters that a reward reads."""

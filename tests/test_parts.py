@@ -65,15 +65,6 @@ def test_a_checkpoint_remembers_what_stays_whole(tmp_path):
     assert torch.equal(again(torch.ones(1, 1, 8, 8)), small.eval()(torch.ones(1, 1, 8, 8)))
 
 
-def test_a_card_of_before_has_no_layers_that_stay_whole(tmp_path):
-    card = Card("digits_cnn", 10, 1, "digits", (1, 8, 8), 0, "0")
-    weights.save(tmp_path / "net", zoo.build("digits_cnn", classes=10, in_channels=1), card)
-    content = json.loads((tmp_path / "net.json").read_text())
-    del content["keep_whole"], content["given"]
-    (tmp_path / "net.json").write_text(json.dumps(content))
-    assert weights.read_card(tmp_path / "net").keep_whole == []
-
-
 def test_what_a_part_is_given_survives_json():
     given = Given("a.b", ([Sizes((1, 3, 8, 8)), 2], {"x": (Sizes((1, 4)), None)}), {"flag": True})
     assert Given.from_dict(json.loads(json.dumps(given.to_dict()))) == given

@@ -6,8 +6,7 @@ from torch import nn
 
 from amc_env.building import make_task
 from amc_env.data.splits import from_tensors
-from experiments.delivery.export import ExportError
-from experiments.delivery.rehearsal import RehearsalError, rehearse
+from experiments.delivery.rehearsal import Deliverable, RehearsalError, rehearse
 
 IMAGES = torch.arange(60 * 3 * 16 * 16).remainder(251).to(torch.uint8).view(60, 3, 16, 16)
 LABELS = torch.arange(60) % 4
@@ -31,16 +30,36 @@ def task(side=1, kind=nn.Sequential):
 def test_a_network_that_can_be_delivered_is_left_as_it_was():
     whole = task()
     before = {name: value.clone() for name, value in whole.model.state_dict().items()}
-    rehearse(whole, tuned=True)
+    assert rehearse(whole, tuned=True) == Deliverable("", (".pt2", ".onnx"))
     assert not whole.model.training
     assert all(torch.equal(value, before[name]) for name, value in whole.model.state_dict().items())
     assert all(parameter.grad is None for parameter in whole.model.parameters())
 
 
-def test_an_operation_that_onnx_lacks_is_told_in_one_message():
-    with pytest.raises(ExportError, match=r"cannot be written as ONNX: .*deliver=false") as caught:
-        rehearse(task(side=3), tuned=True)
-    assert len(str(caught.value)) < 600
+def test_an_operation_that_onnx_lacks_is_told_in_one_line_and_the_rest_is_delivered():
+    lines = []
+    assert rehearse(task(side=3), tuned=True, say=lines.append) == Deliverable("", (".pt2",))
+    (line,) = lines
+    assert "cannot be written as ONNX: " in line
+    assert line.endswith("delivered without an .onnx file")
+    assert len(line) < 600
+
+
+class Reads(nn.Module):
+    """Runs anywhere but in the exporter."""
+
+    def forward(self, x):
+        if torch.compiler.is_exporting():
+            raise RuntimeError("not here")
+        return x
+
+
+def test_a_network_that_no_file_can_hold_is_delivered_as_weights():
+    lines = []
+    whole = task()
+    whole.model.append(Reads())
+    assert rehearse(whole, tuned=False, say=lines.append) == Deliverable("", ())
+    assert "as weights and card, without .pt2 and .onnx" in lines[0]
 
 
 def test_a_training_mode_that_fails_is_told_where_it_will_be_used():

@@ -47,10 +47,9 @@ class _Masked(nn.Module):
         super().__init__()
         self.network, self.kept = network, kept
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, images: Any) -> Any:
         with _KeptStatistics(self.kept):
-            logits: Tensor = self.network(x)
-            return logits
+            return self.network(images)
 
 
 class _KeptStatistics(TorchFunctionMode):

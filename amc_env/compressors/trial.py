@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from amc_env.compressors.masking import masked
 from amc_env.compressors.surgery import Solve, Surgeon, cut, cut_shape
 from amc_env.execution import evaluating
 from amc_env.graph.checker import verify
+from amc_env.graph.given import tensors
 from amc_env.graph.labels import TraceError
 from amc_env.graph.structure import Graph, Layer
 from amc_env.plan import Plan
@@ -54,27 +57,28 @@ class _Sketch(Surgeon):
         return ((layer, torch.zeros(()).expand(cut_shape(layer, mask))) for layer in self.graph.layers)
 
 
-def check(model: nn.Module, graph: Graph, plan: Plan, images: Tensor) -> float:
+def check(model: nn.Module, graph: Graph, plan: Plan, images: Any) -> float:
     """Hold the cut network against the dense one with zeros for the removed channels, on real images.
 
     Args:
         model: the dense network.
         graph: of it.
         plan: any.
-        images: ``(N, C, H, W)``, as the network takes them; two are enough.
+        images: as the network takes them; two are enough.
 
     Returns:
-        The largest difference of the logits, as a fraction of their largest value.
+        The largest difference of the logits, or of what a part returns, as a fraction of their largest value.
 
     Raises:
         TraceError: when they differ by more than 0.001; it names the first layer at which they part.
     """
     small, full = cut(model, graph, plan), masked(model, graph, plan)
-    with _Recorded(small, graph) as found, evaluating(small):
-        logits = small(images)
-    with _Recorded(full.get_submodule("network"), graph) as expected, evaluating(full):
-        truth = full(images)
-    apart = _apart(logits, truth)
+    with _Recorded(small, graph) as found, _outputs(small, graph) as ours, evaluating(small):
+        small(images)
+    whole = full.get_submodule("network")
+    with _Recorded(whole, graph) as expected, _outputs(whole, graph) as truth, evaluating(full):
+        full(images)
+    apart = max(_apart(one, other) for one, other in zip(ours, truth, strict=True))
     if apart > TOLERANCE:
         where = _parting(graph, graph.mask(plan.kept), found, expected)
         raise TraceError(
@@ -103,6 +107,19 @@ def _parting(
 def _apart(ours: Tensor, theirs: Tensor) -> float:
     """The largest difference, as a fraction of the largest value."""
     return float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-12))
+
+
+@contextmanager
+def _outputs(network: nn.Module, graph: Graph) -> Iterator[list[Tensor]]:
+    """The tensors that a network, or the part of it that is compressed, returns while this is open."""
+    kept: list[Tensor] = []
+    handle = network.get_submodule(graph.given.part).register_forward_hook(
+        lambda _, __, output: kept.extend(tensors(output))
+    )
+    try:
+        yield kept
+    finally:
+        handle.remove()
 
 
 class _Recorded:

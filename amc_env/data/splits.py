@@ -134,6 +134,10 @@ class DataSet:
             chunk = slice(start, start + size)
             yield self.normalise(part.images[chunk]), part.labels[chunk]
 
+    def joined(self, split: str, limit: int) -> Tensor:
+        """The normalised images of a split as one batch."""
+        return self.normalise(self[split].head(limit).images)
+
     def fingerprint(self, split: str, limit: int | None = None) -> str:
         """A short hash of what `batches` yields, for the keys of caches and for records."""
         part = self[split].head(limit)

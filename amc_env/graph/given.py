@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +95,17 @@ def nested(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, dict):
         return {key: nested(each, change) for key, each in value.items()}
     return change(value)
+
+
+def tensors(values: object) -> Iterator[Tensor]:
+    """Everything in nested arguments that is a tensor."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, tuple | list):
+        for value in values:
+            yield from tensors(value)
+    elif isinstance(values, dict):
+        yield from tensors(list(values.values()))
 
 
 def _plain(value: Any) -> Any:

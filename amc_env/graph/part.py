@@ -83,7 +83,7 @@ def _found(model: nn.Module, part: str) -> nn.Module:
     known: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
     if not part or part not in known:
         children = ", ".join(name for name, _ in model.named_children())
-        near = difflib.get_close_matches(part, known, n=3)
+        near = [name for name in difflib.get_close_matches(part, known, n=3) if name]
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {children}, and what is in them"
         raise TraceError(f"{type(model).__name__} has no part {part!r}; {hint}")
     return known[part]

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from amc_env.execution import evaluating
 from amc_env.graph.arithmetic import binary, label_constant
-from amc_env.graph.given import Given
+from amc_env.graph.given import Given, tensors
 from amc_env.graph.labels import Constant, Count, Labels, Scribe, TraceError, compact, spread
 from amc_env.graph.operations import CASTS, FACTS, LAYERS, READS, SIZES, WITH_PARAMETERS, known, name_of
 
@@ -247,17 +247,6 @@ class Run(TorchFunctionMode):
         if isinstance(values, dict):
             return {key: self._map(value, change) for key, value in values.items()}
         return values
-
-
-def tensors(values: object) -> Iterator[Tensor]:
-    """Everything in nested arguments that is a tensor."""
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, tuple | list):
-        for value in values:
-            yield from tensors(value)
-    elif isinstance(values, dict):
-        yield from tensors(list(values.values()))
 
 
 def _constants(model: nn.Module, scribe: Scribe) -> Iterator[tuple[int, Constant]]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from amc_env.cost import Ints
+from amc_env.data.own import OwnData
 from amc_env.data.splits import DataSet
 from amc_env.graph.structure import Graph, Group, Layer
 from amc_env.repair.least_squares import damping
@@ -171,7 +172,7 @@ def orders(model: nn.Module, graph: Graph, moments: Moments) -> list[Ints]:
 
 
 def orders_cached(
-    model: nn.Module, graph: Graph, data: DataSet, *, images: int, points: int, seed: int
+    model: nn.Module, graph: Graph, data: DataSet | OwnData, *, images: int, points: int, seed: int
 ) -> list[Ints]:
     """`orders` from the moments of that sampling, kept on disk beside them."""
     sampling = {"images": images, "points": points, "seed": seed}

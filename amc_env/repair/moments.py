@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from amc_env import tensor_files
 from amc_env.compressors.surgery import Task
+from amc_env.data.own import OwnData, count
 from amc_env.data.splits import DataSet, cache_folder, digest
 from amc_env.execution import evaluating
 from amc_env.files import DamagedError
+from amc_env.graph.given import nested, tensors
 from amc_env.graph.structure import Graph, Layer
 from amc_env.repair.least_squares import damping, refit, refit_rows, refit_together
 from amc_env.repair.sampling import Listening, Seen, draw_positions, patches, weighed
@@ -161,7 +163,7 @@ def _pages(*shape: int) -> Tensor:
 def collect(
     model: nn.Module,
     graph: Graph,
-    data: DataSet,
+    data: DataSet | OwnData,
     *,
     images: int,
     points: int,
@@ -208,7 +210,7 @@ def collect(
     with evaluating(model), Listening(model, layers, hear):
         for batch, _ in data.batches("calibration", batch_size, images):
             model(batch)
-            first += len(batch)
+            first += count(batch)
             calls = dict.fromkeys(sums, 0)
     return _moments(sums)
 
@@ -239,7 +241,14 @@ def _batch_size(graph: Graph) -> int:
 
 
 def collect_cached(
-    model: nn.Module, graph: Graph, data: DataSet, *, images: int, points: int, seed: int, ridge: float = 1e-6
+    model: nn.Module,
+    graph: Graph,
+    data: DataSet | OwnData,
+    *,
+    images: int,
+    points: int,
+    seed: int,
+    ridge: float = 1e-6,
 ) -> Moments:
     """`collect`, kept on disk under the hash of weights, images and sampling, and read from there again."""
     sampling = {"images": images, "points": points, "seed": seed}
@@ -255,7 +264,7 @@ def cached(
     make: Callable[[], dict[str, Tensor]],
     model: nn.Module,
     graph: Graph,
-    data: DataSet,
+    data: DataSet | OwnData,
     *,
     images: int,
     points: int,
@@ -276,7 +285,7 @@ def cached(
     key = digest([value.cpu() for value in model.state_dict().values()])[:16]
     told = digest([torch.frombuffer(bytearray(repr(model).encode()), dtype=torch.uint8)])[:8]
     sample = f"{data.fingerprint('calibration', images)}-{images}-{points}-{seed}"
-    forward = digest([_some_logits(model, data)])[:8]  # two forwards may share weights and repr
+    forward = digest(_some_outputs(model, data))[:8]  # two forwards may share weights and repr
     name = f"{kind}-{graph.hash}-{key}-{told}-{forward}-{sample}.safetensors"
     path = cache_folder() / "moments" / name
     try:
@@ -293,13 +302,13 @@ def cached(
     return stored
 
 
-def _some_logits(model: nn.Module, data: DataSet) -> Tensor:
-    """The dense network's logits of a few calibration images."""
-    images, _ = next(data.batches("calibration", LOOKED_AT))
+def _some_outputs(model: nn.Module, data: DataSet | OwnData) -> list[Tensor]:
+    """What the dense network makes of a few calibration images."""
+    images, _ = next(data.batches("calibration", LOOKED_AT, LOOKED_AT))
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with evaluating(model):
-        logits: Tensor = model(images.to(device)).cpu()
-    return logits
+        found = model(nested(images, lambda each: each.to(device) if isinstance(each, Tensor) else each))
+    return [value.cpu() for value in tensors(found)]
 
 
 def _pack(moments: Moments) -> dict[str, Tensor]:

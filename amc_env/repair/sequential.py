@@ -15,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from amc_env.data.own import OwnData, count
 from amc_env.data.splits import DataSet
 from amc_env.execution import evaluating
+from amc_env.graph.given import nested
 from amc_env.graph.structure import Graph, Layer
 from amc_env.repair.sampling import Listening, Seen, draw_positions, patches, refittable
 from amc_env.repair.shortcuts import is_sum, pixels, shortcuts
@@ -45,12 +47,18 @@ class Sequential:
     """
 
     def __init__(
-        self, dense: nn.Module, graph: Graph, data: DataSet, *, images: int, points: int, seed: int
+        self, dense: nn.Module, graph: Graph, data: DataSet | OwnData, *, images: int, points: int, seed: int
     ) -> None:
         device = next(dense.parameters()).device
-        chosen = data.normalise(data["calibration"].head(min(images, most_images(graph))).images)
         layout = torch.channels_last if graph.channels_last else torch.contiguous_format
-        self.images = torch.empty_like(chosen, memory_format=layout).copy_(chosen).to(device)
+
+        def laid(value: Any) -> Any:
+            if not isinstance(value, Tensor) or value.ndim != 4:
+                return value.to(device) if isinstance(value, Tensor) else value
+            return torch.empty_like(value, memory_format=layout).copy_(value).to(device)
+
+        self.images = nested(data.joined("calibration", min(images, most_images(graph))), laid)
+        number = count(self.images)
         reading = {layer.name for layer in refittable(graph)}
         self._refitted = [
             layer
@@ -59,7 +67,7 @@ class Sequential:
         ]
         generator = torch.Generator().manual_seed(seed)
         self.positions = {
-            layer.name: draw_positions(layer, len(chosen), self._points(layer, points), generator)[0]
+            layer.name: draw_positions(layer, number, self._points(layer, points), generator)[0]
             for layer in self._refitted
         }
         self._norms = {layer: norm for layer, norm in graph.folds}

@@ -72,16 +72,16 @@ def imported(target: str, *, classes: int, in_channels: int, **options: Any) -> 
         ValueError: when there is no such module or function, it does not take these arguments, or it returns
             something other than a network.
     """
-    function = _function(target)
+    made = function(target, "target")
     arguments = {"classes": classes, "in_channels": in_channels, **options}
     try:
-        inspect.signature(function).bind(**arguments)
+        inspect.signature(made).bind(**arguments)
     except TypeError as error:
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise ValueError(
-            f"{target}{inspect.signature(function)} would be called with {given}: {error}"
+            f"{target}{inspect.signature(made)} would be called with {given}: {error}"
         ) from error
-    model = function(**arguments)
+    model = made(**arguments)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{target} returned {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -177,20 +177,29 @@ def _check_keys(model: nn.Module, state: Mapping[str, Any], file: Path) -> None:
         )
 
 
-def _function(target: str) -> Callable[..., Any]:
+def function(target: str, setting: str) -> Callable[..., Any]:
+    """The function ``module:function`` of the user's, imported because the command line names it.
+
+    Args:
+        target: as given.
+        setting: what it was given for, in messages.
+
+    Raises:
+        ValueError: when there is no such module or function.
+    """
     module_name, _, name = target.partition(":")
     if not module_name or not name:
-        raise ValueError(f"target is module:function, as my_nets:build, not {target!r}")
+        raise ValueError(f"{setting} is module:function, as my_nets:build, not {target!r}")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there; something that it imports is not
         raise ValueError(
-            f"there is no module {error.name!r} for target {target!r}; is it on PYTHONPATH?"
+            f"there is no module {error.name!r} for {setting} {target!r}; is it on PYTHONPATH?"
         ) from error
-    function: Callable[..., Any] | None = getattr(module, name, None)
-    if function is None or not callable(function):
+    found: Callable[..., Any] | None = getattr(module, name, None)
+    if found is None or not callable(found):
         there = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise ValueError(f"{module_name} has no function {name!r}; it has {', '.join(there) or 'none'}")
-    return function
+    return found

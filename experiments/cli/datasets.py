@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from amc_env.data import imagefolder, photos, splits
 from amc_env.data.fetch import fetch
+from amc_env.data.own import OwnData
 from amc_env.data.splits import DataError, DataSet
+from amc_env.zoo.external import function
 from experiments.cli import config
 
 
@@ -19,8 +22,10 @@ def run(cfg: DictConfig, folder: Path) -> None:
         fetch(cfg.data.name, None if cfg.data.root is None else Path(cfg.data.root))
 
 
-def load_data(node: DictConfig, say: Callable[[str], None] = print) -> DataSet:
+def load_data(node: DictConfig, say: Callable[[str], None] = print) -> Any:
     """Load the data set of a ``data`` group; it is fetched first where this machine lacks it.
+
+    With ``data=import`` it is what a function of the user's gives, a `DataSet` or `amc_env.data.own.OwnData`.
 
     Raises:
         DataError: for an unknown data set, one that no source has, or an image folder without ``data.root``.
@@ -31,6 +36,8 @@ def load_data(node: DictConfig, say: Callable[[str], None] = print) -> DataSet:
             raise DataError("an image folder needs its path: data.root=FOLDER, with train/ and val/ in it")
         with config.told_as("data.options"):
             return imagefolder.load(root, seed=node.seed, **node.options)
+    if node.name == "import":
+        return _imported(node)
     if node.name == "photos":
         if root is None:
             raise DataError("photographs need their place: data.root=FOLDER or data.root=FILE.zip")
@@ -44,3 +51,15 @@ def load_data(node: DictConfig, say: Callable[[str], None] = print) -> DataSet:
         say(str(error))
         fetch(node.name, root, say)
         return splits.load(node.name, seed=node.seed)
+
+
+def _imported(node: DictConfig) -> Any:
+    options = {str(key): value for key, value in node.options.items()}
+    target = options.pop("target")
+    found = function(target, "data.options.target")(**options)
+    if not isinstance(found, DataSet | OwnData):
+        raise DataError(
+            f"{target} returned {type(found).__name__}, not an amc_env.data.own.OwnData or the DataSet of "
+            "amc_env.data.splits.from_tensors"
+        )
+    return found

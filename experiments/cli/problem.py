@@ -19,6 +19,7 @@ from amc_env.checkpoints import Card
 from amc_env.data import photos
 from amc_env.data.splits import DataSet
 from amc_env.env import CompressionEnv
+from amc_env.zoo.external import function as imported
 from experiments.cli import config, schema
 from experiments.cli.datasets import load_data
 from experiments.recording.record import RunRecord, commit
@@ -52,7 +53,8 @@ def trained(cfg: DictConfig) -> Trained:
         card = Card(name, data.classes, data.shape[0], data.name, data.shape, 0, commit(), options)
         if cfg.model.checkpoint is not None:
             card = weights.load_into(model, cfg.model.checkpoint)
-        if data.name == "photos" and not photos.labelled(Path(cfg.data.root), data.classes):
+        bare = data.name == "photos" and not photos.labelled(Path(cfg.data.root), data.classes)
+        if bare and not cfg.get("metric"):
             data = photos.labelled_by(model, data)
         return Trained(model, card, data)
     stem = cfg.model.checkpoint or weights.shipped(f"{name}-{cfg.data.name}".replace("/", "-"))
@@ -92,6 +94,11 @@ def searched(run: Path, target: str | None) -> DictConfig:
     except OmegaConfBaseException as error:
         raise config.ConfigError(f"the record in {run} has no settings of a search: {error}") from error
     assert isinstance(cfg, DictConfig)
+    if cfg.get("metric") or cfg.data.name == "import":
+        raise config.ConfigError(
+            f"{run} was measured by functions of your own, which a record does not name as code to run: "
+            "give the same command with output=FOLDER again"
+        )
     if cfg.model.name == "import":
         if target is None:
             raise config.ConfigError(
@@ -105,7 +112,9 @@ def searched(run: Path, target: str | None) -> DictConfig:
 def environment(cfg: DictConfig, subject: Trained) -> CompressionEnv:
     """The environment that the groups protocol, compressor and env describe."""
     settings = config.plain(cfg.protocol) | config.plain(cfg.compressor) | config.plain(cfg.env)
-    settings |= {"keep_whole": list(cfg.keep_whole)} if "keep_whole" in cfg else {}
+    settings |= {key: config.plain(cfg)[key] for key in schema.OWN if key in cfg}
+    if settings.get("metric") is not None:
+        settings["metric"] = imported(settings["metric"], "metric")
     settings["scale"] = scale_of(cfg)
     with config.told_as("the environment"):
         return make_env(subject.model, subject.data, **settings)

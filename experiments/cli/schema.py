@@ -20,7 +20,7 @@ RECIPE = "experiments.training.recipe.Recipe"
 SETTINGS = {"finetune": RECIPE, "recipe": RECIPE} | dict.fromkeys(
     ("protocol", "env", "compressor"), ENVIRONMENT
 )  # whose settings a group holds
-OWN = ("keep_whole",)  # settings of the main job itself
+OWN = ("keep_whole", "part", "metric")  # settings of the main job itself
 OPEN = ("agent", "tracking")  # groups that name a class: their settings are what that class takes
 
 
@@ -107,6 +107,8 @@ class SearchConfig:
     tracking: dict[str, Any] = field(default_factory=dict)
     finetune: Any = field(default_factory=RecipeConfig)
     keep_whole: list[str] = field(default_factory=list)
+    part: str | None = None
+    metric: str | None = None  # module:function
     seed: int = MISSING
     episodes: int = MISSING
     confirm: int = MISSING
@@ -147,6 +149,7 @@ class EvaluateConfig:
     checkpoint: str = MISSING  # a path without suffix, an .onnx or a .pt2
     target: str | None = None  # module:function, for a checkpoint of a network of your own
     trust: bool = MISSING  # read a .pt2, which may run code, and an .onnx without its digest beside it
+    metric: str | None = None  # module:function in the place of accuracy
     split: str = MISSING
 
 

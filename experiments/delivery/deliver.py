@@ -1,5 +1,6 @@
 """Fine-tunes, tests, exports and times the network of a search's plan."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,13 +10,18 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from amc_env import scoring
+from amc_env.building import Task
 from amc_env.compressors.constraints import unconstrained
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import hits
+from amc_env.execution import CPU
+from amc_env.graph.given import tensors
 from amc_env.plan import Plan
 from experiments.cli.config import plain
 from experiments.cli.problem import Trained
-from experiments.delivery.export import Exported, export, write_onnx
+from experiments.delivery.export import Called, Exported, called, export, write_onnx
+from experiments.delivery.rehearsal import Deliverable, exportable
 from experiments.delivery.runtimes import onnx_forward, torch_forward
 from experiments.delivery.table import show
 from experiments.delivery.timing import Latency, batches_of, measure
@@ -57,16 +63,32 @@ class Gain:
 
 
 def deliver(
-    cfg: DictConfig, subject: Trained, env: CompressionEnv, plan: Plan, record: RunRecord, tracker: Tracker
+    cfg: DictConfig,
+    subject: Trained,
+    env: CompressionEnv,
+    plan: Plan,
+    record: RunRecord,
+    tracker: Tracker,
+    possible: Deliverable | None = None,
 ) -> None:
     """Fine-tune the uniform policy's network and the plan's, read the test split, export, time, show a table.
 
-    With ``finetune.epochs=0`` nothing is trained, and the repaired networks are what is delivered.
+    With ``finetune.epochs=0``, or without class labels, nothing is trained, and the repaired networks are
+    delivered. A metric of the user's own stands in the place of accuracy.
+
+    Args:
+        cfg: of the search.
+        subject: the dense network and its data.
+        env: whose search it was.
+        plan: that was found.
+        record: takes the table.
+        tracker: likewise.
+        possible: what the rehearsal found; None where there was none, as after a kill.
     """
     task = env.task
     plans = {DENSE: Plan.dense(env.graph), UNIFORM: uniform(env), FOUND: plan}
     networks = {DENSE: subject.model, **{name: task.network(plans[name]).eval() for name in (UNIFORM, FOUND)}}
-    recipe = Recipe(**plain(cfg.finetune)) if cfg.finetune.epochs else None
+    recipe = Recipe(**plain(cfg.finetune)) if cfg.finetune.epochs and task.tunable else None
     last = {UNIFORM: UNIFORM, FOUND: FOUND}
     if recipe is not None:
         last = {UNIFORM: UNIFORM_TUNED, FOUND: TUNED}
@@ -81,29 +103,31 @@ def deliver(
             )  # fmt: skip
     networks = {name: unconstrained(network) for name, network in networks.items()}
     with record.phase("evaluate"):
-        right = {
-            name: {split: hits(network, subject.data, split) for split in SPLITS}
+        judged = {
+            name: {split: judge(network, task, split) for split in SPLITS}
             for name, network in networks.items()
         }
-    accuracies = {
-        name: {split: int(found.sum()) / len(found) for split, found in both.items()}
-        for name, both in right.items()
-    }
-    gain = gained(right[last[FOUND]]["test"], right[last[UNIFORM]]["test"], tuned=recipe is not None)
+    accuracies = {name: {split: found.top1 for split, found in both.items()} for name, both in judged.items()}
+    gain = gained(judged[last[FOUND]]["test"], judged[last[UNIFORM]]["test"], tuned=recipe is not None)
     with record.phase("export"):
+        possible = possible or exportable(networks[last[FOUND]], task)
         card = replace(
             subject.card, plan=task.described(plan), keep_whole=list(env.graph.keep_whole),
             recipe=subject.card.recipe if recipe is None else asdict(recipe),
-            accuracy=accuracies[last[FOUND]], seed=cfg.seed, commit=commit(),
+            accuracy={} if task.metric else accuracies[last[FOUND]], seed=cfg.seed, commit=commit(),
             note=f"compressed from the checkpoint {subject.card.sha256[:12]}",
+            given=env.graph.given.to_dict() if env.graph.given.part else None,
         )  # fmt: skip
-        images, _ = next(subject.data.batches("calibration", 64))
-        written = export(networks[last[FOUND]], card, record.folder / "compressed", images)
+        images, _ = next(subject.data.batches("calibration", 64, 64))
+        written = export(
+            networks[last[FOUND]], card, record.folder / "compressed", images, part=possible.part,
+            forms=possible.forms,
+        )  # fmt: skip
     costs = {name: env.costs(counts(env, each)) for name, each in plans.items()}
     with record.phase("time"):
-        timed = latencies(
-            networks, last, written, record.folder, subject.data.shape, batches_of(costs[DENSE]["macs"])
-        )
+        shape = _shape(called(networks[DENSE], possible.part, images))
+        modules = {name: network.get_submodule(possible.part) for name, network in networks.items()}
+        timed = latencies(modules, last, written, record.folder, shape, batches_of(costs[DENSE]["macs"]))
     rows = {
         name: Row(
             macs=costs[name]["macs"],
@@ -125,15 +149,45 @@ def deliver(
     show(rows, gain, [*written.files, *_others(record.folder)])
 
 
-def gained(found: torch.Tensor, uniform: torch.Tensor, *, tuned: bool) -> Gain:
+@dataclass(frozen=True)
+class Judged:
+    """A network on one split: accuracy, or the metric in its place.
+
+    Attributes:
+        top1: of all images.
+        std_error: of ``top1``.
+        right: ``(N,)`` bool, whether it is right on each image; None for a metric.
+        images: how many.
+    """
+
+    top1: float
+    std_error: float
+    right: torch.Tensor | None
+    images: int
+
+
+def judge(network: nn.Module, task: Task, split: str) -> Judged:
+    """Measure a network as the task does."""
+    if task.metric is not None:
+        found = scoring.score(network, task.metric, scoring.batches_of(task.data, split, CPU), split)
+        return Judged(found.top1, found.std_error, None, found.n_images)
+    right = hits(network, task.data, split)
+    top1 = int(right.sum()) / len(right)
+    return Judged(top1, (top1 * (1 - top1) / len(right)) ** 0.5, right, len(right))
+
+
+def gained(found: Judged, uniform: Judged, *, tuned: bool) -> Gain:
     """The difference in accuracy of two networks on the same images.
 
     Args:
-        found: ``(N,)`` bool, whether AMC's network is right on each image.
-        uniform: ``(N,)`` bool, the same of the uniform policy's.
+        found: AMC's network.
+        uniform: the uniform policy's.
         tuned: whether both were fine-tuned.
     """
-    difference = found.double() - uniform.double()
+    if found.right is None or uniform.right is None:
+        error = math.hypot(found.std_error, uniform.std_error)
+        return Gain(100 * (found.top1 - uniform.top1), 100 * error, found.images, tuned)
+    difference = found.right.double() - uniform.right.double()
     error = float(difference.std() / len(difference) ** 0.5) if len(difference) > 1 else 0.0
     return Gain(100 * float(difference.mean()), 100 * error, len(difference), tuned)
 
@@ -143,20 +197,43 @@ def latencies(
     last: Mapping[str, str],
     written: Exported,
     folder: Path,
-    shape: tuple[int, int, int],
+    shape: tuple[int, int, int] | None,
     batches: Sequence[int],
 ) -> dict[str, dict[str, list[Latency]]]:
-    """The dense, uniform and found network under PyTorch and onnxruntime; fine-tuning changes no shape."""
+    """The dense, uniform and found network under PyTorch and onnxruntime; fine-tuning changes no shape.
+
+    Args:
+        networks: what the exported files hold: networks, or parts of them.
+        last: by name before fine-tuning, the name after it.
+        written: the files of the network that was found; without an ONNX file that runtime is left out.
+        folder: where the others' are written and deleted.
+        shape: C, H, W of an input; None where there is more than one: nothing is timed then.
+        batches: of images.
+    """
     timed = {DENSE: networks[DENSE], UNIFORM: networks[last[UNIFORM]], FOUND: networks[last[FOUND]]}
-    files = {FOUND: written.onnx}
-    for name in (DENSE, UNIFORM):
-        files[name] = write_onnx(timed[name], shape, folder / f"{name}.onnx")
-    eager = measure({name: torch_forward(network) for name, network in timed.items()}, shape, batches=batches)
-    onnx = measure({name: onnx_forward(file) for name, file in files.items()}, shape, batches=batches)
-    for name in (DENSE, UNIFORM):
-        files[name].unlink()
-    found = {name: {"torch": eager[name], "onnx": onnx[name]} for name in timed}
+    found: dict[str, dict[str, list[Latency]]] = {name: {} for name in timed}
+    if shape is not None:
+        eager = {name: torch_forward(network) for name, network in timed.items()}
+        for name, taken in measure(eager, shape, batches=batches).items():
+            found[name]["torch"] = taken
+    if shape is not None and written.onnx is not None:
+        files = {name: write_onnx(timed[name], shape, folder / f"{name}.onnx") for name in (DENSE, UNIFORM)}
+        every = {FOUND: written.onnx, **files}
+        forwards = {name: onnx_forward(every[name]) for name in timed}
+        for name, taken in measure(forwards, shape, batches=batches).items():
+            found[name]["onnx"] = taken
+        for file in files.values():
+            file.unlink()
     return found | {name: found[before] for before, name in last.items()}
+
+
+def _shape(inside: Called) -> tuple[int, int, int] | None:
+    """C, H, W of the only input of a call; None where there are others."""
+    given = list(tensors((inside.args, inside.kwargs)))
+    if len(given) != 1 or given[0].ndim != 4 or inside.kwargs:
+        return None
+    channels, height, width = given[0].shape[1:]
+    return int(channels), int(height), int(width)
 
 
 def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -5,12 +5,18 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from amc_env.evaluator import accuracy
+from amc_env.execution import CPU
+from amc_env.scoring import batches_of, score
+from amc_env.zoo.external import function
 from experiments.cli.datasets import load_data
-from experiments.delivery.runtimes import read
+from experiments.delivery.runtimes import read, restored
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """Print the top-1 accuracy on the split, with its standard error."""
+    """Print the top-1 accuracy on the split, or a metric of the user's own, with its standard error."""
+    if cfg.metric is not None:
+        _scored(cfg)
+        return
     network = read(cfg.checkpoint, cfg.target, trust=cfg.trust)
     data = load_data(cfg.data)
     network.check(data.name, data.shape, data.classes)
@@ -21,3 +27,12 @@ def run(cfg: DictConfig, folder: Path) -> None:
         what = f"{'dense' if network.card.plan is None else 'compressed'} {network.card.architecture}"
     where = f"{images:,} {cfg.split} images of {data.name}"
     print(f"{what} ({network.runtime}) on {where}: {top1:.2%} ± {error:.2%}")
+
+
+def _scored(cfg: DictConfig) -> None:
+    metric, data = function(cfg.metric, "metric"), load_data(cfg.data)
+    network, card = restored(cfg.checkpoint, cfg.target)
+    found = score(network, metric, batches_of(data, cfg.split, CPU), cfg.split)
+    what = f"{'dense' if card.plan is None else 'compressed'} {card.architecture}"
+    where = f"{found.n_images:,} {cfg.split} images of {data.name}"
+    print(f"{what} on {where}: {cfg.metric} {found.top1:.6g} ± {found.std_error:.2g}")

@@ -2,11 +2,13 @@
 
 import copy
 import logging
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +17,9 @@ from torch.export import Dim, ExportedProgram
 from amc_env import checkpoints as weights
 from amc_env.checkpoints import Card
 from amc_env.execution import evaluating
+from amc_env.graph.given import nested, tensors
 from experiments.delivery import sums
-from experiments.delivery.runtimes import ONNX, PT2, onnx_forward, pt2_forward
+from experiments.delivery.runtimes import ONNX, PT2, onnx_run, pt2_program
 
 TOLERANCE = 1e-4  # of the output's scale; float32 sums in another order differ by about 1e-6
 
@@ -25,37 +28,54 @@ class ExportError(ValueError):
     """A file that cannot be written, or that does not compute what the network does."""
 
 
+class UnwritableError(ExportError):
+    """A network that a form of file cannot hold."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The files of one network.
+    """The files of one network; those that no form of file can hold are None.
 
-    ``difference`` is the largest between the logits of PyTorch and onnxruntime, relative to the largest.
+    ``difference`` is the largest between what PyTorch and onnxruntime compute, relative to the largest value.
     """
 
     weights: Path
     card: Path
-    onnx: Path
-    pt2: Path
+    onnx: Path | None
+    pt2: Path | None
     sums: Path
-    difference: float
+    difference: float | None
 
     @property
     def files(self) -> list[Path]:
         """All of them."""
-        return [self.weights, self.card, self.onnx, self.pt2, self.sums]
+        every = self.weights, self.card, self.onnx, self.pt2, self.sums
+        return [file for file in every if file is not None]
 
 
-def export(network: nn.Module, card: Card, stem: Path, images: Tensor) -> Exported:
+def export(
+    network: nn.Module,
+    card: Card,
+    stem: Path,
+    images: Any,
+    *,
+    part: str = "",
+    forms: Collection[str] = (PT2, ONNX),
+) -> Exported:
     """Write ``<stem>.safetensors``, ``.json``, ``.pt2``, ``.onnx`` and their ``.sha256``; check all of them.
 
     Args:
         network: what to write; a trained network, cut or whole.
         card: of it; its plan, with the architecture's name, rebuilds the network in another process.
         stem: path without suffix.
-        images: ``(N, C, H, W)`` normalised float32, on which the files must agree with the network.
+        images: what the network takes, ``(N, C, H, W)`` normalised float32 or another form; on these the
+            files must agree with the network.
+        part: name of the module that ``.pt2`` and ``.onnx`` hold; "" for the whole network.
+        forms: which of the two are written.
 
     Raises:
-        ExportError: when a file read back gives other logits.
+        UnwritableError: when one of the two forms cannot hold the network; weights and card are written.
+        ExportError: when a file read back gives other values.
         CheckpointError: when the folder cannot be written.
     """
     weights.save(stem, network, card)
@@ -67,35 +87,101 @@ def export(network: nn.Module, card: Card, stem: Path, images: Tensor) -> Export
         restored, _ = weights.load(stem)
         with evaluating(restored):
             agree(restored(images), expected, weights.files(stem)[0])
-    program = trace(network, tuple(images.shape[1:]))
     pt2, onnx = (stem.with_name(f"{stem.name}{suffix}") for suffix in (PT2, ONNX))
-    torch.export.save(program, pt2)
-    agree(pt2_forward(pt2)(images), expected, pt2)
-    _save_onnx(program, onnx)
-    difference = agree(onnx_forward(onnx)(images), expected, onnx)
-    made = (*weights.files(stem), onnx, pt2)
-    return Exported(*made, sums.write(stem, made), difference)
+    difference = None
+    inside = called(network, part, images)
+    program = _trace(network.get_submodule(part), inside.args, inside.kwargs) if forms else None
+    if program is not None and PT2 in forms:
+        torch.export.save(program, pt2)
+        agree(pt2_program(pt2)(*inside.args, **inside.kwargs), inside.returned, pt2)
+    if program is not None and ONNX in forms:
+        _save_onnx(program, onnx, named=not part and isinstance(inside.returned, Tensor))
+        difference = agree(onnx_run(onnx, tensors((inside.args, inside.kwargs))), inside.returned, onnx)
+    held = onnx if ONNX in forms else None, pt2 if PT2 in forms else None
+    made = [*weights.files(stem), *(file for file in held if file is not None)]
+    return Exported(*weights.files(stem), *held, sums.write(stem, made), difference)
 
 
-def trace(network: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
-    """A network as `torch.export` writes it down in evaluation mode, for any number of images of a shape."""
-    example = torch.zeros(2, *shape)
-    network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # trained channels last
-    with evaluating(network), _quiet_exporter(), _told("torch.export"):
-        return torch.export.export(network, (example,), dynamic_shapes=({0: Dim("N")},))
+@dataclass(frozen=True)
+class Called:
+    """One call of a module: what it was given, and what it returned."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    returned: Any
+
+
+def called(network: nn.Module, part: str, images: Any) -> Called:
+    """How a network calls a part of itself; the first call where there are several."""
+    kept: list[Called] = []
+    handle = network.get_submodule(part).register_forward_hook(
+        lambda _, args, kwargs, returned: kept.append(Called(args, kwargs, returned)), with_kwargs=True
+    )
+    try:
+        with evaluating(network):
+            network(images)
+    finally:
+        handle.remove()
+    # tensors of inference mode cannot be traced
+    return Called(*(nested(value, _copied) for value in (kept[0].args, kept[0].kwargs, kept[0].returned)))
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def trace(network: nn.Module, part: str, images: Any) -> ExportedProgram:
+    """A network, or a part of it, as `torch.export` writes it down in evaluation mode, for any batch size.
+
+    Args:
+        network: of which a copy is traced.
+        part: name of the module; "" for the whole.
+        images: what the network is called with; sizes count.
+
+    Raises:
+        UnwritableError: for a forward that `torch.export` cannot follow.
+    """
+    inside = called(network, part, images)
+    return _trace(network.get_submodule(part), inside.args, inside.kwargs)
+
+
+def _trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedProgram:
+    example = nested((args, dict(kwargs)), _of_two)
+    open_ = nested(example, lambda value: {0: Dim("N")} if isinstance(value, Tensor) and value.ndim else None)
+    module = copy.deepcopy(module).to(memory_format=torch.contiguous_format)  # trained channels last
+    with evaluating(module), _quiet_exporter(), _told("torch.export"):
+        return torch.export.export(
+            module, example[0], example[1] or None, dynamic_shapes=(*open_[0], *open_[1].values())
+        )
+
+
+def _of_two(value: Any) -> Any:
+    """Zeros for two images: of one, the exporter would take the number for fixed."""
+    if not isinstance(value, Tensor) or not value.ndim:
+        return value
+    return torch.zeros(2, *value.shape[1:], dtype=value.dtype)
 
 
 def write_onnx(network: nn.Module, shape: tuple[int, ...], path: Path) -> Path:
     """One self-contained ONNX file: ``images (N, C, H, W)`` in, ``logits (N, classes)`` out."""
-    _save_onnx(trace(network, shape), path)
+    _save_onnx(_trace(network, (torch.zeros(2, *shape),), {}), path, named=True)
     return path
 
 
-def _save_onnx(program: ExportedProgram, path: Path) -> None:
+def write_part(program: ExportedProgram, path: Path) -> None:
+    """An ONNX file of whatever a program takes and returns.
+
+    Raises:
+        UnwritableError: for an operation that ONNX lacks.
+    """
+    _save_onnx(program, path, named=False)
+
+
+def _save_onnx(program: ExportedProgram, path: Path, *, named: bool) -> None:
     with _quiet_exporter(), _told("ONNX"):
         written = torch.onnx.export(
-            program, (), input_names=["images"], output_names=["logits"],
-            dynamic_shapes=({0: Dim("N")},), dynamo=True, verbose=False,
+            program, (), dynamo=True, verbose=False, input_names=["images"] if named else None,
+            output_names=["logits"] if named else None,
         )  # fmt: skip
     assert written is not None
     for node in written.model.graph.all_nodes():  # they name the source files of this machine
@@ -114,10 +200,7 @@ def _told(form: str) -> Iterator[None]:
             cause = cause.__cause__
         causes = [line.strip() for line in str(cause).splitlines() if line.strip()]
         why = causes[0][:300] if causes else type(cause).__name__
-        raise ExportError(
-            f"the network cannot be written as {form}: {why}; "
-            "replace the operation, or give deliver=false to search without delivering"
-        ) from error
+        raise UnwritableError(f"the network cannot be written as {form}: {why}") from error
 
 
 @contextmanager
@@ -136,11 +219,26 @@ def _quiet_exporter() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def agree(found: Tensor, expected: Tensor, source: Path) -> float:
-    """The largest difference relative to the largest logit; an `ExportError` when it is above `TOLERANCE`."""
-    difference = ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()
+def agree(found: Any, expected: Any, source: Path) -> float:
+    """The largest difference relative to the largest value; an `ExportError` when it is above `TOLERANCE`.
+
+    Args:
+        found: tensors, in any nesting.
+        expected: the same.
+        source: the file, for the message.
+    """
+    apart = [_apart(ours, theirs) for ours, theirs in zip(tensors(found), tensors(expected), strict=True)]
+    difference = next((each for each in apart if not each <= TOLERANCE), max(apart))
     if not difference <= TOLERANCE:
         raise ExportError(
             f"{source} gives logits that differ by {difference:.2e} of their scale, above {TOLERANCE}"
         )
     return difference
+
+
+def _apart(found: Tensor, expected: Tensor) -> float:
+    if found.shape != expected.shape:
+        return math.inf
+    if not found.numel():  # as boxes where nothing is found
+        return 0.0
+    return ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()

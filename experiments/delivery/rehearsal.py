@@ -1,17 +1,21 @@
-"""What follows a search, tried on a random plan before it: what would fail after hours fails in seconds."""
+"""What follows a search, tried on a random plan before it: what would fail after hours does in seconds."""
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amc_env.building import Task
 from amc_env.compressors.constraints import unconstrained
 from amc_env.data.splits import DataSet
 from amc_env.layer_task import LayerTask
-from experiments.delivery.export import write_onnx
+from experiments.delivery.export import UnwritableError, trace, write_part
+from experiments.delivery.runtimes import ONNX, PT2
 
 BATCH = 8  # images of the batch that is trained on
 
@@ -20,22 +24,73 @@ class RehearsalError(ValueError):
     """A network that can be cut and evaluated, but not fine-tuned."""
 
 
-def rehearse(task: Task | LayerTask, *, tuned: bool) -> None:
+@dataclass(frozen=True)
+class Deliverable:
+    """What can be delivered of a task.
+
+    Attributes:
+        part: the module that the exported files hold; "" for the whole network.
+        forms: of files that can hold it, beside weights and card.
+    """
+
+    part: str
+    forms: tuple[str, ...]
+
+
+def rehearse(task: Task | LayerTask, *, tuned: bool, say: Callable[[str], None] = print) -> Deliverable:
     """Train a small network for one batch in training mode, and export it.
 
     Args:
         task: whose network is cut by a random plan; it is not changed.
-        tuned: whether the network that is found will be fine-tuned.
+        tuned: whether the network that is found is to be fine-tuned.
+        say: takes a line for each thing that the delivery will lack.
 
     Raises:
         RehearsalError: when a batch cannot be trained on.
-        ExportError: when ONNX cannot hold the network.
     """
     small = task.rehearsal()
-    if tuned:
+    if tuned and not task.tunable:
+        say("nothing will be fine-tuned: the task has no class labels; the repaired network is delivered")
+    elif tuned:
         _train_one_batch(copy.deepcopy(small), task.data)
-    with TemporaryDirectory() as folder:
-        write_onnx(unconstrained(small).eval(), task.data.shape, Path(folder) / "rehearsal.onnx")
+    return exportable(unconstrained(small).eval(), task, say)
+
+
+def exportable(network: nn.Module, task: Task | LayerTask, say: Callable[[str], None] = print) -> Deliverable:
+    """What exported files can hold: the whole network, else the part that is compressed.
+
+    Args:
+        network: cut or whole.
+        task: of it.
+        say: takes a line for each thing that the delivery will lack.
+    """
+    part, images = task.part, next(task.data.batches("calibration", 2, 2))[0]
+    if not part:
+        return Deliverable("", _forms(network, "", images, say))
+    if isinstance(images, Tensor) and (forms := _forms(network, "", images, _nothing)) == (PT2, ONNX):
+        return Deliverable("", forms)
+    say(f"the exported files will hold {part!r} alone: they cannot hold the whole network")
+    return Deliverable(part, _forms(network, part, images, say))
+
+
+def _nothing(_: str) -> None:
+    """What fails for the whole network is tried for a part of it."""
+
+
+def _forms(network: nn.Module, part: str, images: Any, say: Callable[[str], None]) -> tuple[str, ...]:
+    """Those of the two forms that can hold a network or part; ONNX is made from the other."""
+    try:
+        program = trace(network, part, images)
+    except UnwritableError as error:
+        say(f"{error}. It will be delivered as weights and card, without {PT2} and {ONNX}")
+        return ()
+    try:
+        with TemporaryDirectory() as folder:
+            write_part(program, Path(folder) / f"rehearsal{ONNX}")
+    except UnwritableError as error:
+        say(f"{error}. It will be delivered without an {ONNX} file")
+        return (PT2,)
+    return PT2, ONNX
 
 
 def _train_one_batch(network: nn.Module, data: DataSet) -> None:

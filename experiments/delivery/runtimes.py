@@ -1,13 +1,15 @@
 """Reads a network from a checkpoint, a compressed file, ONNX or torch.export, and runs it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from amc_env import checkpoints as weights
 from amc_env import packing, zoo
@@ -109,6 +111,19 @@ def read(path: Path | str, target: str | None = None, *, trust: bool = False) ->
     return Runnable(source, "torch", torch_forward(network), (channels, height, width), card.classes, card)
 
 
+def restored(path: Path | str, target: str | None = None) -> tuple[nn.Module, Card]:
+    """The network of a checkpoint itself, for a metric that looks inside, and its card; see `read`.
+
+    Raises:
+        RuntimeFileError, CheckpointError, ModelError: as `read`.
+    """
+    path = Path(path)
+    stem = path.with_suffix("") if path.suffix in CHECKPOINT else path
+    if not any(file.exists() for file in weights.files(stem)):
+        raise RuntimeFileError(f"a metric of your own measures checkpoints; {_missing(path)}")
+    return _read_checkpoint(stem, target)
+
+
 def torch_forward(network: nn.Module) -> Forward:
     """A network as PyTorch runs it: evaluation mode, channels last where it takes that, no gradients."""
     layout: list[torch.memory_format] = []  # found with the first images
@@ -129,7 +144,7 @@ def onnx_forward(path: Path, threads: int | None = None) -> Forward:
     Raises:
         RuntimeFileError: when onnxruntime cannot read it.
     """
-    return _session(path, threads)[0]
+    return _one_in_one_out(_session(path, threads))
 
 
 def pt2_forward(path: Path) -> Forward:
@@ -138,10 +153,28 @@ def pt2_forward(path: Path) -> Forward:
     Raises:
         RuntimeFileError: when it cannot be read.
     """
-    return _program(path)[0]
+    return _forward_of(pt2_program(path))
 
 
-def _session(path: Path, threads: int | None = None) -> tuple[Forward, list[object], list[object]]:
+def pt2_program(path: Path) -> Callable[..., Any]:
+    """The same for any inputs."""
+    module: Callable[..., Any] = _program(path).module()
+    return module
+
+
+def onnx_run(path: Path, given: Iterable[Tensor]) -> list[Tensor]:
+    """What an ONNX file computes of any number of inputs, in its order.
+
+    Raises:
+        RuntimeFileError: when onnxruntime cannot read it.
+    """
+    session = _session(path)
+    names = [each.name for each in session.get_inputs()]
+    values = {name: np.ascontiguousarray(value.numpy()) for name, value in zip(names, given, strict=True)}
+    return [torch.from_numpy(value) for value in session.run(None, values)]
+
+
+def _session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     # a session that waits by spinning takes the processors from whatever is timed in turn with it
@@ -152,40 +185,49 @@ def _session(path: Path, threads: int | None = None) -> tuple[Forward, list[obje
         if not type(error).__module__.startswith("onnxruntime"):
             raise
         raise RuntimeFileError(f"{path} is not a usable ONNX file: {error}; export it again") from error
+    return session
+
+
+def _one_in_one_out(session: onnxruntime.InferenceSession) -> Forward:
     name = session.get_inputs()[0].name
 
     def forward(images: Tensor) -> Tensor:
-        (logits,) = session.run(None, {name: np.ascontiguousarray(images.numpy())})
-        return torch.from_numpy(logits)
+        found = session.run(None, {name: np.ascontiguousarray(images.numpy())})
+        return torch.from_numpy(found[0])
 
-    return forward, session.get_inputs()[0].shape, session.get_outputs()[0].shape
+    return forward
 
 
-def _program(path: Path) -> tuple[Forward, list[object], list[object]]:
+def _program(path: Path) -> ExportedProgram:
     try:
-        program = torch.export.load(path)
+        return torch.export.load(path)
     except Exception as error:  # zipfile's, json's, KeyError, ...: whatever the damage leads its reader to
         raise RuntimeFileError(
             f"{path} is not a usable file of torch.export: {error}; export it again"
         ) from error
-    module = program.module()
-    given, made = program.graph_signature.user_inputs[0], program.graph_signature.user_outputs[0]
-    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
 
+
+def _forward_of(module: Callable[..., Any]) -> Forward:
     def forward(images: Tensor) -> Tensor:
         with torch.no_grad():
             logits: Tensor = module(images)
             return logits
 
-    return forward, list(values[str(given)].shape), list(values[str(made)].shape)
+    return forward
 
 
 def _read_onnx(path: Path) -> Runnable:
-    return _runnable(path, "onnx", *_session(path))
+    session = _session(path)
+    shapes = session.get_inputs()[0].shape, session.get_outputs()[0].shape
+    return _runnable(path, "onnx", _one_in_one_out(session), *shapes)
 
 
 def _read_pt2(path: Path) -> Runnable:
-    return _runnable(path, "pt2", *_program(path))
+    program = _program(path)
+    given, made = program.graph_signature.user_inputs[0], program.graph_signature.user_outputs[0]
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    shapes = list(values[str(given)].shape), list(values[str(made)].shape)
+    return _runnable(path, "pt2", _forward_of(program.module()), *shapes)
 
 
 def _runnable(

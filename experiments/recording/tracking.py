@@ -79,7 +79,7 @@ def episode_metrics(trial: Trial, *, best_reward: float, dense: Mapping[str, int
         "episode": trial.index,
         "reward": trial.episode.reward,
         "best_reward": best_reward,
-        **{name: final[name] for name in measured},
+        **{name: final[name] for name in measured if name in final},
         **{f"{name}_share": final[name] / cost for name, cost in dense.items()},
         "bound_share": bounded / len(infos),
         "episode_seconds": trial.seconds,

@@ -68,20 +68,22 @@ def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.S
         record.update(results={"groups": plans.groups(env.graph)})
         if saved is not None:
             agent.load_state_dict(saved.agent)
-        elif cfg.deliver:
-            rehearse(env.task, tuned=bool(cfg.finetune.epochs))
+        possible = None
+        if cfg.deliver and saved is None:
+            possible = rehearse(env.task, tuned=bool(cfg.finetune.epochs))
     try:
         explore(env, agent, record, tracker, episodes=cfg.episodes, seed=cfg.seed, save_every=cfg.save_every)
     finally:
         save_best(env, record)
         note_work(env, record)
     recipe = Recipe(**config.plain(cfg.finetune) | {"epochs": 1})
-    plan = confirm(env, record, limit=cfg.confirm, rounds=cfg.confirm_epochs, recipe=recipe)
+    rounds = cfg.confirm_epochs if env.task.tunable else ()
+    plan = confirm(env, record, limit=cfg.confirm, rounds=rounds, recipe=recipe)
     best = record.content["best"]
     tracker.summary({"best_reward": best["reward"]} | best["selection"])
     tracker.artifact("plan", "plan", [record.folder / plans.PLAN], {"plan": plan.hash})
     if cfg.deliver:
-        deliver(cfg, subject, env, plan, record, tracker)
+        deliver(cfg, subject, env, plan, record, tracker, possible)
         tracker.artifact("report", "report", outcome.write(record), {})
 
 

@@ -1,0 +1,53 @@
+"""Whether a network and its data belong together, found before any long work."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from amc_env.data.own import OwnData
+from amc_env.data.splits import DataError, DataSet
+from amc_env.evaluator import culprit
+from amc_env.execution import evaluating
+from amc_env.metrics import EvaluationError
+
+
+def check_fit(model: nn.Module, data: DataSet | OwnData, *, logits: bool = True) -> bool:
+    """Run a model on the first images of the calibration split.
+
+    Args:
+        model: run where it is.
+        data: what it is run on.
+        logits: whether it has to answer with a logit for each class; not so where a metric of the user's own
+            measures it.
+
+    Returns:
+        Whether it does, and the data have class labels: only then can it be fine-tuned.
+
+    Raises:
+        DataError: when the model does not take a data set's images, or does not answer with its classes.
+        EvaluationError: when its logits are not finite.
+    """
+    images, _ = next(data.batches("calibration", 2))
+    name = type(model).__name__
+    try:
+        with evaluating(model):
+            found = model(images)
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{name} cannot take the images of {data.name}, {data.shape} each: {error}. "
+            "Build it with in_channels and a resolution that match, or choose other data"
+        ) from error
+    classifies = isinstance(data, DataSet) and _classifies(found, (len(images), data.classes))
+    if logits and not classifies:
+        given = f"{tuple(found.shape[1:])} outputs" if isinstance(found, Tensor) else type(found).__name__
+        raise DataError(
+            f"{name} gives {given} for an image, {data.name} has {data.classes} classes; "
+            "build it with as many, choose other data, or measure it yourself: metric=module:function"
+        )
+    if isinstance(found, Tensor) and not bool(found.isfinite().all()):
+        raise EvaluationError(f"the logits of {name} are not finite: {culprit(model)}")
+    return classifies
+
+
+def _classifies(found: Any, shape: tuple[int, int]) -> bool:
+    return isinstance(found, Tensor) and found.shape == shape
