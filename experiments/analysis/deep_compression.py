@@ -26,6 +26,14 @@ def layers_table(results: Results) -> str:
     return markdown.aligned(head, rows, right=head[1:])
 
 
+def tables(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """`summary`, and under it the layers of each network's first record."""
+    parts = [summary(records)]
+    for name, alike in _alike(records):
+        parts += [f"`{name}`, seed {alike[0]['seeds']['batches']}:", layers_table(alike[0]["results"])]
+    return "\n\n".join(parts)
+
+
 def rate(results: Results) -> float:
     """How many times smaller the file is than the network's own tensors, in their own types."""
     return float(sum(one["dense_bytes"] for one in results["layers"]) / results["bytes"])

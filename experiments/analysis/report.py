@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from amc_env import files
 from experiments.analysis import (
     contests,
+    deep_compression,
     fidelity,
     figures,
     markdown,
@@ -46,6 +47,7 @@ BASELINES = "baselines"  # a block; its records are those in regret/ whose names
 BENCHMARKS = "benchmarks"  # likewise
 TUNED, FIDELITY = "tuned", "fidelity"  # likewise
 PRETRAINED, ELITES = "pretrained", "elites"  # likewise
+COMPRESSED = "deep_compression"  # likewise
 TABLES = "tables"  # the records of the paper's tables, and the block of all
 FRONT = "plain20-cifar10"  # the record of `TUNED` on the front page
 SEARCH = ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
@@ -132,6 +134,7 @@ def paper() -> str:
 def pages() -> dict[Path, dict[str, str]]:
     """By page, the content of each block, by the name of its markers."""
     searches = read(RESULTS / POLICIES)
+    packed = read(RESULTS / COMPRESSED)
     speed, elites = read(RESULTS / BENCHMARKS), read(RESULTS / ELITES)
     return {
         README: {"results": tuned.summary(read(RESULTS / TUNED)[FRONT]["rows"])},
@@ -141,6 +144,7 @@ def pages() -> dict[Path, dict[str, str]]:
             FIDELITY: rows_of(FIDELITY, fidelity.table),
             POLICIES: f"{policies.table(list(searches.values()))}\n\n{recorded(searches)}",
             REGRET: tables_of(REGRET, regret.table),
+            COMPRESSED: f"{deep_compression.tables(packed)}\n\n{recorded(packed)}",
             "metrics": metrics(),
         },
         AGENTS_PAGE: {
@@ -236,6 +240,10 @@ def keep(folder: Path, name: str) -> Path:
     elif "critic" in record.content["config"]:
         kept = {key: record.content[key] for key in COMPARISON} | {"rows": record.rows}
         path = RESULTS / PRETRAINED / f"{name}.json"
+    elif "sharing" in record.content["config"]:
+        kept = {key: record.content[key] for key in COMPARISON}
+        kept["config"]["model"]["checkpoint"] = Path(kept["config"]["model"]["checkpoint"] or "").name
+        path = RESULTS / COMPRESSED / f"{name}.json"
     else:
         kept = _search(record, name)
         table = kept["run"].get("choices", {}).get("experiment") or ""
