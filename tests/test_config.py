@@ -35,7 +35,7 @@ from experiments.cli.signatures import SignatureError
 from experiments.cli.suggest import explain, near, unknown_key
 from experiments.training.recipe import Recipe, RecipeError
 
-GIVEN = {"table": "digits"}
+GIVEN = {("reproduce", "table"): "table2"}
 NO_SETTINGS = {"model", "data", "render_mode", *OWN}
 SPACES = {
     "observation_space": gym.spaces.Box(0, 1, (11,), np.float32),
@@ -103,7 +103,7 @@ def test_protocols_name_what_exists(choice):
 @pytest.mark.parametrize("entry", sorted(path.stem for path in CONF.glob("*.yaml")))
 def test_every_entry_points_configuration_composes(composed, entry):
     needed = [key for key, value in OmegaConf.to_container(composed(entry)).items() if value == "???"]
-    task(composed(entry, *(f"{key}={GIVEN.get(key, 'given')}" for key in needed)))
+    task(composed(entry, *(f"{key}={GIVEN.get((entry, key), 'given')}" for key in needed)))
 
 
 def test_env_compressor_and_protocol_are_arguments_of_the_environment(composed):

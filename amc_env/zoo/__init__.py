@@ -106,6 +106,14 @@ def nearest(asked: str, choices: Iterable[str]) -> str:
     return f"did you mean {' or '.join(near)}? Otherwise {listed}" if near else listed
 
 
+def check_target(target: object) -> None:
+    """Raise a `ModelError` unless ``module:function`` names a function, which is imported but not called."""
+    try:
+        external.function(str(target), "target")
+    except ValueError as error:
+        raise ModelError(f"import: {error}") from error
+
+
 def _builder(name: str) -> Callable[..., nn.Module]:
     if name in MODELS:
         return MODELS[name]

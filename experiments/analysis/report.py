@@ -9,7 +9,6 @@ table's; its contenders are added to those already there.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -30,29 +29,31 @@ from experiments.analysis import (
     transfer,
     tuned,
 )
-from experiments.analysis.joining import joined
+from experiments.analysis.keeping import (
+    COMPRESSED,
+    FIDELITY,
+    POLICIES,
+    PRETRAINED,
+    REGRET,
+    RESULTS,
+    TABLES,
+    TUNED,
+    keep,
+)
 from experiments.benchmarks import tables
+from experiments.cli.signatures import ROOT
 from experiments.recording.lock import alone
-from experiments.recording.record import RunRecord, row_a_line, whole
+from experiments.recording.record import whole
 from experiments.recording.tracking import METRICS
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "experiments/results"
 README = ROOT / "README.md"
 RESULTS_PAGE = RESULTS / "README.md"
 AGENTS_PAGE = ROOT / "agents/README.md"
 BENCHMARKS_PAGE = ROOT / "experiments/benchmarks/README.md"
-POLICIES, REGRET = "policies", "regret"  # folders in results/ and names of blocks
 BASELINES = "baselines"  # a block; its records are those in regret/ whose names begin so
-BENCHMARKS = "benchmarks"  # likewise
-TUNED, FIDELITY = "tuned", "fidelity"  # likewise
-PRETRAINED, ELITES = "pretrained", "elites"  # likewise
-COMPRESSED = "deep_compression"  # likewise
-TABLES = "tables"  # the records of the paper's tables, and the block of all
+BENCHMARKS = "benchmarks"  # a folder in results/ and the name of a block
+ELITES = "elites"  # likewise
 FRONT = "plain20-cifar10"  # the record of `TUNED` on the front page
-SEARCH = ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
-ASKED = ("job", "overrides", "choices")  # what is kept of how a search was started
-COMPARISON = ("format", "config", "seeds", "versions", "commit", "results", "seconds")
 
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -221,47 +222,3 @@ def place(text: str, name: str, block: str) -> str:
     before, _, rest = text.partition(start)
     _, _, after = rest.partition(end)
     return f"{before}{start}\n{block}\n{end}{after}"
-
-
-def keep(folder: Path, name: str) -> Path:
-    """Copy what the tables need of a finished record into the committed results.
-
-    Raises:
-        ReportError: for a run that has not finished.
-    """
-    record = RunRecord.read(folder)
-    if (status := record.content["status"]) != "finished":
-        raise ReportError(f"{folder} is {status}: only a finished run is reported")
-    if "contenders" in record.content["config"]:
-        kept = {key: record.content[key] for key in COMPARISON} | {"rows": record.rows}
-        path = RESULTS / REGRET / f"{name}.json"
-        if path.exists():
-            kept = joined(whole(path), kept)
-    elif "critic" in record.content["config"]:
-        kept = {key: record.content[key] for key in COMPARISON} | {"rows": record.rows}
-        path = RESULTS / PRETRAINED / f"{name}.json"
-    elif "sharing" in record.content["config"]:
-        kept = {key: record.content[key] for key in COMPARISON}
-        kept["config"]["model"]["checkpoint"] = Path(kept["config"]["model"]["checkpoint"] or "").name
-        path = RESULTS / COMPRESSED / f"{name}.json"
-    else:
-        kept = _search(record, name)
-        table = kept["run"].get("choices", {}).get("experiment") or ""
-        folder = RESULTS / TABLES / table.partition("/")[0] if "/" in table else RESULTS / POLICIES
-        path = folder / f"{name}.json"
-    files.write(path, row_a_line(kept, path.stem))
-    return path
-
-
-def _search(record: RunRecord, name: str) -> dict[str, Any]:
-    """What the tables need of a search."""
-    config = record.content["config"]
-    episodes = [row for row in record.rows if "reward" in row]
-    return {key: record.content[key] for key in SEARCH} | {
-        "agent": name.partition("-")[0],
-        "run": {key: record.content["run"][key] for key in ASKED if key in record.content["run"]},
-        "target": config["protocol"]["target"],
-        "episodes": config["episodes"],
-        "rewards": [round(row["reward"], 5) for row in episodes],
-        "elapsed": [round(at, 2) for at in accumulate(row["episode_seconds"] for row in episodes)],
-    }

@@ -26,13 +26,15 @@ def check_settings(cfg: DictConfig) -> None:
     Raises:
         ConfigError: with the near names, the type that is expected, or what is possible.
     """
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
+    kind = OmegaConf.get_type(cfg) or dict
+    gone = sorted({key for key in schema.keys(kind) if key not in {*cfg, *OmegaConf.missing_keys(cfg)}})
+    if missing := sorted(OmegaConf.missing_keys(cfg)) + gone:
         raise ConfigError("\n".join(map(suggest.needed, missing)))
     found = plain(cfg)
     for key, value in _leaves(found):
         _check_value(key, value)
-    for key, limits in schema.LIMITS.items():
-        if (value := OmegaConf.select(cfg, key)) is not None:
+    for key, limits in schema.limits(kind).items():
+        if (value := _at(found, key)) is not None:
             _check_limits(key, value, limits)
     for group, target in schema.SETTINGS.items():
         for key, value in found.get(group, {}).items():
@@ -65,6 +67,13 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, f"{prefix}[{at}]")
     else:
         yield prefix, node
+
+
+def _at(found: Any, key: str) -> Any:
+    """The value at a dotted key; None where there is none."""
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
 
 
 def _check_value(key: str, value: Any) -> None:
@@ -137,11 +146,13 @@ def check_places(cfg: DictConfig) -> None:
     """Check that there is what a configuration wants to be read.
 
     Raises:
-        ConfigError: with the path that does not exist.
+        ConfigError: with the path that does not exist, or is not given.
     """
+    if _at(cfg, "data.name") in schema.OF_FOLDERS and _at(cfg, "data.root") is None:
+        raise ConfigError(suggest.needed("data.root"))
     asked: list[tuple[str, Any, Sequence[str]]] = [
-        ("data.root", OmegaConf.select(cfg, "data.root"), ("",)),
-        ("model.checkpoint", OmegaConf.select(cfg, "model.checkpoint"), ("", *schema.STEM)),
+        ("data.root", _at(cfg, "data.root"), ("",)),
+        ("model.checkpoint", _at(cfg, "model.checkpoint"), ("", *schema.STEM)),
         ("run", cfg.get("run"), (f"/{schema.RECORD}",)),
         *(("checkpoint", path, ("", *schema.STEM)) for path in _listed(cfg.get("checkpoint"))),
     ]

@@ -12,10 +12,8 @@ from typing import Any
 import hydra
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cli import ending, schema, suggest, words
 from experiments.cli.checking import ConfigError, check_places, check_settings, plain
@@ -57,6 +55,9 @@ def command(config_name: str, *, job: str, locks: bool = True) -> Callable[[], N
     """
     started, debugging, typed_for = False, os.environ.get(FULL_ERROR) == "1", os.getpid()
 
+    def explained(error: Exception) -> str:
+        return suggest.explain(error, CONF, config_name, sys.argv[1:])
+
     def task(cfg: DictConfig) -> object:
         nonlocal started
         started = True
@@ -65,12 +66,10 @@ def command(config_name: str, *, job: str, locks: bool = True) -> Callable[[], N
             check_settings(cfg)
             check_places(cfg)
             with ending.by_signals(), ending.with_parent(typed_for):
-                work, folder = _imported(job), _folder(cfg, hydra_cfg)
-                with _imported(ALONE)(folder) if locks and "output" in cfg else nullcontext():
-                    return work(cfg, folder)
+                return _worked(cfg, hydra_cfg, job, locks)
         except Exception as error:
             if not debugging:
-                ending.end_run(error, hydra_cfg)
+                ending.end_run(error, hydra_cfg, explained)
             raise
 
     entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
@@ -84,18 +83,8 @@ def command(config_name: str, *, job: str, locks: bool = True) -> Callable[[], N
                 words.check_flags(sys.argv[1:])
                 entry()
                 sys.stdout.flush()
-        except (HydraException, OmegaConfBaseException) as error:
-            ending.stop(suggest.explain(error, CONF, config_name, sys.argv[1:]))
-        except KeyboardInterrupt as error:
-            ending.stop_interrupted(error)
-        except BrokenPipeError:
-            ending.broken_pipe(started)
-        except Exception as error:
-            if isinstance(error, OSError) and not started:
-                ending.stop(
-                    f"the output folder cannot be written ({error}): choose another with output=FOLDER"
-                )
-            ending.stop_if_told(error)
+        except BaseException as error:
+            ending.end_command(error, explained, started=started)
             raise
 
     def run() -> None:
@@ -114,6 +103,13 @@ def _folder(cfg: DictConfig, hydra_cfg: HydraConf) -> Path:
     if "output" not in cfg or hydra_cfg.mode == RunMode.MULTIRUN:
         return Path(hydra_cfg.runtime.output_dir)
     return Path(cfg.output).absolute()
+
+
+def _worked(cfg: DictConfig, hydra_cfg: HydraConf, job: str, locks: bool) -> object:
+    """What a job returns, alone in the folder that it writes."""
+    work, folder = _imported(job), _folder(cfg, hydra_cfg)
+    with _imported(ALONE)(folder) if locks and "output" in cfg else nullcontext():
+        return work(cfg, folder)
 
 
 def _imported(name: str) -> Callable[..., Any]:

@@ -7,12 +7,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from hydra.conf import HydraConf
+from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cli.signatures import PACKAGES
 
@@ -99,12 +101,6 @@ def stop(message: str, status: int = 2) -> None:
     raise SystemExit(status)
 
 
-def stop_if_told(error: BaseException) -> None:
-    """Leave with a message where an exception has one, see `message_of`."""
-    if (message := message_of(error)) is not None:
-        stop(message)
-
-
 def message_of(error: BaseException) -> str | None:
     """What the user can do something about: our own errors, a full disk, missing rights or memory.
 
@@ -124,16 +120,22 @@ def message_of(error: BaseException) -> str | None:
     return None
 
 
-def end_run(error: Exception, hydra_cfg: HydraConf) -> None:
+def end_run(error: Exception, hydra_cfg: HydraConf, explain: Callable[[Exception], str]) -> None:
     """Leave with an exception's message where it has one; a sweep goes on instead.
+
+    Args:
+        error: what ended the run.
+        hydra_cfg: of the run.
+        explain: tells what of the configuration OmegaConf could not read.
 
     Raises:
         RunError: in a sweep, which tells it again at its end; here and now it is printed, a fault in full.
     """
+    message = explain(error) if isinstance(error, OmegaConfBaseException) else message_of(error)
     if hydra_cfg.mode != RunMode.MULTIRUN:
-        stop_if_told(error)
+        if message is not None:
+            stop(message)
         return
-    message = message_of(error)
     if message is None:
         traceback.print_exception(error)
         message = f"{type(error).__name__}: {error}"
@@ -150,13 +152,25 @@ def is_ours(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] in PACKAGES
 
 
-def broken_pipe(started: bool) -> None:
-    """Leave without a word when nobody reads on, as after ``| head``; a job that had begun has a status."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes into the pipe again
-    raise SystemExit(INTERRUPTED + signal.SIGPIPE if started else 0)
+def end_command(error: BaseException, explain: Callable[[Exception], str], *, started: bool) -> None:
+    """Leave with a message and a status where there is something to tell.
 
-
-def stop_interrupted(error: KeyboardInterrupt) -> None:
-    """Leave with the status of what was ended from the keyboard or by another signal."""
-    number = error.number if isinstance(error, Ended) else signal.SIGINT
-    stop(str(error) or "interrupted", INTERRUPTED + number)
+    Args:
+        error: what came out of Hydra.
+        explain: tells what of the configuration Hydra could not read.
+        started: whether a job had begun.
+    """
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        stop(explain(error))
+    if isinstance(error, ValueError) and not started and not is_ours(error):  # Hydra's, as of model=3
+        stop(explain(error))
+    if isinstance(error, KeyboardInterrupt):
+        number = error.number if isinstance(error, Ended) else signal.SIGINT
+        stop(str(error) or "interrupted", INTERRUPTED + number)
+    if isinstance(error, BrokenPipeError):  # nobody reads on, as after ``| head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes into it again
+        raise SystemExit(INTERRUPTED + signal.SIGPIPE if started else 0)
+    if isinstance(error, OSError) and not started:
+        stop(f"the output folder cannot be written ({error}): choose another with output=FOLDER")
+    if (message := message_of(error)) is not None:
+        stop(message)

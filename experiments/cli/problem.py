@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
@@ -19,12 +21,18 @@ from amc_env.checkpoints import Card
 from amc_env.data import photos
 from amc_env.data.splits import DataSet
 from amc_env.env import CompressionEnv
+from amc_env.execution import device_of
 from amc_env.zoo.external import function as imported
 from experiments.cli import config, schema
 from experiments.cli.datasets import load_data
+from experiments.cli.signatures import is_ours
 from experiments.recording.record import RunRecord, commit
 
 OF_SEARCH = ("model", "data", "protocol", "compressor", "env", "keep_whole")
+SPACES = {  # such as those of any environment, to try whether an agent can be built
+    "observation_space": gym.spaces.Box(0, 1, (11,), np.float32),
+    "action_space": gym.spaces.Box(0, 1, (1,), np.float32),
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,23 @@ def trained(cfg: DictConfig) -> Trained:
             f"choose data={card.data}, or the checkpoint of a network trained on {data.name}"
         )
     return Trained(model, card, data)
+
+
+def foresee(cfg: DictConfig) -> None:
+    """Find what a search would stumble over, before its folder is made: seconds, and no data are read.
+
+    Raises:
+        ModelError, CheckpointError, DeviceError, ConfigError: for what is missing, unknown or does not fit.
+    """
+    name, options = cfg.model.name, config.plain(cfg.model.options)
+    device_of(cfg.env.device)
+    if name == "import":
+        zoo.check_target(options.get("target"))
+    elif cfg.model.checkpoint is None and not options.get("weights"):
+        weights.shipped(f"{name}-{cfg.data.name}".replace("/", "-"))
+    if is_ours(cfg.agent["_target_"]):
+        offered = config.accepted(cfg.agent, decisions=2)
+        config.instantiate(cfg.agent, **SPACES, **offered, seed=0)
 
 
 def searched(run: Path, target: str | None) -> DictConfig:

@@ -5,7 +5,7 @@ stands here, with its value in ``conf/``.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -17,7 +17,7 @@ ENVIRONMENT = "amc_env.building.make_env"  # its settings are those of three gro
 PROTOCOL = ("resource", "target", "limits", "reward")
 ENV = ("scale", "beta", "reward_images", "device")
 RECIPE = "experiments.training.recipe.Recipe"
-SETTINGS = {"finetune": RECIPE, "recipe": RECIPE} | dict.fromkeys(
+SETTINGS = {"finetune": RECIPE, "recipe": RECIPE, "sharing": RECIPE} | dict.fromkeys(
     ("protocol", "env", "compressor"), ENVIRONMENT
 )  # whose settings a group holds
 OWN = ("keep_whole", "part", "metric")  # settings of the main job itself
@@ -53,6 +53,22 @@ LIMITS: dict[str, Sequence[Any]] = {  # of what a command alone reads: lowest an
         "missing",
     ),
 }
+OTHERS: dict[str, dict[str, Sequence[Any]]] = {  # where a command means something else by a key
+    "ReproduceConfig": {
+        "table": ("table2", "figure2", "table3"),  # of experiments/analysis/published.yaml
+        "seeds": (0, 2**32 - 1),
+        "epochs": (0, 100_000),
+        "launcher": ("basic", "local", "slurm", "ray", "cluster"),
+    },
+    "DeepCompressConfig": {
+        "density": (1e-6, 1),
+        "rounds": (1, 1_000),
+        "conv_bits": (1, 16),
+        "linear_bits": (1, 16),
+        "start": ("linear", "density", "random"),
+    },
+}
+OF_FOLDERS = ("imagefolder", "photos")  # data sets that are where the user says
 LISTS = ("targets", "batches")  # of what is done once for each
 STEM = (".safetensors", ".json")  # endings of a checkpoint's files
 RECORD = "record.json"
@@ -341,6 +357,16 @@ SCHEMAS = {
     "reproduce": ReproduceConfig,
     "fetch": FetchConfig,
 }
+
+
+def keys(kind: type) -> list[str]:
+    """The keys that a command's configuration has; none for one that is no schema of ours."""
+    return [one.name for one in fields(kind)] if is_dataclass(kind) else []
+
+
+def limits(kind: type) -> dict[str, Sequence[Any]]:
+    """The limits of a command's own settings, by key."""
+    return LIMITS | OTHERS.get(kind.__name__, {})
 
 
 def register() -> None:

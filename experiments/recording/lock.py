@@ -4,8 +4,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -37,6 +37,7 @@ def alone(folder: Path, *, wait: bool = False, otherwise: str = ANOTHER_OUTPUT) 
         BusyError: when another process holds the lock, which one and since when.
         RecordError: when the folder cannot be written.
     """
+    made = [one for one in (folder, *folder.parents) if not one.exists()]  # the innermost first
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = FileLock(folder.absolute() / LOCK, is_singleton=True).acquire(blocking=wait)
@@ -47,9 +48,14 @@ def alone(folder: Path, *, wait: bool = False, otherwise: str = ANOTHER_OUTPUT) 
     except OSError as error:
         raise RecordError(f"{folder} cannot be written ({error}): {otherwise}") from error
     with held as lock:
-        if lock.lock_counter == 1:
+        first = lock.lock_counter == 1
+        if first:
             _sign(folder, otherwise)
-        yield
+        try:
+            yield
+        finally:
+            if first:
+                _clear(folder, made)
 
 
 def _sign(folder: Path, otherwise: str) -> None:
@@ -64,6 +70,16 @@ def _sign(folder: Path, otherwise: str) -> None:
         (folder / HOLDER).write_text(json.dumps(content) + "\n")
     except OSError as error:
         raise RecordError(f"{folder} cannot be written ({error}): {otherwise}") from error
+
+
+def _clear(folder: Path, made: Sequence[Path]) -> None:
+    """Take the sign away, and the folders that were made for nothing."""
+    with suppress(OSError):  # nobody needs either
+        (folder / HOLDER).unlink(missing_ok=True)
+        if folder in made and [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+            for one in made:
+                one.rmdir()
 
 
 def _holder(folder: Path) -> str:

@@ -87,7 +87,7 @@ class RunRecord:
             raise RecordError(f"{folder} already holds a record: choose another folder with output=FOLDER")
         content = {
             "format": FORMAT,
-            "config": plain({key: value for key, value in config.items() if key not in APART}),
+            "config": told(config),
             "seeds": dict(seeds),
             "versions": versions(),
             "commit": commit(),
@@ -185,8 +185,7 @@ class RunRecord:
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Raise `RecordError`, and say what differs, unless the record is of this configuration."""
-        wanted = plain({key: value for key, value in config.items() if key not in APART})
-        if differences := sorted(_differences(self.content["config"], wanted)):
+        if differences := sorted(_differences(self.content["config"], told(config))):
             raise RecordError(
                 f"{self.folder} is of another configuration ({'; '.join(differences)}): "
                 "match it or change output"
@@ -248,6 +247,13 @@ class RunRecord:
         finally:
             seconds = self.content["seconds"]
             seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+
+
+def told(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as a record holds it: plain data, without the keys in `APART`."""
+    made = plain({key: value for key, value in config.items() if key not in APART})
+    assert isinstance(made, dict)
+    return made
 
 
 def without_clock(value: Any) -> Any:

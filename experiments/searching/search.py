@@ -14,17 +14,19 @@ from agents.search import search as trials
 from amc_env.env import CompressionEnv
 from experiments.analysis import outcome
 from experiments.cli import config
-from experiments.cli.problem import build_agent, environment, trained
+from experiments.cli.problem import build_agent, environment, foresee, trained
 from experiments.delivery.deliver import deliver
 from experiments.delivery.rehearsal import rehearse
 from experiments.recording import panel, plans, state
 from experiments.recording.lock import alone
 from experiments.recording.opening import opened
 from experiments.recording.progress import Meter
-from experiments.recording.record import RECORD, RunRecord
+from experiments.recording.record import RECORD, RunRecord, told
 from experiments.recording.tracking import Tracker, episode_metrics
 from experiments.searching.confirm import confirm
 from experiments.training.recipe import Recipe
+
+PLANS = ("counts", "keep_asked")  # of a row of the record, which trackers do not get
 
 
 def main(cfg: DictConfig, folder: Path) -> float:
@@ -49,12 +51,13 @@ def search(cfg: DictConfig, folder: Path) -> RunRecord:
         done.check(settings)
         print(f"{folder} is finished: nothing to do; choose another output=FOLDER to search again")
         return done
+    foresee(cfg)
+    tracker = config.instantiate(cfg.tracking, folder=folder, config=told(settings))
     with alone(folder):
         before = RunRecord.read(folder) if (folder / RECORD).exists() else None
         saved = None if before is None else state.load(before, cfg.save_every)
         seeds = {"search": cfg.seed, "splits": cfg.data.seed}
         record = opened(folder, settings, seeds=seeds, rows=saved.episodes if saved else 0)
-        tracker = config.instantiate(cfg.tracking, folder=folder, config=record.content["config"])
         with record, tracker:
             _search(cfg, record, tracker, saved)
     return record
@@ -111,6 +114,8 @@ def explore(
     evaluator: Any = env.evaluator
     dense = env.costs([])
     start, best = len(record.rows), plans.best_reward(record.rows)
+    for row in record.rows:  # a tracker's run begins with this process
+        tracker.log({name: value for name, value in row.items() if name not in PLANS})
     with record.phase("search"), Meter("episodes", episodes, done=start) as meter:
         for trial in trials(env, agent, episodes=episodes, seed=seed, start=start):
             best = max(best, trial.episode.reward)

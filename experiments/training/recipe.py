@@ -13,6 +13,8 @@ LIMITS = {
     "warmup": (0.0, 1.0),
     "label_smoothing": (0.0, 1.0),
     "shift": (0, 64),  # pixels
+    "distill": (0.0, 1.0),
+    "temperature": (1e-3, 1_000.0),
     "seed": (0, 4_294_967_295),
 }
 

@@ -1,0 +1,170 @@
+"""Copies a finished run into the committed records, among those that it belongs to."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from amc_env import files
+from experiments.analysis.joining import joined
+from experiments.cli.signatures import ROOT, settings
+from experiments.recording.record import RunRecord, row_a_line, whole
+
+RESULTS = ROOT / "experiments/results"
+POLICIES, REGRET = "policies", "regret"  # folders of it
+TUNED, FIDELITY, TABLES, PRETRAINED = "tuned", "fidelity", "tables", "pretrained"
+COMPRESSED = "deep_compression"
+SEARCH = ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
+ASKED = ("job", "overrides", "choices")  # what is kept of how a search was started
+COMPARISON = ("format", "config", "seeds", "versions", "commit", "results", "seconds")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+ROW_OF = ("contender", "policy", "plan", "target", "seed")  # keys of which two rows are not the same
+
+
+class KeepError(ValueError):
+    """A run that is not kept among the committed records."""
+
+
+def keep(folder: Path, name: str) -> Path:
+    """Copy what the tables need of a finished record into the committed results.
+
+    Raises:
+        KeepError: for a run that has not finished, is kept already, or is not what its name says.
+    """
+    if NAME.fullmatch(name) is None:
+        raise KeepError(f"the name {name!r}: letters, digits and _ . + - alone, such as ddpg-flops_30-0")
+    record = RunRecord.read(folder)
+    if (status := record.content["status"]) != "finished":
+        raise KeepError(f"{folder} is {status}: only a finished run is reported")
+    group = group_of(record)
+    place = RESULTS / group
+    path = place / f"{name}.json"
+    if group.startswith((POLICIES, TABLES)):
+        kept = _search(record, name)
+        if group == POLICIES:
+            _check_search(record.content["config"], name, place)
+    elif group == COMPRESSED:
+        kept = {key: record.content[key] for key in COMPARISON}
+        model = kept["config"]["model"]
+        model["checkpoint"] = Path(model["checkpoint"] or "").name  # no path of a machine
+    else:
+        kept = {key: record.content[key] for key in COMPARISON} | {"rows": record.rows}
+        _check_rows(record)
+        _check_name(record.content["config"], name)
+    if path.exists() and group == REGRET:
+        kept = joined(whole(path), kept)
+    elif path.exists():
+        raise KeepError(f"{name} is kept already: remove {path} first, or give another name")
+    _check_new(kept, place)
+    files.write(path, row_a_line(kept, path.stem))
+    return path
+
+
+def group_of(record: RunRecord) -> str:
+    """The folder of the results that a run belongs to, by what its configuration has.
+
+    Raises:
+        KeepError: for a run that no table is made of.
+    """
+    config = record.content["config"]
+    if "contenders" in config:
+        return TUNED if "recipe" in config else REGRET
+    if "critic" in config:
+        return PRETRAINED
+    if "sharing" in config:
+        return COMPRESSED
+    if "plans" in config and "steps" in config:
+        return FIDELITY
+    if not {"agent", "protocol", "episodes"} <= set(config):
+        raise KeepError(f"{record.folder} is neither a search nor a comparison: no table is made of it")
+    experiment = (record.content["run"].get("choices") or {}).get("experiment") or ""
+    table, _, row = experiment.rpartition("/")
+    return f"{TABLES}/{table}" if row and table else POLICIES
+
+
+def agent_settings(name: str) -> dict[str, Any]:
+    """All settings of an agent as its file in ``conf/agent`` has them.
+
+    Raises:
+        KeepError: where there is no such file.
+    """
+    file = ROOT / "conf/agent" / f"{name}.yaml"
+    if not file.exists():
+        known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
+        raise KeepError(f"there is no agent {name!r}, with which the name has to begin; there are {known}")
+    found = OmegaConf.load(file)
+    assert isinstance(found, DictConfig)
+    parents = [one for one in found.pop("defaults", []) if one != "_self_"]
+    made = {key: value for parent in parents for key, value in agent_settings(parent).items()}
+    made |= {str(key): value for key, value in found.items()}
+    return {key: one.default for key, one in settings(made["_target_"]).items()} | made
+
+
+def _check_search(config: Mapping[str, Any], name: str, place: Path) -> None:
+    """Hold a search against its name, AGENT-PROTOCOL-SEED, and against the network and data of the others."""
+    agent, protocol, seed = f"{name}--".split("-")[:3]
+    _same(f"agent={agent}", agent_settings(agent), config["agent"])
+    file = ROOT / "conf/protocol" / f"{protocol}.yaml"
+    if not file.exists():
+        raise KeepError(
+            f"there is no protocol {protocol!r}: the name is AGENT-PROTOCOL-SEED, as ddpg-flops_30-0"
+        )
+    asked = {str(key): value for key, value in OmegaConf.load(file).items()}
+    _same(f"protocol={protocol}", asked, {key: config["protocol"].get(key) for key in asked})
+    if seed != str(config["seed"]):
+        raise KeepError(f"the name ends in seed {seed or 'none'}, the search is of seed {config['seed']}")
+    for path in sorted(place.glob("*.json"))[:1]:
+        other = whole(path)["config"]
+        of = {key: config[key]["name"] for key in ("model", "data")}
+        _same(f"{path.parent.name}/", {key: other[key]["name"] for key in of}, of)
+
+
+def _check_name(config: Mapping[str, Any], name: str) -> None:
+    """A comparison's name has that of its table, network or experiment in it."""
+    subject = config.get("table")
+    if subject is None:
+        subject = f"{config['model']['name']}-{config['data']['name']}".replace("/", "-")
+    if subject not in name:
+        raise KeepError(f"the name {name!r} does not say what this is of: put {subject} into it")
+
+
+def _check_rows(record: RunRecord) -> None:
+    """Two processes that wrote into one folder left rows twice."""
+    rows = Counter(tuple((key, row.get(key)) for key in ROW_OF) for row in record.rows)
+    if twice := [row for row, count in rows.items() if count > 1]:
+        what = ", ".join(f"{key} {value}" for key, value in twice[0] if value is not None)
+        raise KeepError(f"{record.folder} has {len(twice)} rows more than once, as of {what}: run it again")
+
+
+def _check_new(kept: Mapping[str, Any], place: Path) -> None:
+    """Refuse the same run by another name."""
+    for path in sorted(place.glob("*.json")):
+        other = whole(path)
+        same = [key for key in ("config", "seconds", "rows", "rewards") if key in kept]
+        if all(kept[key] == other.get(key) for key in same):
+            raise KeepError(f"the same run is kept as {path.stem}")
+
+
+def _same(what: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    differing = [key for key in sorted({*wanted, *found}) if wanted.get(key) != found.get(key)]
+    if differing:
+        listed = ", ".join(f"{key} {found.get(key)!r}, not {wanted.get(key)!r}" for key in differing)
+        raise KeepError(f"the run does not belong to {what}: it has {listed}; choose the name that it is of")
+
+
+def _search(record: RunRecord, name: str) -> dict[str, Any]:
+    """What the tables need of a search."""
+    config = record.content["config"]
+    episodes = [row for row in record.rows if "reward" in row]
+    return {key: record.content[key] for key in SEARCH} | {
+        "agent": name.partition("-")[0],
+        "run": {key: record.content["run"][key] for key in ASKED if key in record.content["run"]},
+        "target": config["protocol"]["target"],
+        "episodes": config["episodes"],
+        "rewards": [round(row["reward"], 5) for row in episodes],
+        "elapsed": [round(at, 2) for at in accumulate(row["episode_seconds"] for row in episodes)],
+    }

@@ -1,0 +1,98 @@
+"""What is kept among the committed records belongs there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.analysis import keeping
+from experiments.analysis.keeping import KeepError, agent_settings, keep
+from experiments.recording.record import RunRecord
+
+SEARCH: dict[str, Any] = {
+    "agent": agent_settings("ddpg_elites"),
+    "protocol": {"resource": "macs", "target": 0.3, "reward": "error", "limits": None},
+    "model": {"name": "plain20"},
+    "data": {"name": "digits"},
+    "episodes": 2,
+    "seed": 1,
+}
+COMPARISON = {"contenders": {}, "table": "digits", "targets": [0.5], "seeds": 2, "episodes": 3}
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(keeping, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def finished(folder: Path, config: dict[str, Any], *rows: dict[str, Any]) -> Path:
+    with RunRecord.create(folder, config, seeds={"first": 0}) as record:
+        record.update(best={"top1": 0.5})
+        for row in rows:
+            record.add(**row)
+    return folder
+
+
+def search(folder: Path, *, reward: float = -0.25, **changed: Any) -> Path:
+    rows = ({"reward": reward, "episode_seconds": seconds} for seconds in (0.5, 0.25))
+    return finished(folder, SEARCH | changed, *rows)
+
+
+def test_what_is_kept_of_a_search_is_what_was_recorded(tmp_path: Path, results: Path) -> None:
+    path = keep(search(tmp_path / "run"), "ddpg_elites-flops_30-1")
+    assert path == results / "policies/ddpg_elites-flops_30-1.json"
+    content = json.loads(path.read_text())
+    assert (content["config"], content["agent"]) == (SEARCH, "ddpg_elites")
+    assert content["rewards"] == [-0.25, -0.25]
+    assert content["elapsed"] == [0.5, 0.75]
+
+
+def test_what_is_kept_of_a_comparison_is_what_was_recorded(tmp_path: Path, results: Path) -> None:
+    rows = [{"contender": "ddpg", "target": 0.5, "seed": seed, "curve": []} for seed in (0, 1)]
+    path = keep(finished(tmp_path / "run", COMPARISON, *rows), "digits")
+    assert path == results / "regret/digits.json"
+    assert json.loads(path.read_text())["rows"] == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("../ddpg_elites-flops_30-1", "letters, digits"),
+        ("", "letters, digits"),
+        ("a b", "letters, digits"),
+        ("dpgg-flops_30-1", "there is no agent 'dpgg'"),
+        ("ddpg_paper-flops_30-1", r"does not belong to agent=ddpg_paper: it has _target_ "),
+        ("ddpg_elites-flops_40-1", "there is no protocol 'flops_40'"),
+        ("ddpg_elites-flops_50-1", r"does not belong to protocol=flops_50: it has target 0.3, not 0.5"),
+        ("ddpg_elites-flops_30-2", "ends in seed 2, the search is of seed 1"),
+        ("ddpg_elites-flops_30", "ends in seed none"),
+    ],
+)
+def test_a_search_of_another_name(tmp_path: Path, results: Path, name: str, message: str) -> None:
+    with pytest.raises(KeepError, match=message):
+        keep(search(tmp_path / "run"), name)
+    assert not results.exists()
+
+
+def test_what_is_kept_already_and_what_is_of_other_data(tmp_path: Path) -> None:
+    keep(search(tmp_path / "run"), "ddpg_elites-flops_30-1")
+    with pytest.raises(KeepError, match="is kept already: remove"):
+        keep(search(tmp_path / "again", reward=-0.5), "ddpg_elites-flops_30-1")
+    other = search(tmp_path / "other", data={"name": "cifar10"}, seed=2)
+    with pytest.raises(KeepError, match="belong to policies/: it has data 'cifar10', not 'digits'"):
+        keep(other, "ddpg_elites-flops_30-2")
+
+
+def test_runs_that_no_table_is_made_of(tmp_path: Path) -> None:
+    record = RunRecord.create(tmp_path / "running", SEARCH, seeds={})
+    with pytest.raises(KeepError, match="is running: only a finished run"):
+        keep(record.folder, "ddpg_elites-flops_30-1")
+    with pytest.raises(KeepError, match="neither a search nor a comparison"):
+        keep(finished(tmp_path / "trained", {"recipe": {}}), "mine")
+    rows = [{"contender": "ddpg", "target": 0.5, "seed": 0}] * 2
+    with pytest.raises(KeepError, match=r"1 rows more than once, as of contender ddpg, target 0.5, seed 0"):
+        keep(finished(tmp_path / "twice", COMPARISON, *rows), "digits")
+    with pytest.raises(KeepError, match="put digits into it"):
+        keep(finished(tmp_path / "compared", COMPARISON), "mine")
