@@ -21,7 +21,7 @@ MAY = {
 }
 NEVER = {
     "amc_env": {"hydra", "omegaconf", "wandb", "stable_baselines3", "rich", "cma", "onnx", "onnxruntime"},
-    "agents": {"hydra", "omegaconf", "wandb", "rich", "torchvision", "safetensors"},
+    "agents": {"hydra", "omegaconf", "wandb", "rich", "torchvision"},
     "experiments": {"stable_baselines3"},
 }
 ONLY = {"stable_baselines3": {"agents/sb3.py"}, "cma": {"agents/blackbox.py"}}
