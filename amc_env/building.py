@@ -25,6 +25,7 @@ from amc_env.fit import check_fit
 from amc_env.graph.part import observe
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import TraceError, trace
+from amc_env.latency import table_for
 from amc_env.layer_task import LayerTask, make_layer_task
 from amc_env.metrics import Evaluation, EvaluationError
 from amc_env.plan import Plan
@@ -42,11 +43,10 @@ SPLITS = ("channel", "spatial")
 STARTS = ("linear", "density", "random")
 LIMITS = {  # of the settings of `make_env`: the lowest and the highest, or the choices
     "target": (1e-6, 1.0),
-    "resource": ("macs", "params", "bits"),
+    "resource": ("macs", "params", "bits", "latency"),
     "reward": REWARDS,
     "scale": SCALES,
     "beta": (1e-3, 100.0),
-    "round_to": (1, 65_536),
     "floor": (1e-6, 1.0),
     "order": ORDERS,
     "repair": REPAIRS,
@@ -169,13 +169,15 @@ def make_task(
     model: nn.Module,
     data: DataSet | OwnData,
     *,
-    round_to: int = 8,
+    round_to: int | str = 8,
     floor: float = 0.2,
     order: str = "elimination",
     repair: str = "moments",
     calibration_images: int = 2000,
     points: int = 10,
     device: str = "auto",
+    latency: str | None = None,
+    force: bool = False,
     seed: int = 0,
     keep_whole: Sequence[str] = (),
     method: str = "channels",
@@ -189,7 +191,8 @@ def make_task(
     Args:
         model: the dense network; logits ``(N, classes)``, but for a metric. It is copied, not changed.
         data: repair reads its calibration split; other splits are read by the evaluators on them.
-        round_to: channels are kept in multiples of this if a group is wide enough.
+        round_to: channels are kept in multiples of this if a group is wide enough; "auto" for the counts that
+            are fast by the latency table.
         floor: smallest fraction of a group that may be kept, in (0, 1].
         order: which channels stay: "elimination", those without which the layers that read them lose most
             although they are refitted; "magnitude", those that are read with the largest weights.
@@ -199,6 +202,8 @@ def make_task(
         calibration_images: how many images the repair is made from.
         points: positions sampled in each of them.
         device: where plans are repaired and run: a name in `amc_env.execution.DEVICES`.
+        latency: path of a table of `experiments.latency`, for the resource "latency" and round_to "auto".
+        force: use it although it was measured under other conditions.
         seed: draws the sampled positions.
         keep_whole: names of layers, or of modules with layers in them, that lose no channel on either side.
         method: what a decision is spent on: "channels"; or, layer by layer, "fine_grained", its single
@@ -227,6 +232,8 @@ def make_task(
     if method != "channels":
         if part is not None or metric is not None:
             raise ValueError(f"method={method} is for whole classifiers: part and metric go with channels")
+        if latency is not None:
+            raise ValueError(f"a latency table is of channels, not of method {method!r}: give latency=null")
         assert isinstance(data, DataSet)  # with class labels, see `check_fit`
         return make_layer_task(
             model, graph, data, method=method, order=order, repair=repair, floor=floor, split=split,
@@ -234,13 +241,14 @@ def make_task(
         )  # fmt: skip
     if not graph.groups:
         raise TraceError(f"nothing to decide in {type(model).__name__}: {_why_fixed(graph)}")
+    table = None if latency is None else table_for(graph, latency, force=force)
     try_cut(model, graph)
     check(model, graph, random_plan(graph), images)
     return Task(
         model,
         graph,
         data,
-        channels=partial(Channels, graph, round_to=round_to, floor=floor),
+        channels=partial(Channels, graph, round_to=round_to, floor=floor, latency=table),
         order=order,
         repair=repair,
         sample=sample,
@@ -260,7 +268,7 @@ def make_env(
     reward: str = "error",
     scale: str | None = None,
     beta: float = 0.7,
-    round_to: int = 8,
+    round_to: int | str = 8,
     floor: float = 0.2,
     order: str = "elimination",
     repair: str = "moments",
@@ -268,6 +276,8 @@ def make_env(
     points: int = 10,
     reward_images: int | None = 1000,
     device: str = "auto",
+    latency: str | None = None,
+    force: bool = False,
     seed: int = 0,
     keep_whole: Sequence[str] = (),
     method: str = "channels",
@@ -283,12 +293,13 @@ def make_env(
         model: the dense network; logits ``(N, classes)``, but for a metric. It is copied, not changed.
         data: repair reads its calibration split, rewards its reward split; no other split is read.
         target: fraction of the dense cost that may be spent, in (0, 1].
-        resource: what the target limits: "macs", "params", or "bits" where layers are decided.
+        resource: what the target limits: "macs", "params", "latency", or "bits" where layers are decided.
         limits: further targets that hold as well, by resource.
         reward: a key of `amc_env.rewards.REWARDS`.
         scale: a key of `amc_env.actions.SCALES`; None for "relative".
         beta: half the width of the relative scale, in nats.
-        round_to: channels are kept in multiples of this if a group is wide enough.
+        round_to: channels are kept in multiples of this if a group is wide enough; "auto" for the counts that
+            are fast by the latency table.
         floor: smallest fraction of a group that may be kept, in (0, 1].
         order: a name of `ORDERS`, see `make_task`.
         repair: a name of `REPAIRS`, see `make_task`.
@@ -296,6 +307,8 @@ def make_env(
         points: positions sampled in each of them.
         reward_images: how many images of the reward split a reward is measured on; None for all.
         device: where plans are repaired and run: a name in `amc_env.execution.DEVICES`.
+        latency: path of a table of `experiments.latency`, for the resource "latency" and round_to "auto".
+        force: use it although it was measured under other conditions.
         seed: draws the sampled positions.
         keep_whole: names of layers that stay whole, see `make_task`.
         method: a name of `METHODS`, see `make_task`.
@@ -311,7 +324,8 @@ def make_env(
     """
     task = make_task(
         model, data, round_to=round_to, floor=floor, order=order, repair=repair,
-        calibration_images=calibration_images, points=points, device=device, seed=seed, keep_whole=keep_whole,
+        calibration_images=calibration_images, points=points, device=device,
+        latency=latency, force=force, seed=seed, keep_whole=keep_whole,
         method=method, split=split, start=start,
         part=part, metric=metric,
     )  # fmt: skip

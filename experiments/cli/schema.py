@@ -14,7 +14,7 @@ from omegaconf import MISSING, OmegaConf
 from experiments.cli.signatures import ROOT, choices, settings
 
 ENVIRONMENT = "amc_env.building.make_env"  # its settings are those of three groups: these and compressor
-PROTOCOL = ("resource", "target", "limits", "reward")
+PROTOCOL = ("resource", "target", "limits", "reward", "latency", "force")
 ENV = ("scale", "beta", "reward_images", "device")
 RECIPE = "experiments.training.recipe.Recipe"
 SETTINGS = {"finetune": RECIPE, "recipe": RECIPE, "sharing": RECIPE} | dict.fromkeys(
@@ -40,6 +40,10 @@ LIMITS: dict[str, Sequence[Any]] = {  # of what a command alone reads: lowest an
     "steps": (0, 1_000_000),
     "reward_images": (1, 100_000_000),
     "batches": (1, 100_000),
+    "batch": (1, 100_000),
+    "threads": (1, 4096),
+    "runtime": choices("amc_env.latency", "RUNTIMES"),
+    "floor": (0.001, 1),
     "repeats": (1, 1_000_000),
     "warmup": (0, 1_000_000),
     "classes": (1, 1_000_000),
@@ -173,12 +177,23 @@ class EvaluateConfig:
 class LatencyConfig:
     """Everything that `experiments.latency` reads."""
 
-    checkpoint: Any = MISSING  # as above, or a list of them
+    checkpoint: Any = None  # as above, or a list of them
     target: str | None = None
     trust: bool = MISSING
     batches: list[int] = MISSING
     repeats: int = MISSING
     warmup: int = MISSING
+    table: str | None = None  # measure a table of model's layers into this file, instead of checkpoints
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    shape: list[int] | None = None
+    classes: int | None = None
+    runtime: str = MISSING
+    device: str = MISSING
+    threads: int = MISSING
+    batch: int = MISSING
+    floor: float = MISSING
+    force: bool = MISSING
 
 
 @dataclass

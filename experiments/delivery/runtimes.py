@@ -174,11 +174,19 @@ def onnx_run(path: Path, given: Iterable[Tensor]) -> list[Tensor]:
     return [torch.from_numpy(value) for value in session.run(None, values)]
 
 
-def _session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """How networks are run: with so many threads, which wait without spinning.
+
+    A session that spins takes the processors from whatever is timed in turn with it.
+    """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
-    # a session that waits by spinning takes the processors from whatever is timed in turn with it
+    options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+    options = session_options(threads or torch.get_num_threads())
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of classes that onnxruntime makes in C++, children of Exception alone

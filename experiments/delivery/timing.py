@@ -13,6 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from experiments.cli.config import ConfigError
+from experiments.cli.suggest import needed
+from experiments.delivery import tabulating
 from experiments.delivery.runtimes import read
 
 BATCH = 64  # images of the larger batch that a search times
@@ -75,7 +78,12 @@ def measure(
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """Print the milliseconds of one network, or of several timed in turn."""
+    """Print the milliseconds of one network, or of several timed in turn; or measure a table of layers."""
+    if cfg.table is not None:
+        tabulating.main(cfg)
+        return
+    if cfg.checkpoint is None:
+        raise ConfigError(f"{needed('checkpoint')}, or table=FILE for a table of layers")
     paths = [cfg.checkpoint] if isinstance(cfg.checkpoint, str) else list(cfg.checkpoint)
     networks = [read(path, cfg.target, trust=cfg.trust) for path in paths]
     for other in networks[1:]:

@@ -1,0 +1,399 @@
+"""Runs a network of a latency table and takes the nanoseconds of each layer, and of whole passes.
+
+A probe runs one pass a call and remembers the pass. `OnnxProbe` reads onnxruntime's own profile, so a layer
+is timed inside its network, with what the runtime fuses into it and in the memory format that it chose.
+`TorchProbe` marks the time where each layer begins; `CudaProbe` does so with events in a captured graph.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from amc_env.compressors.surgery import cut, drop
+from amc_env.execution import evaluating
+from amc_env.graph.structure import Graph
+from amc_env.latency import LatencyError
+from amc_env.plan import Plan
+from experiments.delivery.export import write_onnx
+from experiments.delivery.runtimes import session_options
+
+TAG = "layer{}."  # begins the name of all that runs until the next layer begins
+JOINS = ("Conv", "ConvTranspose", "Gemm")
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One pass: nanoseconds of each layer, in the graph's order, and of the whole."""
+
+    layers: Sequence[int]
+    whole: int
+
+
+class Probe(Protocol):
+    """Runs one network."""
+
+    resolution: int
+    """Of its clock, in nanoseconds."""
+
+    def run(self) -> None:
+        """One pass."""
+
+    def passes(self) -> list[Pass]:
+        """All passes so far; nothing may be run after that."""
+
+
+class SlicedOnnx:
+    """Cuts a network's ONNX file to any widths without exporting it again; the weights' values stay.
+
+    Args:
+        model: the dense network.
+        graph: of it.
+
+    Raises:
+        LatencyError: when the file does not name the weights of a layer.
+    """
+
+    def __init__(self, model: nn.Module, graph: Graph) -> None:
+        self.graph = graph
+        with TemporaryDirectory() as folder:
+            self._proto = onnx.load(write_onnx(model, graph.shape, Path(folder) / "dense.onnx"))
+        self._arrays = {each.name: numpy_helper.to_array(each) for each in self._proto.graph.initializer}
+        self._nodes = self._tagged()
+
+    def _tagged(self) -> dict[int, list[int]]:
+        """Name every node after the layer that it follows; the positions of the nodes of each layer."""
+        by_weight = {f"{layer.name}.weight": index for index, layer in enumerate(self.graph.layers)}
+        renamed: dict[str, str] = {}
+        found: dict[int, list[int]] = {index: [] for index in range(len(self.graph.layers))}
+        outputs, current = {each.name for each in self._proto.graph.output}, 0
+        for at, node in enumerate(self._proto.graph.node):
+            if node.op_type == "Reshape" and self._arrays.get(node.input[1], np.empty(0)).shape == (2,):
+                node.op_type = "Flatten"  # however many channels there are
+                del node.attribute[:], node.input[1:]
+            if node.op_type in JOINS and node.input[1] in by_weight:
+                current = by_weight[node.input[1]]
+                found[current].append(at)
+            node.name = TAG.format(current) + str(at)
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+            for position, name in enumerate(node.output):
+                if name not in outputs:
+                    renamed[name] = f"{node.name}.{position}"
+                    node.output[position] = renamed[name]
+        del self._proto.graph.value_info[:]
+        if missing := [self.graph.layers[index].name for index, nodes in found.items() if not nodes]:
+            raise LatencyError(
+                f"the ONNX file does not name the weights of {', '.join(missing)}: give runtime=torch"
+            )
+        return found
+
+    def cut(self, mask: NDArray[np.bool_]) -> bytes:
+        """The file of the network in which the atoms of a mask stay."""
+        proto, arrays = onnx.ModelProto(), dict(self._arrays)
+        proto.CopyFrom(self._proto)
+        for vector in self.graph.vectors:
+            if vector.name in arrays:
+                kept = np.repeat(mask[vector.atoms], vector.size)
+                arrays[vector.name] = arrays[vector.name].compress(kept, axis=vector.dim)
+        for index, layer in enumerate(self.graph.layers):
+            reads, writes = int(mask[layer.reads].sum()), int(mask[layer.writes].sum())
+            groups = writes if layer.kind == "depthwise" else layer.groups
+            inner = reads // groups
+            for at in self._nodes[index]:
+                node = proto.graph.node[at]
+                for attribute in node.attribute:
+                    if attribute.name == "group":
+                        attribute.i = groups
+                sides = (reads, writes // groups) if layer.kind == "transposed" else (writes, inner)
+                arrays[node.input[1]] = self._arrays[node.input[1]][: sides[0], : sides[1]]
+                if len(node.input) > 2:
+                    arrays[node.input[2]] = self._arrays[node.input[2]][:writes]
+        del proto.graph.initializer[:]
+        proto.graph.initializer.extend(
+            numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in arrays.items()
+        )
+        serialised: bytes = proto.SerializeToString()
+        return serialised
+
+
+def onnx_session(content: bytes, threads: int, profile: Path | None = None) -> Any:
+    """A session of onnxruntime on the processor, as networks are delivered.
+
+    Args:
+        content: of an ONNX file.
+        threads: for it.
+        profile: prefix of the file of its profile; None for no profile.
+
+    Raises:
+        LatencyError: when the network cannot be run, as where a constant holds a number of channels.
+    """
+    options = session_options(threads)
+    options.log_severity_level = 4
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of classes that onnxruntime makes in C++, children of Exception alone
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        raise LatencyError(
+            f"onnxruntime cannot run a cut of the network: {error}; give runtime=torch"
+        ) from error
+
+
+class OnnxProbe:
+    """Layer by layer from onnxruntime's profile.
+
+    Args:
+        content: of an ONNX file of `SlicedOnnx`.
+        layers: how many there are.
+        images: ``(N, C, H, W)``.
+        threads: for it.
+        folder: for the profile.
+    """
+
+    resolution = 1000
+
+    def __init__(self, content: bytes, layers: int, images: Tensor, threads: int, folder: Path) -> None:
+        self._layers, self._images = layers, {"images": images.numpy()}
+        self._session = onnx_session(content, threads, folder / "profile")
+
+    def run(self) -> None:
+        """One pass."""
+        self._session.run(None, self._images)
+
+    def passes(self) -> list[Pass]:
+        """All passes so far."""
+        file = Path(self._session.end_profiling())
+        events = json.loads(file.read_text())
+        file.unlink()
+        return read_profile(events, self._layers)
+
+
+def read_profile(events: Sequence[Mapping[str, Any]], layers: int) -> list[Pass]:
+    """The passes of a profile of onnxruntime, whose nodes are named by `SlicedOnnx`.
+
+    Nodes that the runtime adds, as a change of memory format, belong to the layer before them.
+    """
+    found, spent, current = [], [0] * layers, 0
+    for event in events:
+        name = str(event.get("name", ""))
+        if name.endswith("_kernel_time"):
+            if name.startswith("layer"):
+                current = int(name.removeprefix("layer").partition(".")[0])
+            spent[current] += 1000 * int(event["dur"])
+        elif name == "model_run":
+            found.append(Pass(spent, sum(spent)))  # without what the profile itself takes between nodes
+            spent, current = [0] * layers, 0
+    return found
+
+
+class TorchProbe:
+    """Layer by layer where PyTorch calls its module, until it calls that of the next one.
+
+    Args:
+        network: in evaluation mode, channels last, as `runtimes.torch_forward` runs it.
+        graph: of the dense network, whose layers have the same names.
+        images: ``(N, C, H, W)``.
+        clock: nanoseconds.
+    """
+
+    resolution = 1
+
+    def __init__(
+        self,
+        network: nn.Module,
+        graph: Graph,
+        images: Tensor,
+        clock: Callable[[], Any] = time.perf_counter_ns,
+    ) -> None:
+        self._network = network.to(memory_format=torch.channels_last)
+        self._images = images.contiguous(memory_format=torch.channels_last)
+        self._layers, self._clock = len(graph.layers), clock
+        self._marks: list[tuple[int, Any]] = []
+        self._passes: list[Pass] = []
+        for index, layer in enumerate(graph.layers):
+            network.get_submodule(layer.name).register_forward_pre_hook(partial(self._begin, index))
+
+    def _begin(self, index: int, *_: object) -> None:
+        self._marks.append((index, self._clock()))
+
+    def forward(self) -> list[tuple[int, Any]]:
+        """One pass: where each layer began, the start and the end of all included."""
+        self._marks = [(0, self._clock())]
+        with evaluating(self._network):
+            self._network(self._images)
+        return [*self._marks, (-1, self._clock())]
+
+    def run(self) -> None:
+        """One pass."""
+        self._passes.append(between(self.forward(), self._layers, lambda one, other: int(other - one)))
+
+    def passes(self) -> list[Pass]:
+        """All passes so far."""
+        return self._passes
+
+
+class CudaProbe:
+    """Layer by layer on a graphics card: events between the layers of one captured graph, which is replayed.
+
+    Args:
+        network: on the card.
+        graph: of the dense network.
+        images: on the card.
+        cuda: PyTorch's module of that name.
+    """
+
+    resolution = 1
+
+    def __init__(self, network: nn.Module, graph: Graph, images: Tensor, cuda: Any = torch.cuda) -> None:
+        def event() -> Any:
+            mark = cuda.Event(enable_timing=True, external=True)  # one that a graph records as it is replayed
+            mark.record()
+            return mark
+
+        probe = TorchProbe(network, graph, images, event)
+        self._cuda, self._layers, self._passes = cuda, len(graph.layers), list[Pass]()
+        with cuda.stream(cuda.Stream()):  # a first pass may allocate, which a captured one may not
+            probe.forward()
+        cuda.synchronize()
+        self._graph = cuda.CUDAGraph()
+        with cuda.graph(self._graph):
+            self._marks = probe.forward()
+
+    def run(self) -> None:
+        """One pass."""
+        self._graph.replay()
+        self._cuda.synchronize()
+        self._passes.append(between(self._marks, self._layers, _elapsed))
+
+    def passes(self) -> list[Pass]:
+        """All passes so far."""
+        return self._passes
+
+
+def _elapsed(one: Any, other: Any) -> int:
+    return round(1e6 * float(one.elapsed_time(other)))
+
+
+def between(marks: Sequence[tuple[int, Any]], layers: int, span: Callable[[Any, Any], int]) -> Pass:
+    """The pass of marks in turn, each with the layer that begins there.
+
+    Args:
+        marks: the first at the start of the pass, the last at its end.
+        layers: how many there are.
+        span: nanoseconds from one mark to a later one.
+    """
+    spent = [0] * layers
+    for (index, start), (_, end) in pairwise(marks):
+        spent[index] += span(start, end)
+    return Pass(spent, span(marks[0][1], marks[-1][1]))
+
+
+class WholeProbe:
+    """Whole passes of anything that can be called.
+
+    Args:
+        forward: one pass.
+        clock: nanoseconds.
+    """
+
+    resolution = 1
+
+    def __init__(
+        self, forward: Callable[[], object], clock: Callable[[], int] = time.perf_counter_ns
+    ) -> None:
+        self._forward, self._clock, self._passes = forward, clock, list[Pass]()
+
+    def run(self) -> None:
+        """One pass."""
+        start = self._clock()
+        self._forward()
+        self._passes.append(Pass((), self._clock() - start))
+
+    def passes(self) -> list[Pass]:
+        """All passes so far."""
+        return self._passes
+
+
+class Bench:
+    """Makes the probes of one network's cuts in one runtime.
+
+    Args:
+        model: the dense network.
+        graph: of it.
+        runtime: a name in `amc_env.latency.RUNTIMES`.
+        device: "cpu", or "cuda" for PyTorch.
+        threads: for it.
+        batch: images in a pass.
+    """
+
+    def __init__(
+        self, model: nn.Module, graph: Graph, *, runtime: str, device: str, threads: int, batch: int
+    ) -> None:
+        self.model, self.graph, self.runtime = model, graph, runtime
+        self.threads, self.device = threads, torch.device(device)
+        self._images = torch.randn(batch, *graph.shape, generator=torch.Generator().manual_seed(0))
+        self._stack = ExitStack()
+        self._folder = Path(self._stack.enter_context(TemporaryDirectory()))
+        self._sliced = SlicedOnnx(model, graph) if runtime == "onnxruntime" else None
+        if runtime == "torch":
+            torch.set_num_threads(threads)
+
+    def layered(self, counts: Sequence[int]) -> Probe:
+        """A probe of the layers of the cut that keeps so many of each group."""
+        if self._sliced is not None:
+            content = self._sliced.cut(_mask(self.graph, counts))
+            return OnnxProbe(content, len(self.graph.layers), self._images, self.threads, self._folder)
+        network = small(self.model, self.graph, counts).to(self.device)
+        images = self._images.to(self.device)
+        if self.device.type == "cuda":
+            return CudaProbe(network, self.graph, images)
+        return TorchProbe(network, self.graph, images)
+
+    def whole(self, counts: Sequence[int]) -> Probe:
+        """A probe of whole passes of that cut."""
+        if self._sliced is not None:
+            session = onnx_session(self._sliced.cut(_mask(self.graph, counts)), self.threads)
+            return WholeProbe(partial(session.run, None, {"images": self._images.numpy()}))
+        if self.device.type == "cuda":
+            return self.layered(counts)
+        network = small(self.model, self.graph, counts).to(memory_format=torch.channels_last)
+        return WholeProbe(
+            partial(_passed, network, self._images.contiguous(memory_format=torch.channels_last))
+        )
+
+    def close(self) -> None:
+        """Remove its folder."""
+        self._stack.close()
+
+
+def small(model: nn.Module, graph: Graph, counts: Sequence[int]) -> nn.Module:
+    """The network that keeps the first positions of each group; its accuracy is of no interest."""
+    plan = Plan.dense(graph)
+    for group, count in enumerate(counts):
+        plan = plan.with_group(group, tuple(range(count)))
+    return cut(model, graph, plan, drop)
+
+
+def _passed(network: nn.Module, images: Tensor) -> None:
+    with evaluating(network):
+        network(images)
+
+
+def _mask(graph: Graph, counts: Sequence[int]) -> NDArray[np.bool_]:
+    return graph.mask([range(count) for count in counts])
