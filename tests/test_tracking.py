@@ -63,7 +63,7 @@ from experiments.recording.wandb_tracker import WandbTracker
 folder = Path(sys.argv[1])
 before = dict(os.environ)
 (folder / "plan.json").write_text("[1, 2]")
-config = {"seed": 3, "agent": {"sigma": 0.5}}
+config = {"seed": 3, "agent": {"_target_": "agents.ddpg.DDPG", "sigma": 0.5}}
 with WandbTracker(folder, config, group="three seeds", tags=["x"]) as tracker:
     for episode in range(5):
         tracker.log({"episode": episode, "reward": episode / 10, "agent/sigma": 0.5})
@@ -104,8 +104,8 @@ def test_an_offline_run_read_back(tmp_path):
 
     facts = next(record["run"] for record in records if record["type"] == "run")
     config = {key: value for key, value in facts["config"]["update"].items() if key != "_wandb"}
-    assert config == {"seed": 3, "agent": {"sigma": 0.5}}
-    assert (facts["project"], facts["run_group"], facts["tags"]) == ("amc-rl", "three seeds", ["x"])
+    assert config == {"seed": 3, "agent": {"_target_": "agents.ddpg.DDPG", "sigma": 0.5}}
+    assert (facts["project"], facts["run_group"], facts["tags"]) == ("amc-rl", "three seeds", ["x", "DDPG"])
 
     rows = [record["history"]["item"] for record in records if record["type"] == "history"]
     rows = [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
