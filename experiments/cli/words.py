@@ -70,11 +70,17 @@ def quoted(value: str) -> str:
 
 
 def check_flags(words: Sequence[str]) -> None:
-    """Refuse a flag that Hydra does not have.
+    """Refuse a flag that Hydra does not have, and several choices of a group, which Hydra would merge.
 
     Raises:
         CommandLineError: with what the line is made of.
     """
+    for word in words:
+        found = WORD.fullmatch(word)
+        if found and found[3].lstrip().startswith("[") and (ROOT / "conf" / found[2]).is_dir() and found[2]:
+            raise CommandLineError(
+                f"{word}: {found[2]} takes one choice; for a run of each, -m {found[2]}=A,B"
+            )
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
