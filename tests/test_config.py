@@ -279,7 +279,7 @@ def test_near_names():
         ),
         ("model=import", [r"no value for model\.options\.target: give it as model\.options\.target=VALUE"]),
         ("model=import model.options.target=m:f", ["the error itself"]),
-        ("seed=[1", ["the error itself"]),
+        ("seed=[1", [r"seed=\[1 cannot be read \(the error itself\): put quotes around its value"]),
         ("seed=1", ["the error itself"]),
     ],
 )

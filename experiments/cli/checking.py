@@ -31,6 +31,8 @@ def check_settings(cfg: DictConfig) -> None:
     if missing := sorted(OmegaConf.missing_keys(cfg)) + gone:
         raise ConfigError("\n".join(map(suggest.needed, missing)))
     found = plain(cfg)
+    if unknown := [key for key in found if schema.keys(kind) and key not in schema.keys(kind)]:
+        raise ConfigError(suggest.unknown_key(unknown[0], schema.keys(kind)))
     for key, value in _leaves(found):
         _check_value(key, value)
     for key, limits in schema.limits(kind).items():
@@ -39,9 +41,7 @@ def check_settings(cfg: DictConfig) -> None:
         if (value := _at(found, key)) is not None:
             _check_limits(key, value, limits)
     for group, target in schema.SETTINGS.items():
-        for key, value in found.get(group, {}).items():
-            if (group, key, value) != (FINETUNE, "epochs", 0):
-                _check_setting(f"{group}.{key}", value, settings(target)[key])
+        _check_typed(group, found.get(group, {}), settings(target))
     for group in schema.OPEN:
         if group in cfg:
             _check_group(group, found[group])
@@ -119,6 +119,15 @@ def _check_setting(key: str, value: Any, setting: Setting) -> None:
         _check_limits(key, value, setting.limits)
 
 
+def _check_typed(group: str, node: Mapping[str, Any], known: Mapping[str, Setting]) -> None:
+    """Check a group whose settings are those of one class or function."""
+    for key, value in node.items():
+        if key not in known:
+            raise ConfigError(suggest.unknown_key(f"{group}.{key}", [f"{group}.{one}" for one in known]))
+        if (group, key, value) != (FINETUNE, "epochs", 0):
+            _check_setting(f"{group}.{key}", value, known[key])
+
+
 def _check_group(group: str, node: Mapping[str, Any]) -> None:
     if "_target_" not in node:
         raise ConfigError(f"no _target_ in group {group!r}: it names the class to build")
@@ -136,7 +145,7 @@ def _check_lists(found: Mapping[str, Any]) -> None:
     """Lists of what is run are neither empty, but for a search's targets, nor say the same twice."""
     for key in schema.LISTS:
         values = found.get(key)
-        if values is None:
+        if not isinstance(values, list):
             continue
         if repeated := sorted({value for value in values if values.count(value) > 1}):
             raise ConfigError(f"{key} has {', '.join(map(str, repeated))} more than once: name each once")

@@ -75,6 +75,8 @@ def command(config_name: str, *, job: str, locks: bool = True) -> Callable[[], N
     entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
 
     def guarded() -> None:
+        nonlocal started
+        started = False
         if debugging:
             entry()
             return

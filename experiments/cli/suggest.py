@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -31,7 +31,11 @@ def explain(error: Exception, conf: Path, config_name: str, arguments: list[str]
         if words.config_dir is not None:
             paths.append(f"hydra.searchpath=[{Path(words.config_dir).absolute()}]")
         found = list(_problems(overrides, conf, words.config_name or config_name, paths))
-    except (HydraException, SignatureError):  # the error itself says better what cannot be read
+    except OverrideParseException as unread:
+        word, reason = unread.override or "", str(error).splitlines()[0]
+        key, _, value = word.partition("=")
+        found = [f"{word} cannot be read ({reason}): put quotes around its value, as '{key}=\"{value}\"'"]
+    except (HydraException, SignatureError, ValueError):  # the error itself says better what cannot be read
         found = []
     return "\n".join(found) or _own_message(error)
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
@@ -90,4 +91,6 @@ def check_flags(words: Sequence[str]) -> None:
         )
 
     parser.error = refuse  # type: ignore[method-assign]
-    parser.parse_args(list(words))
+    folder = parser.parse_args(list(words)).config_dir
+    if folder is not None and not Path(folder).is_dir():
+        raise CommandLineError(f"--config-dir {folder}: there is no such folder; give one that exists")

@@ -60,6 +60,7 @@ def tune(cfg: DictConfig, folder: Path) -> RunRecord:
             f"table={cfg.table} is what results are reported on; tune on another, as table=digits"
         )
     fixed, space = split(cfg.space)
+    contender("of trial 0", fixed)  # what cannot be is told before a record is made
     settings = config.plain(cfg)
     del settings["trials"]  # more of them go on with the same record
     record = opened(folder, settings, seeds={"sampler": cfg.seed, "runs": cfg.seeds})
