@@ -36,7 +36,9 @@ def keep(folder: Path, name: str) -> Path:
         KeepError: for a run that has not finished, is kept already, or is not what its name says.
     """
     if NAME.fullmatch(name) is None:
-        raise KeepError(f"the name {name!r}: letters, digits and _ . + - alone, such as ddpg-flops_30-0")
+        raise KeepError(
+            f"the name {name!r}: letters, digits and _ . + - alone, such as ddpg_elites-flops_30-0"
+        )
     record = RunRecord.read(folder)
     if (status := record.content["status"]) != "finished":
         raise KeepError(f"{folder} is {status}: only a finished run is reported")
@@ -53,6 +55,8 @@ def keep(folder: Path, name: str) -> Path:
         model["checkpoint"] = Path(model["checkpoint"] or "").name  # no path of a machine
     else:
         kept = {key: record.content[key] for key in COMPARISON} | {"rows": record.rows}
+        if group == PRETRAINED:
+            kept["config"]["critic"] = Path(kept["config"]["critic"]).name  # likewise
         _check_rows(record)
         _check_name(record.content["config"], name)
     if path.exists() and group == REGRET:
@@ -111,7 +115,7 @@ def _check_search(config: Mapping[str, Any], name: str, place: Path) -> None:
     file = ROOT / "conf/protocol" / f"{protocol}.yaml"
     if not file.exists():
         raise KeepError(
-            f"there is no protocol {protocol!r}: the name is AGENT-PROTOCOL-SEED, as ddpg-flops_30-0"
+            f"there is no protocol {protocol!r}: the name is AGENT-PROTOCOL-SEED, as ddpg_elites-flops_30-0"
         )
     asked = {str(key): value for key, value in OmegaConf.load(file).items()}
     _same(f"protocol={protocol}", asked, {key: config["protocol"].get(key) for key in asked})

@@ -3,8 +3,8 @@
 ``python -m experiments.report`` writes the tables into the pages, between their markers, and the plots and a
 page of all runs beside the records. With ``runs=FOLDER`` it makes the same of a folder of the user's own.
 ``python -m experiments.report keep RUN NAME`` copies a finished run into the committed records.
-The NAME of a search begins with its agent's, as in ``ddpg-flops_30-0``. The NAME of a comparison is its
-table's; its contenders are added to those already there.
+The NAME of a search begins with its agent's, as in ``ddpg_elites-flops_30-0``. The NAME of a comparison is
+its table's; its contenders are added to those already there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
