@@ -75,9 +75,10 @@ def test_what_is_augmented_is_the_image_moved_or_mirrored():
     marked = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
     marked[0, 0, 1, 2] = 255
     data["train"].images[:1] = marked
-    offsets, mirrored = drawn(500, 1, True, torch.Generator().manual_seed(0))
+    recipe = Recipe(shift=1)
+    moves = drawn(500, recipe, data, torch.Generator().manual_seed(0))
     chosen = torch.zeros(500, dtype=torch.long)
-    images, labels = augmented(data, data["train"], chosen, offsets, mirrored, 1)
+    images, labels = augmented(data, data["train"], chosen, moves, recipe)
     zero = -2.0  # a black pixel is (0 - 0.5) / 0.25; what is shifted in is 0, the mean
     assert labels.tolist() == [int(data["train"].labels[0])] * 500
     places = {tuple(torch.nonzero(image[0] == 2.0)[0].tolist()) for image in images}
@@ -90,9 +91,22 @@ def test_what_is_augmented_is_the_image_moved_or_mirrored():
 def test_without_shift_and_flip_a_batch_is_the_images():
     data = stripes(flip=False)
     chosen = torch.tensor([3, 0, 7])
-    images, labels = augmented(data, data["train"], chosen, *drawn(3, 0, False, torch.Generator()), 0)
+    recipe = Recipe(shift=0)
+    images, labels = augmented(data, data["train"], chosen, drawn(3, recipe, data, torch.Generator()), recipe)
     torch.testing.assert_close(images, data.normalise(data["train"].images[chosen]))
     assert torch.equal(labels, data["train"].labels[chosen])
+
+
+def test_an_erased_square_lies_around_its_middle_and_ends_at_the_border():
+    data, recipe = stripes(flip=False), Recipe(shift=0, erase=2)
+    moves = torch.tensor([[0, 0], [0, 0], [0, 0], [1, 0], [2, 3]])  # middles (1, 2) and (0, 3)
+    images, _ = augmented(data, data["train"], torch.tensor([3, 3]), moves, recipe)
+    wanted = data.normalise(data["train"].images[[3, 3]])
+    wanted[0, :, 0:2, 1:3] = 0.0
+    wanted[1, :, 0:1, 2:4] = 0.0
+    torch.testing.assert_close(images, wanted)
+    middles = drawn(300, recipe, data, torch.Generator().manual_seed(0))[3:]
+    assert set(middles.flatten().tolist()) == {0, 1, 2, 3}
 
 
 def test_it_learns_and_repeats_itself_and_leaves_the_global_generator_alone():

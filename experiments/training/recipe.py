@@ -13,6 +13,7 @@ LIMITS = {
     "warmup": (0.0, 1.0),
     "label_smoothing": (0.0, 1.0),
     "shift": (0, 64),  # pixels
+    "erase": (0, 64),  # pixels
     "distill": (0.0, 1.0),
     "temperature": (1e-3, 1_000.0),
     "seed": (0, 4_294_967_295),
@@ -28,8 +29,9 @@ class Recipe:
     """How to train: SGD with Nesterov momentum under a schedule that ends at zero.
 
     ``schedule`` is "onecycle" (linear warm-up over ``warmup`` of the steps, then cosine) or "cosine" (no
-    warm-up). ``shift`` is the largest translation in pixels; flips follow the data set. ``bfloat16`` runs
-    the forward and backward passes in bfloat16 where the device has it; weights and updates stay float32.
+    warm-up). ``shift`` is the largest translation in pixels, ``erase`` the side of a square that is set to
+    the mean at a random place (0: none); flips follow the data set. ``bfloat16`` runs the forward and
+    backward passes in bfloat16 where the device has it; weights and updates stay float32.
     ``distill`` is the weight of a teacher's softened logits beside the labels, in [0, 1], and ``temperature``
     softens them; ``teacher`` is its checkpoint, None for the dense network that was compressed.
     """
@@ -43,6 +45,7 @@ class Recipe:
     warmup: float = 0.2
     label_smoothing: float = 0.0
     shift: int = 2
+    erase: int = 0
     bfloat16: bool = False
     distill: float = 0.0
     temperature: float = 4.0

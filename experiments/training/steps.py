@@ -13,6 +13,7 @@ from experiments.training.distillation import soft_loss, teach
 from experiments.training.recipe import Recipe
 
 READ_EVERY = 50  # steps between two looks at the loss on a GPU, each of which waits for it
+MOVES = 5  # numbers that say what happens to an image, see `drawn`
 WARM_UP = 3  # steps before a capture, in which libraries choose their kernels and take their memory
 
 
@@ -59,12 +60,12 @@ class Steps:
         for step, chosen in enumerate(batches(order, self.recipe.batch_size)):
             for group in self.optimizer.param_groups:
                 group["lr"] = rates[step]
-            moves = drawn(len(chosen), self.recipe.shift, self.data.flip, generator)
-            yield step, len(chosen), self.step(chosen, *moves).item()
+            moves = drawn(len(chosen), self.recipe, self.data, generator)
+            yield step, len(chosen), self.step(chosen, moves).item()
 
-    def step(self, chosen: Tensor, offsets: Tensor, mirrored: Tensor) -> Tensor:
+    def step(self, chosen: Tensor, moves: Tensor) -> Tensor:
         """One update on the chosen images; gives the loss before it."""
-        images, labels = augmented(self.data, self.split, chosen, offsets, mirrored, self.recipe.shift)
+        images, labels = augmented(self.data, self.split, chosen, moves, self.recipe)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half):
             logits = self.model(images)
             told = None if self.teacher is None else teach(self.teacher, images)
@@ -96,7 +97,7 @@ class CapturedSteps(Steps):
     ) -> None:
         super().__init__(model, data, split, recipe, optimizer, teacher)
         device = split.images.device
-        self.batch = torch.zeros(4, recipe.batch_size, dtype=torch.long, device=device)
+        self.batch = torch.zeros(1 + MOVES, recipe.batch_size, dtype=torch.long, device=device)
         self.rate = torch.full((), recipe.lr, device=device)
         self.total = torch.zeros((), device=device)
         for group in optimizer.param_groups:
@@ -109,8 +110,8 @@ class CapturedSteps(Steps):
         size = self.recipe.batch_size
         order = torch.randperm(len(self.split), generator=generator)
         order = order[torch.arange(len(rates) * size) % len(order)]
-        offsets, mirrored = drawn(len(order), self.recipe.shift, self.data.flip, generator)
-        plan = torch.stack([order, *offsets[:, :, 0], mirrored[:, 0].long()]).to(self.batch.device)
+        moves = drawn(len(order), self.recipe, self.data, generator)
+        plan = torch.cat([order[None], moves]).to(self.batch.device)
         waiting = 0
         for step, (batch, rate) in enumerate(zip(plan.split(size, 1), rates, strict=True)):
             self.batch.copy_(batch)
@@ -123,8 +124,7 @@ class CapturedSteps(Steps):
                 waiting = 0
 
     def _static_step(self) -> None:
-        chosen, rows, columns, mirrored = self.batch
-        self.total += self.step(chosen, torch.stack([rows, columns])[:, :, None], mirrored[:, None] == 1)
+        self.total += self.step(self.batch[0], self.batch[1:])
 
     def _captured(self) -> torch.cuda.CUDAGraph:
         """The graph of one step; what the warm-up learnt is taken back."""
@@ -159,39 +159,54 @@ class CapturedSteps(Steps):
         return [(p, state) for p, state in found if state.get("momentum_buffer") is not None]
 
 
-def drawn(count: int, shift: int, flip: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Where images are moved to: offsets ``(2, count, 1)`` in 0..2 shift, and ``(count, 1)`` if mirrored."""
-    offsets = torch.zeros(2, count, 1, dtype=torch.long)
-    if shift:
-        offsets = torch.randint(0, 2 * shift + 1, (2, count, 1), generator=generator)
-    mirrored = torch.zeros(count, 1, dtype=torch.bool)
-    if flip:
-        mirrored = torch.rand(count, 1, generator=generator) < 0.5
-    return offsets, mirrored
+def drawn(count: int, recipe: Recipe, data: DataSet, generator: torch.Generator) -> Tensor:
+    """What happens to each of ``count`` images, ``(5, count)`` int64.
+
+    The rows are the shift down and right in 0..2 ``recipe.shift``, whether it is mirrored, and the row and
+    column of the middle of the square that is erased.
+    """
+    moves = torch.zeros(MOVES, count, dtype=torch.long)
+    if recipe.shift:
+        moves[:2] = torch.randint(0, 2 * recipe.shift + 1, (2, count), generator=generator)
+    if data.flip:
+        moves[2] = torch.rand(count, generator=generator) < 0.5
+    if recipe.erase:
+        height, width = data.shape[1:]
+        moves[3] = torch.randint(0, height, (count,), generator=generator)
+        moves[4] = torch.randint(0, width, (count,), generator=generator)
+    return moves
 
 
 def augmented(
-    data: DataSet, split: Split, chosen: Tensor, offsets: Tensor, mirrored: Tensor, shift: int
+    data: DataSet, split: Split, chosen: Tensor, moves: Tensor, recipe: Recipe
 ) -> tuple[Tensor, Tensor]:
-    """A normalised batch, each image moved and mirrored as `drawn` says, and its labels.
+    """A normalised batch, each image shifted, mirrored and partly erased as `drawn` says, and its labels.
+
+    *Source*: DeVries & Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017,
+    for the erased square, which may reach over the border.
 
     Args:
         data: knows how to normalise.
         split: where the images lie.
         chosen: ``(n,)`` int64, which of them; this and what follows may lie on the CPU.
-        offsets: ``(2, n, 1)`` int64, down and right; ``shift`` leaves an image where it is.
-        mirrored: ``(n, 1)`` bool.
-        shift: the largest move in pixels; what is moved in is 0, the mean.
+        moves: ``(5, n)`` int64; a shift of ``recipe.shift`` leaves an image where it is.
+        recipe: has the largest shift and the side of the square in pixels; what is moved in or erased is 0,
+            the mean.
     """
-    device = split.images.device
-    chosen, offsets, mirrored = (given.to(device) for given in (chosen, offsets, mirrored))
+    device, shift = split.images.device, recipe.shift
+    chosen, moves = chosen.to(device), moves.to(device)[:, :, None]
     images = data.normalise(split.images[chosen])
     count, _, height, width = images.shape
     images = F.pad(images, (shift, shift, shift, shift)) if shift else images
-    rows = torch.arange(height, device=device) + offsets[0]
-    columns = torch.arange(width, device=device) + offsets[1]
-    columns = torch.where(mirrored, columns.flip(1), columns)
+    down, right = torch.arange(height, device=device), torch.arange(width, device=device)
+    rows, columns = down + moves[0], right + moves[1]
+    columns = torch.where(moves[2] == 1, columns.flip(1), columns)
     picked = images.permute(0, 2, 3, 1)[
         torch.arange(count, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]
-    ]
-    return picked.permute(0, 3, 1, 2), split.labels[chosen]
+    ].permute(0, 3, 1, 2)
+    if recipe.erase:
+        top, left = (middle - recipe.erase // 2 for middle in moves[3:])
+        erased = (down >= top) & (down < top + recipe.erase)
+        erased = erased[:, :, None] & ((right >= left) & (right < left + recipe.erase))[:, None, :]
+        picked = picked.masked_fill(erased[:, None], 0.0)
+    return picked, split.labels[chosen]
