@@ -18,6 +18,16 @@ def conv_bn_relu(
     return nn.Sequential(*conv_bn(c_in, c_out, kernel, stride, groups), relu(inplace=True))
 
 
+def thinned(channels: int, width: float) -> int:
+    """Channels times a width multiplier, rounded, at least 1.
+
+    *Source*: Howard et al., "MobileNets" (2017), section 3.3.
+    """
+    if not width > 0:
+        raise ValueError(f"width is a factor of every layer's channels, above 0, not {width}")
+    return max(1, round(channels * width))
+
+
 def initialise(model: nn.Module) -> None:
     """He et al. (2015) normal weights, scaled by the fan-out of a group, for every convolution.
 

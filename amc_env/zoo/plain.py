@@ -6,27 +6,35 @@ ResNets); AMC, table 2, prunes Plain-20.
 
 from torch import Tensor, nn
 
-from amc_env.zoo.blocks import conv_bn_relu, initialise
+from amc_env.zoo.blocks import conv_bn_relu, initialise, thinned
 
 
 class Plain(nn.Module):
-    """A plain CIFAR network of depth ``6 n + 2``: widths 16, 32, 64, the resolution halved between them."""
+    """A plain CIFAR network of depth ``6 n + 2``: three stages, the resolution halved between them.
 
-    def __init__(self, depth: int = 20, classes: int = 10, in_channels: int = 3) -> None:
+    Args:
+        depth: layers, the classifier included.
+        classes: number of logits.
+        in_channels: channels of the images.
+        width: factor of the stages' 16, 32 and 64 channels.
+    """
+
+    def __init__(self, depth: int = 20, classes: int = 10, in_channels: int = 3, width: float = 1.0) -> None:
         super().__init__()
         if depth % 6 != 2 or depth < 8:
             raise ValueError(f"a plain CIFAR network has depth 6 n + 2 (8, 14, 20, ...), not {depth}")
         blocks = (depth - 2) // 3
-        layers: list[nn.Module] = [conv_bn_relu(in_channels, 16)]
-        width = 16
-        for stage in range(3):
+        channels = [thinned(16 << stage, width) for stage in range(3)]
+        c_in = channels[0]
+        layers: list[nn.Module] = [conv_bn_relu(in_channels, c_in)]
+        for stage, c_out in enumerate(channels):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
-                layers.append(conv_bn_relu(width, 16 << stage, stride))
-                width = 16 << stage
+                layers.append(conv_bn_relu(c_in, c_out, stride))
+                c_in = c_out
         self.features = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(width, classes)
+        self.classifier = nn.Linear(c_in, classes)
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from amc_env.zoo.blocks import conv_bn_relu, initialise
+from amc_env.zoo.blocks import conv_bn_relu, initialise, thinned
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
@@ -30,15 +30,16 @@ class VGG(nn.Module):
         return logits
 
 
-def vgg16(*, classes: int, in_channels: int, small: bool = True) -> VGG:
+def vgg16(*, classes: int, in_channels: int, small: bool = True, width: float = 1.0) -> VGG:
     """VGG-16; ``small`` for 28 or 32 pixels has batch norm and averages where the fifth max-pooling was.
+    ``width`` scales the channels of every convolution.
 
     At 224 pixels the original has biases and no batch norm, and two hidden linear layers of 4096. Their
     dropout is left out: it draws from torch's global generator.
     """
     layers: list[nn.Module] = []
     for stage in STAGES:
-        for channels in stage:
+        for channels in (thinned(each, width) for each in stage):
             layers.append(conv_bn_relu(in_channels, channels) if small else _conv_relu(in_channels, channels))
             in_channels = channels
         layers.append(nn.MaxPool2d(2, ceil_mode=small))  # 28 pixels: 14, 7, 4, 2
