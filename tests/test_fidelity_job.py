@@ -91,4 +91,6 @@ def test_policies_are_confirmed_and_tuned_and_a_rule_has_one_seed(tmp_path, caps
     assert [(row["policy"], row["seed"]) for row in rows] == [("uniform", 0), ("random", 0), ("random", 1)]
     assert all(row["macs_share"] <= 0.5 for row in rows)
     assert rows[0]["distinct"] == 1
+    assert rows[0]["curve"] == [[1, rows[0]["reward"]]]
+    assert RunRecord.read(tmp_path).content["results"]["dense"].keys() == {"selection", "test"}
     assert "above `uniform`" in capsys.readouterr().out

@@ -42,7 +42,7 @@ def search(folder: Path, *, reward: float = -0.25, **changed: Any) -> Path:
 
 def test_what_is_kept_of_a_search_is_what_was_recorded(tmp_path: Path, results: Path) -> None:
     path = keep(search(tmp_path / "run"), "ddpg_elites-flops_30-1")
-    assert path == results / "policies/ddpg_elites-flops_30-1.json"
+    assert path == results / "searches/ddpg_elites-flops_30-1.json"
     content = json.loads(path.read_text())
     assert (content["config"], content["agent"]) == (SEARCH, "ddpg_elites")
     assert content["rewards"] == [-0.25, -0.25]
@@ -81,7 +81,7 @@ def test_what_is_kept_already_and_what_is_of_other_data(tmp_path: Path) -> None:
     with pytest.raises(KeepError, match="is kept already: remove"):
         keep(search(tmp_path / "again", reward=-0.5), "ddpg_elites-flops_30-1")
     other = search(tmp_path / "other", data={"name": "cifar10"}, seed=2)
-    with pytest.raises(KeepError, match="belong to policies/: it has data 'cifar10', not 'digits'"):
+    with pytest.raises(KeepError, match="belong to searches/: it has data 'cifar10', not 'digits'"):
         keep(other, "ddpg_elites-flops_30-2")
 
 

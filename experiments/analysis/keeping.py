@@ -15,7 +15,7 @@ from experiments.cli.signatures import ROOT, settings
 from experiments.recording.record import RunRecord, row_a_line, whole
 
 RESULTS = ROOT / "experiments/results"
-POLICIES, REGRET = "policies", "regret"  # folders of it
+SEARCHES, REGRET = "searches", "regret"  # folders of it
 TUNED, FIDELITY, TABLES, PRETRAINED = "tuned", "fidelity", "tables", "pretrained"
 COMPRESSED = "deep_compression"
 SEARCH = ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
@@ -45,9 +45,9 @@ def keep(folder: Path, name: str) -> Path:
     group = group_of(record)
     place = RESULTS / group
     path = place / f"{name}.json"
-    if group.startswith((POLICIES, TABLES)):
+    if group.startswith((SEARCHES, TABLES)):
         kept = _search(record, name)
-        if group == POLICIES:
+        if group == SEARCHES:
             _check_search(record.content["config"], name, place)
     elif group == COMPRESSED:
         kept = {key: record.content[key] for key in COMPARISON}
@@ -87,7 +87,7 @@ def group_of(record: RunRecord) -> str:
         raise KeepError(f"{record.folder} is neither a search nor a comparison: no table is made of it")
     experiment = (record.content["run"].get("choices") or {}).get("experiment") or ""
     table, _, row = experiment.rpartition("/")
-    return f"{TABLES}/{table}" if row and table else POLICIES
+    return f"{TABLES}/{table}" if row and table else SEARCHES
 
 
 def agent_settings(name: str) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from experiments.analysis import (
     fidelity,
     figures,
     markdown,
-    policies,
     published,
     regret,
     runs,
@@ -32,10 +31,10 @@ from experiments.analysis import (
 from experiments.analysis.keeping import (
     COMPRESSED,
     FIDELITY,
-    POLICIES,
     PRETRAINED,
     REGRET,
     RESULTS,
+    SEARCHES,
     TABLES,
     TUNED,
     keep,
@@ -96,7 +95,6 @@ def rebuild() -> None:
         print(regret.plot(record, RESULTS / REGRET / f"{name}.png"))
     for name, record in read(RESULTS / FIDELITY).items():
         print(fidelity.plot(record["rows"], RESULTS / FIDELITY / f"{name}.png"))
-    print(policies.plot(list(read(RESULTS / POLICIES).values()), RESULTS / POLICIES / "curves.png"))
     curves = published.keeps("figure2", committed())
     title = "Plain-20 at 50 % of the FLOPs: the paper's plans and ours"
     for path in figures.curves(curves, RESULTS / TABLES / "figure2", title, *site.KEEPS):
@@ -109,7 +107,7 @@ def committed() -> list[runs.Run]:
     """Every search that stands in a committed record."""
     return [
         run
-        for folder in (POLICIES, TUNED, TABLES)
+        for folder in (SEARCHES, TUNED, TABLES)
         for path in sorted((RESULTS / folder).rglob("*.json"))
         for run in runs.read(path, str(path.relative_to(RESULTS / folder).with_suffix("")))
     ]
@@ -134,7 +132,6 @@ def paper() -> str:
 
 def pages() -> dict[Path, dict[str, str]]:
     """By page, the content of each block, by the name of its markers."""
-    searches = read(RESULTS / POLICIES)
     packed = read(RESULTS / COMPRESSED)
     speed, elites = read(RESULTS / BENCHMARKS), read(RESULTS / ELITES)
     return {
@@ -143,7 +140,6 @@ def pages() -> dict[Path, dict[str, str]]:
             TABLES: paper(),
             TUNED: rows_of(TUNED, tuned.table),
             FIDELITY: rows_of(FIDELITY, fidelity.table),
-            POLICIES: f"{policies.table(list(searches.values()))}\n\n{recorded(searches)}",
             REGRET: tables_of(REGRET, regret.table),
             COMPRESSED: f"{deep_compression.tables(packed)}\n\n{recorded(packed)}",
             "metrics": metrics(),

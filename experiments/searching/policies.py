@@ -3,6 +3,7 @@
 Each row of the record is one search; a killed run goes on with the searches that have none.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluator, accuracy
 from amc_env.layer_task import LayerTask
 from experiments.analysis import tuned as tables
+from experiments.analysis.runs import improvements
 from experiments.cli import config
 from experiments.cli.problem import build_agent, trained
 from experiments.recording.plans import candidates, counts, groups
@@ -57,7 +59,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
     with record:
         with record.phase("prepare"):
             subject = prepared(cfg)
-            record.update(results={"groups": groups(subject.task.graph)})
+            dense = copy.deepcopy(subject.task.model).to(subject.task.device)
+            top1 = {split: accuracy(dense, subject.task.data, split) for split in SPLITS}
+            record.update(results={"groups": groups(subject.task.graph), "dense": top1})
         jobs = all_jobs(contenders, cfg.targets, cfg.seeds)
         done = {Job(row["policy"], row["target"], row["seed"]) for row in record.rows}
         with record.phase("runs"), Meter("runs", len(jobs), done=len(done)) as meter:
@@ -101,7 +105,7 @@ def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, An
     Returns:
         The job; ``counts``, ``reward`` and ``episode`` of the plan; ``macs_share`` and ``params_share``;
         top-1 in [0, 1] by split, ``before`` and ``after`` fine-tuning; ``distinct``, how many plans were
-        evaluated.
+        evaluated; ``curve``, the evaluation and reward of each improvement.
     """
     task = subject.task
     env = CompressionEnv(
@@ -120,6 +124,7 @@ def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, An
         "policy": job.policy, "target": job.target, "seed": job.seed, "counts": list(best["counts"]),
         "reward": best["reward"], "episode": best["episode"], **shares(task, best["counts"]),
         "before": before, "after": after, "distinct": len({tuple(trial["counts"]) for trial in trials}),
+        "curve": [list(step) for step in improvements(trial["reward"] for trial in trials)],
     }  # fmt: skip
 
 
