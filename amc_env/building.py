@@ -102,6 +102,7 @@ class Task:
         self.order, self.repair, self.device, self._sample = order, repair, device, sample
         self.metric, self.tunable, self.part = metric, tunable, graph.given.part
         self.draft = channels(magnitude_orders(model, graph))  # its budgets are known before any long work
+        self.latency = self.draft.latency
 
     @cached_property
     def compressor(self) -> Channels:

@@ -37,11 +37,13 @@ class LayerTask:
         graph: by layers: that of the plans.
         draft: the compressor without moments, whose budgets are known before any long work.
         metric: accuracy alone.
+        latency: no table of times.
         tunable: whether the network that is found can be fine-tuned.
         part: the whole network.
     """
 
     metric: Any = None
+    latency: Any = None
     tunable = True
     part = ""
 

@@ -51,7 +51,7 @@ class Channels:
             raise ValueError(f"round_to is a number of channels, at least 1, not {round_to}; or {AUTO}")
         if round_to == AUTO and latency is None:
             raise ValueError(f"round_to={AUTO} needs a latency table: {NEEDED}")
-        self.graph, self._latency = graph, latency
+        self.graph, self.latency = graph, latency
         self.errors: Errors | None = None
         self.orders: Sequence[Ints] = []
         self.choices: Sequence[Ints] = []
@@ -82,9 +82,9 @@ class Channels:
         """
         checks.one_of("resource", resource, (*RESOURCES, "latency"))
         if resource == "latency":
-            if self._latency is None:
+            if self.latency is None:
                 raise LatencyError(f"the resource latency needs a table: {NEEDED}")
-            prices = self._latency.prices()
+            prices = self.latency.prices()
             prices.check(self.choices)
             return prices
         return WidthPrices(self.widths, RESOURCES[resource](self.graph))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -21,6 +22,7 @@ from amc_env.plan import Plan
 from experiments.cli.config import plain
 from experiments.cli.problem import Trained
 from experiments.delivery.export import Called, Exported, called, export, write_onnx
+from experiments.delivery.promise import Promise, described, measured, probes_of, promises
 from experiments.delivery.rehearsal import Deliverable, exportable
 from experiments.delivery.runtimes import onnx_forward, torch_forward
 from experiments.delivery.table import show
@@ -39,7 +41,10 @@ SPLITS = ("selection", "test")
 
 @dataclass(frozen=True)
 class Row:
-    """One network of the final table; accuracies in [0, 1], latencies by runtime and batch."""
+    """One network of the final table; accuracies in [0, 1], latencies by runtime and batch.
+
+    ``promise`` is there where the search had a latency table: what that says, and what was measured.
+    """
 
     macs: int
     params: int
@@ -47,6 +52,7 @@ class Row:
     selection: float
     test: float
     latency_ms: Mapping[str, list[Latency]]
+    promise: Promise | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,8 @@ def deliver(
         shape = _shape(called(networks[DENSE], possible.part, images))
         modules = {name: network.get_submodule(possible.part) for name, network in networks.items()}
         timed = latencies(modules, last, written, record.folder, shape, batches_of(costs[DENSE]["macs"]))
+        kept = {name: counts(env, each) for name, each in plans.items()}
+        promised = kept_promises(modules, last, kept, task, written, record, shape)
     rows = {
         name: Row(
             macs=costs[name]["macs"],
@@ -136,6 +144,7 @@ def deliver(
             selection=accuracies[name]["selection"],
             test=accuracies[name]["test"],
             latency_ms=timed[name],
+            promise=promised.get(name),
         )
         for name in (DENSE, UNIFORM, FOUND, *(last.values() if recipe is not None else ()))
     }
@@ -225,6 +234,39 @@ def latencies(
         for file in files.values():
             file.unlink()
     return found | {name: found[before] for before, name in last.items()}
+
+
+def kept_promises(
+    networks: Mapping[str, nn.Module],
+    last: Mapping[str, str],
+    kept: Mapping[str, Sequence[int]],
+    task: Any,
+    written: Exported,
+    record: RunRecord,
+    shape: tuple[int, int, int] | None,
+) -> dict[str, Promise]:
+    """What the latency table of a task promised, and what the same networks take when they are run whole.
+
+    Args:
+        networks: what the exported files hold.
+        last: by name before fine-tuning, the name after it.
+        kept: of each network the counts of channels.
+        task: whose table it is; empty where it has none.
+        written: the files of the network that was found.
+        record: takes where the table and the measurement are from.
+        shape: C, H, W of an input; None where there is more than one: nothing is measured then.
+    """
+    table = task.latency
+    if table is None or shape is None or (table.conditions.runtime == "onnxruntime" and not written.onnx):
+        return {}
+    names = {DENSE: DENSE, **last}
+    timed = {name: networks[name] for name in names.values()}
+    files = {} if written.onnx is None else {last[FOUND]: written.onnx}
+    probes = probes_of(timed, files, task.graph, table.conditions, record.folder)
+    taken = measured(probes)
+    found = promises(table, {name: kept[name] for name in taken}, taken)
+    record.update(results={"latency": described(table, task.graph)})
+    return found | {before: found[after] for before, after in names.items()}
 
 
 def _shape(inside: Called) -> tuple[int, int, int] | None:

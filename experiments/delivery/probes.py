@@ -17,11 +17,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from amc_env.compressors.surgery import cut, drop
@@ -29,11 +27,10 @@ from amc_env.execution import evaluating
 from amc_env.graph.structure import Graph
 from amc_env.latency import LatencyError
 from amc_env.plan import Plan
-from experiments.delivery.export import write_onnx
-from experiments.delivery.runtimes import session_options
+from experiments.delivery.runtimes import session_options, torch_forward
+from experiments.delivery.slicing import SlicedOnnx
 
-TAG = "layer{}."  # begins the name of all that runs until the next layer begins
-JOINS = ("Conv", "ConvTranspose", "Gemm")
+VISIT = 3  # passes of a network at its turn that count, after one that warms the caches
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,79 +52,6 @@ class Probe(Protocol):
 
     def passes(self) -> list[Pass]:
         """All passes so far; nothing may be run after that."""
-
-
-class SlicedOnnx:
-    """Cuts a network's ONNX file to any widths without exporting it again; the weights' values stay.
-
-    Args:
-        model: the dense network.
-        graph: of it.
-
-    Raises:
-        LatencyError: when the file does not name the weights of a layer.
-    """
-
-    def __init__(self, model: nn.Module, graph: Graph) -> None:
-        self.graph = graph
-        with TemporaryDirectory() as folder:
-            self._proto = onnx.load(write_onnx(model, graph.shape, Path(folder) / "dense.onnx"))
-        self._arrays = {each.name: numpy_helper.to_array(each) for each in self._proto.graph.initializer}
-        self._nodes = self._tagged()
-
-    def _tagged(self) -> dict[int, list[int]]:
-        """Name every node after the layer that it follows; the positions of the nodes of each layer."""
-        by_weight = {f"{layer.name}.weight": index for index, layer in enumerate(self.graph.layers)}
-        renamed: dict[str, str] = {}
-        found: dict[int, list[int]] = {index: [] for index in range(len(self.graph.layers))}
-        outputs, current = {each.name for each in self._proto.graph.output}, 0
-        for at, node in enumerate(self._proto.graph.node):
-            if node.op_type == "Reshape" and self._arrays.get(node.input[1], np.empty(0)).shape == (2,):
-                node.op_type = "Flatten"  # however many channels there are
-                del node.attribute[:], node.input[1:]
-            if node.op_type in JOINS and node.input[1] in by_weight:
-                current = by_weight[node.input[1]]
-                found[current].append(at)
-            node.name = TAG.format(current) + str(at)
-            node.input[:] = [renamed.get(name, name) for name in node.input]
-            for position, name in enumerate(node.output):
-                if name not in outputs:
-                    renamed[name] = f"{node.name}.{position}"
-                    node.output[position] = renamed[name]
-        del self._proto.graph.value_info[:]
-        if missing := [self.graph.layers[index].name for index, nodes in found.items() if not nodes]:
-            raise LatencyError(
-                f"the ONNX file does not name the weights of {', '.join(missing)}: give runtime=torch"
-            )
-        return found
-
-    def cut(self, mask: NDArray[np.bool_]) -> bytes:
-        """The file of the network in which the atoms of a mask stay."""
-        proto, arrays = onnx.ModelProto(), dict(self._arrays)
-        proto.CopyFrom(self._proto)
-        for vector in self.graph.vectors:
-            if vector.name in arrays:
-                kept = np.repeat(mask[vector.atoms], vector.size)
-                arrays[vector.name] = arrays[vector.name].compress(kept, axis=vector.dim)
-        for index, layer in enumerate(self.graph.layers):
-            reads, writes = int(mask[layer.reads].sum()), int(mask[layer.writes].sum())
-            groups = writes if layer.kind == "depthwise" else layer.groups
-            inner = reads // groups
-            for at in self._nodes[index]:
-                node = proto.graph.node[at]
-                for attribute in node.attribute:
-                    if attribute.name == "group":
-                        attribute.i = groups
-                sides = (reads, writes // groups) if layer.kind == "transposed" else (writes, inner)
-                arrays[node.input[1]] = self._arrays[node.input[1]][: sides[0], : sides[1]]
-                if len(node.input) > 2:
-                    arrays[node.input[2]] = self._arrays[node.input[2]][:writes]
-        del proto.graph.initializer[:]
-        proto.graph.initializer.extend(
-            numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in arrays.items()
-        )
-        serialised: bytes = proto.SerializeToString()
-        return serialised
 
 
 def onnx_session(content: bytes, threads: int, profile: Path | None = None) -> Any:
@@ -347,7 +271,7 @@ class Bench:
     ) -> None:
         self.model, self.graph, self.runtime = model, graph, runtime
         self.threads, self.device = threads, torch.device(device)
-        self._images = torch.randn(batch, *graph.shape, generator=torch.Generator().manual_seed(0))
+        self._images = random_images(batch, graph.shape)
         self._stack = ExitStack()
         self._folder = Path(self._stack.enter_context(TemporaryDirectory()))
         self._sliced = SlicedOnnx(model, graph) if runtime == "onnxruntime" else None
@@ -368,18 +292,31 @@ class Bench:
     def whole(self, counts: Sequence[int]) -> Probe:
         """A probe of whole passes of that cut."""
         if self._sliced is not None:
-            session = onnx_session(self._sliced.cut(_mask(self.graph, counts)), self.threads)
-            return WholeProbe(partial(session.run, None, {"images": self._images.numpy()}))
-        if self.device.type == "cuda":
-            return self.layered(counts)
-        network = small(self.model, self.graph, counts).to(memory_format=torch.channels_last)
-        return WholeProbe(
-            partial(_passed, network, self._images.contiguous(memory_format=torch.channels_last))
-        )
+            return whole_onnx(self._sliced.cut(_mask(self.graph, counts)), self._images, self.threads)
+        network = small(self.model, self.graph, counts)
+        return whole_torch(network, self.graph, self._images, self.device)
 
     def close(self) -> None:
         """Remove its folder."""
         self._stack.close()
+
+
+def random_images(batch: int, shape: tuple[int, int, int]) -> Tensor:
+    """``(batch, C, H, W)`` float32 that are timed, always the same."""
+    return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def whole_onnx(content: bytes, images: Tensor, threads: int) -> Probe:
+    """Whole passes of an ONNX file."""
+    session = onnx_session(content, threads)
+    return WholeProbe(partial(session.run, None, {session.get_inputs()[0].name: images.numpy()}))
+
+
+def whole_torch(network: nn.Module, graph: Graph, images: Tensor, device: torch.device) -> Probe:
+    """Whole passes in PyTorch: of a graph captured on a card, else as `runtimes.torch_forward` runs it."""
+    if device.type == "cuda":
+        return CudaProbe(network.to(device), graph, images.to(device))
+    return WholeProbe(partial(torch_forward(network), images))
 
 
 def small(model: nn.Module, graph: Graph, counts: Sequence[int]) -> nn.Module:
@@ -388,11 +325,6 @@ def small(model: nn.Module, graph: Graph, counts: Sequence[int]) -> nn.Module:
     for group, count in enumerate(counts):
         plan = plan.with_group(group, tuple(range(count)))
     return cut(model, graph, plan, drop)
-
-
-def _passed(network: nn.Module, images: Tensor) -> None:
-    with evaluating(network):
-        network(images)
 
 
 def _mask(graph: Graph, counts: Sequence[int]) -> NDArray[np.bool_]:

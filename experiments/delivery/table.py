@@ -30,7 +30,18 @@ def show(
         for at, latency in enumerate(timed):
             cells = (f"{row.latency_ms[runtime][at].median_ms:.2f}" for row in rows.values())
             table.add_row(f"{runtime}, ms for {latency.batch}", *cells)
+    if dense.promise is not None:
+        kept = [row.promise for row in rows.values() if row.promise is not None]
+        whole = dense.promise
+        table.add_row("promised, ms", *(_ms(one.promised_ms, whole.promised_ms) for one in kept))
+        table.add_row("came, ms", *(_ms(one.measured_ms, whole.measured_ms) for one in kept))
     console.print(table)
+    if dense.promise is not None:
+        console.print(
+            "promised by the latency table; what came is the median of "
+            f"{len(dense.promise.repeats_ms)} repeats in the table's runtime",
+            highlight=False,
+        )
     console.print(brought(gain), highlight=False)
     console.print("ms: median of a batch of so many images", highlight=False)
     console.print("written:", highlight=False)
@@ -45,6 +56,10 @@ def brought(gain: "Gain") -> str:
         f"the search brought {gain.points:+.2f} points over the uniform policy, {when} "
         f"(standard error {gain.error:.2f}, {gain.images:,} test images)"
     )
+
+
+def _ms(value: float, whole: float) -> str:
+    return f"{value:.3g}\n{value / whole:.1%}"
 
 
 def _with_share(value: int, whole: int) -> str:
