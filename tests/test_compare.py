@@ -4,6 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 from rewriting import cut_short
 
+from experiments.analysis.joining import joined, search
 from experiments.cli.config import ConfigError
 from experiments.recording.record import without_clock
 from experiments.searching import compare
@@ -22,21 +23,51 @@ def config(**changes):
         "ours": ["agent=ddpg_elites", "agent.hidden=8"],
     }
     settings = {"contenders": contenders, "table": "digits", "targets": [0.5, 0.3], "seeds": 2}
+    settings |= {"only": None, "first_seed": 0}
     return OmegaConf.create({**settings, "episodes": 30, "output": "runs/x", **changes})
 
 
 def test_every_contender_target_and_seed(tmp_path):
     record = compare.compare(config(), tmp_path)
     keys = [(row["target"], row["contender"], row["seed"]) for row in record.rows]
-    assert keys == [(t, name, seed) for t in (0.5, 0.3) for name in ("uniform", "ours") for seed in (0, 1)]
+    runs = (("uniform", 0), ("ours", 0), ("ours", 1))  # a rule has one seed
+    assert keys == [(t, *run) for t in (0.5, 0.3) for run in runs]
     for row in record.rows:
         evaluations, top1 = zip(*row["curve"], strict=True)
         assert evaluations[0] == 1
         assert list(evaluations) == sorted(set(evaluations))
         assert list(top1) == sorted(top1)  # the reward is the error's, so the best so far only rises
         assert top1[-1] <= record.content["results"]["known_best"][str(row["target"])]
-        assert 1 <= row["distinct"] <= 30
-    assert {row["distinct"] for row in record.rows if row["contender"] == "uniform"} == {1}
+        assert 1 <= row["distinct"] <= row["played"] <= 30
+    assert {row["played"] for row in record.rows if row["contender"] == "uniform"} == {1}
+
+
+def test_some_contenders_and_seeds_are_the_same_searches_as_among_all(tmp_path):
+    whole = compare.compare(config(), tmp_path / "whole")
+    part = compare.compare(config(only=["ours"], first_seed=1, seeds=1), tmp_path / "part")
+    wanted = [row for row in whole.rows if (row["contender"], row["seed"]) == ("ours", 1)]
+    assert part.rows == wanted
+    assert list(part.content["config"]["contenders"]) == ["ours"]
+    assert joined(kept(whole), kept(part))["rows"] == sorted(whole.rows, key=search)
+
+
+def kept(record):
+    return record.content | {"rows": record.rows}
+
+
+@pytest.mark.parametrize("only", [["mine"], []])
+def test_a_contender_that_is_not_there(tmp_path, only):
+    with pytest.raises(ConfigError, match=r"no contender .*; there are uniform, ours"):
+        compare.compare(config(only=only), tmp_path)
+
+
+def test_a_search_ends_with_the_known_best(tmp_path):
+    record = compare.compare(
+        config(contenders={"gp": ["agent=gp"]}, targets=[0.5], seeds=1, episodes=400), tmp_path
+    )
+    (row,) = record.rows
+    assert row["curve"][-1] == [row["played"], record.content["results"]["known_best"]["0.5"]]
+    assert row["played"] < 400
 
 
 @pytest.mark.slow

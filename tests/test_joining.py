@@ -1,18 +1,21 @@
-"""Contenders added to a committed comparison, or put in the place of their older selves."""
+"""Contenders and seeds added to a committed comparison, or put in the place of their older selves."""
 
 import pytest
 
 from experiments.analysis.joining import JoinError, joined
 
 
-def comparison(commit, episodes=4, **tops):
-    config = {"table": "digits", "targets": [0.5], "seeds": 1, "episodes": episodes, "output": "runs/x"}
+def comparison(commit, episodes=4, seed=0, setting=1, **tops):
+    config = {"table": "digits", "targets": [0.5], "first_seed": seed, "seeds": 1, "episodes": episodes}
     return {
-        "config": config | {"contenders": {name: {"agent": name} for name in tops}},
+        "config": config | {"contenders": {name: {"agent": name, "setting": setting} for name in tops}},
         "results": {"known_best": {"0.5": 0.9}},
         "commit": commit,
         "seconds": {"search": 2.0},
-        "rows": [{"contender": name, "curve": [[1, top]]} for name, top in tops.items()],
+        "rows": [
+            {"contender": name, "target": 0.5, "seed": seed, "curve": [[1, top]]}
+            for name, top in tops.items()
+        ],
     }
 
 
@@ -29,6 +32,27 @@ def test_contenders_are_added_and_replaced():
     assert len(again["rows"]) == 3
 
 
+def test_seeds_are_added_in_any_order():
+    parts = [comparison("a", ddpg=0.5), comparison("b", seed=1, ddpg=0.6), comparison("a", seed=2, ddpg=0.7)]
+    forward = joined(joined(*parts[:2]), parts[2])
+    backward = joined(joined(parts[2], parts[1]), parts[0])
+    assert forward["rows"] == backward["rows"]
+    assert [row["seed"] for row in forward["rows"]] == [0, 1, 2]
+    assert (forward["config"]["first_seed"], forward["config"]["seeds"]) == (0, 3)
+    assert forward["seeds"] == {"first": 0, "runs": 3}
+    assert forward["commits"] == backward["commits"] == {"ddpg": "a and b"}
+
+
+def test_of_a_contender_with_other_settings_no_old_seed_stays():
+    both = joined(comparison("a", ddpg=0.5, gp=0.4), comparison("b", seed=1, setting=2, ddpg=0.6))
+    assert [(row["contender"], row["seed"]) for row in both["rows"]] == [("ddpg", 1), ("gp", 0)]
+    assert both["commits"] == {"ddpg": "b", "gp": "a"}
+
+
 def test_what_is_not_the_same_is_refused():
     with pytest.raises(JoinError, match="episodes is 4 and 8; keep it by another name"):
         joined(comparison("a", ddpg=0.5), comparison("b", episodes=8, ddpg=0.5))
+    other = comparison("b", td3=0.5)
+    other["results"]["known_best"] = {"0.5": 0.8}
+    with pytest.raises(JoinError, match="known_best is"):
+        joined(comparison("a", ddpg=0.5), other)

@@ -1,9 +1,11 @@
-"""Two comparisons become one: contenders are added to a committed table, and no other is run again."""
+"""Comparisons become one: contenders and seeds are added to a committed record, and no other is run again."""
 
 from collections.abc import Mapping
 from typing import Any
 
-SAME = ("table", "experiment", "targets", "seeds", "episodes")  # keys of the config that have to agree
+APART = ("contenders", "first_seed", "seeds")  # keys of the config that may differ
+SAME = ("known_best", "table", "groups")  # of the results, what may not
+AND = " and "  # between the commits of one contender
 
 
 class JoinError(ValueError):
@@ -11,30 +13,61 @@ class JoinError(ValueError):
 
 
 def joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The old record with the new one's contenders, which take the place of old ones of the same name.
+    """The old record with the new one's rows, which take the place of old ones of the same search.
 
-    ``commits`` says of which commit each contender is, where they differ.
+    Of a contender whose settings are others now, all old rows go. ``commits`` says of which commits each
+    contender is. The rows are in the same order, whichever record was first.
 
     Args:
-        old: a committed record of `experiments.compare`.
-        new: another of the same table or network, targets, seeds and number of evaluations.
+        old: a committed record of `experiments.compare` or `experiments.policies`.
+        new: another of the same table or network and settings; contenders and seeds may be others.
 
     Raises:
         JoinError: when these are not the same, with what differs.
     """
-    pairs = [(key, old["config"].get(key), new["config"].get(key)) for key in SAME]
-    pairs.append(("known_best", old["results"].get("known_best"), new["results"].get("known_best")))
+    _check(old, new)
+    contenders = old["config"]["contenders"] | new["config"]["contenders"]
+    fresh = {search(row) for row in new["rows"]}
+    kept = [
+        row
+        for row in old["rows"]
+        if search(row) not in fresh
+        and old["config"]["contenders"][search(row)[0]] == contenders[search(row)[0]]
+    ]
+    rows = sorted([*kept, *new["rows"]], key=search)
+    first, last = (f(row["seed"] for row in rows) for f in (min, max))
+    seeds = {"first_seed": first, "seeds": last - first + 1}
+    before, now = ({search(row)[0] for row in some} for some in (kept, new["rows"]))
+    commits = {name: set[str]() for name in contenders}
+    for record, names in ((old, before), (new, now)):
+        for name in names:
+            commits[name] |= set((record.get("commits") or {}).get(name, record["commit"]).split(AND))
+    return {
+        **new,
+        "config": new["config"] | {"contenders": contenders} | seeds,
+        "seeds": {"first": first, "runs": seeds["seeds"]},
+        "rows": rows,
+        "commits": {name: AND.join(sorted(found)) for name, found in commits.items()},
+        "seconds": {
+            key: round(sum(record["seconds"].get(key, 0.0) for record in (old, new)), 3)
+            for key in old["seconds"] | new["seconds"]
+        },
+    }
+
+
+def search(row: Mapping[str, Any]) -> tuple[str, float, int]:
+    """Which search a row is of: contender or policy, target and seed."""
+    return str(row["contender"] if "contender" in row else row["policy"]), row["target"], row["seed"]
+
+
+def _check(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    pairs = [
+        (key, old["config"].get(key), new["config"].get(key))
+        for key in sorted(old["config"] | new["config"])
+        if key not in APART
+    ]
+    pairs += [(key, old["results"].get(key), new["results"].get(key)) for key in SAME]
     if differing := [f"{key} is {a!r} and {b!r}" for key, a, b in pairs if a != b]:
         raise JoinError(
             f"these comparisons cannot be joined: {'; '.join(differing)}; keep it by another name"
         )
-    contenders = old["config"]["contenders"] | new["config"]["contenders"]
-    rows = [row for row in old["rows"] if row["contender"] not in new["config"]["contenders"]]
-    commits = old.get("commits") or dict.fromkeys(old["config"]["contenders"], old["commit"])
-    return {
-        **new,
-        "config": new["config"] | {"contenders": contenders},
-        "rows": [*rows, *new["rows"]],
-        "commits": commits | dict.fromkeys(new["config"]["contenders"], new["commit"]),
-        "seconds": {key: old["seconds"].get(key, 0.0) + value for key, value in new["seconds"].items()},
-    }

@@ -59,7 +59,7 @@ def keep(folder: Path, name: str) -> Path:
             kept["config"]["critic"] = Path(kept["config"]["critic"]).name  # likewise
         _check_rows(record)
         _check_name(record.content["config"], name)
-    if path.exists() and group == REGRET:
+    if path.exists() and group in (REGRET, TUNED):
         kept = joined(whole(path), kept)
     elif path.exists():
         raise KeepError(f"{name} is kept already: remove {path} first, or give another name")

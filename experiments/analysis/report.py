@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from amc_env import files
 from experiments.analysis import (
     contests,
+    curves,
     deep_compression,
     fidelity,
     figures,
@@ -28,6 +29,7 @@ from experiments.analysis import (
     transfer,
     tuned,
 )
+from experiments.analysis.joining import AND
 from experiments.analysis.keeping import (
     COMPRESSED,
     FIDELITY,
@@ -95,9 +97,12 @@ def rebuild() -> None:
         print(regret.plot(record, RESULTS / REGRET / f"{name}.png"))
     for name, record in read(RESULTS / FIDELITY).items():
         print(fidelity.plot(record["rows"], RESULTS / FIDELITY / f"{name}.png"))
-    curves = published.keeps("figure2", committed())
+    for name, record in read(RESULTS / TUNED).items():
+        if all("curve" in row for row in record["rows"]):
+            print(curves.plot(record["rows"], RESULTS / TUNED / f"{name}.png"))
+    kept = published.keeps("figure2", committed())
     title = "Plain-20 at 50 % of the FLOPs: the paper's plans and ours"
-    for path in figures.curves(curves, RESULTS / TABLES / "figure2", title, *site.KEEPS):
+    for path in figures.curves(kept, RESULTS / TABLES / "figure2", title, *site.KEEPS):
         print(path)
     files.write(RESULTS / site.PAGE, committed_page())
     print(RESULTS / site.PAGE)
@@ -163,7 +168,8 @@ def recorded(records: Records) -> str:
     commits = {
         commit.removesuffix("-dirty")[:9]
         for record in records.values()
-        for commit in (record.get("commits") or {"all": record["commit"]}).values()
+        for commits in (record.get("commits") or {"all": record["commit"]}).values()
+        for commit in commits.split(AND)
     }
     return f"Recorded at {', '.join(f'`{commit}`' for commit in sorted(commits))}."
 

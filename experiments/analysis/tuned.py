@@ -19,13 +19,19 @@ def table(rows: Rows) -> str:
     """A row a policy in Markdown, for each target; the highest tuned test accuracy first.
 
     Accuracies are in percent, means over seeds with 95 % bootstrap intervals; a policy that draws nothing has
-    one run. The last column is the mean difference to the tuned uniform policy on the test split.
+    one run. The last column is the mean difference to the tuned uniform policy on the test split. A search
+    whose best plan was tuned early as well has a row for each number of evaluations.
     """
     parts = []
     for target in sorted({row["target"] for row in rows}, reverse=True):
-        chosen = [row for row in rows if row["target"] == target]
+        chosen = [look for row in rows for look in looks(row) if row["target"] == target]
         parts.append(f"**{100 * target:g} % of the MACs**\n\n{_one_target(chosen)}")
     return "\n\n".join(parts)
+
+
+def looks(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A search after all its evaluations, and before that where its best plan was tuned early."""
+    return [row, {**row, **row["early"]}] if "early" in row else [row]
 
 
 def summary(rows: Rows) -> str:
@@ -39,32 +45,34 @@ def summary(rows: Rows) -> str:
     body = []
     for name in sorted({name for name, _ in every}, key=lambda name: (name != BASELINE, name)):
         own = [every[name, target] for target in targets]
-        cells = [_cell(_values(each, name, stage, "test")) for each in own for stage in STAGES]
+        cells = [_cell(_values(each, stage, "test")) for each in own for stage in STAGES]
         body.append([f"`{name}`", str(len(own[0])), *cells])
     return markdown.table(head, body)
 
 
 def _one_target(rows: Rows) -> str:
-    head = ["policy", "runs"]
+    head = ["policy", "evaluations", "runs"]
     head += [f"{split}, {stage} tuning" for stage in STAGES for split in ("selection", "test")]
     head.append(f"above `{BASELINE}`, tuned, test")
-    lines = ["| " + " | ".join(head) + " |", "|-" * len(head) + "|"]
-    names = dict.fromkeys(row["policy"] for row in rows)
-    tuned = {name: _values(rows, name, "after", "test") for name in names}
-    for name in sorted(names, key=lambda name: -float(tuned[name].mean())):
-        cells = [f"`{name}`", str(len(tuned[name]))]
+    every: dict[tuple[str, Any], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        every[row["policy"], row.get("evaluations", "")].append(row)
+    tuned = {key: _values(found, "after", "test") for key, found in every.items()}
+    base = next((float(tuned[key].mean()) for key in tuned if key[0] == BASELINE), None)
+    body = []
+    for key in sorted(every, key=lambda key: -float(tuned[key].mean())):
+        cells = [f"`{key[0]}`", str(key[1]), str(len(tuned[key]))]
         cells += [
-            _cell(_values(rows, name, stage, split)) for stage in STAGES for split in ("selection", "test")
+            _cell(_values(every[key], stage, split)) for stage in STAGES for split in ("selection", "test")
         ]
-        known = BASELINE in tuned and name != BASELINE
-        cells.append(_cell(tuned[name] - tuned[BASELINE].mean(), "+.2f") if known else "")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        above = "" if base is None or key[0] == BASELINE else _cell(tuned[key] - base, "+.2f")
+        body.append([*cells, above])
+    return markdown.table(head, body)
 
 
-def _values(rows: Rows, name: str, stage: str, split: str) -> stats.Scores:
+def _values(rows: Rows, stage: str, split: str) -> stats.Scores:
     """``(runs, 1)`` accuracies in percent."""
-    return np.array([[100 * row[stage][split]] for row in rows if row["policy"] == name], np.float64)
+    return np.array([[100 * row[stage][split]] for row in rows], np.float64)
 
 
 def _cell(values: stats.Scores, form: str = ".2f") -> str:

@@ -215,7 +215,9 @@ class ContendersConfig:
     """What many agents are compared at; ``contenders`` are overrides of the main job's config."""
 
     contenders: dict[str, list[str]] = MISSING
+    only: list[str] | None = MISSING
     targets: list[float] = MISSING
+    first_seed: int = MISSING
     seeds: int = MISSING
     episodes: int = MISSING
     output: str = MISSING
@@ -285,6 +287,7 @@ class PoliciesConfig(ContendersConfig):
     data: DataConfig = field(default_factory=DataConfig)
     compressor: Any = field(default_factory=CompressorConfig)
     resource: str = MISSING
+    early: int | None = MISSING
     confirm: int = MISSING
     reward_images: int | None = MISSING
     device: str = MISSING

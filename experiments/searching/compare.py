@@ -10,15 +10,18 @@ from typing import Any
 from hydra import compose
 from omegaconf import DictConfig
 
-from agents.search import Agent, Environment
+from agents.search import Agent
 from agents.search import search as trials
 from amc_env import tabular
+from amc_env.rewards import REWARDS
 from amc_env.tabular import Table, TabularEnv
 from experiments.cli import config
 from experiments.cli.problem import build_agent, scale_of
 from experiments.recording import opening
 from experiments.recording.progress import Meter
 from experiments.recording.record import RECORD, RunRecord
+
+RULES = "agents.rules."
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
@@ -32,12 +35,17 @@ def compare(cfg: DictConfig, folder: Path) -> RunRecord:
     contenders = contenders_of(cfg)
     record = opened(cfg, folder, contenders)
     table = tabular.load(cfg.table)
-    jobs = list(itertools.product(cfg.targets, contenders, range(cfg.seeds)))
+    jobs = [
+        (target, name, seed)
+        for target, (name, settings) in itertools.product(cfg.targets, contenders.items())
+        for seed in seeds_of(cfg, settings)
+    ]
     with record, record.phase("search"), Meter("runs", len(jobs), done=len(record.rows)) as meter:
-        best = {str(target): table.known_best(target)[1].top1 for target in cfg.targets}
+        best = {str(target): round(table.known_best(target)[1].top1, 6) for target in cfg.targets}
         record.update(results={"known_best": best, "table": table.card.sha256})
         for target, name, seed in jobs[len(record.rows) :]:
-            row = run(contenders[name], table, target, episodes=cfg.episodes, seed=seed)
+            episodes = 1 if is_rule(contenders[name]) else cfg.episodes
+            row = run(contenders[name], table, target, episodes=episodes, seed=seed)
             record.add(contender=name, target=target, seed=seed, **row)
             meter.update(len(record.rows), **{name: row["curve"][-1][1]})
             meter.facts.clear()
@@ -45,14 +53,34 @@ def compare(cfg: DictConfig, folder: Path) -> RunRecord:
 
 
 def contenders_of(cfg: DictConfig) -> dict[str, dict[str, Any]]:
-    """The settings of each contender by name, see `contender`."""
-    return {name: contender(name, words) for name, words in cfg.contenders.items()}
+    """The settings of each contender that is asked for by name, see `contender`.
+
+    Raises:
+        ConfigError: for ``only`` with a name that is none of them, or with none.
+    """
+    names = list(cfg.contenders if cfg.only is None else cfg.only)
+    if unknown := [name for name in names if name not in cfg.contenders] or (not names and ["nobody"]):
+        raise config.ConfigError(
+            f"only={list(cfg.only)}: no contender {', '.join(unknown)}; there are {', '.join(cfg.contenders)}"
+        )
+    return {name: contender(name, cfg.contenders[name]) for name in names}
 
 
 def opened(cfg: DictConfig, folder: Path, contenders: Mapping[str, Any]) -> RunRecord:
     """The folder's record of these contenders, to be resumed after its last row, or a new one."""
     settings = config.plain(cfg) | {"contenders": dict(contenders)}
-    return opening.opened(folder, settings, seeds={"first": 0, "runs": cfg.seeds})
+    del settings["only"]  # the contenders are
+    return opening.opened(folder, settings, seeds={"first": cfg.first_seed, "runs": cfg.seeds})
+
+
+def seeds_of(cfg: DictConfig, settings: Mapping[str, Any]) -> range:
+    """The seeds of a contender's runs; a rule, which draws nothing, has seed 0 alone."""
+    return range(cfg.first_seed, 1 if is_rule(settings) else cfg.first_seed + cfg.seeds)
+
+
+def is_rule(settings: Mapping[str, Any]) -> bool:
+    """Whether a contender plays the same plan whatever it is told."""
+    return str(settings["agent"]["_target_"]).startswith(RULES)
 
 
 def contender(name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -81,18 +109,21 @@ def run(
     return play(env, build_agent(settings["agent"], env, seed=seed), episodes=episodes, seed=seed)
 
 
-def play(env: Environment, agent: Agent, *, episodes: int, seed: int) -> dict[str, Any]:
-    """Search, and note each improvement of the reward.
+def play(env: TabularEnv, agent: Agent, *, episodes: int, seed: int) -> dict[str, Any]:
+    """Search until the known best is found, and note each improvement of the reward.
 
     Returns:
         ``curve``, for each improvement the number of the evaluation, from 1, and the plan's top-1 accuracy
-        in [0, 1]; and ``distinct``, the number of different plans.
+        in [0, 1]; ``played``, the number of evaluations; and ``distinct``, that of different plans.
     """
+    top1 = env.known_best.top1  # no later plan has a larger reward, where the error is the reward
     best, curve, seen = -float("inf"), list[tuple[int, float]](), set()
     for trial in trials(env, agent, episodes=episodes, seed=seed):
         final = trial.episode.final
         seen.add(final["plan"].kept)
         if trial.episode.reward > best:
             best = trial.episode.reward
-            curve.append((trial.index + 1, final["top1"]))
-    return {"curve": curve, "distinct": len(seen)}
+            curve.append((trial.index + 1, round(final["top1"], 6)))
+        if final["top1"] >= top1 and env.reward is REWARDS["error"]:
+            break
+    return {"curve": curve, "played": trial.index + 1, "distinct": len(seen)}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig
 
 from agents.search import search
@@ -17,17 +18,16 @@ from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluator, accuracy
 from amc_env.layer_task import LayerTask
 from experiments.analysis import tuned as tables
-from experiments.analysis.runs import improvements
 from experiments.cli import config
 from experiments.cli.problem import build_agent, trained
 from experiments.recording.plans import candidates, counts, groups
 from experiments.recording.progress import Meter
-from experiments.searching.compare import contenders_of, opened
+from experiments.searching.compare import contenders_of, is_rule, opened, seeds_of
 from experiments.training.fidelity import plan_of, shares, tuned
 from experiments.training.recipe import Recipe
 
-RULES = "agents.rules."  # a policy that draws nothing is run with one seed
 SPLITS = ("selection", "test")
+POINTS = 40  # of a curve
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Subject:
     selection: Evaluator
     resource: str
     episodes: int
+    early: int | None
     confirm: int
     recipe: Recipe
 
@@ -62,7 +63,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
             dense = copy.deepcopy(subject.task.model).to(subject.task.device)
             top1 = {split: accuracy(dense, subject.task.data, split) for split in SPLITS}
             record.update(results={"groups": groups(subject.task.graph), "dense": top1})
-        jobs = all_jobs(contenders, cfg.targets, cfg.seeds)
+        jobs = all_jobs(cfg, contenders)
         done = {Job(row["policy"], row["target"], row["seed"]) for row in record.rows}
         with record.phase("runs"), Meter("runs", len(jobs), done=len(done)) as meter:
             for job in jobs:
@@ -73,14 +74,14 @@ def main(cfg: DictConfig, folder: Path) -> None:
         print(tables.table(record.rows))
 
 
-def all_jobs(contenders: Mapping[str, Any], targets: Sequence[float], seeds: int) -> list[Job]:
+def all_jobs(cfg: DictConfig, contenders: Mapping[str, Any]) -> list[Job]:
     """Every policy at every target, the first seed of all before the second; a rule has but one."""
     return [
         Job(name, target, seed)
-        for seed in range(seeds)
-        for target in targets
+        for seed in range(cfg.first_seed, cfg.first_seed + cfg.seeds)
+        for target in cfg.targets
         for name, settings in contenders.items()
-        if seed == 0 or not settings["agent"]["_target_"].startswith(RULES)
+        if seed in seeds_of(cfg, settings)
     ]
 
 
@@ -90,7 +91,7 @@ def prepared(cfg: DictConfig) -> Subject:
     task = make_task(dense.model, dense.data, device=cfg.device, **config.plain(cfg.compressor))
     return Subject(
         task, task.evaluator("reward", cfg.reward_images), task.evaluator("selection"), cfg.resource,
-        cfg.episodes, cfg.confirm, Recipe(**config.plain(cfg.recipe)),
+        cfg.episodes, cfg.early, cfg.confirm, Recipe(**config.plain(cfg.recipe)),
     )  # fmt: skip
 
 
@@ -103,40 +104,83 @@ def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, An
         job: which search.
 
     Returns:
-        The job; ``counts``, ``reward`` and ``episode`` of the plan; ``macs_share`` and ``params_share``;
-        top-1 in [0, 1] by split, ``before`` and ``after`` fine-tuning; ``distinct``, how many plans were
-        evaluated; ``curve``, the evaluation and reward of each improvement.
+        The job; what `delivered` has of the best plan; ``early``, the same of the first so many evaluations
+        where there are more; ``distinct``, how many plans were evaluated; ``curve`` and ``curve_seconds``,
+        see `curve`.
+    """
+    env = CompressionEnv(
+        subject.task.compressor,
+        subject.reward,
+        target=job.target,
+        resource=subject.resource,
+        **settings["env"],
+    )
+    episodes = 1 if is_rule(settings) else subject.episodes
+    trials = explore(env, build_agent(settings["agent"], env, seed=job.seed), episodes, job.seed)
+    found = {"policy": job.policy, "target": job.target, "seed": job.seed, **delivered(subject, trials)}
+    if subject.early is not None and subject.early < episodes:
+        found["early"] = delivered(subject, trials[: subject.early], known=found)
+    distinct = len({tuple(trial["counts"]) for trial in trials})
+    return found | {"distinct": distinct, **curve(trials)}
+
+
+def delivered(
+    subject: Subject, trials: Sequence[Mapping[str, Any]], known: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The best plan of some trials, confirmed on the selection split, before and after fine-tuning.
+
+    Args:
+        subject: what was searched.
+        trials: of `explore`.
+        known: what this gave of more trials; the same plan is not tuned twice.
+
+    Returns:
+        ``evaluations``; ``counts``, ``reward`` and ``episode`` of the plan; ``macs_share`` and
+        ``params_share``; top-1 in [0, 1] by split, ``before`` and ``after`` fine-tuning.
     """
     task = subject.task
-    env = CompressionEnv(
-        task.compressor, subject.reward, target=job.target, resource=subject.resource, **settings["env"]
-    )
-    trials = explore(env, build_agent(settings["agent"], env, seed=job.seed), subject.episodes, job.seed)
     best = max(
         candidates(trials, subject.confirm),
         key=lambda trial: subject.selection(plan_of(task, trial["counts"])).top1,
     )
+    evaluations = {"evaluations": len(trials)}
+    if known is not None and known["counts"] == list(best["counts"]):
+        same = ("counts", "reward", "episode", "macs_share", "params_share", "before", "after")
+        return {key: known[key] for key in same} | evaluations
     network = task.network(plan_of(task, best["counts"])).to(task.device).eval()
     before = {split: accuracy(network, task.data, split) for split in SPLITS}
     network = tuned(network, task.data, subject.recipe, task.device)
-    after = {split: accuracy(network, task.data, split) for split in SPLITS}
     return {
-        "policy": job.policy, "target": job.target, "seed": job.seed, "counts": list(best["counts"]),
-        "reward": best["reward"], "episode": best["episode"], **shares(task, best["counts"]),
-        "before": before, "after": after, "distinct": len({tuple(trial["counts"]) for trial in trials}),
-        "curve": [list(step) for step in improvements(trial["reward"] for trial in trials)],
+        "counts": list(best["counts"]), "reward": best["reward"], "episode": best["episode"],
+        **shares(task, best["counts"]), "before": before,
+        "after": {split: accuracy(network, task.data, split) for split in SPLITS}, **evaluations,
     }  # fmt: skip
 
 
+def curve(trials: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The best reward so far at some evaluations, spaced evenly on a log scale.
+
+    Returns:
+        ``curve``, of each its number, from 1, and the reward; ``curve_seconds``, since the search's start.
+    """
+    at = np.unique(np.geomspace(1, len(trials), POINTS).round().astype(int))
+    rewards = np.maximum.accumulate([trial["reward"] for trial in trials])
+    seconds = np.cumsum([trial["seconds"] for trial in trials])
+    return {
+        "curve": [[int(x), round(float(rewards[x - 1]), 6)] for x in at],
+        "curve_seconds": [round(float(seconds[x - 1]), 3) for x in at],
+    }
+
+
 def explore(env: CompressionEnv, agent: Any, episodes: int, seed: int) -> list[dict[str, Any]]:
-    """Search to the end; of each trial what `plans.candidates` asks for."""
+    """Search to the end; of each trial what `plans.candidates` asks for, and its seconds."""
     found = []
     for trial in search(env, agent, episodes=episodes, seed=seed):
         final = trial.episode.final
         found.append(
             {
                 "episode": trial.index, "reward": trial.episode.reward, "n_images": final["n_images"],
-                "counts": counts(env, final["plan"]),
+                "counts": counts(env, final["plan"]), "seconds": trial.seconds,
             }
         )  # fmt: skip
     return found
