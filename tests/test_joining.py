@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.analysis.joining import JoinError, joined
+from experiments.analysis.joining import JoinError, joined, joined_parts
 
 
 def comparison(commit, episodes=4, seed=0, setting=1, **tops):
@@ -56,3 +56,24 @@ def test_what_is_not_the_same_is_refused():
     other["results"]["known_best"] = {"0.5": 0.8}
     with pytest.raises(JoinError, match="known_best is"):
         joined(comparison("a", ddpg=0.5), other)
+
+
+def part(number, *plans, target=0.3):
+    config = {"protocol": target, "part": [number, 2], "output": f"runs/{number}"}
+    return {
+        "config": config,
+        "commit": "a",
+        "seconds": {"plans": 2.0},
+        "rows": [{"plan": at} for at in plans],
+    }
+
+
+def test_parts_of_one_set_of_plans_become_one_table():
+    both = joined_parts(part(1, 1, 3), part(0, 0, 2))
+    assert [row["plan"] for row in both["rows"]] == [0, 1, 2, 3]
+    assert both["config"]["part"] == [0, 1]
+    assert both["seconds"] == {"plans": 4.0}
+    with pytest.raises(JoinError, match="plans in common"):
+        joined_parts(both, part(1, 1, 3))
+    with pytest.raises(JoinError, match="protocol differ"):
+        joined_parts(both, part(1, 5, target=0.5))

@@ -1,4 +1,4 @@
-"""Comparisons become one: contenders and seeds are added to a committed record, and no other is run again."""
+"""Records become one: contenders, seeds or plans join a committed record, and no other is run again."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 APART = ("contenders", "first_seed", "seeds")  # keys of the config that may differ
 SAME = ("known_best", "table", "groups")  # of the results, what may not
 AND = " and "  # between the commits of one contender
+OF_PART = ("part", "output")  # keys of the config in which the parts of one fidelity table differ
 
 
 class JoinError(ValueError):
@@ -71,3 +72,25 @@ def _check(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         raise JoinError(
             f"these comparisons cannot be joined: {'; '.join(differing)}; keep it by another name"
         )
+
+
+def joined_parts(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """One record of `experiments.fidelity` of two that measured other plans of the same set.
+
+    Args:
+        old: a committed record.
+        new: of the same settings but for ``part`` and ``output``.
+
+    Raises:
+        JoinError: when these are not the same, with what differs, or a plan is in both.
+    """
+    configs = [{k: v for k, v in each["config"].items() if k not in OF_PART} for each in (old, new)]
+    if differing := [key for key in configs[1] if configs[0].get(key) != configs[1][key]]:
+        raise JoinError(
+            f"these parts cannot be joined: {', '.join(differing)} differ; keep it by another name"
+        )
+    rows = sorted([*old["rows"], *new["rows"]], key=lambda row: row["plan"])
+    if len({row["plan"] for row in rows}) < len(rows):
+        raise JoinError("these parts have plans in common: this one is kept already")
+    seconds = {key: old["seconds"].get(key, 0.0) + value for key, value in new["seconds"].items()}
+    return {**new, "config": new["config"] | {"part": [0, 1]}, "rows": rows, "seconds": seconds}

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from amc_env import files
-from experiments.analysis.joining import joined
+from experiments.analysis.joining import joined, joined_parts
 from experiments.cli.signatures import ROOT, settings
 from experiments.recording.record import RunRecord, row_a_line, whole
 
@@ -57,10 +57,14 @@ def keep(folder: Path, name: str) -> Path:
         kept = {key: record.content[key] for key in COMPARISON} | {"rows": record.rows}
         if group == PRETRAINED:
             kept["config"]["critic"] = Path(kept["config"]["critic"]).name  # likewise
+        if kept["config"].get("shared"):
+            kept["config"]["shared"] = Path(kept["config"]["shared"]).name
         _check_rows(record)
         _check_name(record.content["config"], name)
     if path.exists() and group in (REGRET, TUNED):
         kept = joined(whole(path), kept)
+    elif path.exists() and group == FIDELITY:
+        kept = joined_parts(whole(path), kept)
     elif path.exists():
         raise KeepError(f"{name} is kept already: remove {path} first, or give another name")
     _check_new(kept, place)

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from amc_env.building import Task
 from amc_env.env import CompressionEnv
 from amc_env.graph.structure import Graph
+from amc_env.layer_task import LayerTask
 from amc_env.plan import Plan, PlanError
 from experiments.recording.record import RecordError, RunRecord
 
@@ -41,11 +43,11 @@ def groups(graph: Graph) -> list[dict[str, str | int]]:
     return [{"layer": graph.consumer(group).name, "size": len(group)} for group in graph.groups]
 
 
-def plan_of(env: CompressionEnv, kept: Sequence[int]) -> Plan:
-    """Make the plan that keeps ``kept[g]`` positions of group g, chosen by the environment's compressor."""
-    plan = Plan.dense(env.graph)
+def plan_of(task: CompressionEnv | Task | LayerTask, kept: Sequence[int]) -> Plan:
+    """Make the plan that keeps ``kept[g]`` positions of group g, chosen by the task's compressor."""
+    plan = Plan.dense(task.graph)
     for group, count in enumerate(kept):
-        plan = plan.with_group(group, env.compressor.choose(group, count))
+        plan = plan.with_group(group, task.compressor.choose(group, count))
     return plan
 
 

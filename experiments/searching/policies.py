@@ -20,10 +20,10 @@ from amc_env.layer_task import LayerTask
 from experiments.analysis import tuned as tables
 from experiments.cli import config
 from experiments.cli.problem import build_agent, trained
-from experiments.recording.plans import candidates, counts, groups
+from experiments.recording.plans import candidates, counts, groups, plan_of
 from experiments.recording.progress import Meter
 from experiments.searching.compare import contenders_of, is_rule, opened, seeds_of
-from experiments.training.fidelity import plan_of, shares, tuned
+from experiments.training.fidelity import shares, tuned
 from experiments.training.recipe import Recipe
 
 SPLITS = ("selection", "test")

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.nn import functional as F
 
+from amc_env import checkpoints
 from amc_env.budget import Budget
 from amc_env.building import Task, make_task
 from amc_env.cost import RESOURCES
@@ -24,20 +25,22 @@ from amc_env.evaluator import Evaluator, accuracy
 from amc_env.execution import evaluating
 from amc_env.layer_task import LayerTask
 from amc_env.metrics import Evaluation, mean, per_image
-from amc_env.plan import Plan
 from experiments.analysis import fidelity
 from experiments.cli import config
 from experiments.cli.problem import trained
 from experiments.recording.opening import opened
+from experiments.recording.plans import plan_of
 from experiments.recording.progress import Meter
 from experiments.training.loop import train
 from experiments.training.plan_sets import Drawn, plan_set
 from experiments.training.recipe import Recipe
+from experiments.training.share_tuning import of_channels, shared_networks
 
 ORDERS = ("magnitude", "elimination")
 REPAIRS = ("none", "moments", "sequential")
 TUNED_FROM = "elimination, sequential"  # the order and repair that fine-tuning starts from
 SHORT = "tuned {} steps"
+SHARED = "shared tuning, statistics"
 
 
 @dataclass(frozen=True)
@@ -65,19 +68,40 @@ class Subject:
 
 def main(cfg: DictConfig, folder: Path) -> None:
     """Measure and tune every plan, and print the table."""
+    own = range(*part_of(cfg.part, cfg.plans))
+    if cfg.shared is not None:
+        checkpoints.read_card(cfg.shared)
     record = opened(folder, config.plain(cfg), seeds={"plans": cfg.seed, "tuning": cfg.seeds})
     with record:
         with record.phase("prepare"):
             subject = prepared(cfg)
         done = {row["plan"] for row in record.rows}
-        with record.phase("plans"), Meter("plans", len(subject.plans), done=len(done)) as meter:
-            for index in range(len(subject.plans)):
+        with record.phase("plans"), Meter("plans", len(own), done=len(done)) as meter:
+            for index in own:
                 if index not in done:
                     found = row(subject, index)
                     record.add(**found)
                     meter.update(len(record.rows), tuned=found["tuned"][0])
         if len(record.rows) >= fidelity.FEWEST:
             print(fidelity.table(record.rows))
+
+
+def part_of(part: Sequence[int], plans: int) -> tuple[int, int, int]:
+    """The range of plans of one process: every so many, from its own on.
+
+    Args:
+        part: its number, from 0, and how many parts there are.
+        plans: how many in all.
+
+    Raises:
+        ConfigError: for a part that there is not.
+    """
+    if len(part) != 2 or not 0 <= part[0] < part[1] <= plans:
+        raise config.ConfigError(
+            f"part is a number from 0 and how many parts there are, at most a part a plan, as [1,4] for the "
+            f"second of four; not {list(part)} of {plans} plans"
+        )
+    return part[0], plans, part[1]
 
 
 def prepared(cfg: DictConfig) -> Subject:
@@ -100,6 +124,13 @@ def prepared(cfg: DictConfig) -> Subject:
         compressor, {cfg.protocol.resource: cfg.protocol.target} | dict(cfg.protocol.limits or {})
     )
     judges = {name: task.evaluator("reward", cfg.reward_images) for name, task in tasks.items()}
+    if cfg.shared is not None:
+        tasks[SHARED] = task = of_channels(tasks[TUNED_FROM])
+        networks = shared_networks(cfg.shared, task, cfg.protocol.resource, cfg.protocol.target)
+        judges[SHARED] = Evaluator(
+            networks, task.data, split="reward", images=cfg.reward_images,
+            reference=copy.deepcopy(task.model).to(task.device),
+        )  # fmt: skip
     return Subject(
         tasks, judges, cfg.reward_images, plan_set(budget, cfg.plans, cfg.seed),
         Recipe(**config.plain(cfg.recipe)), cfg.seeds, cfg.steps,
@@ -190,11 +221,3 @@ def evaluation(
 def metrics(one: Evaluation) -> dict[str, float]:
     """The numbers of an evaluation that plans are ranked by."""
     return {name: float(getattr(one, name)) for name in fidelity.METRICS}
-
-
-def plan_of(task: Task | LayerTask, counts: Sequence[int]) -> Plan:
-    """The plan that keeps so many positions of each group, chosen by the task's order."""
-    plan = Plan.dense(task.graph)
-    for group, count in enumerate(counts):
-        plan = plan.with_group(group, task.compressor.choose(group, count))
-    return plan
