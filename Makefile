@@ -41,10 +41,11 @@ check: lint type test
 bench: setup
 	$(BIN)/python -m experiments.benchmarks $(ARGS)
 
-# The paper's tables: make reproduce-table2 SEEDS=0,1,2 EPISODES=100 DATA=fashion_mnist LAUNCHER=local ROWS=plain20_gp
+# The papers' tables: make reproduce-table2 SEEDS=0,1,2 EPISODES=100 DATA=fashion_mnist LAUNCHER=local ROWS=plain20_gp
+# also reproduce-figure2, -table3, -latency, -densities, -deep-compression, -detection; EPOCHS=1 shortens fine-tuning
 reproduce-%: setup
 	$(BIN)/python -m experiments.reproduce table=$(subst -,_,$*) $(if $(ROWS),'rows=[$(ROWS)]') \
-	  $(if $(SEEDS),'seeds=[$(SEEDS)]') $(if $(EPISODES),episodes=$(EPISODES)) $(if $(DATA),data=$(DATA)) \
+	  $(if $(SEEDS),'seeds=[$(SEEDS)]') $(if $(EPISODES),episodes=$(EPISODES)) $(if $(EPOCHS),epochs=$(EPOCHS)) $(if $(DATA),data=$(DATA)) \
 	  $(if $(LAUNCHER),launcher=$(LAUNCHER)) $(ARGS)
 
 wandb-sync: setup  # make wandb-sync RUNS=runs/mine: uploads the offline runs of W&B below a folder, the oldest first

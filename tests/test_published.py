@@ -8,13 +8,16 @@ import pytest
 
 from experiments.analysis import published, report
 from experiments.analysis.published import PublishedError, of_row
+from experiments.analysis.runs import Kept
+from experiments.cli import schema
 from experiments.cli.config import CONF
 from experiments.recording.record import RunRecord
 from experiments.searching import reproduce
 from experiments.searching.reproduce import ReproduceError, Sweep, chosen, counted
 from tests.test_site import run
 
-ROWS = [row for table in published.tables().values() for row in table["rows"] if "/" in row["row"]]
+TABLES = published.tables()
+ROWS = [row for table in TABLES.values() for row in table["rows"] if "row" in row]
 FILES = {f"{path.parent.name}/{path.stem}" for path in (CONF / "experiment").glob("*/*.yaml")}
 
 
@@ -24,11 +27,21 @@ def test_every_row_has_its_file_and_every_file_its_row():
 
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_a_row_alone_is_an_experiment(composed, name):
-    cfg = composed("config", f"experiment={name}")
-    assert cfg.data.name == "cifar10"
-    assert cfg.finetune.epochs > 0
-    assert (cfg.episodes == 1) == cfg.agent._target_.startswith("agents.rules.")
-    assert f"experiment={name}" in (CONF / f"experiment/{name}.yaml").read_text()
+    job = TABLES[name.partition("/")[0]].get("job", "search")
+    cfg = composed("config" if job == "search" else job, f"experiment={name}")
+    if job == "search":
+        assert cfg.data.name == "cifar10"
+        assert cfg.finetune.epochs > 0
+        assert (cfg.episodes == 1) == cfg.agent._target_.startswith("agents.rules.")
+    assert f"experiments.{job} experiment={name}" in (CONF / f"experiment/{name}.yaml").read_text()
+
+
+def test_every_table_has_a_verb_of_its_own():
+    assert schema.OTHERS["ReproduceConfig"]["table"] == tuple(TABLES)
+    assert {table["job"] for table in TABLES.values() if "job" in table} <= reproduce.JOBS.keys()
+    assert {key for table in TABLES.values() for key in table["columns"]} <= published.QUANTITIES.keys()
+    known = {"row", "record", "name", "keep", "layers"} | published.QUANTITIES.keys()
+    assert {key for table in TABLES.values() for row in table["rows"] for key in row} <= known
 
 
 def table(**row: object) -> dict[str, object]:
@@ -43,8 +56,33 @@ def test_a_line_holds_theirs_and_ours(monkeypatch):
     assert made.title == "T (ours: digits, 3 epochs of fine-tuning)"
     assert made.head[:3] == ["", "test % after, paper", "test % after, ours"]
     assert made.rows == [["A", "90", "60.00 [50.00, 70.00]", "2", "20", "2", "`aaaaaaaaa`"]]
-    assert made.notes[:2] == ["The paper's numbers: S; image.", "N"]
+    assert made.notes[:2] == ["The paper's numbers: S; read from a picture of its page.", "N"]
     assert published.beside("t", []).rows == [["A", "90", "", "0", "", "", ""]]
+
+
+def test_a_column_that_the_paper_leaves_empty_is_ours_alone_and_a_row_of_the_papers_has_no_runs(monkeypatch):
+    theirs = {"name": "P", "after": 1.0}
+    monkeypatch.setattr(published, "spec", lambda name: table() | {"rows": [*table()["rows"], theirs]})
+    assert published.beside("t", []).rows == [["A", "", "", "0", "", "", ""], ["P", "1", "", "", "", "", ""]]
+    monkeypatch.setattr(published, "spec", lambda name: table())
+    assert published.beside("t", []).head[:2] == ["", "test % after, ours"]
+
+
+def test_speed_size_and_densities_of_a_run():
+    of = {name: quantity.value for name, quantity in published.QUANTITIES.items()}
+    costs = {"dense_ms onnx 1": 3.0, "ms onnx 1": 2.0, "bytes": 10, "dense_bytes": 40}
+    plan = (Kept("stem.0", 4, 1, 100), Kept("stages.0.1.body", 4, 2, 300), Kept("stages.0.2", 4, 4, 100))
+    one = run("x", 0, 0.5, costs=costs, plan=plan)
+    assert (of["speedup"](one), of["rate"](one), of["speedup_torch_64"](one)) == (1.5, 4.0, None)
+    assert (of["density_stem"](one), of["density_0"](one), of["density_1"](one)) == (0.25, 0.625, None)
+
+
+def test_layers_of_a_file_stand_beside_the_papers():
+    layer = {"numbers": 200, "kept": 20, "coded_bits": [4.25, 3.5], "bytes": 10, "dense_bytes": 800}
+    results = {"layers": [layer | {"name": "ip1.weight"}, layer | {"name": "ip1.bias"}]}
+    lines = published.layers({"layers": {"ip1": [8, 4.4, 3.7, 2.32]}}, results).splitlines()
+    assert lines[2] == "| ip1.weight | 8 | 10.0 | 4.4 | 4.2 | 3.7 | 3.5 | 2.32 | 1.2 |"
+    assert lines[3] == "| ip1.bias |  | 10.0 |  | 4.2 |  | 3.5 |  | 1.2 |"
 
 
 def test_a_remembered_number_is_told_as_that(monkeypatch):
@@ -63,7 +101,7 @@ def test_a_row_without_runs_of_its_own_takes_those_of_a_record():
 
 
 def test_an_unknown_table_and_an_unknown_row_are_told():
-    with pytest.raises(PublishedError, match="no table 'table9'; there are table2, figure2"):
+    with pytest.raises(PublishedError, match="no table 'table9'; there are table2, figure2, table3, latency"):
         published.spec("table9")
     with pytest.raises(ReproduceError, match="no row plain21 in this table; there are plain20_uniform"):
         chosen(published.spec("table2"), ["plain21"])
@@ -92,6 +130,18 @@ def test_rules_and_searches_are_launched_apart(composed, tmp_path, monkeypatch):
     assert rules == Sweep(["experiment=table2/plain20_uniform", "seed=0,2", *common], 2, 1)
     words = ["experiment=table2/plain20_gp,table2/resnet56_gp", "seed=0,2", "episodes=4", *common]
     assert searches == Sweep(words, 4, 4)
+
+
+def test_a_table_of_another_command_varies_its_own_keys(composed, tmp_path):
+    composed("config")
+    cfg = SimpleNamespace(
+        table="deep_compression", seeds=[1], episodes=4, epochs=2, data=None, launcher="basic"
+    )
+    (sweep,) = reproduce.sweeps(cfg, ["deep_compression/lenet5"], tmp_path)
+    words = ["experiment=deep_compression/lenet5", "recipe.seed=1", "recipe.epochs=2", "sharing.epochs=2"]
+    assert sweep == Sweep(
+        [*words, "hydra/launcher=basic", f"output={tmp_path}"], 1, 3 * 2 + 2, "deep_compress"
+    )
 
 
 def test_progress_is_counted_over_the_records_of_the_sweep(tmp_path):

@@ -76,9 +76,15 @@ def summary(every: Sequence[Contest]) -> list[list[str]]:
     return rows
 
 
-def percent(values: Iterable[float | None], form: str = ".2f") -> str:
-    """A cell: the mean of fractions in percent, with its 95 % interval where there are several."""
-    known = np.array([[100 * value] for value in values if value is not None], np.float64)
+def percent(values: Iterable[float | None], form: str = ".2f", factor: float = 100) -> str:
+    """A cell: the mean of fractions in percent, with its 95 % interval where there are several.
+
+    Args:
+        values: those that are known count.
+        form: of each number.
+        factor: another for what is no fraction.
+    """
+    known = np.array([[factor * value] for value in values if value is not None], np.float64)
     if not known.size:
         return ""
     if len(known) == 1:

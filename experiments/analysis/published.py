@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from omegaconf import OmegaConf
 
+from experiments.analysis import markdown
 from experiments.analysis.charts import Curve
 from experiments.analysis.contests import commits, percent
 from experiments.analysis.runs import Run
@@ -15,6 +16,14 @@ from experiments.analysis.stats import LEVEL
 
 FILE = Path(__file__).parent / "published.yaml"
 MEMORY = "memory"  # the status of a number that is not verified
+WHOSE = ("paper", "ours")
+STATUS = {  # how a number is known, see ``published.yaml``
+    "image": "read from a picture of its page",
+    "quoted": "quoted by a public note, slide or repository of the authors",
+    "digitised": "read off a plotted curve, within 0.01",
+    "text": "from its text",
+    MEMORY: "from memory, not verified",
+}
 
 
 class PublishedError(ValueError):
@@ -35,12 +44,57 @@ def _drop(run: Run) -> float | None:
     return last["test"] - run.dense["test"] if "test" in last and "test" in run.dense else None
 
 
-QUANTITIES: dict[str, tuple[str, Callable[[Run], float | None]]] = {  # fractions; printed in percent
-    "before": ("test % before tuning", _test("before")),
-    "after": ("test % after", _test("after")),
-    "drop": ("points of top-1", _drop),
-    "macs_share": ("FLOPs kept, %", _share("macs_share")),
-    "params_share": ("parameters kept, %", _share("params_share")),
+def _speedup(timing: str) -> Callable[[Run], float | None]:
+    """Times faster than the dense network in the same run; ``onnx 64`` names runtime and batch."""
+
+    def found(run: Run) -> float | None:
+        dense, ours = (run.costs.get(f"{name} {timing}") for name in ("dense_ms", "ms"))
+        return None if dense is None or ours is None else dense / ours
+
+    return found
+
+
+def _rate(run: Run) -> float | None:
+    return run.costs["dense_bytes"] / run.costs["bytes"] if "dense_bytes" in run.costs else None
+
+
+def _density(part: str) -> Callable[[Run], float | None]:
+    """The share of the weights that stays in the layers whose names begin so."""
+
+    def found(run: Run) -> float | None:
+        own = [one for one in run.plan if f"{one.layer}.".startswith(f"{part}.") and one.weights]
+        weights = sum(one.weights for one in own)
+        return sum(one.ratio * one.weights for one in own) / weights if weights else None
+
+    return found
+
+
+class Quantity(NamedTuple):
+    """A column: its name, its value of a run, and how it is printed."""
+
+    name: str
+    value: Callable[[Run], float | None]
+    factor: float = 100
+    form: str = ".2f"
+
+
+QUANTITIES = {
+    "dense": Quantity("dense, test %", _test("dense")),
+    "before": Quantity("test % before tuning", _test("before")),
+    "after": Quantity("test % after", _test("after")),
+    "drop": Quantity("points", _drop, form="+.2f"),
+    "macs_share": Quantity("FLOPs kept, %", _share("macs_share")),
+    "params_share": Quantity("parameters kept, %", _share("params_share")),
+    "speedup": Quantity("times faster", _speedup("onnx 1"), 1),
+    "speedup_onnx_64": Quantity("times faster, batch of 64", _speedup("onnx 64"), 1),
+    "speedup_torch_1": Quantity("times faster in PyTorch", _speedup("torch 1"), 1),
+    "speedup_torch_64": Quantity("times faster in PyTorch, batch of 64", _speedup("torch 64"), 1),
+    "megabytes": Quantity("MB", _share("bytes"), 1e-6),
+    "kilobytes": Quantity("kB", _share("bytes"), 1e-3, ".1f"),
+    "rate": Quantity("times smaller", _rate, 1, ".1f"),
+    "density_stem": Quantity("first layer, %", _density("stem"), form=".1f"),
+    **{f"density_{i}": Quantity(f"stage {i + 1}, %", _density(f"stages.{i}"), form=".1f") for i in range(4)},
+    "density_classifier": Quantity("classifier, %", _density("classifier"), form=".1f"),
 }
 
 
@@ -78,34 +132,45 @@ def spec(name: str) -> dict[str, Any]:
 
 def of_row(runs: Sequence[Run], row: Mapping[str, Any]) -> list[Run]:
     """The finished runs of a row's experiment file; where there are none, those of the record it names."""
-    own = [run for run in runs if run.experiment == row["row"] and run.status == "finished"]
+    own = [run for run in runs if run.experiment and run.experiment == row.get("row")]
+    own = [run for run in own if run.status == "finished"]
     if own or "record" not in row:
         return own
     record = row["record"]
-    start, agent = f"{record['name'].rpartition('/')[2]}-", (record["policy"], record["target"])
-    return [run for run in runs if run.name.startswith(start) and (run.agent, run.target) == agent]
+    start, agent = f"{record['name'].rpartition('/')[2]}-", (record.get("policy"), record.get("target"))
+    found = [run for run in runs if run.name.startswith(start)]
+    return found if agent == (None, None) else [run for run in found if (run.agent, run.target) == agent]
 
 
 def beside(name: str, runs: Sequence[Run]) -> Table:
-    """A table with a line a row: the paper's numbers, ours with 95 % intervals, and what ours cost."""
+    """A table with a line a row: the paper's numbers, ours with 95 % intervals, and what ours cost.
+
+    A column of the paper's stands where it prints any.
+    """
     asked = spec(name)
     found = [(row, of_row(runs, row)) for row in asked["rows"]]
-    head = [
-        "",
-        *(f"{QUANTITIES[key][0]}, {whose}" for key in asked["columns"] for whose in ("paper", "ours")),
+    columns = [
+        (key, whose)
+        for key in asked["columns"]
+        for whose in WHOSE
+        if whose == "ours" or any(key in row for row in asked["rows"])
     ]
+    head = ["", *(f"{QUANTITIES[key].name}, {whose}" for key, whose in columns)]
     head += ["seeds", "evaluations", "seconds", "commit"]
     lines, doubtful = [], False
     for row, own in found:
         cells = [row["name"]]
-        for key in asked["columns"]:
-            shown, unsure = _printed(row.get(key), asked["status"])
-            doubtful |= unsure
-            form = "+.2f" if key == "drop" else ".2f"
-            cells += [shown, percent([QUANTITIES[key][1](run) for run in own], form)]
-        lines.append([*cells, *_spent(own)])
+        for key, whose in columns:
+            if whose == "paper":
+                shown, unsure = _printed(row.get(key), asked["status"])
+                doubtful |= unsure
+            else:
+                of = QUANTITIES[key]
+                shown = percent([of.value(run) for run in own], of.form, of.factor)
+            cells.append(shown)
+        lines.append([*cells, *(_spent(own) if "row" in row else [""] * 4)])
     every = [run for _, own in found for run in own]
-    notes = [f"The paper's numbers: {asked['source']}; {asked['status']}.", *asked["notes"]]
+    notes = [f"The paper's numbers: {asked['source']}; {STATUS[asked['status']]}.", *asked["notes"]]
     notes += ["? from memory, not verified"] if doubtful else []
     notes += [f"Ours: means over seeds with {LEVEL:.0%} bootstrap intervals; an empty cell has not been run."]
     return Table(f"{asked['title']} ({differs(every)})", head, lines, notes)
@@ -151,3 +216,19 @@ def _spent(runs: Sequence[Run]) -> list[str]:
     low, high = min(run.evaluations for run in runs), max(run.evaluations for run in runs)
     mean = f"{np.mean(seconds):.0f}" if seconds else ""
     return [str(len(runs)), str(low) if low == high else f"{low} to {high}", mean, commits(runs)]
+
+
+LAYER = ("kept, %", "bits of a weight, coded", "bits of a step, coded", "size left, %")
+
+
+def layers(row: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    """The layers of a file of `experiments.deep_compress` beside the paper's, in Markdown."""
+    lines = []
+    for one in results["layers"]:
+        name, _, kind = one["name"].rpartition(".")
+        theirs = row.get("layers", {}).get(name, [""] * len(LAYER)) if kind == "weight" else [""] * len(LAYER)
+        weight, step = one["coded_bits"]
+        ours = (100 * one["kept"] / one["numbers"], weight, step, 100 * one["bytes"] / one["dense_bytes"])
+        pairs = zip(theirs, ours, strict=True)
+        lines.append([one["name"], *(cell for a, b in pairs for cell in (f"{a}", f"{b:.1f}"))])
+    return markdown.table(["layer", *(f"{name}, {whose}" for name in LAYER for whose in WHOSE)], lines)

@@ -24,11 +24,15 @@ class RunsError(ValueError):
 
 
 class Kept(NamedTuple):
-    """One decision of a plan: the first layer that reads the group, its size, and how much of it stays."""
+    """One decision of a plan: the first layer that reads the group, its size, and how much of it stays.
+
+    ``weights`` are those of the layer, 0 where the record does not say.
+    """
 
     layer: str
     size: int
     stay: int
+    weights: int = 0
 
     @property
     def ratio(self) -> float:
@@ -139,13 +143,15 @@ def read(path: Path, name: str) -> list[Run]:
 
 
 def of_record(name: str, content: Mapping[str, Any], folder: Path | None = None) -> Iterator[Run]:
-    """The search of a record, or every search of a record of `experiments.policies`; none of another kind."""
+    """The search or Deep Compression of a record, or all searches of one of `experiments.policies`."""
     config = content["config"]
     if {"agent", "protocol", "model", "data"} <= config.keys():
         yield _search(name, content, folder)
     elif {"contenders", "resource", "model"} <= config.keys():
         for row in content["rows"]:
             yield _row(name, content, row)
+    elif {"density", "sharing"} <= config.keys():
+        yield _packed(name, content, folder)
 
 
 def improvements(rewards: Iterable[float]) -> tuple[tuple[int, float], ...]:
@@ -180,7 +186,7 @@ def _search(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
         seed=config["seed"],
         evaluations=len(rewards),
         curve=improvements(rewards),
-        plan=tuple(Kept(g["layer"], g["size"], n) for g, n in zip(groups, counts, strict=False)),
+        plan=_kept(groups, counts),
         before=_accuracies(table.get(FOUND)) or before,
         after=_accuracies(table.get(TUNED)),
         dense=_accuracies(table.get("dense")),
@@ -210,7 +216,7 @@ def _row(name: str, content: Mapping[str, Any], row: Mapping[str, Any]) -> Run:
         seed=row["seed"],
         evaluations=row.get("evaluations", 1 if rule else config["episodes"]),
         curve=tuple((at, reward) for at, reward in row.get("curve", ())),
-        plan=tuple(Kept(g["layer"], g["size"], n) for g, n in zip(groups, row["counts"], strict=False)),
+        plan=_kept(groups, row["counts"]),
         before=row["before"],
         after=row["after"],
         dense=content["results"].get("dense", {}),
@@ -222,6 +228,41 @@ def _row(name: str, content: Mapping[str, Any], row: Mapping[str, Any]) -> Run:
         config={key: value for key, value in config.items() if key != "contenders"}
         | config["contenders"][row["policy"]],
     )
+
+
+def _packed(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
+    """A run of `experiments.deep_compress`; its agent is the command."""
+    config, results = content["config"], content["results"]
+    accuracy, layers = results.get("accuracy", {}), results.get("layers")
+    return Run(
+        name=name,
+        status=content.get("status", "finished"),
+        model=config["model"]["name"],
+        data=config["data"]["name"],
+        agent="deep_compress",
+        resource="weights",
+        target=config["density"],
+        seed=config["recipe"]["seed"],
+        evaluations=0,
+        before=accuracy.get("pruned, not retrained", {}),
+        after=accuracy.get("file", {}),
+        dense=accuracy.get("dense", {}),
+        costs={"bytes": results["bytes"], "dense_bytes": sum(one["dense_bytes"] for one in layers)}
+        if layers
+        else {},
+        epochs=config["rounds"] * config["recipe"]["epochs"] + config["sharing"]["epochs"],
+        seconds=sum(content["seconds"].values()),
+        experiment=content.get("run", {}).get("choices", {}).get("experiment") or "",
+        commit=content["commit"],
+        command=_command(content),
+        config=config,
+        folder=folder,
+    )
+
+
+def _kept(groups: Sequence[Mapping[str, Any]], counts: Sequence[int]) -> tuple[Kept, ...]:
+    pairs = zip(groups, counts, strict=False)
+    return tuple(Kept(one["layer"], one["size"], count, one.get("weights", 0)) for one, count in pairs)
 
 
 def _phases(seconds: Mapping[str, float]) -> list[str]:
@@ -254,12 +295,12 @@ def _costs(row: Mapping[str, Any] | None, dense: Mapping[str, Any] | None) -> di
     if row is None or dense is None:
         return {}
     timed = {
-        f"ms {runtime} {one['batch']}": one["median_ms"]
-        for runtime, every in row["latency_ms"].items()
+        f"{name} {runtime} {one['batch']}": one["median_ms"]
+        for name, costs in (("ms", row), ("dense_ms", dense))
+        for runtime, every in costs["latency_ms"].items()
         for one in every
     }
-    for name, costs in (("ms", row), ("dense_ms", dense)):
-        for one in costs["latency_ms"].get(RUNTIME, []):
-            if one["batch"] == BATCH:
-                timed[name] = one["median_ms"]
+    for name in ("ms", "dense_ms"):
+        if f"{name} {RUNTIME} {BATCH}" in timed:
+            timed[name] = timed[f"{name} {RUNTIME} {BATCH}"]
     return {"macs": row["macs"], "params": row["params"], "bytes": row["file_bytes"]} | timed

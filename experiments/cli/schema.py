@@ -59,7 +59,14 @@ LIMITS: dict[str, Sequence[Any]] = {  # of what a command alone reads: lowest an
 }
 OTHERS: dict[str, dict[str, Sequence[Any]]] = {  # where a command means something else by a key
     "ReproduceConfig": {
-        "table": ("table2", "figure2", "table3"),  # of experiments/analysis/published.yaml
+        "table": (
+            "table2",
+            "figure2",
+            "table3",
+            "latency",
+            "densities",
+            "deep_compression",
+        ),  # of experiments/analysis/published.yaml
         "seeds": (0, 2**32 - 1),
         "epochs": (0, 100_000),
         "launcher": ("basic", "local", "slurm", "ray", "cluster"),

@@ -39,8 +39,16 @@ def counts(env: CompressionEnv, plan: Plan) -> list[int]:
 
 
 def groups(graph: Graph) -> list[dict[str, str | int]]:
-    """What the counts of a record are counted of: the first consumer of each group, and the group's size."""
-    return [{"layer": graph.consumer(group).name, "size": len(group)} for group in graph.groups]
+    """What the counts of a record are counted of: the first consumer of each group, its weights, the size."""
+    firsts = [graph.consumer(group) for group in graph.groups]
+    return [
+        {
+            "layer": layer.name,
+            "size": len(group),
+            "weights": layer.c_in * layer.c_out * layer.taps // layer.groups,
+        }
+        for layer, group in zip(firsts, graph.groups, strict=True)
+    ]
 
 
 def plan_of(task: CompressionEnv | Task | LayerTask, kept: Sequence[int]) -> Plan:

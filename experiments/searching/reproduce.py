@@ -25,12 +25,26 @@ from experiments.recording.record import RECORD, RecordError, RunRecord
 RULES = "agents.rules."  # a policy that has one plan, which one evaluation plays
 LOG = "sweep.log"
 POLL = 5.0  # seconds between two looks at the records
-NAMING = (
-    "experiment",
-    "seed",
-    "episodes",
-    "finetune.epochs",
-)  # keys of a command line that tell the folders of a table apart
+
+
+class Job(NamedTuple):
+    """How a command takes what a table varies: the keys of its seed and epochs, and what a row counts."""
+
+    seed: str
+    epochs: tuple[str, ...]
+    counted: str
+
+    @property
+    def naming(self) -> tuple[str, ...]:
+        """The keys of a command line that tell the folders of a table apart."""
+        return ("experiment", self.seed, "episodes", *self.epochs)
+
+
+PARTS = ("recipe", "sharing")  # whose epochs `experiments.deep_compress` trains
+JOBS = {
+    "search": Job("seed", ("finetune.epochs",), "reward"),
+    "deep_compress": Job("recipe.seed", ("recipe.epochs", "sharing.epochs"), "train/loss"),
+}
 
 
 class ReproduceError(RuntimeError):
@@ -38,11 +52,12 @@ class ReproduceError(RuntimeError):
 
 
 class Sweep(NamedTuple):
-    """Runs that are launched together: their command line, and the evaluations of each."""
+    """Runs that are launched together: their command, its line, and the evaluations or epochs of each."""
 
     words: list[str]
     runs: int
     episodes: int
+    job: str = "search"
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
@@ -58,9 +73,19 @@ def main(cfg: DictConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, needed in asked.get("prepare", {}).items():
         if any(name in row for row in rows) and not Path(needed["file"]).exists():
-            print(f"first: python -m experiments.pretrain {' '.join(needed['words'])}")
-            _call("pretrain", needed["words"])
-    failed = [log for sweep in sweeps(cfg, rows, folder) if (log := launched(sweep, folder)) is not None]
+            job = needed.get("job", "pretrain")
+            print(f"first: python -m experiments.{job} {' '.join(needed['words'])}")
+            _call(job, needed["words"])
+    wanted = sweeps(cfg, rows, folder)
+    total = sum(sweep.runs * sweep.episodes for sweep in wanted)
+    before = [counted(folder, sweep)[0] for sweep in wanted]
+    with Meter("evaluations" if asked.get("job") is None else "epochs", total, done=sum(before)) as meter:
+        failed = []
+        for at, sweep in enumerate(wanted):
+            past = sum(one.runs * one.episodes for one in wanted[:at])
+            left = sum(before[at + 1 :])
+            if (log := launched(sweep, folder, meter, past + left)) is not None:
+                failed.append(log)
     show(cfg.table, folder)
     if failed:
         raise ReproduceError(f"runs failed, the same command goes on with them:\n{failed[0]}")
@@ -72,7 +97,7 @@ def chosen(asked: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     Raises:
         ReproduceError: for a name that is none of the table's.
     """
-    rows = [row["row"] for row in asked["rows"]]
+    rows = [row["row"] for row in asked["rows"] if "row" in row]
     short = {row.rpartition("/")[2]: row for row in rows}
     if unknown := [name for name in names if name not in short]:
         raise ReproduceError(f"no row {', '.join(unknown)} in this table; there are {', '.join(short)}")
@@ -81,31 +106,47 @@ def chosen(asked: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 def sweeps(cfg: DictConfig, rows: Sequence[str], folder: Path) -> list[Sweep]:
     """The command lines for some rows: one for those that search, one for rules, which play one episode."""
-    seeds = list(cfg.seeds) if cfg.seeds is not None else list(range(published.spec(cfg.table)["seeds"]))
+    asked = published.spec(cfg.table)
+    job = asked.get("job", "search")
+    seeds = list(cfg.seeds) if cfg.seeds is not None else list(range(asked["seeds"]))
     kinds: dict[tuple[bool, int], list[str]] = {}
     for row in rows:
-        composed = compose("config", [f"experiment={row}"])
-        rule = str(composed.agent._target_).startswith(RULES)
-        episodes = composed.episodes if rule or cfg.episodes is None else cfg.episodes
-        kinds.setdefault((rule, episodes), []).append(row)
+        kinds.setdefault(_length(cfg, row, job), []).append(row)
     found = []
-    for (rule, episodes), names in kinds.items():
-        words = [f"experiment={','.join(names)}", f"seed={','.join(map(str, seeds))}"]
-        words += [] if rule or cfg.episodes is None else [f"episodes={episodes}"]
-        words += [] if cfg.epochs is None else [f"finetune.epochs={cfg.epochs}"]
+    for (fixed, episodes), names in kinds.items():
+        words = [f"experiment={','.join(names)}", f"{JOBS[job].seed}={','.join(map(str, seeds))}"]
+        words += [] if fixed or cfg.episodes is None else [f"episodes={episodes}"]
+        words += [] if cfg.epochs is None else [f"{key}={cfg.epochs}" for key in JOBS[job].epochs]
         words += [*_data(cfg.data), f"hydra/launcher={cfg.launcher}", f"output={folder}"]
-        found.append(Sweep(words, len(names) * len(seeds), episodes))
+        found.append(Sweep(words, len(names) * len(seeds), episodes, job))
     return found
 
 
-def launched(sweep: Sweep, folder: Path) -> str | None:
-    """Run a sweep to its end and show its progress; the end of its log where runs failed, else None."""
+def _length(cfg: DictConfig, row: str, job: str) -> tuple[bool, int]:
+    """Whether ``episodes`` changes nothing for a row, and the evaluations or epochs of one of its runs."""
+    composed = compose("config" if job == "search" else job, [f"experiment={row}"])
+    if job == "deep_compress":
+        pruning, sharing = (composed[part].epochs if cfg.epochs is None else cfg.epochs for part in PARTS)
+        return True, composed.rounds * pruning + sharing
+    rule = str(composed.agent._target_).startswith(RULES)
+    return rule, composed.episodes if rule or cfg.episodes is None else cfg.episodes
+
+
+def launched(sweep: Sweep, folder: Path, meter: Meter, others: int) -> str | None:
+    """Run a sweep to its end and show its progress; the end of its log where runs failed, else None.
+
+    Args:
+        sweep: what is run.
+        folder: of the table.
+        meter: counts over the whole table.
+        others: what is done of its other sweeps.
+    """
     log = folder / LOG
-    print(f"python -m experiments.search -m {' '.join(sweep.words)}")
+    meter.say(f"python -m experiments.{sweep.job} -m {' '.join(sweep.words)}")
     total = sweep.runs * sweep.episodes
     done, _ = counted(folder, sweep)
-    with log.open("w") as file, Meter("evaluations", total, done=done) as meter:
-        command = [sys.executable, "-m", "experiments.search", "-m", *sweep.words]
+    with log.open("w") as file:
+        command = [sys.executable, "-m", f"experiments.{sweep.job}", "-m", *sweep.words]
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
         try:
             while process.poll() is None:
@@ -113,7 +154,8 @@ def launched(sweep: Sweep, folder: Path) -> str | None:
                 now, finished = counted(folder, sweep)
                 done = max(done, now)  # a resumed search plays its last episodes again
                 meter.update(
-                    min(done, total - (finished < sweep.runs)), runs=f"{finished} of {sweep.runs} finished"
+                    others + min(done, total - (finished < sweep.runs)),
+                    runs=f"{finished} of {sweep.runs} finished",
                 )
         finally:
             if process.poll() is None:
@@ -123,11 +165,12 @@ def launched(sweep: Sweep, folder: Path) -> str | None:
 
 
 def counted(folder: Path, sweep: Sweep) -> tuple[int, int]:
-    """How many evaluations and runs of a sweep are done, by the records in the folders named after them."""
+    """How much and how many runs of a sweep are done, by the records in the folders named after them."""
+    job = JOBS[sweep.job]
     wanted = {
         key: {f"{key}={value}" for value in values.replace("/", "_").split(",")}
         for key, _, values in (word.partition("=") for word in sweep.words)
-        if key in NAMING
+        if key in job.naming
     }
     done = finished = 0
     for path in folder.glob(f"*/{RECORD}"):
@@ -139,8 +182,8 @@ def counted(folder: Path, sweep: Sweep) -> tuple[int, int]:
         except RecordError:
             continue  # it is being written
         over = record.content["status"] == "finished"
-        rows = sum("reward" in row for row in record.rows)
-        done, finished = done + (sweep.episodes if over else rows), finished + over
+        rows = sum(job.counted in row for row in record.rows)
+        done, finished = done + (sweep.episodes if over else min(rows, sweep.episodes)), finished + over
     return done, finished
 
 
@@ -154,9 +197,12 @@ def show(table: str, folder: Path) -> None:
     print(f"\n{made.title}\n\n{markdown.aligned(made.head, made.rows, right=made.head[1:])}\n")
     for note in [*made.notes, *notes]:
         print(f"* {note}")
+    parts = layer_tables(table, own)
+    print("\n\n".join(["", *parts]))
     texts = {
         "md": f"# {made.title}\n\n{markdown.table(made.head, made.rows)}\n\n"
-        + "".join(f"* {note}\n" for note in made.notes),
+        + "".join(f"* {note}\n" for note in made.notes)
+        + "".join(f"\n{part}\n" for part in parts),
         "tex": latex.table(made.head, made.rows, made.title) + "\n",
         "csv": latex.values(made.head, made.rows),
     }
@@ -169,6 +215,18 @@ def show(table: str, folder: Path) -> None:
     print(
         f"written: {folder}/table.md, .tex, .csv; to commit a run: python -m experiments.report keep RUN NAME"
     )
+
+
+def layer_tables(table: str, own: Sequence[known.Run]) -> list[str]:
+    """For each row whose runs wrote one file, its layers beside the paper's, of the first run."""
+    found = []
+    for row in published.spec(table)["rows"]:
+        for run in published.of_row(own, row)[:1]:
+            if run.folder is not None and (results := RunRecord.read(run.folder).content["results"]).get(
+                "layers"
+            ):
+                found.append(f"**{row['name']}, seed {run.seed}**\n\n{published.layers(row, results)}")
+    return found
 
 
 def _data(asked: str | None) -> list[str]:
