@@ -25,6 +25,7 @@ from amc_env.fit import check_fit
 from amc_env.graph.part import observe
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import TraceError, trace
+from amc_env.joint_task import JointTask
 from amc_env.latency import table_for
 from amc_env.layer_task import LayerTask, make_layer_task
 from amc_env.metrics import Evaluation, EvaluationError
@@ -38,7 +39,7 @@ from amc_env.scoring import Metric, Scorer
 
 REPAIRS = ("moments", "sequential", "none")
 ORDERS = ("elimination", "magnitude")
-METHODS = ("channels", "fine_grained", "weight_sharing", "low_rank")
+METHODS = ("channels", "fine_grained", "weight_sharing", "low_rank", "joint")
 SPLITS = ("channel", "spatial")
 STARTS = ("linear", "density", "random")
 LIMITS = {  # of the settings of `make_env`: the lowest and the highest, or the choices
@@ -111,18 +112,21 @@ class Task:
             made = self.draft
         else:
             made = self._channels(orders_cached(self.model, self.graph, self.data, **self._sample))
-        if self.repair != "none":
-            made.errors = errors(self.model, self.graph, self._moments, made.orders, made.choices)
+        if self.moments is not None:
+            made.errors = errors(self.model, self.graph, self.moments, made.orders, made.choices)
         return made
 
     @cached_property
-    def _moments(self) -> Moments:
+    def moments(self) -> Moments | None:
+        """Of the dense network's inputs; None where nothing is repaired."""
+        if self.repair == "none":
+            return None
         return collect_cached(self.model, self.graph, self.data, **self._sample)
 
     @cached_property
     def solve(self) -> Solve:
         """Gives the weights of layers that lost inputs; its tensors are on the device."""
-        return drop if self.repair == "none" else self._moments.to(self.device).solve
+        return drop if self.moments is None else self.moments.to(self.device).solve
 
     def networks(self, images: int) -> Networks:
         """Makes the networks of plans that are each run on so many images."""
@@ -145,7 +149,7 @@ class Task:
         Raises:
             PlanError: for a plan of another network.
         """
-        solve = drop if self.repair == "none" else self._moments.solve
+        solve = drop if self.moments is None else self.moments.solve
         small = cut(self.model, self.graph, plan, solve)
         if self.repair == "sequential":
             self._sequential.repair(small.to(self.device), self.graph.mask(plan.kept))
@@ -186,7 +190,7 @@ def make_task(
     start: str = "linear",
     part: str | None = None,
     metric: Metric | None = None,
-) -> Task | LayerTask:
+) -> Task | LayerTask | JointTask:
     """The task of compressing a network.
 
     Args:
@@ -209,7 +213,8 @@ def make_task(
         keep_whole: names of layers, or of modules with layers in them, that lose no channel on either side.
         method: what a decision is spent on: "channels"; or, layer by layer, "fine_grained", its single
             weights ("elimination" then ranks them by second-order saliency); "weight_sharing", the bits of a
-            weight; "low_rank", its rank. The last three are repaired from moments or not at all.
+            weight; "low_rank", its rank; "joint", channels and bits together. Only channels can be repaired
+            sequentially.
         split: of low rank, of a k x k convolution: by "channel" or "spatial".
         start: of weight sharing's k-means: "linear", "density" or "random".
         part: name of a module that alone is compressed, as the backbone of a detector; costs are its own. It
@@ -231,10 +236,13 @@ def make_task(
     graph = trace(model, data.shape, keep_whole=keep_whole, given=given)
     sample = {"images": calibration_images, "points": points, "seed": seed}
     if method != "channels":
+        if method == "joint" and repair == "sequential":
+            raise ValueError("repair=sequential is for channels alone: with method=joint give repair=moments")
         if part is not None or metric is not None:
             raise ValueError(f"method={method} is for whole classifiers: part and metric go with channels")
         if latency is not None:
             raise ValueError(f"a latency table is of channels, not of method {method!r}: give latency=null")
+    if method not in ("channels", "joint"):
         assert isinstance(data, DataSet)  # with class labels, see `check_fit`
         return make_layer_task(
             model, graph, data, method=method, order=order, repair=repair, floor=floor, split=split,
@@ -245,7 +253,7 @@ def make_task(
     table = None if latency is None else table_for(graph, latency, force=force)
     try_cut(model, graph)
     check(model, graph, random_plan(graph), images)
-    return Task(
+    task = Task(
         model,
         graph,
         data,
@@ -257,6 +265,7 @@ def make_task(
         metric=metric,
         tunable=tunable,
     )
+    return JointTask(task, start=start, seed=seed) if method == "joint" else task
 
 
 def make_env(
@@ -337,7 +346,9 @@ def make_env(
     )  # fmt: skip
 
 
-def _with_evaluator(task: Task | LayerTask, reward_images: int | None, **problem: Any) -> CompressionEnv:
+def _with_evaluator(
+    task: Task | LayerTask | JointTask, reward_images: int | None, **problem: Any
+) -> CompressionEnv:
     check_problem(task, reward_images, **problem)
     env = CompressionEnv(task.compressor, task.evaluator("reward", reward_images), **problem)
     env.task = task
@@ -362,7 +373,7 @@ class ShippedEnv(CompressionEnv):
         self.task = task
 
 
-def check_problem(task: Task | LayerTask, reward_images: int | None, **problem: Any) -> None:
+def check_problem(task: Task | LayerTask | JointTask, reward_images: int | None, **problem: Any) -> None:
     """Find settings that do not fit before moments and orders are made, which takes long.
 
     Args:

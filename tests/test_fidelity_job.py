@@ -12,7 +12,7 @@ from amc_env.data.splits import load
 from experiments.analysis.fidelity import METRICS
 from experiments.cli import config
 from experiments.recording.record import RunRecord
-from experiments.searching import policies
+from experiments.searching import policies, stages
 from experiments.training import fidelity
 from experiments.training.plan_sets import PlanSetError, plan_set
 
@@ -99,3 +99,43 @@ def test_policies_are_confirmed_and_tuned_and_a_rule_has_one_seed(tmp_path, caps
         assert [at for at, _ in row["curve"]] == [1, 2, 3]
         assert row["curve_seconds"] == sorted(row["curve_seconds"])
     assert "above `uniform`" in capsys.readouterr().out
+    assert all(row["bytes"] > 0 and row["ms"] > 0 for row in rows)
+    results = RunRecord.read(tmp_path).content["results"]
+    assert results["dense_costs"]["bytes"] > rows[0]["bytes"]
+
+
+def test_stages_search_from_where_the_last_one_ended(tmp_path):
+    cfg = composed("policies", tmp_path, "targets=[0.3]", "seeds=1", "stages=[0.6,0.3]", "recipe.epochs=2")
+    cfg.contenders = {"random": ["agent=random"]}
+    cfg.episodes, cfg.confirm, cfg.recipe.distill = 4, 2, 0.5
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        policies.main(cfg, tmp_path)
+    (row,) = RunRecord.read(tmp_path).rows
+    (first,) = row["stages"]
+    assert (first["target"], first["evaluations"], row["evaluations"]) == (0.6, 2, 2)
+    assert all(few <= many for few, many in zip(row["counts"], first["counts"], strict=True))
+    assert 0.1 < row["macs_share"] <= 0.3 < first["macs_share"] <= 0.6
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["stages=[0.5,0.6]"], "falling shares that end in the target"),
+        (["stages=[0.6]", "episodes=3"], "multiple of that, not 3"),
+        (["stages=[0.6]", "episodes=4", "recipe.epochs=3"], "recipe.epochs evenly"),
+        (["stages=[0.6]", "recipe.epochs=2", "compressor=low_rank"], "give method=channels, not low_rank"),
+    ],
+)
+def test_stages_that_cannot_be(tmp_path, overrides, told):
+    cfg = composed("policies", tmp_path, "targets=[0.3]", *overrides)
+    with pytest.raises(config.ConfigError, match=told):
+        stages.check(cfg)
+
+
+def test_a_share_of_what_is_left_is_never_more_than_asked():
+    assert stages.relative(0.3, 1.0) == 0.3
+    assert stages.relative(0.5, 0.25) == 1.0
+    for left in range(301, 1001, 7):
+        dense = left * 1000
+        most = int(np.floor(stages.relative(0.3, left / 1000) * dense))
+        assert 0.3 * 1_000_000 - 2 <= most <= 0.3 * 1_000_000

@@ -180,6 +180,7 @@ PROBLEMS = {
     "fine_grained in bits": {"method": "fine_grained", "resource": "bits", "target": 0.3, "floor": 0.02},
     "weight_sharing": {"resource": "bits", "target": 0.1},
     "low_rank": {"resource": "macs", "target": 0.6, "floor": 0.05},
+    "joint": {"resource": "bits", "target": 0.1},
     "spatial": {"method": "low_rank", "resource": "macs", "target": 0.6, "floor": 0.05, "split": "spatial"},
 }
 
@@ -241,7 +242,8 @@ def test_budgets_that_a_compressor_cannot_touch(digits, settings, told):
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"method": "lowrank"}, "channels, fine_grained, weight_sharing, low_rank"),
+        ({"method": "lowrank"}, "channels, fine_grained, weight_sharing, low_rank, joint"),
+        ({"method": "joint", "repair": "sequential"}, "with method=joint give repair=moments"),
         ({"method": "low_rank", "split": "both"}, "channel, spatial"),
         ({"method": "weight_sharing", "start": "kmeans"}, "linear, density, random"),
         ({"method": "fine_grained", "repair": "sequential"}, "give repair=moments or repair=none"),

@@ -19,6 +19,7 @@ from amc_env.graph.structure import Layer
 from amc_env.repair.moments import Moments
 
 MOST_BITS = 8
+BITS: Ints = np.append(np.arange(1, MOST_BITS + 1), FLOAT)  # on offer: the last leaves a layer as it is
 DAMPING = 1e-6  # of the mean diagonal, before values are refitted
 
 
@@ -42,7 +43,7 @@ class WeightSharing:
 
     def choices(self, layer: Layer) -> Ints:
         """1 to 8 bits a weight, and the 32 of the layer as it is."""
-        return np.append(np.arange(1, MOST_BITS + 1), FLOAT)
+        return BITS
 
     def costs(self, layer: Layer, resource: str) -> Ints:
         """Bits of codes and codebook (Deep Compression, section 3); nothing else changes."""

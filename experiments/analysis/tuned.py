@@ -11,11 +11,12 @@ from experiments.analysis import markdown, stats
 SEED = 0  # of the resamples
 BASELINE = "uniform"
 STAGES = ("before", "after")  # fine-tuning
+NAMES = {"macs": "MACs", "params": "parameters", "bits": "bits"}
 
 Rows = Sequence[Mapping[str, Any]]
 
 
-def table(rows: Rows) -> str:
+def table(rows: Rows, resource: str = "macs") -> str:
     """A row a policy in Markdown, for each target; the highest tuned test accuracy first.
 
     Accuracies are in percent, means over seeds with 95 % bootstrap intervals; a policy that draws nothing has
@@ -25,7 +26,7 @@ def table(rows: Rows) -> str:
     parts = []
     for target in sorted({row["target"] for row in rows}, reverse=True):
         chosen = [look for row in rows for look in looks(row) if row["target"] == target]
-        parts.append(f"**{100 * target:g} % of the MACs**\n\n{_one_target(chosen)}")
+        parts.append(f"**{100 * target:g} % of the {NAMES[resource]}**\n\n{_one_target(chosen)}")
     return "\n\n".join(parts)
 
 

@@ -71,6 +71,7 @@ OTHERS: dict[str, dict[str, Sequence[Any]]] = {  # where a command means somethi
         "epochs": (0, 100_000),
         "launcher": ("basic", "local", "slurm", "ray", "cluster"),
     },
+    "PoliciesConfig": {"resource": ("macs", "params", "bits"), "stages": (1e-6, 1)},
     "DeepCompressConfig": {
         "density": (1e-6, 1),
         "rounds": (1, 1_000),
@@ -312,6 +313,7 @@ class PoliciesConfig(ContendersConfig):
     compressor: Any = field(default_factory=CompressorConfig)
     resource: str = MISSING
     early: int | None = MISSING
+    stages: list[float] = MISSING
     confirm: int = MISSING
     reward_images: int | None = MISSING
     device: str = MISSING

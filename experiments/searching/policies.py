@@ -5,24 +5,28 @@ Each row of the record is one search; a killed run goes on with the searches tha
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
+from torch import nn
 
 from agents.search import search
 from amc_env.building import Task, make_task
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluator, accuracy
+from amc_env.joint_task import JointTask
 from amc_env.layer_task import LayerTask
 from experiments.analysis import tuned as tables
 from experiments.cli import config
 from experiments.cli.problem import build_agent, trained
 from experiments.recording.plans import candidates, counts, groups, plan_of
 from experiments.recording.progress import Meter
+from experiments.searching import stages
 from experiments.searching.compare import contenders_of, is_rule, opened, seeds_of
+from experiments.training.distillation import teacher_of
 from experiments.training.fidelity import shares, tuned
 from experiments.training.recipe import Recipe
 
@@ -41,28 +45,43 @@ class Job:
 
 @dataclass(frozen=True)
 class Subject:
-    """The network, its evaluators, and what is the same for every search."""
+    """The network, its evaluators, and what is the same for every search.
 
-    task: Task | LayerTask
+    Attributes:
+        task: of the network that is searched: the dense one, or what an earlier stage left of it.
+        left: fractions of the dense network that it is, by resource.
+        stages: shares on the way to a target.
+        compressor: arguments of the task.
+        teacher: of a recipe that distills.
+    """
+
+    task: Task | LayerTask | JointTask
     reward: Evaluator
     selection: Evaluator
     resource: str
     episodes: int
     early: int | None
     confirm: int
+    reward_images: int | None
     recipe: Recipe
+    left: Mapping[str, float]
+    stages: Sequence[float]
+    compressor: Mapping[str, Any]
+    teacher: nn.Module | None
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
     """Search and tune them all, and print the table."""
     contenders = contenders_of(cfg)
+    stages.check(cfg)
     record = opened(cfg, folder, contenders)
     with record:
         with record.phase("prepare"):
             subject = prepared(cfg)
             dense = copy.deepcopy(subject.task.model).to(subject.task.device)
             top1 = {split: accuracy(dense, subject.task.data, split) for split in SPLITS}
-            record.update(results={"groups": groups(subject.task.graph), "dense": top1})
+            costs = stages.costs(dense, subject.task.data.shape)
+            record.update(results={"groups": groups(subject.task.graph), "dense": top1, "dense_costs": costs})
         jobs = all_jobs(cfg, contenders)
         done = {Job(row["policy"], row["target"], row["seed"]) for row in record.rows}
         with record.phase("runs"), Meter("runs", len(jobs), done=len(done)) as meter:
@@ -71,7 +90,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
                     found = row(subject, contenders[job.policy], job)
                     record.add(**found)
                     meter.update(len(record.rows), **{job.policy: found["after"]["selection"]})
-        print(tables.table(record.rows))
+        print(tables.table(record.rows, cfg.resource))
 
 
 def all_jobs(cfg: DictConfig, contenders: Mapping[str, Any]) -> list[Job]:
@@ -87,11 +106,14 @@ def all_jobs(cfg: DictConfig, contenders: Mapping[str, Any]) -> list[Job]:
 
 def prepared(cfg: DictConfig) -> Subject:
     """The network of a configuration and its evaluators."""
-    dense = trained(cfg)
-    task = make_task(dense.model, dense.data, device=cfg.device, **config.plain(cfg.compressor))
+    dense, settings = trained(cfg), config.plain(cfg.compressor)
+    recipe = Recipe(**config.plain(cfg.recipe))
+    teacher = teacher_of(recipe, dense.model, dense.data)
+    task = make_task(dense.model, dense.data, device=cfg.device, **settings)
     return Subject(
         task, task.evaluator("reward", cfg.reward_images), task.evaluator("selection"), cfg.resource,
-        cfg.episodes, cfg.early, cfg.confirm, Recipe(**config.plain(cfg.recipe)),
+        cfg.episodes, cfg.early, cfg.confirm, cfg.reward_images, recipe,
+        {"macs": 1.0, "params": 1.0}, cfg.stages, settings, teacher,
     )  # fmt: skip
 
 
@@ -104,39 +126,69 @@ def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, An
         job: which search.
 
     Returns:
-        The job; what `delivered` has of the best plan; ``early``, the same of the first so many evaluations
-        where there are more; ``distinct``, how many plans were evaluated; ``curve`` and ``curve_seconds``,
-        see `curve`.
+        The job; what `delivered` has of the best plan, and `stages.costs` of its network; ``early``, the same
+        of the first so many evaluations where there are more; ``stages``, what `delivered` has of earlier
+        stages, where there are some; ``distinct``, how many plans were evaluated in the last one; ``curve``
+        and ``curve_seconds``, see `curve`.
     """
-    env = CompressionEnv(
-        subject.task.compressor,
-        subject.reward,
-        target=job.target,
-        resource=subject.resource,
-        **settings["env"],
-    )
-    episodes = 1 if is_rule(settings) else subject.episodes
-    trials = explore(env, build_agent(settings["agent"], env, seed=job.seed), episodes, job.seed)
-    found = {"policy": job.policy, "target": job.target, "seed": job.seed, **delivered(subject, trials)}
-    if subject.early is not None and subject.early < episodes:
-        found["early"] = delivered(subject, trials[: subject.early], known=found)
+    parts, earlier = stages.stages_to(subject.stages, job.target), list[dict[str, Any]]()
+    for share in parts[:-1]:
+        trials = searched(subject, settings, share, job.seed, len(parts))
+        network, found = delivered(subject, trials, stages=len(parts))
+        earlier.append({"target": share, **found})
+        subject = following(subject, network, found)
+    trials = searched(subject, settings, job.target, job.seed, len(parts))
+    network, found = delivered(subject, trials, stages=len(parts))
+    found |= {"policy": job.policy, "target": job.target, "seed": job.seed}
+    found |= stages.costs(network, subject.task.data.shape)
+    if earlier:
+        found["stages"] = earlier
+    elif subject.early is not None and subject.early < len(trials):
+        found["early"] = delivered(subject, trials[: subject.early], known=found)[1]
     distinct = len({tuple(trial["counts"]) for trial in trials})
     return found | {"distinct": distinct, **curve(trials)}
 
 
+def searched(
+    subject: Subject, settings: Mapping[str, Any], share: float, seed: int, parts: int
+) -> list[dict[str, Any]]:
+    """The trials of a search down to a share of the dense network, with its part of the episodes."""
+    target = stages.relative(share, subject.left.get(subject.resource, 1.0))
+    env = CompressionEnv(
+        subject.task.compressor, subject.reward, target=target, resource=subject.resource, **settings["env"]
+    )
+    episodes = 1 if is_rule(settings) else subject.episodes // parts
+    return explore(env, build_agent(settings["agent"], env, seed=seed), episodes, seed)
+
+
+def following(subject: Subject, network: nn.Module, found: Mapping[str, Any]) -> Subject:
+    """The subject of the next stage: the network that one left, cut and fine-tuned."""
+    task = make_task(network.cpu(), subject.task.data, device=str(subject.task.device), **subject.compressor)
+    images = subject.reward_images
+    return replace(
+        subject, task=task, reward=task.evaluator("reward", images), selection=task.evaluator("selection"),
+        left={"macs": found["macs_share"], "params": found["params_share"]},
+    )  # fmt: skip
+
+
 def delivered(
-    subject: Subject, trials: Sequence[Mapping[str, Any]], known: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+    subject: Subject,
+    trials: Sequence[Mapping[str, Any]],
+    known: Mapping[str, Any] | None = None,
+    *,
+    stages: int = 1,
+) -> tuple[nn.Module, dict[str, Any]]:
     """The best plan of some trials, confirmed on the selection split, before and after fine-tuning.
 
     Args:
         subject: what was searched.
         trials: of `explore`.
         known: what this gave of more trials; the same plan is not tuned twice.
+        stages: that share the epochs.
 
     Returns:
-        ``evaluations``; ``counts``, ``reward`` and ``episode`` of the plan; ``macs_share`` and
-        ``params_share``; top-1 in [0, 1] by split, ``before`` and ``after`` fine-tuning.
+        The tuned network, where ``known`` has the plan the untuned one; and ``evaluations``; ``counts``,
+        ``reward`` and ``episode`` of the plan; ``macs_share`` and ``params_share``; top-1 in [0, 1] by split, ``before`` and ``after`` fine-tuning.
     """
     task = subject.task
     best = max(
@@ -144,15 +196,18 @@ def delivered(
         key=lambda trial: subject.selection(plan_of(task, trial["counts"])).top1,
     )
     evaluations = {"evaluations": len(trials)}
+    network = task.network(plan_of(task, best["counts"])).to(task.device).eval()
     if known is not None and known["counts"] == list(best["counts"]):
         same = ("counts", "reward", "episode", "macs_share", "params_share", "before", "after")
-        return {key: known[key] for key in same} | evaluations
-    network = task.network(plan_of(task, best["counts"])).to(task.device).eval()
+        return network, {key: known[key] for key in same} | evaluations
     before = {split: accuracy(network, task.data, split) for split in SPLITS}
-    network = tuned(network, task.data, subject.recipe, task.device)
-    return {
+    recipe = replace(subject.recipe, epochs=subject.recipe.epochs // stages)
+    network = tuned(network, task.data, recipe, task.device, subject.teacher)
+    spent = shares(task, best["counts"])
+    return network, {
         "counts": list(best["counts"]), "reward": best["reward"], "episode": best["episode"],
-        **shares(task, best["counts"]), "before": before,
+        "macs_share": spent["macs_share"] * subject.left["macs"],
+        "params_share": spent["params_share"] * subject.left["params"], "before": before,
         "after": {split: accuracy(network, task.data, split) for split in SPLITS}, **evaluations,
     }  # fmt: skip
 

@@ -23,6 +23,7 @@ from amc_env.cost import RESOURCES
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import Evaluator, accuracy
 from amc_env.execution import evaluating
+from amc_env.joint_task import JointTask
 from amc_env.layer_task import LayerTask
 from amc_env.metrics import Evaluation, mean, per_image
 from experiments.analysis import fidelity
@@ -57,7 +58,7 @@ class Subject:
         steps: of a short tuning, which is a proxy as well; 0 for none.
     """
 
-    tasks: Mapping[str, Task | LayerTask]
+    tasks: Mapping[str, Task | LayerTask | JointTask]
     judges: Mapping[str, Evaluator]
     images: int | None
     plans: Sequence[Drawn]
@@ -183,21 +184,29 @@ def tune(subject: Subject, start: nn.Module) -> dict[str, Any]:
     return {"tuned": found, "tuning_seconds": (time.perf_counter() - before) / len(found)}
 
 
-def shares(task: Task | LayerTask, counts: Sequence[int]) -> dict[str, float]:
+def shares(task: Task | LayerTask | JointTask, counts: Sequence[int]) -> dict[str, float]:
     """What a plan costs as fractions of the dense network, in (0, 1]: ``macs_share`` and ``params_share``."""
     return {
         f"{resource}_share": Budget(task.compressor, {resource: 1.0}).spent(counts) for resource in RESOURCES
     }
 
 
-def tuned(network: nn.Module, data: DataSet, recipe: Recipe, device: torch.device) -> nn.Module:
-    """A copy of a network, fine-tuned; it stays on the device."""
+def tuned(
+    network: nn.Module,
+    data: DataSet,
+    recipe: Recipe,
+    device: torch.device,
+    teacher: nn.Module | None = None,
+) -> nn.Module:
+    """A copy of a network, fine-tuned, by a teacher where the recipe distills; it stays on the device."""
     copied = copy.deepcopy(network)
-    train(copied, data, recipe, device=device)
+    train(copied, data, recipe, device=device, teacher=teacher)
     return copied
 
 
-def tuned_shortly(network: nn.Module, task: Task | LayerTask, recipe: Recipe, steps: int) -> nn.Module:
+def tuned_shortly(
+    network: nn.Module, task: Task | LayerTask | JointTask, recipe: Recipe, steps: int
+) -> nn.Module:
     """A copy of a network after one epoch of so many steps, on the first images of the train split."""
     few = {**task.data.splits, "train": task.data["train"].head(steps * recipe.batch_size)}
     short = replace(recipe, epochs=1)

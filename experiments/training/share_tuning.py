@@ -20,6 +20,7 @@ from amc_env.building import Task, make_task
 from amc_env.checkpoints import CheckpointError
 from amc_env.cost import Ints
 from amc_env.evaluator import accuracy
+from amc_env.joint_task import JointTask
 from amc_env.layer_task import LayerTask
 from amc_env.repair.statistics import Restated
 from experiments.cli import config
@@ -67,7 +68,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     print(f"written: {folder / STEM}.safetensors and .json")
 
 
-def of_channels(task: Task | LayerTask) -> Task:
+def of_channels(task: Task | LayerTask | JointTask) -> Task:
     """The task itself.
 
     Raises:

@@ -1,0 +1,159 @@
+"""Channels and bits together: how wide each layer is, and how many bits its weights have.
+
+A plan's decisions are the channel groups and, behind those that a layer reads first, the bits of the layer:
+a count of 5 of 32 positions is 5 bits a weight, see `amc_env.compressors.weight_sharing`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from amc_env import checks
+from amc_env.compressors import Errors
+from amc_env.compressors.channels import Channels
+from amc_env.compressors.layers import FLOAT, UNITS
+from amc_env.compressors.weight_sharing import BITS
+from amc_env.cost import Ints, Macs, Prices, WidthTable
+from amc_env.graph.structure import Graph, Group
+from amc_env.plan import Plan
+
+
+class Joint:
+    """Spends an action on the channels of a group, or on the bits of a layer.
+
+    Args:
+        channels: which channels stay; its graph is that of the cut network.
+    """
+
+    errors: Errors | None = None
+
+    def __init__(self, channels: Channels) -> None:
+        self.channels, dense = channels, channels.graph
+        shared = [
+            index
+            for index, layer in enumerate(dense.layers)
+            if not any(f"{layer.name}.".startswith(f"{name}.") for name in dense.keep_whole)
+        ]
+        asked = [(group.layers[0], 0, at) for at, group in enumerate(dense.groups)]
+        decisions = sorted(asked + [(index, 1, index) for index in shared])
+        self.graph = _graph(dense, decisions)
+        self.choices: Sequence[Ints] = [BITS if kind else channels.choices[at] for _, kind, at in decisions]
+        self.orders: Sequence[Ints] = [
+            np.arange(FLOAT) if kind else channels.orders[at] for _, kind, at in decisions
+        ]
+        self._widths = [position for position, (_, kind, _) in enumerate(decisions) if not kind]
+        self._bits = {index: position for position, (_, kind, index) in enumerate(decisions) if kind}
+
+    def choose(self, group: int, count: int) -> tuple[int, ...]:
+        """The positions that stay: of channels the best, of bits the first."""
+        if group in self._widths:
+            return self.channels.choose(self._widths.index(group), count)
+        return tuple(range(count))
+
+    def prices(self, resource: str) -> Prices:
+        """What plans cost in a resource, a key of `UNITS`."""
+        checks.one_of("resource", resource, tuple(UNITS))
+        if resource == "bits":
+            return BitPrices(self.channels.graph, self.channels.widths, self._widths, self._bits)
+        return ChannelPrices(self.channels.prices(resource), self._widths)
+
+    def parts(self, plan: Plan) -> tuple[Plan, dict[str, int]]:
+        """The plan of the channels, and by name the bits of the layers that are shared.
+
+        Raises:
+            PlanError: for a plan of another network or compressor.
+        """
+        plan.check(self.graph)
+        dense = self.channels.graph
+        kept = {index: plan.kept[position] for index, position in self._bits.items()}
+        bits = {
+            dense.layers[index].name: len(positions)
+            for index, positions in kept.items()
+            if positions is not None and len(positions) < FLOAT
+        }
+        return Plan(dense.hash, tuple(plan.kept[position] for position in self._widths)), bits
+
+
+class ChannelPrices:
+    """A cost that bits do not change.
+
+    Args:
+        prices: of the channels.
+        columns: where their groups stand among all decisions.
+    """
+
+    def __init__(self, prices: Prices, columns: Sequence[int]) -> None:
+        self.unit, self.pairwise, self._prices, self._columns = prices.unit, prices.pairwise, prices, columns
+        self.pairs = tuple((columns[one], columns[other]) for one, other in prices.pairs)
+
+    def __call__(self, counts: Sequence[int] | Ints) -> Ints:
+        """``(...)`` costs of plans ``(..., groups)``."""
+        return self._prices(np.asarray(counts)[..., self._columns])
+
+    def column(self, counts: Sequence[int] | Ints, group: int, choices: Ints) -> Ints:
+        """``(choices,)`` costs of the plan ``(groups,)`` with one group's count replaced by each choice."""
+        left = np.asarray(counts)[self._columns]
+        if group not in self._columns:
+            return np.full(len(choices), self._prices(left))
+        return self._prices.column(left, self._columns.index(group), choices)
+
+
+class BitPrices:
+    """Bits of codes, codebooks and all numbers that are stored as they are.
+
+    *Source*: Deep Compression, section 3: n weights of b bits take n b + 32 * 2^b bits, here with a codebook
+    of at most n values.
+
+    Args:
+        graph: by channels.
+        table: widths by the counts of its groups.
+        columns: where its groups stand among all decisions.
+        bits: where the decision on a layer's bits stands, by the layer's index.
+    """
+
+    pairwise = False
+
+    def __init__(
+        self, graph: Graph, table: WidthTable, columns: Sequence[int], bits: Mapping[int, int]
+    ) -> None:
+        self.unit, self._table, self._columns, self._bits = UNITS["bits"], table, list(columns), dict(bits)
+        self._macs, self._fixed = Macs(graph), graph.fixed_params
+        self._positions: Ints = np.array([layer.positions for layer in graph.layers])
+        touched = [
+            {columns[at] for at in np.flatnonzero(table.touched[:, index]).tolist()} | {bits[index]}
+            for index in bits
+        ]
+        self.pairs = tuple(
+            sorted({(one, other) for each in touched for one in each for other in each if one < other})
+        )
+
+    def __call__(self, counts: Sequence[int] | Ints) -> Ints:
+        """``(...)`` costs of plans ``(..., groups)``."""
+        every = np.asarray(counts)
+        widths = self._table.widths(every[..., self._columns])
+        weights = self._macs.by_layer(widths) // self._positions
+        bits = np.full_like(weights, FLOAT)
+        bits[..., list(self._bits)] = every[..., list(self._bits.values())]
+        books = np.where(bits < FLOAT, FLOAT * np.minimum(weights, 2**bits), 0)
+        total: Ints = (weights * bits + books).sum(-1) + FLOAT * (widths.entries + self._fixed)
+        return total
+
+    def column(self, counts: Sequence[int] | Ints, group: int, choices: Ints) -> Ints:
+        """``(choices,)`` costs of the plan ``(groups,)`` with one group's count replaced by each choice."""
+        plans = np.repeat(np.asarray(counts)[None], len(choices), axis=0)
+        plans[:, group] = choices
+        return self(plans)
+
+
+def _graph(dense: Graph, decisions: Sequence[tuple[int, int, int]]) -> Graph:
+    """The graph with a group more for each layer whose bits are decided, of atoms that no layer touches."""
+    groups, atoms = list[Group](), dense.atoms
+    for position, (index, kind, at) in enumerate(decisions):
+        if kind:
+            groups.append(Group(position, np.arange(atoms, atoms + FLOAT), (index,), FLOAT, 1))
+            atoms += FLOAT
+        else:
+            groups.append(replace(dense.groups[at], index=position))
+    fixed = np.concatenate([dense.fixed, np.zeros(atoms - dense.atoms, dtype=bool)])
+    return replace(dense, groups=tuple(groups), atoms=atoms, fixed=fixed)

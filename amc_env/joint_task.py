@@ -1,0 +1,174 @@
+"""The task of compressing a network's channels and the bits of its weights together."""
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from amc_env.compressors.constraints import Shared, constrain, weight_of
+from amc_env.compressors.joint import Joint
+from amc_env.compressors.surgery import Solve, Surgeon, cut
+from amc_env.compressors.weight_sharing import refit_values
+from amc_env.data.splits import DataSet
+from amc_env.evaluator import Evaluator
+from amc_env.graph.structure import Graph, Layer
+from amc_env.plan import Plan
+from amc_env.repair.moments import Moments
+
+
+class Sharing:
+    """Makes codebooks for the layers of a cut network.
+
+    Args:
+        moments: of the dense network; None leaves the values as k-means found them.
+        start: of k-means, one of `amc_env.compressors.sharing.STARTS`.
+        seed: of its random start.
+    """
+
+    def __init__(self, moments: Moments | None, *, start: str, seed: int) -> None:
+        self._moments, self._start, self._seed = moments, start, seed
+
+    def __call__(self, layer: Layer, weight: Tensor, mask: NDArray[np.bool_], bits: int) -> Shared:
+        """The shared values of a layer, refitted on the inputs that stay.
+
+        Args:
+            layer: of the dense network.
+            weight: of the cut one, on the CPU.
+            mask: ``(atoms,)`` bool, which atoms stay.
+            bits: of a code.
+        """
+        shared = Shared(weight, bits, start=self._start, seed=self._seed)
+        grams = self._grams(layer, mask)
+        if grams:
+            shared.values = refit_values(weight, shared.codes, shared.values, grams)
+        return shared
+
+    def _grams(self, layer: Layer, mask: NDArray[np.bool_]) -> list[Tensor]:
+        """E[x xᵀ] of the inputs that stay, for each channel group that does; none where one is not known."""
+        if self._moments is None or layer.kind == "transposed":
+            return []
+        found = []
+        for block, reads in enumerate(mask[layer.reads].reshape(layer.groups, -1)):
+            gram = self._moments.damped(layer.name, block) if reads.any() else None
+            if gram is not None:
+                columns = torch.from_numpy(np.flatnonzero(np.repeat(reads, layer.taps)))
+                found.append(gram.cpu()[columns][:, columns])
+            elif reads.any():
+                return []
+        return found
+
+
+class JointNetworks:
+    """The networks of plans, for evaluation: cut to size, with shared weights; codebooks are remembered.
+
+    Args:
+        model: the dense network.
+        compressor: of its channels and bits.
+        solve: repairs each layer that lost inputs.
+        sharing: makes the codebooks.
+        device: where networks are run.
+    """
+
+    def __init__(
+        self, model: nn.Module, compressor: Joint, solve: Solve, sharing: Sharing, device: torch.device
+    ) -> None:
+        self.graph, self.device, self._compressor = compressor.graph, device, compressor
+        self._channels, self._solve, self._sharing = compressor.channels.graph, solve, sharing
+        self._surgeon = Surgeon(model, self._channels, fold=False, device=device)
+        self._known: dict[tuple[object, ...], Tensor] = {}
+
+    def network(self, plan: Plan) -> nn.Module:
+        """The network of a plan; the next call refills the same module."""
+        channels, bits = self._compressor.parts(plan)
+        network = self._surgeon.cut(channels, self._solve).eval()
+        mask = self._channels.mask(channels.kept)
+        with torch.no_grad():
+            for layer in self._channels.layers:
+                if layer.name in bits:
+                    weight = weight_of(network.get_submodule(layer.name))
+                    weight.copy_(self._values(layer, weight, mask, bits[layer.name]))
+        return network
+
+    def _values(self, layer: Layer, weight: Tensor, mask: NDArray[np.bool_], bits: int) -> Tensor:
+        key = layer.name, bits, mask[layer.reads].tobytes(), mask[layer.writes].tobytes()
+        if key not in self._known:
+            shared = self._sharing(layer, weight.detach().cpu(), mask, bits)
+            self._known[key] = shared(shared.values).to(self.device)
+        return self._known[key]
+
+
+class JointTask:
+    """A network whose channels are removed and whose weights are shared, see `amc_env.building.Task`.
+
+    Args:
+        channels: the task of its channels.
+        start: of k-means.
+        seed: likewise.
+
+    Attributes:
+        graph: of the plans.
+        draft: the compressor with the channels' draft, whose budgets are known before any long work.
+    """
+
+    metric: Any = None
+    tunable = True
+    part = ""
+
+    def __init__(self, channels: Any, *, start: str, seed: int) -> None:
+        self._channels, self._start, self._seed = channels, start, seed
+        self.model: nn.Module = channels.model
+        self.data: DataSet = channels.data
+        self.device: torch.device = channels.device
+        self.draft = Joint(channels.draft)
+        self.graph: Graph = self.draft.graph
+
+    @cached_property
+    def compressor(self) -> Joint:
+        """Makes the plans."""
+        return Joint(self._channels.compressor)
+
+    @cached_property
+    def sharing(self) -> Sharing:
+        """Makes the codebooks."""
+        return Sharing(self._channels.moments, start=self._start, seed=self._seed)
+
+    def evaluator(self, split: str, images: int | None = None) -> Evaluator:
+        """Evaluates plans on the first ``images`` of a split; None for all of them."""
+        networks = JointNetworks(self.model, self.compressor, self._channels.solve, self.sharing, self.device)
+        return Evaluator(networks, self.data, split=split, images=images)
+
+    def network(self, plan: Plan) -> nn.Module:
+        """The smaller, trainable network that a plan leaves; its shared weights stay equal in training.
+
+        Raises:
+            PlanError: for a plan of another network or compressor.
+        """
+        channels, bits = self.compressor.parts(plan)
+        small: nn.Module = self._channels.network(channels)
+        return self._shared(small, channels, bits, self.sharing)
+
+    def rehearsal(self) -> nn.Module:
+        """The smallest network on offer, without moments."""
+        plan = Plan.dense(self.graph)
+        for group, choices in enumerate(self.draft.choices):
+            plan = plan.with_group(group, self.draft.choose(group, int(choices[0])))
+        channels, bits = self.draft.parts(plan)
+        small = cut(self.model, self.draft.channels.graph, channels)
+        return self._shared(small, channels, bits, Sharing(None, start=self._start, seed=self._seed))
+
+    def described(self, plan: Plan) -> dict[str, Any] | None:
+        """What a card needs to build a plan's network: the plan of its channels."""
+        channels, _ = self.compressor.parts(plan)
+        return channels.to_dict()
+
+    def _shared(self, small: nn.Module, plan: Plan, bits: dict[str, int], sharing: Sharing) -> nn.Module:
+        graph = self.draft.channels.graph
+        mask = graph.mask(plan.kept)
+        for layer in graph.layers:
+            if layer.name in bits:
+                weight = weight_of(small.get_submodule(layer.name)).detach().cpu()
+                constrain(small, {layer.name: sharing(layer, weight, mask, bits[layer.name])})
+        return small

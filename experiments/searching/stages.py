@@ -1,0 +1,63 @@
+"""Stages of a search: the shares that it goes through, and what each leaves of the dense network.
+
+*Source*: AMC, section 4.2: ResNet-50 is compressed and fine-tuned in several rounds.
+"""
+
+import copy
+from collections.abc import Sequence
+from fractions import Fraction
+
+from omegaconf import DictConfig
+from torch import nn
+
+from amc_env.coding import packed
+from amc_env.compressors.constraints import unconstrained
+from experiments.cli.config import ConfigError
+from experiments.delivery import timing
+
+REPEATS = 10  # of a timed forward pass
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse stages that do not fall, or that do not share the episodes and epochs evenly.
+
+    Raises:
+        ConfigError: with what is possible.
+    """
+    for target in cfg.targets if cfg.stages else ():
+        parts = stages_to(cfg.stages, target)
+        if parts != sorted(set(parts), reverse=True):
+            raise ConfigError(f"stages are falling shares that end in the target, not {parts}")
+        for name, total in (("episodes", cfg.episodes), ("recipe.epochs", cfg.recipe.epochs)):
+            if total % len(parts):
+                raise ConfigError(
+                    f"{len(parts)} stages share {name} evenly, so it is a multiple of that, not {total}"
+                )
+    if cfg.stages and cfg.compressor.get("method", "channels") != "channels":
+        raise ConfigError(
+            f"stages cut channels: give method=channels, not {cfg.compressor.method}, or stages=[]"
+        )
+
+
+def stages_to(stages: Sequence[float], target: float) -> list[float]:
+    """The shares that a search goes through: those above its target, and the target."""
+    return [*(share for share in stages if share > target), target]
+
+
+def relative(share: float, left: float) -> float:
+    """A share of the dense network as one of what is left of it, at most 1; never a unit above."""
+    if left == 1.0:
+        return share
+    return min(1.0, float(Fraction(str(share)) / Fraction(left)) - 1e-9)
+
+
+def costs(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, float]:
+    """What a network is on a disk and on the processor.
+
+    Returns:
+        ``bytes`` of its coded tensors, see `amc_env.coding.packed`; ``ms``, the median milliseconds of
+        `timing.BATCH` images of a shape, by PyTorch on the processor.
+    """
+    plain = unconstrained(copy.deepcopy(network).cpu().eval()).requires_grad_(False)
+    timed = timing.measure({"": plain}, shape, batches=(timing.BATCH,), repeats=REPEATS)[""][0]
+    return {"bytes": len(packed.encode(plain.state_dict())), "ms": timed.median_ms}
