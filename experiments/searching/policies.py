@@ -188,7 +188,8 @@ def delivered(
 
     Returns:
         The tuned network, where ``known`` has the plan the untuned one; and ``evaluations``; ``counts``,
-        ``reward`` and ``episode`` of the plan; ``macs_share`` and ``params_share``; top-1 in [0, 1] by split, ``before`` and ``after`` fine-tuning.
+        ``reward`` and ``episode`` of the plan; ``macs_share`` and ``params_share``; top-1 in [0, 1] by split,
+        ``before`` and ``after`` fine-tuning.
     """
     task = subject.task
     best = max(
