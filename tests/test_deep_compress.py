@@ -17,8 +17,10 @@ from amc_env.graph.trace import trace
 from experiments.analysis import deep_compression as analysis
 from experiments.cli import config
 from experiments.cli.datasets import load_data
+from experiments.cli.problem import trained
 from experiments.delivery import runtimes
 from experiments.recording.record import RunRecord
+from experiments.searching import search
 from experiments.training import deep_compression, pretrain
 from experiments.training.loop import DivergedError
 
@@ -221,3 +223,22 @@ def test_one_row_a_network_over_its_seeds(whole):
     results = RunRecord.read(whole).content["results"]
     text = analysis.summary({"lenet-0": {"results": results}, "lenet-1": {"results": results}})
     assert "| `lenet` | 2 |" in text
+
+
+def test_a_search_of_single_weights_says_what_each_layer_keeps(lenet, tmp_path):
+    overrides = ["model=lenet300_100", "data=digits", f"model.checkpoint={lenet}", "model.options.side=8"]
+    overrides += ["compressor=fine_grained", "protocol=params_50", "protocol.target=0.3", "agent=random"]
+    overrides += ["episodes=2", "confirm=1", "deliver=false", "env.device=cpu", "env.reward_images=50"]
+    overrides += ["compressor.calibration_images=40", f"output={tmp_path / 'search'}"]
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        search.search(compose("config", overrides), tmp_path / "search")
+    found = deep_compression.searched_densities(tmp_path / "search", "lenet300_100")
+    assert list(found) == ["ip1", "ip2", "ip3"]
+    assert all(0 < share <= 1 for share in found.values())
+    course = deep_compression.Course.of(
+        composed(lenet, tmp_path / "packed", f"policy={tmp_path / 'search'}", "+keep.ip3=0.9"),
+        trained(composed(lenet, tmp_path / "packed")),
+    )
+    assert course.keep == found | {"ip3": 0.9}
+    with pytest.raises(config.ConfigError, match="give one of lenet5 with compressor=fine_grained"):
+        deep_compression.searched_densities(tmp_path / "search", "lenet5")

@@ -165,6 +165,7 @@ def check_places(cfg: DictConfig) -> None:
         ("data.root", _at(cfg, "data.root"), ("",)),
         ("model.checkpoint", _at(cfg, "model.checkpoint"), ("", *schema.STEM)),
         ("run", cfg.get("run"), (f"/{schema.RECORD}",)),
+        ("policy", cfg.get("policy"), (f"/{schema.RECORD}",)),
         *(("checkpoint", path, ("", *schema.STEM)) for path in _listed(cfg.get("checkpoint"))),
     ]
     for key, path, endings in asked:

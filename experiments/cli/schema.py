@@ -294,6 +294,7 @@ class DeepCompressConfig:
     tracking: dict[str, Any] = field(default_factory=dict)
     density: float = MISSING
     keep: dict[str, float] = MISSING
+    policy: str | None = MISSING
     rounds: int = MISSING
     conv_bits: int = MISSING
     linear_bits: int = MISSING

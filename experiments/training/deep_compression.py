@@ -25,6 +25,7 @@ from amc_env.graph.trace import trace
 from experiments.analysis import deep_compression as analysis
 from experiments.cli import config
 from experiments.cli.problem import Trained, trained
+from experiments.recording import plans
 from experiments.recording.record import RECORD, RunRecord, commit
 from experiments.recording.tracking import Tracker
 from experiments.training.distillation import teacher_of
@@ -85,7 +86,10 @@ class Course:
     def of(cls, cfg: DictConfig, subject: Trained) -> "Course":
         """The course of a configuration, with everything checked that can be before training."""
         graph = trace(subject.model, subject.data.shape)
-        keep = layer_densities(subject.model, graph, cfg.density, config.plain(cfg.keep))
+        keep = config.plain(cfg.keep)
+        if cfg.policy is not None:
+            keep = searched_densities(Path(cfg.policy), cfg.model.name) | keep
+        keep = layer_densities(subject.model, graph, cfg.density, keep)
         bits = {
             layer.name: cfg.linear_bits if layer.kind == "linear" else cfg.conv_bits for layer in graph.layers
         }
@@ -97,6 +101,32 @@ class Course:
                 raise config.ConfigError(f"{name} is the size of a code, 1 to {MOST_BITS}, not {cfg[name]}")
         device = device_of(cfg.device)
         return cls(subject, graph, keep, bits, cfg.rounds, cfg.start, recipe, sharing, device)
+
+
+def searched_densities(folder: Path, model: str) -> dict[str, float]:
+    """By layer, the fraction of its weights that the best plan of a search keeps.
+
+    Args:
+        folder: of a search with ``compressor=fine_grained``.
+        model: name of the network.
+
+    Raises:
+        ConfigError: for a search of another network, or of something else than single weights.
+        RecordError, PlanError: when it has not ended or is damaged.
+    """
+    plan, content = plans.of_run(folder), RunRecord.read(folder).content
+    asked = content["config"]
+    found = asked["model"]["name"], asked["compressor"]["method"]
+    if found != (model, "fine_grained"):
+        raise config.ConfigError(
+            f"policy={folder} is a search of {found[0]} by {found[1]}: give one of {model} "
+            "with compressor=fine_grained"
+        )
+    kept = zip(content["results"]["groups"], plan.kept, strict=True)
+    return {
+        group["layer"]: 1.0 if positions is None else len(positions) / group["size"]
+        for group, positions in kept
+    }
 
 
 def compressed(course: Course, record: RunRecord, tracker: Tracker) -> dict[str, Any]:
