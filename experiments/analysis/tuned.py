@@ -21,7 +21,8 @@ def table(rows: Rows, resource: str = "macs") -> str:
 
     Accuracies are in percent, means over seeds with 95 % bootstrap intervals; a policy that draws nothing has
     one run. The last column is the mean difference to the tuned uniform policy on the test split. A search
-    whose best plan was tuned early as well has a row for each number of evaluations.
+    whose best plan was tuned early as well has a row for each number of evaluations, and one for its tuned
+    candidates.
     """
     parts = []
     for target in sorted({row["target"] for row in rows}, reverse=True):
@@ -31,8 +32,11 @@ def table(rows: Rows, resource: str = "macs") -> str:
 
 
 def looks(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A search after all its evaluations, and before that where its best plan was tuned early."""
-    return [row, {**row, **row["early"]}] if "early" in row else [row]
+    """A search after all its evaluations, before that, and with its candidates tuned, where it has these."""
+    found = [row, *([{**row, **row["early"]}] if "early" in row else [])]
+    if "halved" in row:
+        found.append({**row, **row["halved"], "policy": f"{row['policy']}, candidates tuned"})
+    return found
 
 
 def summary(rows: Rows) -> str:

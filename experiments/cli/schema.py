@@ -316,6 +316,7 @@ class PoliciesConfig(ContendersConfig):
     early: int | None = MISSING
     stages: list[float] = MISSING
     confirm: int = MISSING
+    confirm_epochs: list[float] = MISSING
     reward_images: int | None = MISSING
     device: str = MISSING
     recipe: Any = field(default_factory=RecipeConfig)

@@ -26,6 +26,7 @@ from experiments.recording.plans import candidates, counts, groups, plan_of
 from experiments.recording.progress import Meter
 from experiments.searching import stages
 from experiments.searching.compare import contenders_of, is_rule, opened, seeds_of
+from experiments.searching.confirm import APART, halved
 from experiments.training.distillation import teacher_of
 from experiments.training.fidelity import shares, tuned
 from experiments.training.recipe import Recipe
@@ -53,6 +54,7 @@ class Subject:
         stages: shares on the way to a target.
         compressor: arguments of the task.
         teacher: of a recipe that distills.
+        rounds: epochs of short fine-tunings that settle on a candidate as well, see `confirm.halved`.
     """
 
     task: Task | LayerTask | JointTask
@@ -68,6 +70,7 @@ class Subject:
     stages: Sequence[float]
     compressor: Mapping[str, Any]
     teacher: nn.Module | None
+    rounds: Sequence[float]
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
@@ -113,7 +116,7 @@ def prepared(cfg: DictConfig) -> Subject:
     return Subject(
         task, task.evaluator("reward", cfg.reward_images), task.evaluator("selection"), cfg.resource,
         cfg.episodes, cfg.early, cfg.confirm, cfg.reward_images, recipe,
-        {"macs": 1.0, "params": 1.0}, cfg.stages, settings, teacher,
+        {"macs": 1.0, "params": 1.0}, cfg.stages, settings, teacher, cfg.confirm_epochs,
     )  # fmt: skip
 
 
@@ -127,7 +130,8 @@ def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, An
 
     Returns:
         The job; what `delivered` has of the best plan, and `stages.costs` of its network; ``early``, the same
-        of the first so many evaluations where there are more; ``stages``, what `delivered` has of earlier
+        of the first so many evaluations where there are more; ``halved``, the same of the candidate that
+        short fine-tunings settle on, where there are rounds; ``stages``, what `delivered` has of earlier
         stages, where there are some; ``distinct``, how many plans were evaluated in the last one; ``curve``
         and ``curve_seconds``, see `curve`.
     """
@@ -145,6 +149,9 @@ def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, An
         found["stages"] = earlier
     elif subject.early is not None and subject.early < len(trials):
         found["early"] = delivered(subject, trials[: subject.early], known=found)[1]
+    if subject.rounds and len(trials) > 1:
+        both = delivered(subject, trials, known=found, stages=len(parts), rounds=subject.rounds)
+        found["halved"] = both[1]
     distinct = len({tuple(trial["counts"]) for trial in trials})
     return found | {"distinct": distinct, **curve(trials)}
 
@@ -177,6 +184,7 @@ def delivered(
     known: Mapping[str, Any] | None = None,
     *,
     stages: int = 1,
+    rounds: Sequence[float] = (),
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The best plan of some trials, confirmed on the selection split, before and after fine-tuning.
 
@@ -185,6 +193,7 @@ def delivered(
         trials: of `explore`.
         known: what this gave of more trials; the same plan is not tuned twice.
         stages: that share the epochs.
+        rounds: settle on the candidate by short fine-tunings; none: by its accuracy before any.
 
     Returns:
         The tuned network, where ``known`` has the plan the untuned one; and ``evaluations``; ``counts``,
@@ -192,10 +201,12 @@ def delivered(
         ``before`` and ``after`` fine-tuning.
     """
     task = subject.task
-    best = max(
-        candidates(trials, subject.confirm),
-        key=lambda trial: subject.selection(plan_of(task, trial["counts"])).top1,
-    )
+    tried = candidates(trials, subject.confirm, apart=APART if rounds else 0.0)
+    plans = [plan_of(task, trial["counts"]) for trial in tried]
+    if rounds:
+        best = tried[halved(task, plans, subject.recipe, rounds)[0]]
+    else:
+        best = tried[int(np.argmax([subject.selection(plan).top1 for plan in plans]))]
     evaluations = {"evaluations": len(trials)}
     network = task.network(plan_of(task, best["counts"])).to(task.device).eval()
     if known is not None and known["counts"] == list(best["counts"]):
