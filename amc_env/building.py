@@ -37,7 +37,7 @@ from amc_env.repair.sequential import Sequential
 from amc_env.rewards import OF_SCORES, REWARDS
 from amc_env.scoring import Metric, Scorer
 
-REPAIRS = ("moments", "sequential", "none")
+REPAIRS = ("moments", "sequential", "staged", "none")
 ORDERS = ("elimination", "magnitude")
 METHODS = ("channels", "fine_grained", "weight_sharing", "low_rank", "joint")
 SPLITS = ("channel", "spatial")
@@ -128,9 +128,9 @@ class Task:
         """Gives the weights of layers that lost inputs; its tensors are on the device."""
         return drop if self.moments is None else self.moments.to(self.device).solve
 
-    def networks(self, images: int) -> Networks:
-        """Makes the networks of plans that are each run on so many images."""
-        if self.repair != "sequential":
+    def networks(self, images: int, split: str = "reward") -> Networks:
+        """Makes the networks of plans that are each run on so many images of a split."""
+        if not self._whole or (self.repair == "staged" and split == "reward"):
             return networks(self.model, self.graph, self.solve, device=self.device, images=images)
         whole = Surgeon(self.model, self.graph, fold=True, device=self.device).cut(Plan.dense(self.graph))
         repair = Sequential(whole, self.graph, self.data, **self._sample).repair
@@ -140,18 +140,18 @@ class Task:
         """An `Evaluator` or `Scorer` of plans on the first ``images`` of a split; None for all of them."""
         count = len(self.data[split].head(images))
         if self.metric is not None:
-            return Scorer(self.networks(count), self.data, self.metric, split=split, images=images)
-        return Evaluator(self.networks(count), self.data, split=split, images=images)
+            return Scorer(self.networks(count, split), self.data, self.metric, split=split, images=images)
+        return Evaluator(self.networks(count, split), self.data, split=split, images=images)
 
     def network(self, plan: Plan) -> nn.Module:
-        """The physically smaller, trainable network that a plan leaves, repaired as for its evaluation.
+        """The physically smaller, trainable network that a plan leaves, repaired as it is delivered.
 
         Raises:
             PlanError: for a plan of another network.
         """
         solve = drop if self.moments is None else self.moments.solve
         small = cut(self.model, self.graph, plan, solve)
-        if self.repair == "sequential":
+        if self._whole:
             self._sequential.repair(small.to(self.device), self.graph.mask(plan.kept))
         return small.cpu()
 
@@ -162,6 +162,11 @@ class Task:
     def described(self, plan: Plan) -> dict[str, Any] | None:
         """What a card needs to build a plan's network."""
         return plan.to_dict()
+
+    @property
+    def _whole(self) -> bool:
+        """Whether a network that is delivered is repaired as a whole."""
+        return self.repair in ("sequential", "staged")
 
     @cached_property
     def _sequential(self) -> Sequential:
@@ -203,7 +208,8 @@ def make_task(
             although they are refitted; "magnitude", those that are read with the largest weights.
         repair: what makes up for removed channels by least squares: "moments", from the dense network's
             inputs, without a forward pass; "sequential", after that from the small network's own inputs, in
-            one pass of it; or "none".
+            one pass of it; "staged", by moments while rewards are measured, which is fast, and sequentially
+            from the confirmation on; or "none".
         calibration_images: how many images the repair is made from.
         points: positions sampled in each of them.
         device: where plans are repaired and run: a name in `amc_env.execution.DEVICES`.

@@ -1,5 +1,6 @@
 """The metrics of plans on a named split."""
 
+import copy
 import math
 import time
 
@@ -19,7 +20,7 @@ ACTIVATIONS = {"cpu": 2**23, "cuda": 2**30}  # bytes of a layer in a batch, in a
 AT_MOST = {"cpu": 50, "cuda": 5000}  # images in a batch; a GPU is busy with many
 AT_ONCE = 500 * 3 * 32 * 32  # numbers in the images of one pass over a whole split
 
-__all__ = ["Evaluation", "EvaluationError", "Evaluator", "accuracy", "culprit", "hits"]
+__all__ = ["Evaluation", "EvaluationError", "Evaluator", "accuracy", "compared", "culprit", "hits"]
 
 
 class Evaluator:
@@ -138,7 +139,7 @@ def hits(model: nn.Module, data: DataSet, split: str, batch_size: int | None = N
         split: its name.
         batch_size: images in one pass; None for at most 500, fewer where they are large.
     """
-    batch_size = batch_size or max(8, min(500, AT_ONCE // math.prod(data.shape)))
+    batch_size = batch_size or _images_at_once(data)
     device = next((p.device for p in model.parameters()), CPU)
     with evaluating(model):
         found = [
@@ -146,6 +147,33 @@ def hits(model: nn.Module, data: DataSet, split: str, batch_size: int | None = N
             for images, labels in data.batches(split, batch_size)
         ]
     return torch.cat(found)
+
+
+def compared(model: nn.Module, dense: nn.Module, data: DataSet, split: str, images: int | None) -> Images:
+    """The metrics of any model on each image of a split, beside the dense one; run where the model is.
+
+    Args:
+        model: logits ``(N, classes)``.
+        dense: likewise; it is copied to where the model is.
+        data: of the split.
+        split: its name.
+        images: how many of them; None for all.
+    """
+    device = next((p.device for p in model.parameters()), CPU)
+    beside = copy.deepcopy(dense).to(device)
+    with evaluating(model), evaluating(beside):
+        found = [
+            per_image(model(batch), labels, F.log_softmax(beside(batch), dim=1))
+            for batch, labels in (
+                (x.to(device), y.to(device)) for x, y in data.batches(split, _images_at_once(data), images)
+            )
+        ]
+    return np.concatenate(found)
+
+
+def _images_at_once(data: DataSet) -> int:
+    """Images in one pass over a whole split: at most 500, fewer where they are large."""
+    return max(8, min(500, AT_ONCE // math.prod(data.shape)))
 
 
 def accuracy(model: nn.Module, data: DataSet, split: str, batch_size: int | None = None) -> float:

@@ -131,9 +131,9 @@ def make_layer_task(
     Raises:
         ValueError: for settings that do not fit together.
     """
-    if repair == "sequential":
+    if repair in ("sequential", "staged"):
         raise ValueError(
-            f"repair=sequential is for channels: with method={method} give repair=moments or repair=none"
+            f"repair={repair} is for channels: with method={method} give repair=moments or repair=none"
         )
     if not 0 < floor <= 1:
         raise ValueError(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-APART = ("contenders", "first_seed", "seeds")  # keys of the config that may differ
+APART = ("contenders", "one_shot", "first_seed", "seeds")  # keys of the config that may differ
 SAME = ("known_best", "table", "groups")  # of the results, what may not
 AND = " and "  # between the commits of one contender
 OF_PART = ("part", "output")  # keys of the config in which the parts of one fidelity table differ
@@ -33,19 +33,22 @@ def joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         row
         for row in old["rows"]
         if search(row) not in fresh
-        and old["config"]["contenders"][search(row)[0]] == contenders[search(row)[0]]
+        and old["config"]["contenders"].get(search(row)[0]) == contenders.get(search(row)[0])
     ]
     rows = sorted([*kept, *new["rows"]], key=search)
     first, last = (f(row["seed"] for row in rows) for f in (min, max))
     seeds = {"first_seed": first, "seeds": last - first + 1}
     before, now = ({search(row)[0] for row in some} for some in (kept, new["rows"]))
-    commits = {name: set[str]() for name in contenders}
+    commits = {name: set[str]() for name in {*contenders, *before, *now}}
     for record, names in ((old, before), (new, now)):
         for name in names:
             commits[name] |= set((record.get("commits") or {}).get(name, record["commit"]).split(AND))
+    config = new["config"] | {"contenders": contenders} | seeds
+    if "one_shot" in config:
+        config["one_shot"] = sorted({*old["config"]["one_shot"], *config["one_shot"]})
     return {
         **new,
-        "config": new["config"] | {"contenders": contenders} | seeds,
+        "config": config,
         "seeds": {"first": first, "runs": seeds["seeds"]},
         "rows": rows,
         "commits": {name: AND.join(sorted(found)) for name, found in commits.items()},

@@ -17,7 +17,7 @@ from experiments.recording.record import RunRecord, row_a_line, whole
 RESULTS = ROOT / "experiments/results"
 SEARCHES, REGRET = "searches", "regret"  # folders of it
 TUNED, FIDELITY, TABLES, PRETRAINED = "tuned", "fidelity", "tables", "pretrained"
-COMPRESSED = "deep_compression"
+COMPRESSED, PHOTOS = "deep_compression", "photos"
 SEARCH = ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
 ASKED = ("job", "overrides", "choices")  # what is kept of how a search was started
 COMPARISON = ("format", "config", "seeds", "versions", "commit", "results", "seconds")
@@ -61,7 +61,7 @@ def keep(folder: Path, name: str) -> Path:
             kept["config"]["shared"] = Path(kept["config"]["shared"]).name
         _check_rows(record)
         _check_name(record.content["config"], name)
-    if path.exists() and group in (REGRET, TUNED):
+    if path.exists() and group in (REGRET, TUNED, PHOTOS):
         kept = joined(whole(path), kept)
     elif path.exists() and group == FIDELITY:
         kept = joined_parts(whole(path), kept)
@@ -80,6 +80,8 @@ def group_of(record: RunRecord) -> str:
     """
     config = record.content["config"]
     if "contenders" in config:
+        if "one_shot" in config:
+            return PHOTOS
         return TUNED if "recipe" in config else REGRET
     if "critic" in config:
         return PRETRAINED

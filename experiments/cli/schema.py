@@ -51,6 +51,7 @@ LIMITS: dict[str, Sequence[Any]] = {  # of what a command alone reads: lowest an
     "device": choices("amc_env.execution", "DEVICES"),
     "resource": choices("amc_env.cost", "RESOURCES"),
     "split": choices("amc_env.data.splits", "SPLITS"),
+    "one_shot": choices("experiments.searching.one_shot", "METHODS"),
     "format": choices("experiments.analysis.describe", "FORMATS"),
     "table": (
         *sorted({*TABLES, *(file.stem for file in (ROOT / "amc_env/tables").glob("*.npz"))}),
@@ -323,6 +324,20 @@ class PoliciesConfig(ContendersConfig):
 
 
 @dataclass
+class PhotosConfig(ContendersConfig):
+    """Everything that `experiments.photos` reads."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    compressor: Any = field(default_factory=CompressorConfig)
+    resource: str = MISSING
+    one_shot: list[str] = MISSING
+    confirm: int = MISSING
+    reward_images: int | None = MISSING
+    device: str = MISSING
+
+
+@dataclass
 class TuneConfig:
     """Everything that `experiments.tune` reads; ``space`` holds overrides of the main job's config."""
 
@@ -397,6 +412,7 @@ SCHEMAS = {
     "pretrain_agent": PretrainAgentConfig,
     "deep_compress": DeepCompressConfig,
     "policies": PoliciesConfig,
+    "photos": PhotosConfig,
     "tune": TuneConfig,
     "tabulate": TabulateConfig,
     "report": ReportConfig,

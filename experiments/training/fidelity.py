@@ -21,11 +21,11 @@ from amc_env.budget import Budget
 from amc_env.building import Task, make_task
 from amc_env.cost import RESOURCES
 from amc_env.data.splits import DataSet
-from amc_env.evaluator import Evaluator, accuracy
+from amc_env.evaluator import Evaluator, accuracy, compared
 from amc_env.execution import evaluating
 from amc_env.joint_task import JointTask
 from amc_env.layer_task import LayerTask
-from amc_env.metrics import Evaluation, mean, per_image
+from amc_env.metrics import Evaluation, mean
 from experiments.analysis import fidelity
 from experiments.cli import config
 from experiments.cli.problem import trained
@@ -167,7 +167,8 @@ def measure(subject: Subject, counts: Sequence[int], start: nn.Module) -> dict[s
         name, before = SHORT.format(subject.steps), time.perf_counter()
         network = tuned_shortly(start, task, subject.recipe, subject.steps)
         seconds[name] = time.perf_counter() - before
-        proxies[name] = metrics(evaluation(network, task.model, task.data, "reward", subject.images))
+        images = compared(network, task.model, task.data, "reward", subject.images)
+        proxies[name] = metrics(mean(images, "reward"))
     return {"proxies": proxies, "seconds": seconds, **shares(task, counts)}
 
 
@@ -211,20 +212,6 @@ def tuned_shortly(
     few = {**task.data.splits, "train": task.data["train"].head(steps * recipe.batch_size)}
     short = replace(recipe, epochs=1)
     return tuned(network, replace(task.data, splits=few), short, task.device)
-
-
-def evaluation(
-    network: nn.Module, dense: nn.Module, data: DataSet, split: str, images: int | None
-) -> Evaluation:
-    """What is measured of any network on a split; the dense one runs on the same device, as a copy."""
-    device = next(network.parameters()).device
-    beside = copy.deepcopy(dense).to(device)
-    with evaluating(network), evaluating(beside):
-        found = [
-            per_image(network(batch), labels, F.log_softmax(beside(batch), dim=1))
-            for batch, labels in ((x.to(device), y.to(device)) for x, y in data.batches(split, 500, images))
-        ]
-    return mean(np.concatenate(found), split)
 
 
 def metrics(one: Evaluation) -> dict[str, float]:

@@ -1,0 +1,157 @@
+"""Policies on photographs, without fine-tuning: tables and a figure from the records of `experiments.photos`.
+
+Agreement is the share of the test images that a network classifies as the dense one does, in percent; KL the
+mean divergence from its predictions, in nats; the drop is in points of top-1. Intervals are of 95 %, by a
+bootstrap over seeds and images at once.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.analysis import figures, markdown, stats
+from experiments.analysis.charts import Curve
+
+SEED = 0  # of the resamples
+BASELINE = "uniform"
+
+Measure = Callable[[Mapping[str, Any], int, NDArray[np.bool_]], NDArray[np.float64]]
+"""(row, images, which of them the dense network classifies as labelled) -> a number an image"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one policy found at one target: a row of the record for each seed.
+
+    Attributes:
+        policy: its name.
+        target: share of the MACs that may stay.
+        rows: of the record.
+        dense_missed: positions of the test images that the dense network classifies otherwise than labelled.
+    """
+
+    policy: str
+    target: float
+    rows: Sequence[Mapping[str, Any]]
+    dense_missed: Sequence[int]
+
+    def values(self, measure: Measure) -> NDArray[np.float64]:
+        """``(seeds, images)``."""
+        images = len(self.rows[0]["images"]["kl"])
+        dense = ~_among(self.dense_missed, images)
+        return np.array([measure(row, images, dense) for row in self.rows], np.float64)
+
+    def estimate(self, measure: Measure) -> stats.Estimate:
+        """The mean over seeds and images, with its interval."""
+        return stats.crossed(self.values(measure), np.random.default_rng(SEED))
+
+    def mean(self, key: str) -> float:
+        """Of what the rows say by this key."""
+        return float(np.mean([row[key] for row in self.rows]))
+
+
+def agreement(row: Mapping[str, Any], images: int, dense: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """100 where an image is classified as by the dense network."""
+    return 100.0 * ~_among(row["images"]["changed"], images)
+
+
+def kl(row: Mapping[str, Any], images: int, dense: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Nats."""
+    return np.array(row["images"]["kl"], np.float64)
+
+
+def drop(row: Mapping[str, Any], images: int, dense: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """100 where the dense network alone is right, -100 where the small one alone is."""
+    return 100.0 * (dense.astype(float) - ~_among(row["images"]["missed"], images))
+
+
+def cells(records: Iterable[Mapping[str, Any]]) -> list[Cell]:
+    """What each policy found at each target, of all records together; targets from the largest."""
+    rows: dict[tuple[float, str], list[Mapping[str, Any]]] = {}
+    missed: Sequence[int] = ()
+    for record in records:
+        missed = record["results"]["dense"]["missed"]
+        for row in record["rows"]:
+            rows.setdefault((-row["target"], row["policy"]), []).append(row)
+    return [Cell(name, -target, rows[target, name], missed) for target, name in sorted(rows)]
+
+
+def table(records: Iterable[Mapping[str, Any]]) -> str:
+    """A table a target in Markdown, the policy that agrees most with the dense network first."""
+    every, parts = cells(records), []
+    for target in dict.fromkeys(cell.target for cell in every):
+        chosen = sorted(
+            (cell for cell in every if cell.target == target),
+            key=lambda cell: -cell.estimate(agreement).value,
+        )
+        head = ["policy", "seeds", "evaluations", "seconds", "MACs, %", "agreement, %", "KL, nats"]
+        head.append("top-1 drop, points")
+        lines = [
+            [
+                f"`{cell.policy}`", str(len(cell.rows)), f"{cell.mean('evaluations'):.0f}",
+                f"{cell.mean('search_seconds'):.0f}", f"{100 * cell.mean('macs_share'):.1f}",
+                _told(cell.estimate(agreement), ".1f"), _told(cell.estimate(kl), ".3f"),
+                _told(cell.estimate(drop), "+.1f"),
+            ]
+            for cell in chosen
+        ]  # fmt: skip
+        parts.append(f"**{100 * target:g} % of the MACs**\n\n{markdown.table(head, lines)}")
+    return "\n\n".join(parts)
+
+
+def summary(records: Iterable[Mapping[str, Any]]) -> str:
+    """A row a policy in Markdown with its agreement at each target, the highest on average first."""
+    every = {(cell.policy, cell.target): cell for cell in cells(records)}
+    targets = sorted({target for _, target in every}, reverse=True)
+    last = {
+        name: cell.estimate(agreement).value
+        for (name, target), cell in every.items()
+        if target == targets[-1]
+    }
+    names = sorted({name for name, _ in every}, key=lambda name: (-last.get(name, 0.0), name))
+    lines = [
+        [f"`{name}`"]
+        + [
+            _told(every[name, target].estimate(agreement), ".1f") if (name, target) in every else ""
+            for target in targets
+        ]
+        for name in names
+    ]
+    return markdown.table(["policy", *(f"{100 * target:g} % of the MACs" for target in targets)], lines)
+
+
+def plot(records: Iterable[Mapping[str, Any]], stem: Path) -> list[Path]:
+    """Agreement against the share of the MACs by policy, with bands; an SVG and a PNG."""
+    every, curves = cells(records), []
+    for name in sorted({cell.policy for cell in every}, key=lambda name: _order(every, name)):
+        found = [(cell, cell.estimate(agreement)) for cell in every if cell.policy == name]
+        curves.append(
+            Curve(
+                name,
+                [100 * cell.target for cell, _ in found],
+                [one.value for _, one in found],
+                [one.low for _, one in found],
+                [one.high for _, one in found],
+            )
+        )
+    title = "EfficientNet-Lite0 on unseen photographs: no training, no labels"
+    return figures.curves(curves, stem, title, "MACs, %", "agreement with the dense network, %")
+
+
+def _order(every: Sequence[Cell], name: str) -> float:
+    """Minus the mean agreement of a policy: the best comes first in the legend."""
+    return -float(np.mean([cell.values(agreement).mean() for cell in every if cell.policy == name]))
+
+
+def _among(positions: Sequence[int], images: int) -> NDArray[np.bool_]:
+    found = np.zeros(images, bool)
+    found[list(positions)] = True
+    return found
+
+
+def _told(found: stats.Estimate, form: str) -> str:
+    return f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]"

@@ -1,0 +1,91 @@
+"""What other packages make of a network in one shot, for the same tables: no search, no least squares.
+
+Torch-Pruning removes the channels of smallest magnitude, the same share of every group, and knows no budget:
+the share is found by bisection. Batch norms are re-estimated on the calibration images afterwards.
+"""
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+from amc_env.cost import macs
+from amc_env.data.splits import DataSet
+from amc_env.graph.structure import Graph
+from amc_env.graph.trace import trace
+
+METHODS = ("torch_pruning",)
+HALVINGS = 12  # of the interval in which the share lies
+BATCH = 25  # calibration images in a pass
+
+
+class OneShotError(ValueError):
+    """A method that cannot be run here, or cannot meet the target."""
+
+
+def torch_pruning(model: nn.Module, data: DataSet, target: float, images: int) -> nn.Module:
+    """The largest network that Torch-Pruning leaves within a share of the MACs.
+
+    *Source*: Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023; their package, with the L2
+    norm of a group's weights as its importance and all groups cut alike.
+
+    Args:
+        model: the dense network; it is copied, not changed.
+        data: its calibration split re-estimates the batch norms.
+        target: share of the MACs that may stay, in (0, 1].
+        images: how many calibration images; all where there are fewer.
+
+    Raises:
+        OneShotError: without the package, and for a target that it does not reach.
+    """
+    most = math.floor(target * total(model, data))
+    low, high, found = 0.0, 1.0, None
+    for _ in range(HALVINGS):
+        ratio = (low + high) / 2
+        network = _pruned(model, data, ratio)
+        if total(network, data) <= most:
+            high, found = ratio, network
+        else:
+            low = ratio
+    if found is None:
+        raise OneShotError(f"Torch-Pruning leaves no network with {target:.0%} of the MACs: ask for more")
+    re_estimate(found, data, images)
+    return found
+
+
+def total(model: nn.Module, data: DataSet) -> int:
+    """The MACs of a network, as plans are priced."""
+    graph: Graph = trace(model, data.shape)
+    return sum(macs(layer, layer.c_in, layer.c_out) for layer in graph.layers)
+
+
+def re_estimate(model: nn.Module, data: DataSet, images: int) -> None:
+    """Set the statistics of all batch norms to their means over the calibration images, in place."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over the batches
+        norm.train()
+    with torch.inference_mode():
+        for batch, _ in data.batches("calibration", BATCH, images):
+            model(batch)
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
+    model.eval()
+
+
+def _pruned(model: nn.Module, data: DataSet, ratio: float) -> nn.Module:
+    try:
+        import torch_pruning as package  # an extra, see pyproject.toml
+    except ImportError as error:
+        raise OneShotError("Torch-Pruning is missing: pip install 'amc-rl[dev]'") from error
+    network = copy.deepcopy(model).eval()
+    images, _ = next(data.batches("calibration", 1, 1))
+    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1:]
+    package.pruner.BasePruner(
+        network, images, importance=package.importance.GroupMagnitudeImportance(p=2), pruning_ratio=ratio,
+        ignored_layers=last,
+    ).step()  # fmt: skip
+    return network

@@ -1,0 +1,175 @@
+"""The job of `experiments.photos`: one network cut by many policies, without training and without labels.
+
+Each row of the record is one search; a killed run goes on with the searches that have none.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+from torch import nn
+
+from amc_env.building import Task, make_task
+from amc_env.env import CompressionEnv
+from amc_env.evaluator import Evaluator, compared
+from amc_env.metrics import Images, mean
+from experiments.analysis import untuned
+from experiments.cli import config
+from experiments.cli.problem import build_agent, trained
+from experiments.recording.plans import candidates, groups, plan_of
+from experiments.recording.progress import Meter
+from experiments.searching import one_shot
+from experiments.searching.compare import contenders_of, is_rule, opened, seeds_of
+from experiments.searching.policies import Job, curve, explore
+from experiments.training.fidelity import shares
+
+SPLITS = ("selection", "test")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The network, its evaluators, and what is the same for every search."""
+
+    task: Task
+    reward: Evaluator
+    selection: Evaluator
+    resource: str
+    episodes: int
+    confirm: int
+    images: int
+
+
+def main(cfg: DictConfig, folder: Path) -> None:
+    """Search and measure them all, and print the table."""
+    contenders = contenders_of(cfg)
+    record = opened(cfg, folder, contenders)
+    with record:
+        with record.phase("prepare"):
+            subject = prepared(cfg)
+            record.update(results={"groups": groups(subject.task.graph), "dense": dense(subject.task)})
+        jobs = all_jobs(cfg, contenders)
+        done = {Job(row["policy"], row["target"], row["seed"]) for row in record.rows}
+        with record.phase("runs"), Meter("runs", len(jobs), done=len(done)) as meter:
+            for job in jobs:
+                if job not in done:
+                    found = row(subject, contenders.get(job.policy), job)
+                    record.add(**found)
+                    meter.update(len(record.rows), **{job.policy: found["agreement"]["selection"]})
+        print(untuned.table([record.content | {"rows": record.rows}]))
+
+
+def all_jobs(cfg: DictConfig, contenders: Mapping[str, Any]) -> list[Job]:
+    """Every policy at every target, the first seed of all before the second; a rule or a shot has but one."""
+    return [
+        Job(name, target, seed)
+        for seed in range(cfg.first_seed, cfg.first_seed + cfg.seeds)
+        for target in cfg.targets
+        for name in (*contenders, *cfg.one_shot)
+        if seed in (seeds_of(cfg, contenders[name]) if name in contenders else (0,))
+    ]
+
+
+def prepared(cfg: DictConfig) -> Subject:
+    """The network of a configuration and its evaluators."""
+    subject = trained(cfg)
+    task = make_task(subject.model, subject.data, device=cfg.device, **config.plain(cfg.compressor))
+    assert isinstance(task, Task)
+    return Subject(
+        task, task.evaluator("reward", cfg.reward_images), task.evaluator("selection"), cfg.resource,
+        cfg.episodes, cfg.confirm, cfg.compressor.calibration_images,
+    )  # fmt: skip
+
+
+def dense(task: Task) -> dict[str, Any]:
+    """The dense network on the test split: its top-1 in [0, 1] by split, and the images that it misses."""
+    images = compared(task.model, task.model, task.data, "test", None)
+    return {"test": float(images["top1"].mean()), "missed": per_image(images)["missed"]}
+
+
+def row(subject: Subject, settings: Mapping[str, Any] | None, job: Job) -> dict[str, Any]:
+    """A row of the record: one search, confirmed on the selection split, or one shot; measured.
+
+    Args:
+        subject: what is searched.
+        settings: ``agent`` and ``env``, as of `compare.contender`; None for a shot.
+        job: which search.
+
+    Returns:
+        The job; what `searched` or `shot` and `measured` say; and ``search_seconds``, until the network.
+    """
+    start = time.perf_counter()
+    found, network = shot(subject, job) if settings is None else searched(subject, settings, job)
+    return {
+        "policy": job.policy, "target": job.target, "seed": job.seed, **found,
+        "search_seconds": round(time.perf_counter() - start, 3), **measured(subject.task, network),
+    }  # fmt: skip
+
+
+def searched(subject: Subject, settings: Mapping[str, Any], job: Job) -> tuple[dict[str, Any], nn.Module]:
+    """Search, and settle on the plan whose reward on the selection split is highest.
+
+    Returns:
+        ``counts``, ``reward`` and ``episode`` of the plan; ``macs_share`` and ``params_share``;
+        ``distinct`` and ``evaluations``, how many plans were evaluated, and in how many episodes; and
+        `policies.curve`. Beside it the plan's network.
+    """
+    task = subject.task
+    env = CompressionEnv(
+        task.compressor, subject.reward, target=job.target, resource=subject.resource, **settings["env"]
+    )
+    episodes = 1 if is_rule(settings) else subject.episodes
+    trials = explore(env, build_agent(settings["agent"], env, seed=job.seed), episodes, job.seed)
+
+    def confirmed(trial: Mapping[str, Any]) -> float:
+        evaluation = subject.selection(plan_of(task, trial["counts"]))
+        return env.reward(evaluation, env.costs(trial["counts"]))
+
+    best = max(candidates(trials, subject.confirm), key=confirmed)
+    network = task.network(plan_of(task, best["counts"])).to(task.device).eval()
+    found = {
+        "counts": list(best["counts"]), "reward": best["reward"], "episode": best["episode"],
+        **shares(task, best["counts"]), "distinct": len({tuple(trial["counts"]) for trial in trials}),
+        "evaluations": episodes, **curve(trials),
+    }  # fmt: skip
+    return found, network
+
+
+def shot(subject: Subject, job: Job) -> tuple[dict[str, Any], nn.Module]:
+    """A method of `one_shot`; its network has the share of the MACs that ``macs_share`` says."""
+    task = subject.task
+    network = getattr(one_shot, job.policy)(task.model, task.data, job.target, subject.images)
+    share = one_shot.total(network, task.data) / one_shot.total(task.model, task.data)
+    return {"macs_share": share, "evaluations": 0}, network.to(task.device).eval()
+
+
+def measured(task: Task, network: nn.Module) -> dict[str, Any]:
+    """What a network does beside the dense one.
+
+    Returns:
+        ``top1`` and ``agreement`` in [0, 1] and ``kl`` in nats, means by split; and ``images``, of each image
+        of the test split what `per_image` says.
+    """
+    found = {split: compared(network, task.model, task.data, split, None) for split in SPLITS}
+    means = {split: mean(images, split) for split, images in found.items()}
+    return {
+        name: {split: getattr(one, name) for split, one in means.items()}
+        for name in ("top1", "agreement", "kl")
+    } | {"images": per_image(found["test"])}
+
+
+def per_image(images: Images) -> dict[str, Any]:
+    """Of the images of a split, for a bootstrap over them.
+
+    Returns:
+        ``missed``, the positions of those that are not classified as labelled; ``changed``, of those that are
+        classified otherwise than by the dense network; ``kl`` of each, to four decimals.
+    """
+    return {
+        "missed": np.flatnonzero(~images["top1"]).tolist(),
+        "changed": np.flatnonzero(~images["agreement"]).tolist(),
+        "kl": [round(float(value), 4) for value in images["kl"]],
+    }
