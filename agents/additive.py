@@ -58,9 +58,11 @@ class Additive(PlanSearch):
         found = best_sum(lattice, tables, self.best[0], self.plans[-NOGOODS:])
         if not len(found):
             found = lattice.exchanged(self.best.repeat(50, axis=0), self.rng)
-        around = self.new(np.concatenate([found, lattice.neighbours(found[0], self.rng)]))
+        found = lattice.filled(found, self.rng)
+        around = self.new(lattice.filled(lattice.neighbours(found[0], self.rng), self.rng))
         worth = np.sum([table[around[:, at]] for at, table in enumerate(tables)], axis=0)
-        return around[np.argsort(-worth, kind="stable")[:BATCH]] if len(around) else self.best
+        around = self.new(np.concatenate([found, around[np.argsort(-worth, kind="stable")]]))
+        return around[:BATCH] if len(around) else self.best
 
     def state_dict(self) -> dict[str, Any]:
         """As of the parent, and the centre."""
@@ -75,25 +77,24 @@ class Additive(PlanSearch):
 def changes(lattice: Lattice, centre: NDArray[np.int64], levels: int) -> Plans:
     """Plans in which one decision is set to one of a few choices spread over all of its own.
 
-    Where that is beyond the budget, the keep ratios of the others are cut by a common factor.
+    The keep ratios of the others are cut or raised by a common factor until the budget is used up.
     """
     found = []
     for decision, top in enumerate(lattice.tops):
         for choice in np.unique(np.linspace(0, top, levels + 1).round().astype(int)):
             plan = centre.copy()
             plan[decision] = choice
-            if not lattice.within(plan[None])[0]:
-                plan = _cut_others(lattice, plan, decision)
+            plan = _fit_others(lattice, plan, decision)
             if lattice.within(plan[None])[0]:
                 found.append(plan)
     return np.array(found).reshape(-1, lattice.decisions)
 
 
-def _cut_others(lattice: Lattice, plan: NDArray[np.int64], decision: int) -> NDArray[np.int64]:
+def _fit_others(lattice: Lattice, plan: NDArray[np.int64], decision: int) -> NDArray[np.int64]:
     keeps = lattice.ratios(plan[None])
-    factors = np.linspace(1, 0, 101)[:, None] * np.ones_like(keeps)
+    factors = np.linspace(2, 0, 201)[:, None] * np.ones_like(keeps)
     factors[:, decision] = 1
-    tried = lattice.positions(factors * keeps)
+    tried = lattice.positions(np.minimum(factors * keeps, 1))
     first: NDArray[np.int64] = tried[int(lattice.within(tried).argmax())]  # within the budget
     return first
 

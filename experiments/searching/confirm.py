@@ -31,9 +31,10 @@ def confirm(
     recipe: Recipe,
     rounds: Sequence[float] = (),
 ) -> Plan:
-    """Measure the ``limit`` best plans on the whole selection split and settle on the most accurate.
+    """Measure the ``limit`` best plans on the whole selection split and settle on the best rewarded there.
 
-    The reward of the best of many plans is partly luck on the reward images (design, decision 17).
+    The reward of the best of many plans is partly luck on the reward images (design, decision 17). A reward
+    that reads no labels settles without them.
 
     Args:
         env: whose search it was.
@@ -46,7 +47,9 @@ def confirm(
     with record.phase("confirm"):
         evaluate = env.task.evaluator("selection")
         measured = [(row, evaluate(plans.plan_of(env, row["counts"]))) for row in rows]
-        row, selection = max(measured, key=lambda item: (item[1].top1, item[0]["reward"]))
+        row, selection = max(
+            measured, key=lambda item: (env.reward(item[1], env.costs(item[0]["counts"])), item[0]["reward"])
+        )
         tuned: list[list[dict[str, float]]] = []
         if rounds:
             found = [plans.plan_of(env, row["counts"]) for row, _ in measured]

@@ -1,0 +1,130 @@
+"""Policies on photographs: what is measured without tuning, one shot of another package, and the table."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from networks import images, network
+
+from amc_env.building import make_task
+from amc_env.evaluator import compared, hits
+from amc_env.metrics import mean
+from amc_env.plan import Plan
+from experiments.analysis import stats, untuned
+from experiments.cli import config
+from experiments.recording.record import RunRecord
+from experiments.searching import one_shot, photos
+
+SMALL = ["device=cpu", "reward_images=30", "compressor.calibration_images=40", "compressor.points=2"]
+
+
+def row(policy, seed, changed, missed=(), target=0.7):
+    return {
+        "policy": policy, "target": target, "seed": seed, "evaluations": 10, "search_seconds": 2.0,
+        "macs_share": 0.69, "images": {"changed": changed, "missed": list(missed), "kl": [0.5, 0.1, 0.0, 0.0]},
+    }  # fmt: skip
+
+
+def record(*rows):
+    return {"results": {"dense": {"missed": [3]}}, "rows": rows}
+
+
+def test_agreement_divergence_and_drop_by_hand():
+    (cell,) = untuned.cells([record(row("gp", 0, [0, 1], [0, 1])), record(row("gp", 1, [0], [0, 3]))])
+    assert cell.estimate(untuned.agreement).value == 62.5
+    assert cell.estimate(untuned.kl).value == pytest.approx(0.15)
+    np.testing.assert_array_equal(cell.values(untuned.drop), [[100, 100, 0, -100], [100, 0, 0, 0]])
+    assert cell.estimate(untuned.drop).value == 25
+
+
+def test_the_policy_that_agrees_most_comes_first():
+    found = record(row("uniform", 0, [0, 1]), row("gp", 0, [0]), row("gp", 0, [0], target=0.8))
+    lines = untuned.table([found]).splitlines()
+    assert lines[0] == "**80 % of the MACs**"
+    assert [line.split("|")[1].strip() for line in lines if line.startswith("| `")] == [
+        "`gp`",
+        "`gp`",
+        "`uniform`",
+    ]
+    assert untuned.summary([found]).splitlines()[-1].startswith("| `uniform` |  | 50.0 [")
+
+
+def test_an_interval_over_runs_and_images():
+    """One run of 100 coins has that of the coins; runs that differ widen it, images alike or not."""
+    coins = np.repeat([[0.0, 100.0]], 50, axis=1)
+    low, high = stats.crossed(coins, np.random.default_rng(0))[1:]
+    assert (low, high) == pytest.approx((40.2, 59.8), abs=1.5)
+    apart = stats.crossed(np.array([[0.0] * 4, [1.0] * 4]), np.random.default_rng(0))
+    assert apart == (0.5, 0.0, 1.0)
+
+
+def test_a_network_beside_the_dense_one_is_measured_as_its_plan_is():
+    model, data = network("residual"), images()
+    task = make_task(model, data, device="cpu", calibration_images=40, points=2, round_to=1)
+    assert mean(compared(model, model, data, "test", None), "test").agreement == 1
+    plan = Plan.dense(task.graph).with_group(0, task.compressor.choose(0, 2))
+    found, judge = compared(task.network(plan), model, data, "test", 10), task.evaluator("test", 10)
+    assert mean(found, "test").kl == pytest.approx(judge(plan).kl, rel=1e-3)
+    assert mean(found, "test").agreement == judge(plan).agreement
+    told = photos.per_image(found)
+    assert told["missed"] == torch.nonzero(~hits(task.network(plan), data, "test")[:10]).flatten().tolist()
+    assert len(told["kl"]) == 10
+
+
+def test_staged_repair_is_by_moments_while_searching_and_sequential_from_then_on():
+    model, data = network("residual"), images()
+    made = {
+        repair: make_task(model, data, repair=repair, device="cpu", calibration_images=40, round_to=1)
+        for repair in ("moments", "sequential", "staged")
+    }
+    plan = Plan.dense(made["staged"].graph).with_group(0, made["staged"].compressor.choose(0, 2))
+    kls = {
+        (repair, split): task.evaluator(split, 20)(plan).kl
+        for repair, task in made.items()
+        for split in ("reward", "selection")
+    }
+    assert kls["staged", "reward"] == kls["moments", "reward"] != kls["sequential", "reward"]
+    assert kls["staged", "selection"] == kls["sequential", "selection"] != kls["moments", "selection"]
+    for name, value in made["sequential"].network(plan).state_dict().items():
+        assert torch.equal(value, made["staged"].network(plan).state_dict()[name])
+
+
+def test_torch_pruning_leaves_at_most_the_target_and_moves_no_weight():
+    pytest.importorskip("torch_pruning")
+    model, data = network("residual"), images()
+    before = copy.deepcopy(model.state_dict())
+    whole = one_shot.total(model, data)
+    cut = one_shot.torch_pruning(model, data, 0.6, 40)
+    assert 0.3 * whole < one_shot.total(cut, data) <= 0.6 * whole
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(one_shot.OneShotError, match="ask for more"):
+        one_shot.torch_pruning(model, data, 1e-5, 40)
+
+
+def test_re_estimated_statistics_are_those_of_the_calibration_images():
+    model, data = network("residual"), images()
+    first = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    conv = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+    one_shot.re_estimate(model, data, one_shot.BATCH)
+    expected = conv(next(data.batches("calibration", one_shot.BATCH))[0]).mean((0, 2, 3))
+    torch.testing.assert_close(first.running_mean, expected)
+    assert not any(module.training for module in model.modules())
+
+
+def test_searches_and_shots_are_measured_without_a_recipe(tmp_path, capsys):
+    pytest.importorskip("torch_pruning")
+    words = ["model=digits_cnn", "data=digits", f"output={tmp_path}", "targets=[0.5]", "seeds=2", *SMALL]
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        cfg = compose("photos", [*words, "episodes=3", "confirm=2"])
+        cfg.contenders = {name: cfg.contenders[name] for name in ("uniform", "additive")}
+        photos.main(cfg, tmp_path)
+    found = RunRecord.read(tmp_path)
+    assert [(row["policy"], row["seed"]) for row in found.rows] == [
+        ("uniform", 0), ("additive", 0), ("torch_pruning", 0), ("additive", 1),
+    ]  # fmt: skip
+    for each in found.rows:
+        assert each["agreement"]["test"] == pytest.approx(1 - len(each["images"]["changed"]) / 297)
+        assert each["macs_share"] <= 0.5
+    assert "| `torch_pruning` | 1 | 0 |" in capsys.readouterr().out
