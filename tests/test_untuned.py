@@ -23,7 +23,8 @@ SMALL = ["device=cpu", "reward_images=30", "compressor.calibration_images=40", "
 def row(policy, seed, changed, missed=(), target=0.7):
     return {
         "policy": policy, "target": target, "seed": seed, "evaluations": 10, "search_seconds": 2.0,
-        "macs_share": 0.69, "images": {"changed": changed, "missed": list(missed), "kl": [0.5, 0.1, 0.0, 0.0]},
+        "macs_share": 0.69,
+        "images": {"changed": changed, "missed": list(missed), "kl": [0.5, 0.1, 0.0, 0.0]},
     }  # fmt: skip
 
 
@@ -91,6 +92,7 @@ def test_staged_repair_is_by_moments_while_searching_and_sequential_from_then_on
         assert torch.equal(value, made["staged"].network(plan).state_dict()[name])
 
 
+@pytest.mark.slow
 def test_torch_pruning_leaves_at_most_the_target_and_moves_no_weight():
     pytest.importorskip("torch_pruning")
     model, data = network("residual"), images()
@@ -113,6 +115,7 @@ def test_re_estimated_statistics_are_those_of_the_calibration_images():
     assert not any(module.training for module in model.modules())
 
 
+@pytest.mark.slow
 def test_searches_and_shots_are_measured_without_a_recipe(tmp_path, capsys):
     pytest.importorskip("torch_pruning")
     words = ["model=digits_cnn", "data=digits", f"output={tmp_path}", "targets=[0.5]", "seeds=2", *SMALL]

@@ -43,7 +43,8 @@ class Cell:
         """``(seeds, images)``."""
         images = len(self.rows[0]["images"]["kl"])
         dense = ~_among(self.dense_missed, images)
-        return np.array([measure(row, images, dense) for row in self.rows], np.float64)
+        found: NDArray[np.float64] = np.stack([measure(row, images, dense) for row in self.rows])
+        return found
 
     def estimate(self, measure: Measure) -> stats.Estimate:
         """The mean over seeds and images, with its interval."""
@@ -56,7 +57,7 @@ class Cell:
 
 def agreement(row: Mapping[str, Any], images: int, dense: NDArray[np.bool_]) -> NDArray[np.float64]:
     """100 where an image is classified as by the dense network."""
-    return 100.0 * ~_among(row["images"]["changed"], images)
+    return np.where(_among(row["images"]["changed"], images), 0.0, 100.0)
 
 
 def kl(row: Mapping[str, Any], images: int, dense: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -66,7 +67,7 @@ def kl(row: Mapping[str, Any], images: int, dense: NDArray[np.bool_]) -> NDArray
 
 def drop(row: Mapping[str, Any], images: int, dense: NDArray[np.bool_]) -> NDArray[np.float64]:
     """100 where the dense network alone is right, -100 where the small one alone is."""
-    return 100.0 * (dense.astype(float) - ~_among(row["images"]["missed"], images))
+    return 100.0 * (dense.astype(np.float64) - ~_among(row["images"]["missed"], images))
 
 
 def cells(records: Iterable[Mapping[str, Any]]) -> list[Cell]:

@@ -10,11 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import nn
-from torch.nn import functional as F
 
 from amc_env import checkpoints
 from amc_env.budget import Budget
@@ -22,7 +20,6 @@ from amc_env.building import Task, make_task
 from amc_env.cost import RESOURCES
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import Evaluator, accuracy, compared
-from amc_env.execution import evaluating
 from amc_env.joint_task import JointTask
 from amc_env.layer_task import LayerTask
 from amc_env.metrics import Evaluation, mean
