@@ -81,19 +81,23 @@ def test_fidelity_measures_every_proxy_and_goes_on_where_it_was_stopped(tmp_path
     assert again[2]["tuned"] == rows[2]["tuned"]
 
 
-def test_policies_are_confirmed_and_tuned_and_a_rule_has_one_seed(tmp_path, capsys):
+def test_policies_are_confirmed_and_tuned_with_seeds_of_their_own(tmp_path, capsys):
     cfg = composed("policies", tmp_path, "targets=[0.5]", "seeds=2", "confirm_epochs=[0.2]")
     cfg.contenders = {"uniform": ["agent=uniform", "env.scale=absolute"], "random": ["agent=random"]}
     cfg.episodes, cfg.early, cfg.confirm = 3, 2, 2
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
         policies.main(cfg, tmp_path)
     rows = RunRecord.read(tmp_path).rows
-    assert [(row["policy"], row["seed"]) for row in rows] == [("uniform", 0), ("random", 0), ("random", 1)]
+    names = ("uniform", "random")
+    assert [(row["policy"], row["seed"]) for row in rows] == [
+        (name, seed) for seed in (0, 1) for name in names
+    ]
+    assert rows[0]["counts"] == rows[2]["counts"]
     assert all(row["macs_share"] <= 0.5 for row in rows)
     assert rows[0]["evaluations"] == len(rows[0]["curve"]) == rows[0]["distinct"] == 1
     assert not {"early", "halved"} & set(rows[0])
     assert RunRecord.read(tmp_path).content["results"]["dense"].keys() == {"selection", "test"}
-    for row in rows[1:]:
+    for row in rows[1::2]:
         assert (row["evaluations"], row["early"]["evaluations"]) == (3, 2)
         assert row["early"]["episode"] < 2
         assert row["halved"]["evaluations"] == 3

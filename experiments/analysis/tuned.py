@@ -19,10 +19,9 @@ Rows = Sequence[Mapping[str, Any]]
 def table(rows: Rows, resource: str = "macs") -> str:
     """A row a policy in Markdown, for each target; the highest tuned test accuracy first.
 
-    Accuracies are in percent, means over seeds with 95 % bootstrap intervals; a policy that draws nothing has
-    one run. The last column is the mean difference to the tuned uniform policy on the test split. A search
-    whose best plan was tuned early as well has a row for each number of evaluations, and one for its tuned
-    candidates.
+    Accuracies are in percent, means over seeds with 95 % bootstrap intervals. The last column is the mean
+    difference to the tuned uniform policy on the test split. A search whose best plan was tuned early as
+    well has a row for each number of evaluations, and one for its tuned candidates.
     """
     parts = []
     for target in sorted({row["target"] for row in rows}, reverse=True):

@@ -25,7 +25,7 @@ from experiments.cli.problem import build_agent, trained
 from experiments.recording.plans import candidates, counts, groups, plan_of
 from experiments.recording.progress import Meter
 from experiments.searching import stages
-from experiments.searching.compare import contenders_of, is_rule, opened, seeds_of
+from experiments.searching.compare import contenders_of, is_rule, opened
 from experiments.searching.confirm import APART, halved
 from experiments.training.distillation import teacher_of
 from experiments.training.fidelity import shares, tuned
@@ -97,13 +97,15 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
 
 def all_jobs(cfg: DictConfig, contenders: Mapping[str, Any]) -> list[Job]:
-    """Every policy at every target, the first seed of all before the second; a rule has but one."""
+    """Every policy at every target, the first seed of all before the second.
+
+    A rule finds the same plan with every seed, but its fine-tuning differs.
+    """
     return [
         Job(name, target, seed)
         for seed in range(cfg.first_seed, cfg.first_seed + cfg.seeds)
         for target in cfg.targets
-        for name, settings in contenders.items()
-        if seed in seeds_of(cfg, settings)
+        for name in contenders
     ]
 
 
@@ -135,6 +137,7 @@ def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, An
         stages, where there are some; ``distinct``, how many plans were evaluated in the last one; ``curve``
         and ``curve_seconds``, see `curve`.
     """
+    subject = replace(subject, recipe=replace(subject.recipe, seed=subject.recipe.seed + job.seed))
     parts, earlier = stages.stages_to(subject.stages, job.target), list[dict[str, Any]]()
     for share in parts[:-1]:
         trials = searched(subject, settings, share, job.seed, len(parts))
