@@ -225,6 +225,22 @@ def test_one_row_a_network_over_its_seeds(whole):
     assert "| `lenet` | 2 |" in text
 
 
+def test_settled_batch_norms_compute_the_same_from_two_vectors():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.BatchNorm2d(5)).train()
+    images = torch.randn(8, 3, 9, 9)
+    with torch.no_grad():
+        for norm in (network[1], network[3]):
+            nn.init.uniform_(norm.weight, -1, 1)
+            nn.init.uniform_(norm.bias, -1, 1)
+        network(2 * images + 1)
+        network.eval()
+        before = network(images)
+        torch.testing.assert_close(deep_compression.settled(network)(images), before)
+    assert not network[1].running_mean.any()
+    assert (network[3].running_var == 1 - network[3].eps).all()
+
+
 def test_a_search_of_single_weights_says_what_each_layer_keeps(lenet, tmp_path):
     overrides = ["model=lenet300_100", "data=digits", f"model.checkpoint={lenet}", "model.options.side=8"]
     overrides += ["compressor=fine_grained", "protocol=params_50", "protocol.target=0.3", "agent=random"]
