@@ -59,6 +59,7 @@ LIMITS: dict[str, Sequence[Any]] = {  # of what a command alone reads: lowest an
     ),
 }
 OTHERS: dict[str, dict[str, Sequence[Any]]] = {  # where a command means something else by a key
+    "FidelityConfig": {"seeds": (0, 1_000)},
     "ReproduceConfig": {
         "table": (
             "table2",

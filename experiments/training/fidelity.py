@@ -79,8 +79,10 @@ def main(cfg: DictConfig, folder: Path) -> None:
                 if index not in done:
                     found = row(subject, index)
                     record.add(**found)
-                    meter.update(len(record.rows), tuned=found["tuned"][0])
-        if len(record.rows) >= fidelity.FEWEST:
+                    meter.update(
+                        len(record.rows), **{f"tuned {at}": top1 for at, top1 in enumerate(found["tuned"])}
+                    )
+        if cfg.seeds and len(record.rows) >= fidelity.FEWEST:
             print(fidelity.table(record.rows))
 
 
@@ -179,7 +181,7 @@ def tune(subject: Subject, start: nn.Module) -> dict[str, Any]:
     for seed in range(subject.seeds):
         network = tuned(start, task.data, replace(subject.recipe, seed=seed), task.device)
         found.append(accuracy(network, task.data, "selection"))
-    return {"tuned": found, "tuning_seconds": (time.perf_counter() - before) / len(found)}
+    return {"tuned": found, "tuning_seconds": (time.perf_counter() - before) / max(1, len(found))}
 
 
 def shares(task: Task | LayerTask | JointTask, counts: Sequence[int]) -> dict[str, float]:
