@@ -96,7 +96,10 @@ def test_a_row_without_runs_of_its_own_takes_those_of_a_record():
     row = {"row": "t/r", "record": {"name": "tuned/net", "policy": "x", "target": 0.5}}
     other = run("x", 0, 0.5, name="net-x-50-0")
     own = run("x", 0, 0.5, experiment="t/r")
-    assert of_row([other, run("y", 0, 0.5, name="net-y-50-0")], row) == [other]
+    alike = [run("y", 0, 0.5, name="net-y-50-0"), run("x", 0, 0.5, name="net-more-x-50-0")]
+    assert of_row([other, *alike], row) == [other]
+    packed = run("deep_compress", 2, 0.5, name="lenet-2")
+    assert of_row([other, packed], {"row": "t/l", "record": {"name": "deep_compression/lenet"}}) == [packed]
     assert of_row([other, own, run("x", 1, 0.5, experiment="t/r", status="running")], row) == [own]
 
 

@@ -137,9 +137,13 @@ def of_row(runs: Sequence[Run], row: Mapping[str, Any]) -> list[Run]:
     if own or "record" not in row:
         return own
     record = row["record"]
-    start, agent = f"{record['name'].rpartition('/')[2]}-", (record.get("policy"), record.get("target"))
-    found = [run for run in runs if run.name.startswith(start)]
-    return found if agent == (None, None) else [run for run in found if (run.agent, run.target) == agent]
+    name, agent = record["name"].partition("/")[2], (record.get("policy"), record.get("target"))
+    return [
+        run
+        for run in runs
+        if run.name in (f"{name}-{run.agent}-{100 * run.target:g}-{run.seed}", f"{name}-{run.seed}")
+        and agent in ((None, None), (run.agent, run.target))
+    ]
 
 
 def beside(name: str, runs: Sequence[Run]) -> Table:

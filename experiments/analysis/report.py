@@ -112,7 +112,7 @@ def committed() -> list[runs.Run]:
     """Every search that stands in a committed record."""
     return [
         run
-        for folder in (SEARCHES, TUNED, TABLES)
+        for folder in (SEARCHES, TUNED, TABLES, COMPRESSED)
         for path in sorted((RESULTS / folder).rglob("*.json"))
         for run in runs.read(path, str(path.relative_to(RESULTS / folder).with_suffix("")))
     ]
