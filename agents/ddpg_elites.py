@@ -28,6 +28,8 @@ LIMITS = {  # of the arguments: the lowest and the highest
 class EliteDDPG(DDPG):
     """`DDPG` in which most episodes change or imitate the best ones, and the critic picks among draws.
 
+    With ``candidates=1`` and ``revisit=1`` no network has a say after the start, and none is trained.
+
     Args:
         *args: those of `DDPG`.
         candidates: draws of a decision, of which the critic picks the one that is played.
@@ -87,9 +89,12 @@ class EliteDDPG(DDPG):
         return self.revisits.renewed(self._executed, action, self.rng)
 
     def end_episode(self, episode: Episode) -> dict[str, float]:
-        """Let the episode into the archive, and learn."""
+        """Let the episode into the archive, and learn where a network has a say."""
         self.revisits.add(episode)
-        return super().end_episode(episode)
+        if self.candidates > 1 or self.revisit < 1:
+            return super().end_episode(episode)
+        self.episodes += 1
+        return {}
 
     def _begin(self, decisions: int, *, explore: bool) -> None:
         """Choose what the episode follows: an elite, or mu."""

@@ -226,3 +226,20 @@ def test_it_ends_nearer_to_the_best_than_noise_around_mu():
 def test_a_resumed_search_is_the_uninterrupted_one():
     env = FindTheKeeps()
     assert_resumes(lambda *, seed: agent_of(env, seed=seed, revisit=0.7), env, stop=8, episodes=14)
+
+
+def test_where_no_network_has_a_say_none_is_trained_and_the_search_is_the_same():
+    env = FindTheKeeps()
+
+    def played(**settings):
+        agent = agent_of(env, seed=0, **SETTINGS | {"candidates": 1} | settings)
+        before = [weight.clone() for weight in agent.critic.parameters()]
+        asked = [trial.episode.asked for trial in search(env, agent, episodes=12, seed=0)]
+        same = all(torch.equal(a, b) for a, b in zip(before, agent.critic.parameters(), strict=True))
+        return np.array(asked), same
+
+    alone, untouched = played()
+    assert untouched
+    trained, untouched = played(revisit=1 - 1e-12)  # trained, but never asked
+    assert not untouched
+    np.testing.assert_array_equal(alone, trained)
