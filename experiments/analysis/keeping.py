@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from amc_env import files
+from experiments.analysis.families import ABOUT
 from experiments.analysis.joining import joined, joined_parts
 from experiments.cli.signatures import ROOT, settings
 from experiments.recording.record import RunRecord, row_a_line, whole
@@ -17,7 +18,7 @@ from experiments.recording.record import RunRecord, row_a_line, whole
 RESULTS = ROOT / "experiments/results"
 SEARCHES, REGRET = "searches", "regret"  # folders of it
 TUNED, FIDELITY, TABLES, PRETRAINED = "tuned", "fidelity", "tables", "pretrained"
-COMPRESSED, PHOTOS = "deep_compression", "photos"
+COMPRESSED, PHOTOS, FAMILIES = "deep_compression", "photos", "families"
 SEARCH = ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
 ASKED = ("job", "overrides", "choices")  # what is kept of how a search was started
 COMPARISON = ("format", "config", "seeds", "versions", "commit", "results", "seconds")
@@ -43,25 +44,22 @@ def keep(folder: Path, name: str) -> Path:
     if (status := record.content["status"]) != "finished":
         raise KeepError(f"{folder} is {status}: only a finished run is reported")
     group = group_of(record)
+    if group == TUNED and name.partition("-")[0] in ABOUT:
+        group = FAMILIES
     place = RESULTS / group
     path = place / f"{name}.json"
     if group.startswith((SEARCHES, TABLES)):
         kept = _search(record, name)
         if group == SEARCHES:
             _check_search(record.content["config"], name, place)
-    elif group == COMPRESSED:
-        kept = {key: record.content[key] for key in COMPARISON}
-        model = kept["config"]["model"]
-        model["checkpoint"] = Path(model["checkpoint"] or "").name  # no path of a machine
     else:
-        kept = {key: record.content[key] for key in COMPARISON} | {"rows": record.rows}
-        if group == PRETRAINED:
-            kept["config"]["critic"] = Path(kept["config"]["critic"]).name  # likewise
-        if kept["config"].get("shared"):
-            kept["config"]["shared"] = Path(kept["config"]["shared"]).name
-        _check_rows(record)
-        _check_name(record.content["config"], name)
-    if path.exists() and group in (REGRET, TUNED, PHOTOS):
+        kept = {key: record.content[key] for key in COMPARISON}
+        if group != COMPRESSED:
+            kept["rows"] = record.rows
+            _check_rows(record)
+            _check_name(record.content["config"], name)
+        kept["config"] = _without_places(kept["config"])
+    if path.exists() and group in (REGRET, TUNED, PHOTOS, FAMILIES):
         kept = joined(whole(path), kept)
     elif path.exists() and group == FIDELITY:
         kept = joined_parts(whole(path), kept)
@@ -94,6 +92,17 @@ def group_of(record: RunRecord) -> str:
     experiment = (record.content["run"].get("choices") or {}).get("experiment") or ""
     table, _, row = experiment.rpartition("/")
     return f"{TABLES}/{table}" if row and table else SEARCHES
+
+
+def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without the folders of a machine: of what is read, the name stays."""
+    found = dict(config)
+    for key in ("critic", "shared", "policy"):
+        if found.get(key):
+            found[key] = Path(found[key]).name
+    if (found.get("model") or {}).get("checkpoint"):
+        found["model"] = found["model"] | {"checkpoint": Path(found["model"]["checkpoint"]).name}
+    return found
 
 
 def agent_settings(name: str) -> dict[str, Any]:

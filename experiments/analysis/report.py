@@ -19,6 +19,7 @@ from experiments.analysis import (
     contests,
     curves,
     deep_compression,
+    families,
     fidelity,
     figures,
     markdown,
@@ -32,6 +33,7 @@ from experiments.analysis import (
 from experiments.analysis.joining import AND
 from experiments.analysis.keeping import (
     COMPRESSED,
+    FAMILIES,
     FIDELITY,
     PRETRAINED,
     REGRET,
@@ -95,6 +97,9 @@ def rebuild() -> None:
         print(f"{page.relative_to(ROOT)}: written {', '.join(blocks)}")
     for name, record in read(RESULTS / REGRET).items():
         print(regret.plot(record, RESULTS / REGRET / f"{name}.png"))
+    ways = {n: record for n, record in read(RESULTS / FAMILIES).items() if n.startswith(FAMILIES)}
+    if ways:
+        print(families.plot(ways, RESULTS / FAMILIES / "families.png"))
     for name, record in read(RESULTS / FIDELITY).items():
         print(fidelity.plot(record["rows"], RESULTS / FIDELITY / f"{name}.png"))
     for name, record in read(RESULTS / TUNED).items():
@@ -137,7 +142,7 @@ def paper() -> str:
 
 def pages() -> dict[Path, dict[str, str]]:
     """By page, the content of each block, by the name of its markers."""
-    packed = read(RESULTS / COMPRESSED)
+    packed, ways = read(RESULTS / COMPRESSED), read(RESULTS / FAMILIES)
     speed, elites = read(RESULTS / BENCHMARKS), read(RESULTS / ELITES)
     return {
         README: {"results": tuned.summary(read(RESULTS / TUNED)[FRONT]["rows"])},
@@ -147,6 +152,7 @@ def pages() -> dict[Path, dict[str, str]]:
             FIDELITY: rows_of(FIDELITY, fidelity.table),
             REGRET: tables_of(REGRET, regret.table),
             COMPRESSED: f"{deep_compression.tables(packed)}\n\n{recorded(packed)}",
+            FAMILIES: f"{families.tables(ways)}\n\n{recorded(ways)}",
             "metrics": metrics(),
         },
         AGENTS_PAGE: {

@@ -1,0 +1,49 @@
+"""Ways of compressing side by side, from records of policies."""
+
+from experiments.analysis import families
+
+DENSE = {"dense": {"selection": 0.9, "test": 0.89}, "dense_costs": {"bytes": 4000, "ms": 8.0}}
+
+
+def row(policy, target, seed, after, params):
+    tuned = {"selection": after, "test": after - 0.01}
+    return {
+        "policy": policy, "target": target, "seed": seed, "macs_share": 0.5, "params_share": params,
+        "bytes": 2000, "ms": 4.0, "before": {"selection": 0.5, "test": 0.4}, "after": tuned,
+    }  # fmt: skip
+
+
+RECORDS = {
+    "guaranteed-net-digits-channels": {
+        "results": DENSE,
+        "rows": [row("uniform", 0.5, 0, 0.91, 0.5), row("uniform", 0.3, 0, 0.898, 0.3)],
+    },
+    "guaranteed-net-digits-low_rank": {
+        "results": DENSE,
+        "rows": [row("gp", 0.4, seed, 0.899 + 0.001 * seed, 0.4) for seed in range(3)],
+    },
+    "families-net-digits-channels": {"results": DENSE, "rows": [row("uniform", 0.5, 0, 0.9, 0.5)]},
+    "families-net-digits-joint": {"results": DENSE, "rows": [row("gp", 0.5, 0, 0.9, 0.5)]},
+}
+
+
+def test_a_comparison_begins_with_the_dense_network_and_has_a_row_for_each_search():
+    lines = families.tables(RECORDS).splitlines()
+    assert lines[0] == "**Accuracy-guaranteed: the fewest parameters: net-digits**"
+    assert lines[4].startswith("| dense |  |  |  | 100.0 % | 100.0 % | 4,000 | 8.0 | 89.00 |  | 90.00 |")
+    assert lines[5].startswith("| channels | `uniform` | 50 % | 1 | 50.0 % | 50.0 % | 2,000 | 4.0 | 40.00 |")
+    assert "| low_rank | `gp` | 40 % | 3 |" in "\n".join(lines)
+
+
+def test_the_guarantee_is_of_the_selection_split_and_of_the_mean_over_seeds():
+    found = {name.split("-")[-1]: record for name, record in RECORDS.items() if name.startswith("guar")}
+    text = families.guaranteed(found)
+    assert "`gp` (low_rank, target 40 %), 40.0 % of them, +0.00 point on the test split" in text
+    poor = {"channels": {"results": DENSE, "rows": [row("uniform", 0.3, 0, 0.8, 0.3)]}}
+    assert families.guaranteed(poor).startswith("None of them is within 0.1 point")
+
+
+def test_the_figure_has_a_line_for_each_way(tmp_path):
+    ways = {name: record for name, record in RECORDS.items() if name.startswith("families")}
+    path = families.plot(ways, tmp_path / "families.png")
+    assert path.stat().st_size > 5000
