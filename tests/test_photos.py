@@ -83,8 +83,8 @@ def test_grey_photographs(tmp_path, mode, value, expected):
         ({"size": 9}, "size=9 is cut out"),
         ({"mean": (123.0, 117.0, 104.0)}, "divide by 255"),
         ({"std": (0.5, 0.0, 0.5)}, "std is above 0"),
-        ({"mean": (0.5,)}, "three finite numbers"),
-        ({"mean": (0.5, float("nan"), 0.5)}, "three finite numbers"),
+        ({"mean": (0.5,)}, "mean is 3 finite numbers"),
+        ({"mean": (0.5, float("nan"), 0.5)}, "mean is 3 finite numbers"),
     ],
 )
 def test_numbers_that_do_not_fit(tmp_path, changed, said):

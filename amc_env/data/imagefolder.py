@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from amc_env.data.photos import eight_bit
+from amc_env.data.decoding import check_sides, decoded
 from amc_env.data.splits import DataError, DataSet, DataSpec, split_dataset
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's weights expect them
@@ -35,12 +36,13 @@ def load(
         train_per_class: images of each class from ``train``; fewer where there are fewer.
         test_per_class: the same from ``val``.
         size: side in pixels of the square that is cut out of the middle.
-        resize: length in pixels of the shorter side before that.
+        resize: length in pixels of the shorter side before that, at least ``size``.
         memory_gib: what the tensors may take, in GiB.
 
     Raises:
         DataError: for a layout that is not ImageNet's, an image that cannot be read, and too much memory.
     """
+    check_sides(size, resize)
     classes = _shared_classes(root)
     if train_per_class < 1 or test_per_class < 1:
         raise DataError(
@@ -108,15 +110,9 @@ def _check_memory(count: int, size: int, memory_gib: float, classes: int) -> Non
 
 def _read(files: list[tuple[Path, int]], size: int, resize: int) -> Tensor:
     """Images ``(N, 3, size, size)`` uint8: shorter side to ``resize``, then the middle of it."""
-    from PIL import Image, UnidentifiedImageError  # only image folders need it
-
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
     for at, (path, _) in enumerate(files):
-        try:
-            with Image.open(path) as opened:
-                image = eight_bit(opened).convert("RGB")
-        except (UnidentifiedImageError, OSError) as error:
-            raise DataError(f"{path} cannot be read as an image: {error}") from error
+        image = decoded(path, path)
         width, height = (int(resize * side / min(image.size)) for side in image.size)
         left, top = round((width - size) / 2), round((height - size) / 2)
         image = image.resize((width, height), Image.Resampling.BILINEAR)

@@ -1,18 +1,17 @@
 """Photographs without labels: any folder of images, or a zip of them, split by a fixed seed."""
 
 import dataclasses
-import io
-import math
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 
-from amc_env.data.splits import SPLITS, DataError, DataSet, Split
+from amc_env.data.decoding import check_sides, decoded
+from amc_env.data.splits import SPLITS, DataError, DataSet, Split, check_scale
 from amc_env.execution import evaluating
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -52,7 +51,8 @@ def load(
         DataError: for no such folder, fewer than 20 images, an image that cannot be read, and numbers that
             do not fit together.
     """
-    _check_numbers(size, resize, mean, std)
+    check_sides(size, resize)
+    check_scale(mean, std, 3)
     every = _names(root)
     images = _read_all(root, every[:limit], size, resize)
     labels = _folder_labels(every, classes)
@@ -82,22 +82,6 @@ def labelled_by(model: nn.Module, data: DataSet, batch_size: int = 50) -> DataSe
             parts = [model(images.to(device)).argmax(1).cpu() for images, _ in data.batches(name, batch_size)]
             splits[name] = Split(split.images, torch.cat(parts))
     return dataclasses.replace(data, splits=splits)
-
-
-def _check_numbers(size: int, resize: int, mean: Sequence[float], std: Sequence[float]) -> None:
-    if not 0 < size <= resize:
-        raise DataError(
-            f"size={size} is cut out of the shorter side resize={resize}: give 0 < size <= resize"
-        )
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) != 3 or not all(math.isfinite(value) for value in values):
-            raise DataError(f"{name} is three finite numbers, one a channel, not {list(values)}")
-        if max(values) > 1:
-            raise DataError(
-                f"{name}={list(values)} is on the scale 0..255: divide by 255, images are in [0, 1]"
-            )
-    if min(std) <= 0:
-        raise DataError(f"std is above 0, not {list(std)}")
 
 
 def _read_all(root: Path, names: list[PurePath], size: int, resize: int) -> Tensor:
@@ -138,25 +122,12 @@ def _contents(root: Path, names: list[PurePath]) -> Iterator[tuple[PurePath, byt
 
 def _square(content: bytes, name: PurePath, size: int, resize: int) -> Tensor:
     """``(3, size, size)`` uint8: the shorter side to ``resize``, then the middle of it."""
-    try:
-        with Image.open(io.BytesIO(content)) as opened:
-            image = eight_bit(opened).convert("RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise DataError(f"{name} cannot be read as an image: {error}") from error
+    image = decoded(content, name)
     scale = resize / min(image.size)
     width, height = (max(resize, round(scale * side)) for side in image.size)
     left, top = (width - size) // 2, (height - size) // 2
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image.crop((left, top, left + size, top + size)))).permute(2, 0, 1)
-
-
-def eight_bit(image: Image.Image) -> Image.Image:
-    """Sixteen-bit grey is scaled to 0..255, where Pillow's own conversion would clip it."""
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, np.float64)
-        top = 255.0 if values.max(initial=0) <= 255 else 65535.0
-        return Image.fromarray(np.clip(values * (255.0 / top), 0, 255).astype(np.uint8))
-    return image
 
 
 def _folder_labels(names: list[PurePath], classes: int) -> Tensor | None:

@@ -1,6 +1,5 @@
 """A data set as class folders of small images, or as an archive of them, as many public copies come."""
 
-import io
 import lzma
 import tarfile
 import zipfile
@@ -10,9 +9,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from amc_env.data.decoding import decoded
 from amc_env.data.splits import DataError, DataSpec
 
 COPIES = {".jpg": "JPEG copies", ".jpeg": "JPEG copies", ".png": "PNG copies"}
@@ -91,11 +90,7 @@ def _entry(name: str) -> Entry | None:
 def _pixels(spec: DataSpec, name: str, content: bytes) -> np.ndarray:
     """One image ``(C, H, W)`` uint8 of the size that is wanted; nothing is scaled."""
     channels, height, width = spec.shape
-    try:
-        with Image.open(io.BytesIO(content)) as opened:
-            image = opened.convert("RGB" if channels == 3 else "L")
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{name} cannot be read as an image: {error}") from error
+    image = decoded(content, name, "RGB" if channels == 3 else "L")
     if image.size != (width, height):
         raise DataError(
             f"{name} is {image.size[0]} x {image.size[1]} pixels; {spec.name} has {width} x {height}"

@@ -7,8 +7,9 @@ need no file.
 
 import functools
 import hashlib
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,6 +112,9 @@ class DataSet:
     indices: Mapping[str, Tensor]  # where each held-out image stood among the official training images
     copy: str = ""  # which copy the pixels are of, where there are several; goes into cards and records
 
+    def __post_init__(self) -> None:
+        check_scale(self.mean, self.std, self.shape[0])
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height, width of one image."""
@@ -142,6 +146,21 @@ class DataSet:
         """A short hash of what `batches` yields, for the keys of caches and for records."""
         part = self[split].head(limit)
         return digest([part.images, part.labels, torch.tensor(self.mean + self.std)])[:16]
+
+
+def check_scale(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
+    """Raise a `DataError` unless these can normalise images in [0, 1] of so many channels."""
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != channels or not all(math.isfinite(value) for value in values):
+            raise DataError(
+                f"{name} is {channels} finite number{'s' * (channels > 1)}, one a channel, not {list(values)}"
+            )
+        if max(values) > 1:
+            raise DataError(
+                f"{name}={list(values)} is on the scale 0..255: divide by 255, images are in [0, 1]"
+            )
+    if min(std) <= 0:
+        raise DataError(f"std is above 0, not {list(std)}")
 
 
 def load(name: str, *, seed: int = 0, root: Path | None = None) -> DataSet:

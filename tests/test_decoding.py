@@ -1,0 +1,121 @@
+"""Images as people have them: 16-bit, palette, CMYK, grey, alpha, damaged, too large; odd numbers."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from amc_env.data import imagefolder, photos, pictures
+from amc_env.data.decoding import decoded
+from amc_env.data.splits import DataError, DataSet, DataSpec, Split, from_tensors
+
+RED = (200, 10, 10)
+
+
+def image_of(mode: str) -> Image.Image:
+    """Red, or a grey as bright, in 8 x 8 pixels."""
+    if mode == "I;16":
+        return Image.fromarray(np.full((8, 8), 77 * 257, np.uint16))
+    if mode == "F":
+        return Image.fromarray(np.full((8, 8), 77.0, np.float32))
+    if mode == "P":
+        return Image.new("RGB", (8, 8), RED).quantize(4)
+    return Image.new("RGB", (8, 8), RED if mode not in ("L", "LA") else (77,) * 3).convert(mode)
+
+
+def written(path, mode):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image_of(mode).save(path)
+
+
+MODES = [
+    ("RGB", "png", RED), ("RGBA", "png", RED), ("P", "png", RED), ("P", "bmp", RED), ("CMYK", "jpg", RED),
+    ("CMYK", "tif", RED), ("L", "png", (77,) * 3), ("L", "jpg", (77,) * 3), ("LA", "png", (77,) * 3),
+    ("I;16", "png", (77,) * 3), ("I;16", "tif", (77,) * 3), ("F", "tif", (77,) * 3), ("RGB", "webp", RED),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "ending", "colour"), MODES)
+def test_every_kind_of_image_has_its_colour(tmp_path, mode, ending, colour):
+    written(tmp_path / f"a.{ending}", mode)
+    pixels = np.asarray(decoded(tmp_path / f"a.{ending}", "a"))
+    assert pixels.shape == (8, 8, 3)
+    assert np.abs(pixels.astype(int) - colour).max() <= 4  # JPEG and WebP are not exact
+
+
+def read_photos(root):
+    return photos.load(root, seed=0, size=8, resize=8)
+
+
+def read_folder(root):
+    return imagefolder.load(root, seed=0, train_per_class=5, test_per_class=1, size=8, resize=8)
+
+
+def read_pictures(root):
+    spec = DataSpec("x", 1, (3, 8, 8), (0.5,) * 3, (0.5,) * 3, (1, 1, 1), False, (5, 1))
+    return pictures.read(spec, root)
+
+
+READERS = {"val": read_folder, "test": read_pictures, "": read_photos}
+
+
+@pytest.mark.parametrize("part", READERS)
+@pytest.mark.parametrize(
+    "content",
+    [b"not an image", b"", b"\x89PNG\r\n\x1a\n" + bytes(40), "half a file", "too large"],
+    ids=["text", "empty", "broken header", "half", "too large"],
+)
+def test_an_image_that_cannot_be_read_is_named(tmp_path, part, content, monkeypatch):
+    for number in range(20):
+        written(tmp_path / "train/a" / f"{number}.png", "RGB")
+    odd = tmp_path / (part or "train") / "a" / "odd.png"
+    written(odd, "RGB")
+    if content == "half a file":
+        odd.write_bytes(odd.read_bytes()[:45])
+    elif content == "too large":
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 31)  # it refuses more than twice as many
+    else:
+        odd.write_bytes(content)
+    with pytest.raises(DataError, match=r"\.png cannot be read as an image"):
+        READERS[part](tmp_path)
+
+
+def test_a_square_larger_than_the_shorter_side_is_refused(tmp_path):
+    with pytest.raises(DataError, match="size=9 is cut out of the shorter side resize=8"):
+        imagefolder.load(tmp_path, seed=0, train_per_class=1, test_per_class=1, size=9, resize=8)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"mean": (123.7, 116.3)}, r"mean=\[123.7, 116.3\] is on the scale 0..255: divide by 255"),
+        ({"std": (58.4, 57.1)}, r"std=\[58.4, 57.1\] is on the scale 0..255"),
+        ({"mean": (0.5,)}, "mean is 2 finite numbers, one a channel, not"),
+        ({"std": (0.5, 0.5, 0.5)}, "std is 2 finite numbers"),
+        ({"mean": (0.5, float("nan"))}, "mean is 2 finite numbers"),
+        ({"std": (0.5, float("inf"))}, "std is 2 finite numbers"),
+        ({"std": (0.5, 0.0)}, "std is above 0"),
+        ({"std": (0.5, -0.5)}, "std is above 0"),
+    ],
+)
+def test_numbers_of_another_scale_or_length_are_refused(changed, message):
+    images, labels = torch.zeros(30, 2, 4, 4, dtype=torch.uint8), torch.arange(30) % 3
+    given = {"mean": (0.5, 0.5), "std": (0.5, 0.5)} | changed
+    with pytest.raises(DataError, match=message):
+        from_tensors(images, labels, images, labels, seed=0, **given)
+    with pytest.raises(DataError, match=message):
+        DataSet("own", 3, given["mean"], given["std"], False, {"train": Split(images, labels)}, {})
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("shape", ["column", "one-hot", "none"])
+def test_labels_of_another_form_are_refused_by_their_shape(part, shape):
+    images, labels = torch.zeros(30, 2, 4, 4, dtype=torch.uint8), torch.arange(30) % 3
+    odd = {
+        "column": labels[:, None],
+        "one-hot": torch.nn.functional.one_hot(labels),
+        "none": torch.tensor(1),
+    }[shape]
+    given = (images, odd, images, labels) if part == "train" else (images, labels, images, odd)
+    with pytest.raises(DataError, match=rf"{part} labels are of shape \(.*wanted is \(N,\) class numbers"):
+        from_tensors(*given, seed=0)
