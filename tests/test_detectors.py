@@ -1,0 +1,151 @@
+"""Backbones of torchvision's detectors and segmenters: through search, export and a clean process."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_own_classes import command
+
+from experiments import search
+from experiments.cli.signatures import ROOT
+
+BLOCKS = re.findall(
+    r"^```python\n(.*?)^```$", (ROOT / "amc_env/README.md").read_text(), re.MULTILINE | re.DOTALL
+)
+DETECTOR = next(block for block in BLOCKS if "detection" in block)
+
+MINE = """
+import torch
+from torchvision.models import detection, segmentation
+from torchvision.ops import box_iou
+
+from amc_env.data.own import OwnData
+
+
+def net(classes, in_channels, kind):
+    torch.manual_seed(0)
+    builder = getattr(segmentation if "lraspp" in kind else detection, kind)
+    model = builder(weights=None, weights_backbone=None, num_classes=classes).eval()
+    for name, value in model.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 1.5)
+    return model
+
+
+def load(kind, side):
+    images = list(torch.rand(16, 3, side, side, generator=torch.Generator().manual_seed(1)))
+    images = images if "lraspp" not in kind else torch.stack(images)
+    dense, parts = net(4, 3, kind), []
+    with torch.no_grad():
+        for start in range(0, 16, 4):
+            part = images[start : start + 4]
+            found = dense(part)
+            parts.append((part, found["out"].argmax(1) if isinstance(found, dict) else found))
+    names = "calibration", "reward", "selection", "test"
+    return OwnData(kind, 4, {name: [part] for name, part in zip(names, parts)})
+
+
+def pixels(network, batches):
+    return [float((network(images)["out"].argmax(1) == masks).float().mean()) for images, masks in batches][0]
+
+
+def boxes(network, batches):  # the share of the dense network's boxes that is found
+    shares = []
+    for images, targets in batches:
+        for found, wanted in zip(network(images), targets):
+            overlap = box_iou(wanted["boxes"], found["boxes"])
+            shares.append(float((overlap > 0.5).any(1).float().mean()) if overlap.numel() else 0.0)
+    return sum(shares) / len(shares)
+"""
+CLEAN = """
+import sys
+import torch
+from amc_env.data.own import OwnData
+from experiments.delivery.export import agree, called
+from experiments.delivery.runtimes import onnx_run, restored
+from pathlib import Path
+import mine
+
+kind, side = sys.argv[1], int(sys.argv[2])
+network, card = restored("run/compressed", "mine:net")
+inside = called(network, "backbone", mine.load(kind, side).splits["test"][0][0])
+assert card.given["part"] == "backbone"
+print(agree(onnx_run(Path("run/compressed.onnx"), inside.args), inside.returned, Path("compressed.onnx")))
+"""
+KINDS = (
+    ("ssdlite320_mobilenet_v3_large", "boxes", 320),
+    ("fasterrcnn_mobilenet_v3_large_320_fpn", "boxes", 320),
+    ("lraspp_mobilenet_v3_large", "pixels", 128),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("kind", "metric", "side"), KINDS)
+def test_a_backbone_goes_through_search_export_and_a_clean_process(
+    kind: str, metric: str, side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AMC_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "mine.py").write_text(MINE)
+    data = (
+        "data=import",
+        "data.options.target=mine:load",
+        f"+data.options.kind={kind}",
+        f"+data.options.side={side}",
+    )
+    words = (
+        *("model=import", "target=mine:net", f"+model.options.kind={kind}", *data),
+        *(f"metric=mine:{metric}", "part=backbone", "protocol.target=0.6", "agent=random", "episodes=3"),
+        *("compressor=channels", "compressor.calibration_images=4", "confirm=1", "finetune.epochs=0"),
+        *("tracking=none", "output=run"),
+    )
+    status, out, error = command(tmp_path, search, *words)
+    sys.modules.pop("mine", None)
+    assert status == 0, error
+    table = json.loads((tmp_path / "run/record.json").read_text())["results"]["table"]
+    assert 0.5 < table["AMC"]["macs"] / table["dense"]["macs"] <= 0.6
+    assert table["dense"]["test"] > 0.99
+    assert "hold 'backbone' alone" in out
+
+    environment = {
+        "PYTHONPATH": f"{tmp_path}:{ROOT}",
+        "AMC_CACHE": str(tmp_path / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    for line in (
+        ("-c", CLEAN, kind, str(side)),
+        (
+            "-m",
+            "experiments.evaluate",
+            "checkpoint=run/compressed",
+            "target=mine:net",
+            f"metric=mine:{metric}",
+            *data,
+        ),
+    ):
+        done = subprocess.run(
+            [sys.executable, *line],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert f"mine:{metric} {table['AMC']['test']:.6g} ±" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AMC_CACHE", str(tmp_path))
+    exec(compile(DETECTOR, "README.md", "exec"), {"__name__": "readme"})
+    assert 0.5 < float(capsys.readouterr().out.split()[1]) <= 0.6
+
+
+def test_the_example_of_the_readme_is_short() -> None:
+    assert len(DETECTOR.splitlines()) <= 25
