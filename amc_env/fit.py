@@ -32,7 +32,7 @@ def check_fit(model: nn.Module, data: DataSet | OwnData, *, logits: bool = True)
     try:
         with evaluating(model):
             found = model(images)
-    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError) as error:
         raise DataError(
             f"{name} cannot take the images of {data.name}, {data.shape} each: {error}. "
             "Build it with in_channels and a resolution that match, or choose other data"

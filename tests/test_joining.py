@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.analysis.joining import JoinError, joined, joined_parts
+from experiments.analysis.joining import JoinError, gathered, joined, joined_parts
 
 
 def comparison(commit, episodes=4, seed=0, setting=1, **tops):
@@ -99,3 +99,20 @@ def test_proxies_alone_join_the_plans_that_are_tuned():
     other["rows"][0]["counts"] = [7]
     with pytest.raises(JoinError, match="plan 0 keeps other channels"):
         joined_parts(part(0, 0), other)
+
+
+def surveyed(commit, plans=3, **sides):
+    return {
+        "config": {"models": [*sides], "plans": plans}, "commit": commit, "seconds": {"networks": 1.0},
+        "rows": [{"network": name, "side": side} for name, side in sides.items()],
+    }  # fmt: skip
+
+
+def test_surveys_are_gathered_by_network():
+    both = gathered(surveyed("a", x=64, z=96), surveyed("b", y=64, z=64))
+    assert [(row["network"], row["side"]) for row in both["rows"]] == [("x", 64), ("y", 64), ("z", 64)]
+    assert both["config"]["models"] == ["x", "y", "z"]
+    assert list(both["commits"]) == ["a", "b"]
+    assert both["seconds"] == {"networks": 2.0}
+    with pytest.raises(JoinError, match="3 plans a network there, 2 here: give plans=3"):
+        gathered(both, surveyed("b", plans=2, y=64))

@@ -21,6 +21,7 @@ from amc_env.data.splits import SPECS, DataError
 from amc_env.execution import evaluating, lay_out
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
+from amc_env.zoo.states import is_state, load_state
 from experiments.analysis import layers
 from experiments.analysis.layers import Row, Times, as_markdown, separable
 from experiments.cli import config
@@ -111,7 +112,9 @@ def network(cfg: DictConfig, shape: tuple[int, int, int], classes: int) -> nn.Mo
     """
     options = config.plain(cfg.model.options)
     model = zoo.build(cfg.model.name, classes=classes, in_channels=shape[0], **options)
-    if cfg.model.checkpoint is not None:
+    if is_state(cfg.model.checkpoint):
+        load_state(model, Path(cfg.model.checkpoint))
+    elif cfg.model.checkpoint is not None:
         model, _ = weights.restore(model, cfg.model.checkpoint)
     zoo.check(model, shape, classes)
     return model

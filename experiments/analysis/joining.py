@@ -108,3 +108,25 @@ def _with_proxies(row: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str,
     if row["counts"] != other["counts"]:
         raise JoinError(f"plan {row['plan']} keeps other channels in these parts: they are of other networks")
     return {**row, **{key: row[key] | other[key] for key in ("proxies", "seconds")}}
+
+
+def gathered(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Two surveys of networks as one; a network that is in both is that of the new one.
+
+    Raises:
+        JoinError: for surveys of unequal numbers of plans.
+    """
+    if old["config"]["plans"] != new["config"]["plans"]:
+        raise JoinError(
+            f"{old['config']['plans']} plans a network there, {new['config']['plans']} here: give plans="
+            f"{old['config']['plans']}"
+        )
+    rows = {row["network"]: row for row in (*old["rows"], *new["rows"])}
+    commits = old.get("commits") or {old["commit"]: old["commit"]}
+    return {
+        **new,
+        "config": new["config"] | {"models": sorted({*old["config"]["models"], *new["config"]["models"]})},
+        "rows": [rows[name] for name in sorted(rows)],
+        "commits": commits | {new["commit"]: new["commit"]},
+        "seconds": {key: old["seconds"].get(key, 0.0) + value for key, value in new["seconds"].items()},
+    }

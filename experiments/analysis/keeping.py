@@ -11,19 +11,26 @@ from omegaconf import DictConfig, OmegaConf
 
 from amc_env import files
 from experiments.analysis.families import ABOUT
-from experiments.analysis.joining import joined, joined_parts
+from experiments.analysis.joining import gathered, joined, joined_parts
 from experiments.cli.signatures import ROOT, settings
 from experiments.recording.record import RunRecord, row_a_line, whole
 
 RESULTS = ROOT / "experiments/results"
 SEARCHES, REGRET = "searches", "regret"  # folders of it
 TUNED, FIDELITY, TABLES, PRETRAINED = "tuned", "fidelity", "tables", "pretrained"
-COMPRESSED, PHOTOS, FAMILIES = "deep_compression", "photos", "families"
+COMPRESSED, PHOTOS, FAMILIES, NETWORKS = "deep_compression", "photos", "families", "networks"
 SEARCH = ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
 ASKED = ("job", "overrides", "choices")  # what is kept of how a search was started
 COMPARISON = ("format", "config", "seeds", "versions", "commit", "results", "seconds")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
-ROW_OF = ("contender", "policy", "plan", "target", "seed")  # keys of which two rows are not the same
+ROW_OF = (
+    "network",
+    "contender",
+    "policy",
+    "plan",
+    "target",
+    "seed",
+)  # keys of which two rows are not the same
 
 
 class KeepError(ValueError):
@@ -57,12 +64,15 @@ def keep(folder: Path, name: str) -> Path:
         if group != COMPRESSED:
             kept["rows"] = record.rows
             _check_rows(record)
-            _check_name(record.content["config"], name)
+            if group != NETWORKS:
+                _check_name(record.content["config"], name)
         kept["config"] = _without_places(kept["config"])
     if path.exists() and group in (REGRET, TUNED, PHOTOS, FAMILIES):
         kept = joined(whole(path), kept)
     elif path.exists() and group == FIDELITY:
         kept = joined_parts(whole(path), kept)
+    elif path.exists() and group == NETWORKS:
+        kept = gathered(whole(path), kept)
     elif path.exists():
         raise KeepError(f"{name} is kept already: remove {path} first, or give another name")
     _check_new(kept, place)
@@ -85,6 +95,8 @@ def group_of(record: RunRecord) -> str:
         return PRETRAINED
     if "sharing" in config:
         return COMPRESSED
+    if "plans" in config and "models" in config:
+        return NETWORKS
     if "plans" in config and "steps" in config:
         return FIDELITY
     if not {"agent", "protocol", "episodes"} <= set(config):

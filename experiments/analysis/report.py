@@ -27,6 +27,7 @@ from experiments.analysis import (
     regret,
     runs,
     site,
+    survey,
     transfer,
     tuned,
 )
@@ -35,6 +36,7 @@ from experiments.analysis.keeping import (
     COMPRESSED,
     FAMILIES,
     FIDELITY,
+    NETWORKS,
     PRETRAINED,
     REGRET,
     RESULTS,
@@ -153,6 +155,7 @@ def pages() -> dict[Path, dict[str, str]]:
             REGRET: tables_of(REGRET, regret.table),
             COMPRESSED: f"{deep_compression.tables(packed)}\n\n{recorded(packed)}",
             FAMILIES: f"{families.tables(ways)}\n\n{recorded(ways)}",
+            NETWORKS: rows_of(NETWORKS, survey.table),
             "metrics": metrics(),
         },
         AGENTS_PAGE: {

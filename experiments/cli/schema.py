@@ -221,6 +221,15 @@ class DescribeConfig:
 
 
 @dataclass
+class SurveyConfig:
+    """Everything that `experiments.survey` reads."""
+
+    models: list[str] = MISSING
+    plans: int = MISSING
+    output: str = MISSING
+
+
+@dataclass
 class ContendersConfig:
     """What many agents are compared at; ``contenders`` are overrides of the main job's config."""
 
@@ -407,6 +416,7 @@ SCHEMAS = {
     "evaluate": EvaluateConfig,
     "latency": LatencyConfig,
     "describe": DescribeConfig,
+    "survey": SurveyConfig,
     "compare": CompareConfig,
     "fidelity": FidelityConfig,
     "share_tuning": ShareTuningConfig,

@@ -1,0 +1,155 @@
+"""The job of `experiments.survey`: networks by name, cut by random plans, counted, exported and compared.
+
+Weights are random, so nothing here says how well a network is compressed: only that what is cut computes what
+it should. Each row of the record is one network; a killed run goes on with those that have none.
+"""
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from amc_env import zoo
+from amc_env.compressors.surgery import cut
+from amc_env.compressors.trial import check, random_plan, try_cut
+from amc_env.cost import Macs, Params, mask_widths
+from amc_env.execution import evaluating
+from amc_env.graph.structure import Graph
+from amc_env.graph.trace import TraceError, trace
+from amc_env.plan import Plan
+from amc_env.zoo.external import torchvision_names
+from experiments.analysis import markdown
+from experiments.cli import config
+from experiments.delivery.export import ExportError, agree, write_onnx
+from experiments.delivery.runtimes import onnx_run
+from experiments.recording.opening import opened
+from experiments.recording.progress import Meter
+
+FAMILIES = Path(__file__).with_name("timm_families.txt")
+LIBRARIES = ("timm", "torchvision")
+SIDES = (64, 96, 224)  # pixels: the smallest that a network takes
+CLASSES = 10
+TOLERANCE = 1e-4  # of the outputs' scale
+HEAD = ("library", "networks", "cut right", "exported", "refused", "wrong", "median trace", "longest trace")
+
+
+def main(cfg: DictConfig, folder: Path) -> None:
+    """Examine every network and print the table."""
+    record = opened(folder, config.plain(cfg), seeds={"weights": 0, "plans": 0})
+    names = [name for asked in cfg.models for name in listed(asked)]
+    with record:
+        done = {row["network"] for row in record.rows}
+        with record.phase("networks"), Meter("networks", len(names), done=len(done)) as meter:
+            for name in names:
+                if name not in done:
+                    record.add(network=name, **examine(built(name), cfg.plans))
+                    meter.update(len(record.rows))
+        print(table(record.rows))
+
+
+def listed(asked: str) -> list[str]:
+    """The networks that a name stands for: itself, or those of a library."""
+    if asked == "torchvision":
+        return [f"{zoo.TORCHVISION}{name}" for name in torchvision_names()]
+    return FAMILIES.read_text().split() if asked == "timm" else [asked]
+
+
+def built(name: str) -> nn.Module:
+    """A network with random weights, and statistics of batch norm that are not those of the start."""
+    model = zoo.build(name, classes=CLASSES, in_channels=3)
+    generator = torch.Generator().manual_seed(0)
+    for key, value in model.state_dict().items():
+        if key.endswith("running_mean"):
+            value.normal_(0, 0.1, generator=generator)
+        elif key.endswith("running_var"):
+            value.uniform_(0.5, 1.5, generator=generator)
+    return model.eval()
+
+
+def examine(model: nn.Module, plans: int) -> dict[str, Any]:
+    """What is found of one network.
+
+    Args:
+        model: in evaluation mode, for images of three channels.
+        plans: how many random ones cut it.
+
+    Returns:
+        ``refused`` with the message where it is not cut; else ``apart``, the largest difference of a cut
+        network from the masked one, ``equal``, whether MACs and parameters are those that are counted
+        independently, and ``onnx``, the difference of an exported network, or ``unwritten`` with the message.
+    """
+    side = smallest(model)
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    start = time.perf_counter()
+    try:
+        graph = trace(model, (3, side, side))
+        seconds = time.perf_counter() - start
+        try_cut(model, graph)
+        drawn = [random_plan(graph, seed) for seed in range(plans)]
+        apart = max(check(model, graph, plan, images) for plan in drawn)
+    except TraceError as error:
+        return {"side": side, "refused": " ".join(str(error).split())}
+    small = [cut(model, graph, plan).eval() for plan in drawn]
+    equal = all(counted(graph, plan, network, images[:1]) for plan, network in zip(drawn, small, strict=True))
+    facts = {"side": side, "layers": len(graph.layers), "groups": len(graph.groups), "apart": apart}
+    return {**facts, "equal": equal, "trace_seconds": round(seconds, 3), **exported(small[0], images)}
+
+
+def smallest(model: nn.Module) -> int:
+    """The first of `SIDES` that a network takes; the last one where there is none."""
+    for side in SIDES:
+        with contextlib.suppress(zoo.ModelError):
+            zoo.check(model, (3, side, side), CLASSES)
+            return side
+    return SIDES[-1]
+
+
+def counted(graph: Graph, plan: Plan, network: nn.Module, image: torch.Tensor) -> bool:
+    """Whether a cut network has the MACs that PyTorch counts as it runs, and the parameters it holds."""
+    widths = mask_widths(graph, graph.mask(plan.kept))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(image)
+    held = sum(parameter.numel() for parameter in network.parameters())
+    macs, params = int(Macs(graph)(widths)), int(Params(graph)(widths))
+    return (2 * macs, params) == (counter.get_total_flops(), held)
+
+
+def exported(network: nn.Module, images: torch.Tensor) -> dict[str, Any]:
+    """How far onnxruntime is from PyTorch, as a fraction of the largest output, or why it cannot run it."""
+    try:
+        with TemporaryDirectory() as folder, evaluating(network):
+            path = write_onnx(network, tuple(images.shape[1:]), Path(folder) / "network.onnx")
+            return {"onnx": agree(onnx_run(path, [images]), network(images), path)}
+    except ExportError as error:
+        return {"unwritten": " ".join(str(error).split())}
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each library, then what was refused, or is not as it should be."""
+    lines, notes = [], []
+    for library in dict.fromkeys(row["network"].partition("/")[0] for row in rows):
+        found = [row for row in rows if row["network"].partition("/")[0] == library]
+        cut_ones = [row for row in found if "refused" not in row]
+        right = [row for row in cut_ones if row["equal"] and row["apart"] < TOLERANCE]
+        seconds = sorted(row["trace_seconds"] for row in cut_ones) or [0.0]
+        written = sum("onnx" in row for row in cut_ones)
+        counts = len(found), len(right), written, len(found) - len(cut_ones), len(cut_ones) - len(right)
+        times = seconds[len(seconds) // 2], seconds[-1]
+        lines.append([library, *map(str, counts), *(f"{each:.2f} s" for each in times)])
+        notes += [note(row) for row in found if row not in right or "onnx" not in row]
+    return "\n\n".join([markdown.table(HEAD, lines), *(["\n".join(notes)] if notes else [])])
+
+
+def note(row: Mapping[str, Any]) -> str:
+    """Why a network is not cut, or how it is wrong."""
+    why = row.get("refused") or row.get("unwritten")
+    if why is None:
+        why = f"the cut is {row['apart']:.0e} apart from the mask; costs equal: {row['equal']}"
+    return f"* `{row['network']}`: {why}"

@@ -1,0 +1,8 @@
+"""Which networks of a library can be cut and exported: ``python -m experiments.survey models=[timm]``."""
+
+from experiments.cli import config
+
+main = config.command("survey", job="experiments.analysis.survey:main")
+
+if __name__ == "__main__":
+    main()
