@@ -81,8 +81,8 @@ def test_model_choices_build(choice):
     model = typed("model", choice, ModelConfig)
     if choice == "import":
         model.options.target = "amc_env.zoo.tiny:digits_cnn"
-    assert model.name in (*names(), "torchvision/resnet18", "import")
-    if choice != "torchvision":
+    assert model.name in (*names(), "torchvision/resnet18", "timm/resnet18", "import")
+    if choice not in ("torchvision", "timm"):
         options = plain(model.options)
         options |= {key: None for key in options if key == "weights"}  # those are of other images
         build(model.name, classes=10, in_channels=1, **options)

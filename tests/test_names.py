@@ -60,6 +60,16 @@ def test_any_classifier_of_torchvision_is_a_choice(composed):
     assert composed("config", "model=torchvision").model.name == "torchvision/resnet18"
 
 
+def test_any_network_of_timm_is_a_choice_with_its_tag(composed):
+    words = ["model=timm/resnet50d.ra2_in1k", "model.options.weights=my.pth", "+model.options.drop_rate=0.1"]
+    assert spelled_out(words) == words
+    assert composed("config", *words).model == {
+        "name": "timm/resnet50d.ra2_in1k",
+        "options": {"weights": "my.pth", "drop_rate": 0.1},
+        "checkpoint": None,
+    }
+
+
 def test_a_choice_of_torchvision_is_not_taken_for_a_mistake_beside_one():
     words = spelled_out(["model=torchvision/resnet50", "epsodes=3"])
     (line,) = explain(ValueError("unused"), CONF, "config", words).splitlines()

@@ -13,7 +13,6 @@ from amc_env.data import imagefolder
 from amc_env.data.splits import CACHE, DataError, from_tensors
 from amc_env.graph.trace import trace
 from amc_env.repair.moments import collect_cached
-from amc_env.zoo.external import torchvision_model
 from experiments.delivery.export import write_onnx
 from experiments.recording.tracking import TrackingError
 from experiments.recording.wandb_tracker import WandbTracker
@@ -91,40 +90,6 @@ def test_sixteen_bit_images_keep_their_scale(tmp_path):
     assert images.min() < 80
     assert images.max() > 175
     assert images.unique().numel() > 20
-
-
-def loaded(weights=None):
-    weights = None if weights is None else str(weights)
-    return torchvision_model("mobilenet_v3_small", classes=4, in_channels=3, weights=weights)
-
-
-STATE = loaded().state_dict()
-
-
-@pytest.mark.parametrize(
-    "saved",
-    [
-        {f"module.{key}": value for key, value in STATE.items()},
-        {f"module._orig_mod.{key}": value for key, value in STATE.items()},
-        {"state_dict": STATE, "epoch": 3},
-        {"model": {}, "model_ema": STATE},
-    ],
-)
-def test_weights_of_wrappers_and_trainers(tmp_path, saved):
-    torch.save(saved, tmp_path / "weights.pth")
-    found = torchvision_model(
-        "mobilenet_v3_small", classes=4, in_channels=3, weights=str(tmp_path / "weights.pth")
-    )
-    assert all(torch.equal(value, STATE[key]) for key, value in found.state_dict().items())
-
-
-def test_weights_of_another_network_are_refused_in_a_few_words(tmp_path):
-    torch.save({"state": {}, "param_groups": []}, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="holds 2 others, as state, param_groups") as caught:
-        torchvision_model(
-            "mobilenet_v3_small", classes=4, in_channels=3, weights=str(tmp_path / "weights.pth")
-        )
-    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("tag", ["", "x" * 65, 2026])

@@ -33,7 +33,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-TORCHVISION = "torchvision/"
+TORCHVISION, TIMM = "torchvision/", "timm/"
 GIVEN = ("classes", "in_channels")  # what every builder takes; the rest of its parameters are options
 
 
@@ -50,8 +50,8 @@ def build(name: str, *, classes: int, in_channels: int, seed: int = 0, **options
     """A network by name, in training mode, with weights drawn from ``seed``; no global generator moves.
 
     Args:
-        name: one of `names`; ``torchvision/<name>`` for any image classifier of torchvision; ``import`` for
-            the user's own, with the option ``target="module:function"``.
+        name: one of `names`; ``torchvision/<name>`` or ``timm/<name>`` for any image classifier of those;
+            ``import`` for the user's own, with the option ``target="module:function"``.
         classes: number of logits.
         in_channels: channels of the images.
         seed: of the initial weights.
@@ -89,7 +89,7 @@ def check(model: nn.Module, shape: tuple[int, int, int], classes: int) -> None:
     try:
         with evaluating(model):
             logits = model(torch.zeros(2, *shape, device=device))
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
         size = "x".join(map(str, shape))
         raise ModelError(f"the network does not take images of {size} (C x H x W): {error}") from error
     if not isinstance(logits, Tensor):
@@ -124,8 +124,21 @@ def _builder(name: str) -> Callable[..., nn.Module]:
         if asked not in known:
             raise ModelError(f"torchvision has no classifier {asked!r}; {nearest(asked, known)}")
         return partial(external.torchvision_model, asked)
-    others = f"{TORCHVISION}<name> or import with target=module:function"
+    if name.startswith(TIMM):
+        return _of_timm(name.removeprefix(TIMM))
+    others = f"{TORCHVISION}<name>, {TIMM}<name> or import with target=module:function"
     raise ModelError(f"there is no model {name!r}; {nearest(name, names())}; or {others}")
+
+
+def _of_timm(asked: str) -> Callable[..., nn.Module]:
+    known = external.timm_names()
+    if asked.partition(".")[0] not in known:
+        near = difflib.get_close_matches(asked, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ModelError(
+            f"timm has no network {asked!r}; {hint}timm.list_models() names all {len(known):,} of them"
+        )
+    return partial(external.timm_model, asked)
 
 
 def _check_options(name: str, builder: Callable[..., nn.Module], options: Mapping[str, Any]) -> None:

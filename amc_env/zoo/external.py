@@ -1,20 +1,17 @@
-"""Networks from elsewhere: torchvision's classifiers by name, and the user's own function."""
+"""Networks from elsewhere: torchvision's and timm's classifiers by name, and the user's own function."""
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
-STATES = ("state_dict", "model_ema", "model")  # where trainers put a network's state, the first that is there
-PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
+from amc_env.zoo.states import FILES, load_state
 
 
 def torchvision_names() -> list[str]:
@@ -34,14 +31,14 @@ def torchvision_model(
         classes: number of logits.
         in_channels: other than 3 replaces the first convolution, which reads the image.
         weights: None for random ones, "DEFAULT" or another of torchvision's names for its own download, or
-            the path of a ``.safetensors`` or ``.pth`` file that holds the network's state.
+            the path of a file of its state, see `amc_env.zoo.states.load_state`.
         options: arguments of the network's class, as ``width_mult``.
 
     Raises:
         ValueError: for weights that do not exist, cannot be had, or are of another network.
     """
     models = _torchvision()
-    file = Path(weights) if weights is not None and Path(weights).suffix in (".safetensors", ".pth") else None
+    file = Path(weights) if weights is not None and Path(weights).suffix in FILES else None
     published = weights if file is None else None
     builder = models.get_model_builder(name)
     if "pretrained" in options:
@@ -61,7 +58,47 @@ def torchvision_model(
     if in_channels != 3:
         _read_other_images(model, in_channels)
     if file is not None:
-        _load_state(model, file)
+        load_state(model, file)
+    return model
+
+
+def timm_names() -> list[str]:
+    """Every network of the installed timm."""
+    found: list[str] = _timm().list_models()
+    return found
+
+
+def timm_model(
+    name: str, *, classes: int, in_channels: int, weights: str | None = None, **options: Any
+) -> nn.Module:
+    """A network of timm.
+
+    Args:
+        name: one of `timm_names`; a tag behind a dot, as timm's own names of weights have, is allowed.
+        classes: number of logits.
+        in_channels: channels of the images.
+        weights: None for random ones, or the path of a file of its state, see `states.load_state`.
+        options: arguments of the network's class, as ``drop_rate``.
+
+    Raises:
+        ValueError: for weights that do not exist or are of another network, or an unknown tag or option.
+    """
+    for option in ("pretrained", "checkpoint_path"):
+        if option in options:
+            raise ValueError(f"{option} is timm's own option; download the file and give weights=FILE")
+    file = None if weights is None else Path(weights)
+    if file is not None and file.suffix not in FILES:
+        raise ValueError(f"weights={weights} is no path of a file ({', '.join(FILES)}); download it first")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that timm renamed
+        try:
+            model: nn.Module = _timm().create_model(
+                name, pretrained=False, num_classes=classes, in_chans=in_channels, **options
+            )
+        except RuntimeError as error:
+            raise ValueError(f"timm cannot build it: {error}") from error
+    if file is not None:
+        load_state(model, file)
     return model
 
 
@@ -94,6 +131,13 @@ def _torchvision() -> ModuleType:
         raise ValueError(f"torchvision cannot be imported ({error}); pip install torchvision") from error
 
 
+def _timm() -> ModuleType:
+    try:
+        return importlib.import_module("timm")
+    except ImportError as error:
+        raise ValueError(f"timm cannot be imported ({error}): pip install 'amc-rl[timm]'") from error
+
+
 def _refuse_misfit(published: Any, asked: str, classes: int, in_channels: int) -> None:
     """Before any download, refuse weights that torchvision does not have or that do not fit."""
     there = ["DEFAULT", *(entry.name for entry in published)]
@@ -124,57 +168,6 @@ def _read_other_images(model: nn.Module, in_channels: int) -> None:
     first.in_channels = in_channels
     first.weight = nn.Parameter(first.weight.new_empty(first.out_channels, in_channels, *first.kernel_size))
     first.reset_parameters()
-
-
-def _load_state(model: nn.Module, file: Path) -> None:
-    """Fill in weights from a file, reading nothing but tensors."""
-    try:
-        if file.suffix == ".safetensors":
-            state = safetensors.torch.load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        # torchvision's files of GoogLeNet and Inception hold the auxiliary heads too
-        state = {key: value for key, value in unwrapped(state).items() if not key.lower().startswith("aux")}
-        _check_keys(model, state, file)
-        model.load_state_dict(state)
-    except FileNotFoundError:
-        raise ValueError(f"the weights file {file} does not exist") from None
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        AttributeError,
-        UnpicklingError,
-        safetensors.SafetensorError,
-    ) as error:
-        raise ValueError(f"the weights file {file} cannot be used: {error}") from error
-
-
-def unwrapped(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors of a state as trainers and wrappers save it: below a key of its own, under a prefix."""
-    for key in STATES:
-        if isinstance(saved.get(key), Mapping):
-            return unwrapped(saved[key])
-    state = dict(saved)
-    for prefix in PREFIXES:
-        if state and all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
-
-
-def _check_keys(model: nn.Module, state: Mapping[str, Any], file: Path) -> None:
-    """Raise a ValueError with the first differences unless the state is this network's."""
-    own = model.state_dict()
-    missing, odd = [key for key in own if key not in state], [key for key in state if key not in own]
-    shapes = [key for key, value in own.items() if key in state and value.shape != state[key].shape]
-    if missing or odd or shapes:
-        lacks = [f"lacks {len(missing)}, as {', '.join(missing[:3])}"] if missing else []
-        holds = [f"holds {len(odd)} others, as {', '.join(map(str, odd[:3]))}"] if odd else []
-        differs = [f"has {len(shapes)} of another shape, as {shapes[0]}"] if shapes else []
-        raise ValueError(
-            f"the weights file {file} is not of this network: of {len(own)} tensors it "
-            f"{'; it '.join(lacks + holds + differs)}"
-        )
 
 
 def function(target: str, setting: str) -> Callable[..., Any]:

@@ -23,6 +23,7 @@ from amc_env.data.splits import DataSet
 from amc_env.env import CompressionEnv
 from amc_env.execution import device_of
 from amc_env.zoo.external import function as imported
+from amc_env.zoo.states import is_state, load_state
 from experiments.cli import config, schema
 from experiments.cli.datasets import load_data
 from experiments.cli.signatures import is_ours
@@ -47,19 +48,26 @@ class Trained:
 def trained(cfg: DictConfig) -> Trained:
     """The network and data that a configuration names.
 
-    A network of the zoo comes from its checkpoint. One of torchvision with ``options.weights`` and one of
-    the user's own may come trained out of their builders; a checkpoint is then read only where it is named.
+    A network of the zoo comes from its checkpoint. One with ``options.weights`` and one of the user's own may
+    come trained out of their builders; a checkpoint is then read only where it is named. ``model.checkpoint``
+    may also be a bare file of weights, such as a ``.pth``.
 
     Raises:
         DataError, ModelError, CheckpointError: for what is missing, unknown or does not fit.
     """
     data = load_data(cfg.data)
     name, options = cfg.model.name, config.plain(cfg.model.options)
-    if name == "import" or (options.get("weights") and cfg.model.checkpoint is None):
+    bare_weights = is_state(cfg.model.checkpoint)
+    if bare_weights and "weights" in options:
+        options["weights"] = None  # they would be replaced
+    if name == "import" or bare_weights or (options.get("weights") and cfg.model.checkpoint is None):
         with config.told_as("model.options"):
             model = zoo.build(name, classes=data.classes, in_channels=data.shape[0], **options).eval()
         card = Card(name, data.classes, data.shape[0], data.name, data.shape, 0, commit(), options)
-        if cfg.model.checkpoint is not None:
+        if bare_weights:
+            with config.told_as("model.checkpoint"):
+                load_state(model, Path(cfg.model.checkpoint))
+        elif cfg.model.checkpoint is not None:
             card = weights.load_into(model, cfg.model.checkpoint)
         bare = data.name == "photos" and not photos.labelled(Path(cfg.data.root), data.classes)
         if bare and not cfg.get("metric"):
@@ -91,6 +99,12 @@ def foresee(cfg: DictConfig) -> None:
     if name == "import":
         zoo.check_target(options.get("target"))
     elif cfg.model.checkpoint is None and not options.get("weights"):
+        if "/" in name:
+            raise config.ConfigError(
+                f"{name} has no weights: give a file, model.options.weights=FILE, or train it on your data, "
+                f"python -m experiments.pretrain model={name} data={cfg.data.name}, and give its "
+                "model.checkpoint=STEM"
+            )
         weights.shipped(f"{name}-{cfg.data.name}".replace("/", "-"))
     if is_ours(cfg.agent["_target_"]):
         offered = config.accepted(cfg.agent, decisions=2)

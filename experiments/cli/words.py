@@ -25,17 +25,18 @@ class CommandLineError(ValueError):
 def spelled_out(words: Sequence[str]) -> list[str]:
     """A command line as Hydra reads it, with the short names for networks from elsewhere understood.
 
-    ``model=torchvision/NAME`` becomes a choice of its own: ``conf/model/torchvision.yaml`` with that name.
+    ``model=torchvision/NAME`` becomes a choice of its own: ``conf/model/torchvision.yaml`` with that name;
+    ``model=timm/NAME`` likewise.
     Beside ``model=import``, ``target=module:function`` stands for ``model.options.target``. Both may be lists
     of a sweep. ``output``, the folder of a run, is that of a sweep as well. A path that Hydra's grammar does
     not have, as with an accent or ``=`` in it, is put in quotes.
     """
     models = [found[3] for word in words if (found := WORD.fullmatch(word)) and found[2] == "model"]
-    for name in re.findall(r"\btorchvision/(\w+)", " ".join(models)):
+    for source, name in re.findall(r"\b(torchvision|timm)/([\w.]+)", " ".join(models)):
         node = OmegaConf.merge(
-            OmegaConf.load(ROOT / "conf/model/torchvision.yaml"), {"name": f"torchvision/{name}"}
+            OmegaConf.load(ROOT / f"conf/model/{source}.yaml"), {"name": f"{source}/{name}"}
         )
-        ConfigStore.instance().store(group="model/torchvision", name=name, node=node)
+        ConfigStore.instance().store(group=f"model/{source}", name=name, node=node)
     imported = any(re.search(r"\bimport\b", model) for model in models)
     spelled = []
     for word in words:
