@@ -19,6 +19,10 @@ RESULTS = ROOT / "experiments/results"
 SEARCHES, REGRET = "searches", "regret"  # folders of it
 TUNED, FIDELITY, TABLES, PRETRAINED = "tuned", "fidelity", "tables", "pretrained"
 COMPRESSED, PHOTOS, FAMILIES, NETWORKS = "deep_compression", "photos", "families", "networks"
+JOINED = dict.fromkeys((REGRET, TUNED, PHOTOS, FAMILIES), joined) | {
+    FIDELITY: joined_parts,
+    NETWORKS: gathered,
+}
 SEARCH = ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
 ASKED = ("job", "overrides", "choices")  # what is kept of how a search was started
 COMPARISON = ("format", "config", "seeds", "versions", "commit", "results", "seconds")
@@ -67,12 +71,8 @@ def keep(folder: Path, name: str) -> Path:
             if group != NETWORKS:
                 _check_name(record.content["config"], name)
         kept["config"] = _without_places(kept["config"])
-    if path.exists() and group in (REGRET, TUNED, PHOTOS, FAMILIES):
-        kept = joined(whole(path), kept)
-    elif path.exists() and group == FIDELITY:
-        kept = joined_parts(whole(path), kept)
-    elif path.exists() and group == NETWORKS:
-        kept = gathered(whole(path), kept)
+    if path.exists() and group in JOINED:
+        kept = JOINED[group](whole(path), kept)
     elif path.exists():
         raise KeepError(f"{name} is kept already: remove {path} first, or give another name")
     _check_new(kept, place)
