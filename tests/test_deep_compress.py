@@ -241,6 +241,13 @@ def test_settled_batch_norms_compute_the_same_from_two_vectors():
     assert (network[3].running_var == 1 - network[3].eps).all()
 
 
+def test_layers_whose_names_have_dots_are_kept_from_the_command_line():
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        cfg = compose("deep_compress", ["+keep.features.0.0=0.6", "+keep.classifier=0.5"])
+    config.check_settings(cfg)
+    assert deep_compression.by_name(config.plain(cfg.keep)) == {"features.0.0": 0.6, "classifier": 0.5}
+
+
 def test_a_search_of_single_weights_says_what_each_layer_keeps(lenet, tmp_path):
     overrides = ["model=lenet300_100", "data=digits", f"model.checkpoint={lenet}", "model.options.side=8"]
     overrides += ["compressor=fine_grained", "protocol=params_50", "protocol.target=0.3", "agent=random"]

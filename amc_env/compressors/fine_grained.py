@@ -56,7 +56,7 @@ def layer_densities(
     if unknown := sorted(keep.keys() - set(names)):
         raise ValueError(f"keep names {', '.join(unknown)}; the layers are {', '.join(names)}")
     for name, share in (("density", density), *((f"keep.{name}", share) for name, share in keep.items())):
-        if not 0 < share <= 1:
+        if not isinstance(share, float | int) or not 0 < share <= 1:
             raise ValueError(f"{name} is a fraction that stays, in (0, 1], not {share}")
     weights = {name: model.get_parameter(f"{name}.weight").detach() for name in names if name not in keep}
     scores = {name: weight.abs() / weight.std().clamp_min(1e-30) for name, weight in weights.items()}

@@ -304,7 +304,7 @@ class DeepCompressConfig:
     data: DataConfig = field(default_factory=DataConfig)
     tracking: dict[str, Any] = field(default_factory=dict)
     density: float = MISSING
-    keep: dict[str, float] = MISSING
+    keep: dict[str, Any] = MISSING  # fractions by layer, nested where a name has dots
     policy: str | None = MISSING
     rounds: int = MISSING
     conv_bits: int = MISSING

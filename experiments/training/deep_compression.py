@@ -86,7 +86,7 @@ class Course:
     def of(cls, cfg: DictConfig, subject: Trained) -> "Course":
         """The course of a configuration, with everything checked that can be before training."""
         graph = trace(subject.model, subject.data.shape)
-        keep = config.plain(cfg.keep)
+        keep = by_name(config.plain(cfg.keep))
         if cfg.policy is not None:
             keep = searched_densities(Path(cfg.policy), cfg.model.name) | keep
         keep = layer_densities(subject.model, graph, cfg.density, keep)
@@ -101,6 +101,15 @@ class Course:
                 raise config.ConfigError(f"{name} is the size of a code, 1 to {MOST_BITS}, not {cfg[name]}")
         device = device_of(cfg.device)
         return cls(subject, graph, keep, bits, cfg.rounds, cfg.start, recipe, sharing, device)
+
+
+def by_name(keep: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Fractions by the names of layers, whose parts a command line nests: ``+keep.features.0.0=0.6``."""
+    found: dict[str, Any] = {}
+    for key, value in keep.items():
+        nested = isinstance(value, Mapping)
+        found |= by_name(value, f"{before}{key}.") if nested else {f"{before}{key}": value}
+    return found
 
 
 def searched_densities(folder: Path, model: str) -> dict[str, float]:
