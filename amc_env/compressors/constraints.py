@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ class Shared(nn.Module):
     """All weights that are not zero are among few values, and these are what is trained.
 
     *Source*: Deep Compression, section 3.3: the gradient of a shared value is the sum of those of its
-    weights, which is what autograd makes of an indexed read.
+    weights.
 
     Args:
         weight: that values are made for.
@@ -57,11 +58,28 @@ class Shared(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """The weight that the values make."""
-        return torch.where(self.mask, values[self.codes], 0.0)
+        shared: Tensor = _Read.apply(values, self.codes)
+        return torch.where(self.mask, shared, 0.0)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """``(k,)`` the values: what is trained in the place of the weight."""
         return self.values.to(weight.device)
+
+
+class _Read(torch.autograd.Function):
+    """``values[codes]``; autograd's own gradient sorts the codes, and sums value by value."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, codes: Tensor) -> Tensor:
+        ctx.save_for_backward(codes)
+        ctx.size = len(values)
+        return values[codes]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,), (codes,) = gradients, ctx.saved_tensors
+        sums = gradient.new_zeros(ctx.size)
+        return sums.index_add_(0, codes.flatten(), gradient.flatten()), None
 
 
 def constrain(model: nn.Module, constraints: Mapping[str, nn.Module]) -> None:
