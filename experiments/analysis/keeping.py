@@ -23,6 +23,7 @@ JOINED = dict.fromkeys((REGRET, TUNED, PHOTOS, FAMILIES), joined) | {
     FIDELITY: joined_parts,
     NETWORKS: gathered,
 }
+LATENCY, MILLISECONDS = "latency", "milliseconds"  # tables of `experiments.latency`, and networks by them
 SEARCH = ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
 ASKED = ("job", "overrides", "choices")  # what is kept of how a search was started
 COMPARISON = ("format", "config", "seeds", "versions", "commit", "results", "seconds")

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from amc_env import files
+from amc_env import files, latency
 from experiments.analysis import (
     contests,
     curves,
@@ -23,6 +23,7 @@ from experiments.analysis import (
     fidelity,
     figures,
     markdown,
+    milliseconds,
     published,
     regret,
     runs,
@@ -36,6 +37,8 @@ from experiments.analysis.keeping import (
     COMPRESSED,
     FAMILIES,
     FIDELITY,
+    LATENCY,
+    MILLISECONDS,
     NETWORKS,
     PRETRAINED,
     REGRET,
@@ -107,6 +110,8 @@ def rebuild() -> None:
     for name, record in read(RESULTS / TUNED).items():
         if all("curve" in row for row in record["rows"]):
             print(curves.plot(record["rows"], RESULTS / TUNED / f"{name}.png"))
+    for name, record in read(RESULTS / MILLISECONDS).items():
+        print(milliseconds.plot(record["rows"], RESULTS / MILLISECONDS / f"{name}.png", name))
     kept = published.keeps("figure2", committed())
     title = "Plain-20 at 50 % of the FLOPs: the paper's plans and ours"
     for path in figures.curves(kept, RESULTS / TABLES / "figure2", title, *site.KEEPS):
@@ -152,6 +157,10 @@ def pages() -> dict[Path, dict[str, str]]:
             TABLES: paper(),
             TUNED: rows_of(TUNED, tuned.table),
             FIDELITY: rows_of(FIDELITY, fidelity.table),
+            LATENCY: milliseconds.fits(
+                {path.stem: latency.read(path) for path in sorted((RESULTS / LATENCY).glob("*.json"))}
+            ),
+            MILLISECONDS: rows_of(MILLISECONDS, milliseconds.table),
             REGRET: tables_of(REGRET, regret.table),
             COMPRESSED: f"{deep_compression.tables(packed)}\n\n{recorded(packed)}",
             FAMILIES: f"{families.tables(ways)}\n\n{recorded(ways)}",

@@ -194,6 +194,8 @@ class LatencyConfig:
     repeats: int = MISSING
     warmup: int = MISSING
     table: str | None = None  # measure a table of model's layers into this file, instead of checkpoints
+    runs: list[str] | None = None  # searches, whose networks are run beside what the table promises
+    result: str | None = None  # the file of what they take
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     shape: list[int] | None = None

@@ -43,6 +43,7 @@ SPLITS = ("selection", "test")
 class Row:
     """One network of the final table; accuracies in [0, 1], latencies by runtime and batch.
 
+    ``counts`` is how many channels of each group it keeps.
     ``promise`` is there where the search had a latency table: what that says, and what was measured.
     """
 
@@ -52,6 +53,7 @@ class Row:
     selection: float
     test: float
     latency_ms: Mapping[str, list[Latency]]
+    counts: Sequence[int]
     promise: Promise | None = None
 
 
@@ -129,12 +131,12 @@ def deliver(
             networks[last[FOUND]], card, record.folder / "compressed", images, part=possible.part,
             forms=possible.forms,
         )  # fmt: skip
-    costs = {name: env.costs(counts(env, each)) for name, each in plans.items()}
+    kept = {name: counts(env, each) for name, each in plans.items()}
+    costs = {name: env.costs(each) for name, each in kept.items()}
     with record.phase("time"):
         shape = _shape(called(networks[DENSE], possible.part, images))
         modules = {name: network.get_submodule(possible.part) for name, network in networks.items()}
         timed = latencies(modules, last, written, record.folder, shape, batches_of(costs[DENSE]["macs"]))
-        kept = {name: counts(env, each) for name, each in plans.items()}
         promised = kept_promises(modules, last, kept, task, written, record, shape)
     rows = {
         name: Row(
@@ -144,6 +146,7 @@ def deliver(
             selection=accuracies[name]["selection"],
             test=accuracies[name]["test"],
             latency_ms=timed[name],
+            counts=kept[name],
             promise=promised.get(name),
         )
         for name in (DENSE, UNIFORM, FOUND, *(last.values() if recipe is not None else ()))

@@ -71,7 +71,7 @@ class SlicedOnnx:
                 arrays[vector.name] = arrays[vector.name].compress(kept, axis=vector.dim)
         for index, layer in enumerate(self.graph.layers):
             reads, writes = int(mask[layer.reads].sum()), int(mask[layer.writes].sum())
-            groups = writes if layer.kind == "depthwise" else layer.groups
+            groups = reads if layer.kind == "depthwise" else layer.groups
             inner = reads // groups
             for at in self._nodes[index]:
                 node = proto.graph.node[at]

@@ -5,25 +5,21 @@ group has counts, squared, give each layer all pairs of counts that it can read 
 """
 
 import json
-import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from omegaconf import DictConfig
 from scipy.stats import spearmanr
 from threadpoolctl import threadpool_limits
 
 from amc_env.compressors.channels import allowed
-from amc_env.cost import Ints
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
 from amc_env.latency import (
@@ -40,30 +36,29 @@ from amc_env.latency import (
 )
 from experiments.analysis.describe import images, network
 from experiments.cli.config import ConfigError
-from experiments.delivery.probes import Bench, Pass, Probe
+from experiments.delivery.design import design, random_plans, thinned
+from experiments.delivery.monitoring import Monitor, interleaved
+from experiments.delivery.probes import Bench
 from experiments.recording.progress import Meter
 
 LEVELS = 13  # counts of a group that are measured; more are thinned, in equal ratios
 ROUND_TO = 8  # as plans are rounded, see `amc_env.compressors.channels.allowed`
 PLANS = 30  # random plans for the factor, and as many for its error
-TOGETHER = 8  # networks that take turns
-VISIT = 3  # passes of a network at its turn that count, after one that warms the caches
-TRIES = 3
-SPREAD = 0.10  # above the lower quartile, or the monitor's best, something has disturbed
-PATIENCE = 300  # samples of the monitor, half a millisecond each
-BUSY = 5.0  # percent of a processor from which a process is named
 
+LAYERS, WHOLE = "layers", "whole"  # what is timed of a network
+
+Job = tuple[str, tuple[int, ...]]  # one of both, and the counts of a plan
 Times = list[tuple[int, int]]  # of each layer, median and interquartile range in nanoseconds
 
 
 def main(cfg: DictConfig) -> None:
     """Measure the table, or go on where a killed run was, and print how well it predicts whole networks."""
     check(cfg)
-    path, start = Path(cfg.table), time.monotonic()
+    path = Path(cfg.table)
     shape, classes = images(cfg)
     model = network(cfg, shape, classes).eval()
     graph = trace(model, shape)
-    ends = touched(graph)
+    touched(graph)  # a network that no table holds is told before anything is measured
     here = Conditions.here(
         graph, runtime=cfg.runtime, threads=cfg.threads, batch=cfg.batch, device=cfg.device
     )
@@ -73,23 +68,52 @@ def main(cfg: DictConfig) -> None:
         print(f"{path} is finished: nothing to do; choose another table=FILE to measure again")
         show(table)
         return
-    offered = [allowed(group, ROUND_TO, cfg.floor) for group in graph.groups]
-    counts = [thinned(each, LEVELS) for each in offered]
-    part = path.with_name(f"{path.name}.part")
-    rows = resumed(part, here, counts, force=cfg.force)
+    name = cfg.model.options.get("target", cfg.model.name)
     bench = Bench(model, graph, runtime=cfg.runtime, device=cfg.device, threads=cfg.threads, batch=cfg.batch)
     try:
-        jobs = [("layers", plan) for plan in design(ends, counts)]
-        jobs += [("whole", plan) for plan in random_plans(offered, 2 * PLANS)]
-        measure(bench, jobs, rows, part, repeats=cfg.repeats)
+        table = made(bench, here, path, name, floor=cfg.floor, repeats=cfg.repeats, force=cfg.force)
     finally:
         bench.close()
-    name = cfg.model.options.get("target", cfg.model.name)
-    seconds = time.monotonic() - start
-    table = tabulated(name, here, graph, ends, counts, [rows[job] for job in jobs], jobs, seconds)
+    show(table)
+
+
+def made(
+    bench: Bench, here: Conditions, path: Path, name: str, *, floor: float, repeats: int, force: bool
+) -> LatencyTable:
+    """Measure a table into its file; what is measured stands in a file beside it until it is complete.
+
+    Args:
+        bench: makes probes of the network.
+        here: conditions of this machine.
+        path: of the table.
+        name: of the network.
+        floor: smallest fraction of a group.
+        repeats: passes of each network that count.
+        force: go on with what was measured under other conditions.
+
+    Raises:
+        LatencyError: when the machine is too busy, or a file cannot be used.
+    """
+    graph = bench.graph
+    offered = [allowed(group, ROUND_TO, floor) for group in graph.groups]
+    counts = [thinned(each, LEVELS) for each in offered]
+    part = path.with_name(f"{path.name}.part")
+    rows = resumed(part, here, counts, force=force)
+    jobs = mixed(design(touched(graph), counts), random_plans(offered, 2 * PLANS))
+    measure(bench, jobs, rows, part, repeats=repeats)
+    table = tabulated(name, here, graph, counts, [(*job, rows[job]) for job in jobs])
     save(table, path)
     part.unlink()
-    show(table)
+    return table
+
+
+def mixed(layers: Sequence[tuple[int, ...]], whole: Sequence[tuple[int, ...]]) -> list[Job]:
+    """Both kinds of jobs, evenly among one another, so that the machine is alike for both."""
+    each = {LAYERS: layers, WHOLE: whole}
+    jobs = [
+        ((at + 0.5) / len(plans), kind, plan) for kind, plans in each.items() for at, plan in enumerate(plans)
+    ]
+    return [(kind, plan) for _, kind, plan in sorted(jobs, key=lambda job: job[0])]
 
 
 def check(cfg: DictConfig) -> None:
@@ -104,62 +128,7 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError("device=cuda, but PyTorch finds no graphics card here: give device=cpu")
 
 
-def thinned(choices: Ints, most: int) -> list[int]:
-    """At most so many of ascending counts, in equal ratios; first and last are among them."""
-    if len(choices) <= most:
-        return [int(each) for each in choices]
-    wanted = np.geomspace(choices[0], choices[-1], most)
-    near = np.abs(choices[:, None] - wanted).argmin(axis=0)
-    return [int(each) for each in np.unique(choices[near])]
-
-
-def design(ends: Sequence[tuple[int, ...]], counts: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
-    """Plans in which every layer meets every pair of counts of the groups that it touches.
-
-    With a prime number K of levels, plan (a, b) has level (a + slope b) mod K of a group; two groups of
-    different slopes meet at all K² pairs of levels as a and b run. Groups that a layer joins get different
-    slopes. With K = 2 and slopes 0 and 1 the four plans are (0, 0), (0, 1), (1, 1), (1, 0).
-
-    Args:
-        ends: of each layer the groups that it touches.
-        counts: of each group those that are measured.
-    """
-    slopes: list[int] = []
-    for group in range(len(counts)):
-        joined = {slopes[other] for pair in ends if group in pair for other in pair if other < group}
-        slopes.append(next(slope for slope in count() if slope not in joined))
-    levels = prime_from(max(max(map(len, counts)), max(slopes) + 1))
-    plans = (
-        tuple(own[(a + slope * b) % levels % len(own)] for own, slope in zip(counts, slopes, strict=True))
-        for a in range(levels)
-        for b in range(levels)
-    )
-    return list(dict.fromkeys(plans))
-
-
-def prime_from(number: int) -> int:
-    """The smallest prime that is at least a number."""
-    return next(n for n in count(max(2, number)) if all(n % d for d in range(2, int(n**0.5) + 1)))
-
-
-def random_plans(choices: Sequence[Ints], number: int) -> list[tuple[int, ...]]:
-    """Plans of all sizes: a keep ratio in [0.2, 1], times exp(u) for each group, u in [-0.5, 0.5]."""
-    rng = np.random.default_rng(0)
-    found = []
-    for _ in range(number):
-        keeps = rng.uniform(0.2, 1) * np.exp(rng.uniform(-0.5, 0.5, len(choices)))
-        found.append(
-            tuple(
-                int(own[np.abs(own - keep * own[-1]).argmin()])
-                for own, keep in zip(choices, keeps, strict=True)
-            )
-        )
-    return found
-
-
-def resumed(
-    part: Path, here: Conditions, counts: Sequence[Sequence[int]], *, force: bool
-) -> dict[tuple[str, tuple[int, ...]], Any]:
+def resumed(part: Path, here: Conditions, counts: Sequence[Sequence[int]], *, force: bool) -> dict[Job, Any]:
     """What an interrupted run of the same table has measured, by job; begins its file where there is none.
 
     Raises:
@@ -181,197 +150,46 @@ def resumed(
         raise LatencyError(f"{part} is of other counts of channels: delete it, or give the floor that it had")
     Conditions.of(before["conditions"]).check(here, part, force=force)
     rows = {}
-    for line in lines:
+    for at, line in enumerate(lines):
         try:
             row = json.loads(line)
         except ValueError:  # the line that a kill cut short
+            part.write_text("".join(f"{each}\n" for each in (first, *lines[:at])))
             break
         rows[row["kind"], tuple(row["counts"])] = row["times"]
     return rows
 
 
-def measure(
-    bench: Bench,
-    jobs: Sequence[tuple[str, tuple[int, ...]]],
-    rows: dict[tuple[str, tuple[int, ...]], Any],
-    part: Path,
-    *,
-    repeats: int,
-) -> None:
+def measure(bench: Bench, jobs: Sequence[Job], rows: dict[Job, Any], part: Path, *, repeats: int) -> None:
     """Measure every job that has no row yet; each row is written as soon as it is there.
 
     Raises:
         LatencyError: when the machine is too busy.
     """
-    makers = {"layers": bench.layered, "whole": bench.whole}
-    done = sum(job in rows for job in jobs)
+    makers = {LAYERS: bench.layered, WHOLE: bench.whole}
+    todo = list(dict.fromkeys(job for job in jobs if job not in rows))
     with (
-        threadpool_limits(1, user_api="blas"), Meter("networks", len(jobs), done=done) as meter,
-        part.open("a") as file,
+        threadpool_limits(1, user_api="blas"),
+        Meter("networks", len(jobs), done=len(jobs) - len(todo)) as meter, part.open("a") as file,
     ):  # fmt: skip
-        monitor = Monitor()
-        for kind, make in makers.items():
-            todo = dict.fromkeys(plan for other, plan in jobs if other == kind and (kind, plan) not in rows)
-            for plan, times in interleaved(make, list(todo), monitor, repeats=repeats):
-                rows[kind, plan] = times
-                file.write(json.dumps({"kind": kind, "counts": plan, "times": times}) + "\n")
-                file.flush()
-                meter.update(ms=times["whole"][0] / 1e6)
-
-
-class Monitor:
-    """Whether the processor is as fast as it was at its best, by the time of a small product of matrices.
-
-    Args:
-        clock: nanoseconds.
-    """
-
-    def __init__(self, clock: Callable[[], int] = time.perf_counter_ns) -> None:
-        self._clock, self._matrix = clock, np.ones((160, 160), dtype=np.float32)
-        self._best = min(self._sample() for _ in range(100))
-
-    def _sample(self) -> float:
-        times = []
-        for _ in range(5):
-            start = self._clock()
-            self._matrix @ self._matrix
-            times.append(self._clock() - start)
-        return statistics.median(times)
-
-    def calm(self) -> bool:
-        """Whether it takes at most a tenth longer than at best."""
-        now = self._sample()
-        self._best = min(self._best, now)
-        return now <= (1 + SPREAD) * self._best
-
-    def settles(self) -> bool:
-        """Whether it is calm within a few hundred samples."""
-        return any(self.calm() for _ in range(PATIENCE))
-
-
-def interleaved(
-    make: Callable[[Sequence[int]], Probe],
-    plans: Sequence[tuple[int, ...]],
-    monitor: Monitor,
-    *,
-    repeats: int,
-) -> Iterator[tuple[tuple[int, ...], dict[str, Any]]]:
-    """Time plans in turn, a few at once; what was disturbed is timed again.
-
-    Yields:
-        A plan and its times: ``whole`` and each of ``layers``, median and interquartile range.
-
-    Raises:
-        LatencyError: when three times more than half of a network's passes were disturbed.
-    """
-    rounds = -(-repeats // VISIT)
-    for first in range(0, len(plans), TOGETHER):
-        chunk = plans[first : first + TOGETHER]
-        found: dict[tuple[int, ...], dict[str, Any]] = {}
-        for _ in range(TRIES):
-            probes = {plan: make(plan) for plan in chunk if plan not in found or not steady(found[plan])}
-            turns = take_turns(list(probes.values()), monitor, rounds)
-            for (plan, probe), calm in zip(probes.items(), turns, strict=True):
-                found[plan] = summary(probe.passes(), calm, probe.resolution)
-            if all(map(steady, found.values())):
-                break
-        else:
-            raise LatencyError(too_busy([times for times in found.values() if not steady(times)]))
-        yield from ((plan, found[plan]) for plan in chunk)
-
-
-def take_turns(probes: Sequence[Probe], monitor: Monitor, rounds: int) -> list[list[bool]]:
-    """Run probes in turn, after a first round that warms up; of each whether its turns were undisturbed.
-
-    A turn waits until the processor is calm, and is repeated where it is not calm after it.
-    """
-    found: list[list[bool]] = [[] for _ in probes]
-    for _ in range(1 + rounds):
-        for probe, calm in zip(probes, found, strict=True):
-            for _ in range(TRIES):
-                before = monitor.settles()
-                for _ in range(1 + VISIT):
-                    probe.run()
-                calm.append(before and monitor.calm())
-                if calm[-1]:
-                    break
-    return found
-
-
-def summary(passes: Sequence[Pass], calm: Sequence[bool], resolution: int) -> dict[str, Any]:
-    """Medians and interquartile ranges of undisturbed passes.
-
-    The first round and the first pass of each turn warm up. A pass is disturbed when its turn was, or when it
-    takes a tenth longer than the lower quartile. ``spread`` is what the median of all calm turns is above
-    that quartile, relative to it.
-    """
-    turns = [passes[at : at + 1 + VISIT] for at in range(0, len(passes), 1 + VISIT)]
-    kept = [each for turn, fine in zip(turns[1:], calm[1:], strict=True) if fine for each in turn[1:]]
-    if not kept:
-        return {"whole": (0, 0), "layers": [], "spread": math.inf}
-    low, median = np.percentile([each.whole for each in kept], [25, 50])
-    fine = [each for each in kept if each.whole <= (1 + SPREAD) * low]
-    return {
-        "whole": middle([each.whole for each in fine], resolution),
-        "layers": [middle(times, resolution) for times in zip(*(each.layers for each in fine), strict=True)],
-        "spread": float(median / low - 1),
-    }
-
-
-def steady(times: Mapping[str, Any]) -> bool:
-    """Whether a summary can be used."""
-    return bool(times["spread"] <= SPREAD)
-
-
-def too_busy(left: Sequence[Mapping[str, Any]]) -> str:
-    """Why the times that are left cannot be used, and what to do."""
-    worst = max(times["spread"] for times in left)
-    spread = (
-        "no turn was undisturbed" if worst == math.inf else f"the median is {worst:.0%} above the quartile"
-    )
-    return (
-        f"this machine is too busy to measure: the times of a network spread by more than {SPREAD:.0%} in "
-        f"{TRIES} tries ({spread}); {running()}. What was measured is kept: stop the others, then give the "
-        "same command again"
-    )
-
-
-def middle(times: Sequence[int], resolution: int) -> tuple[int, int]:
-    """Median and interquartile range of nanoseconds that a clock of that resolution rounds down."""
-    low, high = np.percentile(times, [25, 75])
-    median = statistics.median_grouped(times, interval=resolution) + resolution / 2
-    return round(median), round(high - low)
-
-
-def running() -> str:
-    """The processes that keep the processors busy."""
-    others = [process for process in psutil.process_iter(["name"]) if process.pid != psutil.Process().pid]
-    for each in (psutil.cpu_percent, *(process.cpu_percent for process in others)):
-        _try(each)
-    time.sleep(0.3)
-    shares = sorted(((_try(process.cpu_percent), process.info["name"]) for process in others), reverse=True)
-    named = [f"{name} {share:.0f} %" for share, name in shares[:5] if share >= BUSY]
-    return (
-        f"{psutil.cpu_percent():.0f} % of the processors are in use, by {', '.join(named) or 'none of note'}"
-    )
-
-
-def _try(percent: Callable[[], float]) -> float:
-    try:
-        return percent()
-    except psutil.Error:  # it has ended, or is another user's
-        return 0.0
+        start = time.monotonic()
+        for (kind, plan), times in interleaved(
+            lambda job: makers[job[0]](job[1]), todo, Monitor(), repeats=repeats
+        ):
+            now = time.monotonic()
+            rows[kind, plan] = times | {"seconds": now - start}
+            file.write(json.dumps({"kind": kind, "counts": plan, "times": rows[kind, plan]}) + "\n")
+            file.flush()
+            start = now
+            meter.update(ms=times["whole"][0] / 1e6)
 
 
 def tabulated(
     name: str,
     conditions: Conditions,
     graph: Graph,
-    ends: Sequence[tuple[int, ...]],
     counts: Sequence[Sequence[int]],
-    rows: Sequence[Mapping[str, Any]],
-    plans: Sequence[tuple[str, tuple[int, ...]]],
-    seconds: float,
+    rows: Sequence[tuple[str, tuple[int, ...], Mapping[str, Any]]],
 ) -> LatencyTable:
     """The table of what was measured.
 
@@ -379,33 +197,21 @@ def tabulated(
         name: of the network.
         conditions: of the measurement.
         graph: of the dense network.
-        ends: of each layer the groups that it touches.
         counts: of each group those that were measured.
-        rows: times of each job.
-        plans: the jobs.
-        seconds: that it took.
+        rows: kind, plan and times of each job.
     """
-    layered = [(plan, row) for (kind, plan), row in zip(plans, rows, strict=True) if kind == "layers"]
-    whole = [
-        (plan, row["whole"][0]) for (kind, plan), row in zip(plans, rows, strict=True) if kind == "whole"
-    ]
+    layered = [(plan, times["layers"]) for kind, plan, times in rows if kind == LAYERS]
     layers = [
-        _layer(layer.name, own, counts, [(plan, row["layers"][index]) for plan, row in layered])
-        for index, (layer, own) in enumerate(zip(graph.layers, ends, strict=True))
+        _layer(layer.name, own, counts, [(plan, times[index]) for plan, times in layered])
+        for index, (layer, own) in enumerate(zip(graph.layers, touched(graph), strict=True))
     ]
     block = block_of(conditions.features)
+    whole = [(plan, times["whole"][0]) for kind, plan, times in rows if kind == WHOLE]
     fit, rest_ns = fitted(LatencyPrices(counts, layers, 0, block, 1.0), whole)
+    seconds = round(sum(times["seconds"] for *_, times in rows), 1)
     when = datetime.now(UTC).isoformat(timespec="seconds")
     return LatencyTable(
-        name,
-        conditions,
-        block,
-        [list(each) for each in counts],
-        layers,
-        rest_ns,
-        fit,
-        round(seconds, 1),
-        when,
+        name, conditions, block, [list(each) for each in counts], layers, rest_ns, fit, seconds, when
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from experiments.cli.config import ConfigError
 from experiments.cli.suggest import needed
-from experiments.delivery import tabulating
+from experiments.delivery import racing, tabulating
 from experiments.delivery.runtimes import read
 
 BATCH = 64  # images of the larger batch that a search times
@@ -78,9 +78,12 @@ def measure(
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """Print the milliseconds of one network, or of several timed in turn; or measure a table of layers."""
+    """Print the milliseconds of one network, or of several timed in turn; or measure a table of layers.
+
+    With a table and ``runs``, the networks of these searches are run in turn.
+    """
     if cfg.table is not None:
-        tabulating.main(cfg)
+        (racing if cfg.runs else tabulating).main(cfg)
         return
     if cfg.checkpoint is None:
         raise ConfigError(f"{needed('checkpoint')}, or table=FILE for a table of layers")

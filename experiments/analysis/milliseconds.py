@@ -1,0 +1,157 @@
+"""Latency tables, and accuracy against measured time: searched by FLOPs, by time, and uniform.
+
+Made from records of ``experiments.latency runs=[...]``.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from amc_env.latency import LatencyTable
+from experiments.analysis import markdown, stats
+
+SEED = 0  # of the resamples
+DENSE, UNIFORM = "dense", "uniform"
+BY_FLOPS, BY_TIME = "FLOPs-searched", "latency-searched"
+KINDS = {"macs": BY_FLOPS, "latency": BY_TIME}
+HEAD = (
+    "policy", "budget", "runs", "promised, % of the dense time", "came, %", "ms", "test", "above uniform",
+    "above FLOPs-searched",
+)  # fmt: skip
+NOTE = (
+    "*Came* is the median of five repeats, all networks in turn. The last two columns are differences in "
+    "test accuracy, in points, to the policy's best plan of the same seed at the same measured time, read "
+    "off the line through its plans and the dense network."
+)
+
+Row = Mapping[str, Any]
+
+
+def fits(tables: Mapping[str, LatencyTable]) -> str:
+    """A row a latency table in Markdown: what it is of, and how well it predicts whole networks."""
+    head = [
+        "table", "runtime", "batch, threads", "processor", "dense ms", "plans", "Spearman", "median error, %",
+        "measured in, s",
+    ]  # fmt: skip
+    body = []
+    for name, made in tables.items():
+        had, fit = made.conditions, made.fit
+        dense = int(made.prices()([each[-1] for each in made.counts])) / 1e6
+        checked = sum(not plan["fitted"] for plan in fit.plans)
+        body.append([
+            f"`{name}`", f"{had.runtime} {had.version}", f"{had.batch}, {had.threads}", had.processor,
+            f"{dense:.3f}", str(checked), f"{fit.spearman:.3f}", f"{100 * fit.median_error:.1f}",
+            f"{made.seconds:.0f}",
+        ])  # fmt: skip
+    return markdown.table(head, body)
+
+
+def kind(row: Row) -> str:
+    """Which curve a network belongs to; with ``round_to=auto`` it is one of its own."""
+    if row["policy"] in (DENSE, UNIFORM):
+        return str(row["policy"])
+    return KINDS[row["resource"]] + (f", round_to={row['round_to']}" if row["round_to"] == "auto" else "")
+
+
+def at_time(plans: Sequence[Row], ms: float) -> float:
+    """The accuracy in [0, 1] of a policy's best plans at a time.
+
+    Linear between plans, none of which is both slower and less accurate than another.
+
+    Args:
+        plans: of one policy and seed, and the dense network; ``measured_ms`` and ``test``.
+        ms: the time.
+    """
+    found = sorted((plan["measured_ms"], plan["test"]) for plan in plans)
+    times, tests = np.array(found).T
+    return float(np.interp(ms, times, np.maximum.accumulate(tests)))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A row a policy and budget in Markdown; means over seeds with 95 % bootstrap intervals."""
+    dense = next(row for row in rows if row["policy"] == DENSE)
+    groups: dict[tuple[str, str, float], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row is not dense and row["policy"] != DENSE:
+            groups[kind(row), row["resource"], row["target"]].append(row)
+    body = [
+        [DENSE, "", "", "100.0", "100.0", f"{dense['measured_ms']:.3f}", f"{100 * dense['test']:.2f}", "", ""]
+    ]
+    for (name, resource, target), own in sorted(groups.items(), key=lambda item: _order(item[0])):
+        body.append([
+            name, f"{100 * target:g} % {'FLOPs' if resource == 'macs' else 'ms'}", str(len(own)),
+            _cell([100 * row["promised_ms"] / dense["promised_ms"] for row in own], ".1f"),
+            _cell([100 * row["measured_ms"] / dense["measured_ms"] for row in own], ".1f"),
+            _cell([row["measured_ms"] for row in own], ".3f"),
+            _cell([100 * row["test"] for row in own]),
+            *(_above(own, rows, other) if name != other else "" for other in (UNIFORM, BY_FLOPS)),
+        ])  # fmt: skip
+    return f"{markdown.table(HEAD, body)}\n\n{NOTE}"
+
+
+def above(own: Sequence[Row], rows: Sequence[Row], other: str) -> list[float]:
+    """Points of each network above another policy's at its own time and of its seed."""
+    dense = [row for row in rows if row["policy"] == DENSE][:1]
+    found = []
+    for row in own:
+        plans = [each for each in rows if kind(each) == other and each["seed"] == row["seed"]]
+        if plans:
+            found.append(100 * (row["test"] - at_time([*plans, *dense], row["measured_ms"])))
+    return found
+
+
+def plot(rows: Sequence[Row], path: Path, title: str) -> Path:
+    """Draw test accuracy against milliseconds into a PNG file, a color a policy, a line through its means."""
+    figure = Figure(figsize=(5.6, 3.8), layout="constrained", dpi=120)
+    axis = figure.subplots()
+    axis.set_title(title, fontsize=10)
+    axis.set(xlabel="ms for one image, onnxruntime, one thread", ylabel="test accuracy, %")
+    axis.grid(alpha=0.25)
+    kinds = dict.fromkeys(sorted(map(kind, rows)))
+    for at, name in enumerate(kinds):
+        own = [row for row in rows if kind(row) == name]
+        axis.scatter(
+            [row["measured_ms"] for row in own], [100 * row["test"] for row in own], s=16, color=f"C{at}",
+            label=name,
+        )  # fmt: skip
+        means = [
+            np.mean(
+                [(row["measured_ms"], 100 * row["test"]) for row in own if budget == _budget(row)], axis=0
+            )
+            for budget in dict.fromkeys(map(_budget, own))
+        ]
+        if len(means) > 1:
+            axis.plot(*np.array(sorted(map(tuple, means))).T, color=f"C{at}", linewidth=1)
+    axis.legend(fontsize=7)
+    figure.savefig(path, metadata={"Software": None})
+    return path
+
+
+def _budget(row: Row) -> tuple[str, float]:
+    return row["resource"], row["target"]
+
+
+def _order(group: tuple[str, str, float]) -> tuple[int, str, str, float]:
+    name, resource, target = group
+    return (
+        ([BY_TIME, BY_FLOPS, UNIFORM].index(name) if name in (BY_TIME, BY_FLOPS, UNIFORM) else 3),
+        name,
+        resource,
+        target,
+    )
+
+
+def _above(own: Sequence[Row], rows: Sequence[Row], other: str) -> str:
+    found = above(own, rows, other)
+    return _cell(found, "+.2f") if found else ""
+
+
+def _cell(values: Sequence[float], form: str = ".2f") -> str:
+    if len(values) == 1:
+        return f"{values[0]:{form}}"
+    found = stats.estimate(np.array(values)[:, None], stats.mean, np.random.default_rng(SEED))
+    return f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]"

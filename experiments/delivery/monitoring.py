@@ -1,0 +1,174 @@
+"""Times probes in turn while a monitor watches the machine; what was disturbed is timed again."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import psutil
+
+from amc_env.latency import LatencyError
+from experiments.delivery.probes import VISIT, Pass, Probe
+
+TOGETHER = 8  # networks that take turns
+TRIES = 3
+SPREAD = 0.10  # above the lower quartile something has disturbed
+SLOWER = (0.10, 0.40)  # likewise above the monitor's best, of processor and memory
+PATIENCE, PAUSE = 600, 0.05  # times that a turn waits for a calm machine, and seconds each
+BUSY = 5.0  # percent of a processor from which a process is named
+
+T = TypeVar("T")
+
+
+class Monitor:
+    """Whether processor and memory are as fast as at their best: by a product of matrices, and by a copy.
+
+    Args:
+        clock: nanoseconds.
+        sleep: waits for so many seconds.
+    """
+
+    def __init__(
+        self, clock: Callable[[], int] = time.perf_counter_ns, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._clock, self._sleep = clock, sleep
+        matrix, array = np.ones((160, 160), dtype=np.float32), np.ones(2**20, dtype=np.float32)
+        self._works = (partial(np.matmul, matrix, matrix), partial(np.copyto, np.empty_like(array), array))
+        self._best = [min(self._sample(work) for _ in range(100)) for work in self._works]
+
+    def _sample(self, work: Callable[[], object]) -> float:
+        times = []
+        for _ in range(5):
+            start = self._clock()
+            work()
+            times.append(self._clock() - start)
+        return statistics.median(times)
+
+    def calm(self) -> bool:
+        """Whether neither takes much longer than at best."""
+        now = [self._sample(work) for work in self._works]
+        self._best = list(map(min, self._best, now))
+        return all(
+            each <= (1 + most) * best for each, most, best in zip(now, SLOWER, self._best, strict=True)
+        )
+
+    def settles(self) -> bool:
+        """Whether it becomes calm within half a minute."""
+        for _ in range(PATIENCE):
+            if self.calm():
+                return True
+            self._sleep(PAUSE)
+        return False
+
+
+def interleaved(
+    make: Callable[[T], Probe], jobs: Sequence[T], monitor: Monitor, *, repeats: int
+) -> Iterator[tuple[T, dict[str, Any]]]:
+    """Time networks in turn, a few at once; what was disturbed is timed again.
+
+    Yields:
+        A job and the times of its network: ``whole`` and each of ``layers``, median and interquartile range.
+
+    Raises:
+        LatencyError: when three times more than half of a network's passes were disturbed.
+    """
+    rounds = -(-repeats // VISIT)
+    for first in range(0, len(jobs), TOGETHER):
+        chunk = jobs[first : first + TOGETHER]
+        found: dict[T, dict[str, Any]] = {}
+        for _ in range(TRIES):
+            probes = {job: make(job) for job in chunk if job not in found or not steady(found[job])}
+            turns = take_turns(list(probes.values()), monitor, rounds)
+            for (job, probe), calm in zip(probes.items(), turns, strict=True):
+                found[job] = summary(probe.passes(), calm, probe.resolution)
+            if all(map(steady, found.values())):
+                break
+        yield from ((job, found[job]) for job in chunk if steady(found[job]))
+        if left := [times for times in found.values() if not steady(times)]:
+            raise LatencyError(too_busy(left))
+
+
+def take_turns(probes: Sequence[Probe], monitor: Monitor, rounds: int) -> list[list[bool]]:
+    """Run probes in turn, after a first round that warms up; of each whether its turns were undisturbed.
+
+    A turn waits until the processor is calm, and is repeated where it is not calm after it.
+    """
+    found: list[list[bool]] = [[] for _ in probes]
+    for _ in range(1 + rounds):
+        for probe, calm in zip(probes, found, strict=True):
+            for _ in range(TRIES):
+                before = monitor.settles()
+                for _ in range(1 + VISIT):
+                    probe.run()
+                calm.append(before and monitor.calm())
+                if calm[-1]:
+                    break
+    return found
+
+
+def summary(passes: Sequence[Pass], calm: Sequence[bool], resolution: int) -> dict[str, Any]:
+    """Medians and interquartile ranges of undisturbed passes.
+
+    The first round and the first pass of each turn warm up. A pass is disturbed when its turn was, or when it
+    takes a tenth longer than the lower quartile. ``spread`` is what the median of all calm turns is above
+    that quartile, relative to it.
+    """
+    turns = [passes[at : at + 1 + VISIT] for at in range(0, len(passes), 1 + VISIT)]
+    kept = [each for turn, fine in zip(turns[1:], calm[1:], strict=True) if fine for each in turn[1:]]
+    if not kept:
+        return {"whole": (0, 0), "layers": [], "spread": math.inf}
+    low, median = np.percentile([each.whole for each in kept], [25, 50])
+    fine = [each for each in kept if each.whole <= (1 + SPREAD) * low]
+    return {
+        "whole": middle([each.whole for each in fine], resolution),
+        "layers": [middle(times, resolution) for times in zip(*(each.layers for each in fine), strict=True)],
+        "spread": float(median / low - 1),
+    }
+
+
+def steady(times: Mapping[str, Any]) -> bool:
+    """Whether a summary can be used."""
+    return bool(times["spread"] <= SPREAD)
+
+
+def too_busy(left: Sequence[Mapping[str, Any]]) -> str:
+    """Why the times that are left cannot be used, and what to do."""
+    worst = max(times["spread"] for times in left)
+    spread = (
+        "no turn was undisturbed" if worst == math.inf else f"the median is {worst:.0%} above the quartile"
+    )
+    return (
+        f"this machine is too busy to measure: the times of a network spread by more than {SPREAD:.0%} in "
+        f"{TRIES} tries ({spread}); {running()}. What was measured is kept: stop the others, then give the "
+        "same command again"
+    )
+
+
+def middle(times: Sequence[int], resolution: int) -> tuple[int, int]:
+    """Median and interquartile range of nanoseconds that a clock of that resolution rounds down."""
+    low, high = np.percentile(times, [25, 75])
+    median = statistics.median_grouped(times, interval=resolution) + resolution / 2
+    return round(median), round(high - low)
+
+
+def running() -> str:
+    """The processes that keep the processors busy."""
+    others = [process for process in psutil.process_iter(["name"]) if process.pid != psutil.Process().pid]
+    for each in (psutil.cpu_percent, *(process.cpu_percent for process in others)):
+        _try(each)
+    time.sleep(0.3)
+    shares = sorted(((_try(process.cpu_percent), process.info["name"]) for process in others), reverse=True)
+    named = [f"{name} {share:.0f} %" for share, name in shares[:5] if share >= BUSY]
+    return (
+        f"{psutil.cpu_percent():.0f} % of the processors are in use, by {', '.join(named) or 'none of note'}"
+    )
+
+
+def _try(percent: Callable[[], float]) -> float:
+    try:
+        return percent()
+    except psutil.Error:  # it has ended, or is another user's
+        return 0.0

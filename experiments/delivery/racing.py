@@ -1,0 +1,147 @@
+"""Runs the networks of searches whole, in turn, with their uniform policies' and the dense one.
+
+``python -m experiments.latency table=FILE runs=[runs/A,runs/B] result=FILE model=... data=...``; the weights
+are not needed, because what a network takes depends on its widths alone.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from amc_env import files
+from amc_env.graph.structure import Graph
+from amc_env.graph.trace import trace
+from amc_env.latency import LatencyError, LatencyTable, table_for
+from experiments.analysis.describe import images, network
+from experiments.cli.config import ConfigError
+from experiments.delivery.probes import Bench
+from experiments.delivery.promise import measured, promises
+from experiments.recording.record import RecordError, RunRecord, commit, row_a_line, versions
+
+DENSE, UNIFORM, SEARCHED = "dense", "uniform", "AMC"
+TUNED = "{}, tuned"  # after fine-tuning
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network of a search's final table.
+
+    Attributes:
+        policy: "dense", "uniform", or the name of the agent that found it.
+        resource: what its budget limits; "" for the dense network.
+        target: fraction of the dense network's that may stay.
+        seed: of the search.
+        round_to: how its counts were rounded.
+        counts: of channels in each group.
+        selection: accuracy in [0, 1] on that split, after fine-tuning where there was any; or what stands in
+            its place.
+        test: likewise.
+        tuned: whether it was fine-tuned.
+    """
+
+    policy: str
+    resource: str
+    target: float
+    seed: int
+    round_to: int | str
+    counts: tuple[int, ...]
+    selection: float
+    test: float
+    tuned: bool
+
+
+def main(cfg: DictConfig) -> None:
+    """Measure the networks, write the record, and print a row for each."""
+    if cfg.result is None:
+        raise ConfigError("runs are measured into a file: give result=FILE")
+    shape, classes = images(cfg)
+    model = network(cfg, shape, classes).eval()
+    graph = trace(model, shape)
+    table = table_for(graph, cfg.table, force=cfg.force)
+    entries = [entry for run in cfg.runs for entry in entries_of(Path(run), graph)]
+    entries = list(dict.fromkeys(entries))
+    had = table.conditions
+    bench = Bench(model, graph, runtime=had.runtime, device=had.device, threads=had.threads, batch=had.batch)
+    try:
+        rows = measure(bench, table, entries)
+    finally:
+        bench.close()
+    path = Path(cfg.result)
+    content = {
+        "format": 1, "commit": commit(), "versions": versions(), "conditions": asdict(had),
+        "table": Path(cfg.table).name, "network": table.name, "rows": rows,
+    }  # fmt: skip
+    files.write(path, row_a_line(content, path.stem))
+    show(rows)
+    print(f"written: {path}")
+
+
+def entries_of(run: Path, graph: Graph) -> list[Entry]:
+    """The networks in the final table of a search.
+
+    Raises:
+        RecordError: for a run that delivered none, or one of another network.
+    """
+    content = RunRecord.read(run).content
+    found = content["results"].get("table")
+    if found is None or "counts" not in found[DENSE]:
+        raise RecordError(f"{run} has no delivered networks: let the search end, with deliver=true")
+    if found[DENSE]["counts"] != [len(group) for group in graph.groups]:
+        raise RecordError(f"{run} is of another network than the table: its channel groups have other sizes")
+    config, agent = content["config"], (content["run"].get("choices") or {}).get("agent", SEARCHED)
+    protocol = config["protocol"]
+    entries = []
+    for name, policy in ((DENSE, DENSE), (UNIFORM, UNIFORM), (SEARCHED, agent)):
+        tuned = TUNED.format(name) in found
+        row = found[TUNED.format(name) if tuned else name]
+        searched = name != DENSE
+        entries.append(
+            Entry(
+                policy=policy,
+                resource=protocol["resource"] if searched else "",
+                target=protocol["target"] if searched else 1.0,
+                seed=config["seed"] if searched else 0,
+                round_to=config["compressor"]["round_to"] if searched else "",
+                counts=tuple(row["counts"]),
+                selection=row["selection"],
+                test=row["test"],
+                tuned=tuned,
+            )
+        )
+    return entries
+
+
+def measure(bench: Bench, table: LatencyTable, entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """A row an entry: what it is, and what its network was promised to take and takes; equal ones run once.
+
+    Raises:
+        LatencyError: where there is nothing to measure.
+    """
+    entries = list(entries)
+    if not entries:
+        raise LatencyError("no networks to measure: give runs=[FOLDER,...]")
+    names = {entry.counts: str(entry.counts) for entry in entries}
+    taken = measured({name: bench.whole(counts) for counts, name in names.items()})
+    kept = promises(table, {name: counts for counts, name in names.items()}, taken)
+    return [asdict(entry) | asdict(kept[names[entry.counts]]) for entry in entries]
+
+
+def show(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Print what each network was promised to take, and takes, as a share of the dense one's time."""
+    rows = list(rows)
+    dense = next(row for row in rows if row["policy"] == DENSE)
+    table = Table("policy", "budget", "seed", "promised", "came", "ms", "test %", box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(
+            row["policy"], f"{row['target']:.0%} {row['resource']}", str(row["seed"]),
+            f"{row['promised_ms'] / dense['promised_ms']:.1%}",
+            f"{row['measured_ms'] / dense['measured_ms']:.1%}",
+            f"{row['measured_ms']:.3f}", f"{100 * row['test']:.2f}",
+        )  # fmt: skip
+    Console().print(table)

@@ -1,0 +1,56 @@
+"""Accuracy at equal time, by hand."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments.analysis.milliseconds import above, at_time, kind, plot, table
+
+DENSE = {"policy": "dense", "resource": "", "target": 1.0, "seed": 0, "round_to": "", "promised_ms": 2.0,
+         "measured_ms": 2.0, "test": 0.9}  # fmt: skip
+
+
+def row(
+    policy: str, resource: str, target: float, seed: int, ms: float, test: float, round_to: int | str = 8
+):
+    return {
+        "policy": policy, "resource": resource, "target": target, "seed": seed, "round_to": round_to,
+        "promised_ms": ms, "measured_ms": ms, "test": test,
+    }  # fmt: skip
+
+
+def test_between_plans_accuracy_is_linear_and_a_slower_plan_that_is_worse_does_not_count() -> None:
+    plans = [row("gp", "macs", 0.3, 0, ms, test) for ms, test in ((1.0, 0.5), (1.5, 0.7), (1.75, 0.6))]
+    assert at_time([*plans, DENSE], 1.25) == pytest.approx(0.6)
+    assert at_time([*plans, DENSE], 1.75) == pytest.approx(0.7)
+    assert at_time([*plans, DENSE], 0.5) == 0.5  # a slower one, where none is as fast
+
+
+ROWS = [
+    DENSE,
+    row("uniform", "latency", 0.5, 0, 1.0, 0.60), row("uniform", "latency", 0.5, 1, 1.0, 0.62),
+    row("gp", "latency", 0.5, 0, 1.0, 0.80), row("gp", "latency", 0.5, 1, 1.0, 0.84),
+    row("gp", "macs", 0.3, 0, 0.8, 0.60), row("gp", "macs", 0.3, 1, 1.0, 0.80),
+]  # fmt: skip
+
+
+def test_networks_are_compared_with_those_of_their_seed_at_their_time() -> None:
+    found = [row for row in ROWS if kind(row) == "latency-searched"]
+    assert above(found, ROWS, "uniform") == pytest.approx([20, 22])
+    # seed 0: 0.6 at 0.8 ms and 0.9 at 2 ms make 0.65 at 1 ms
+    assert above(found, ROWS, "FLOPs-searched") == pytest.approx([15, 4])
+
+
+def test_the_table_has_a_row_a_policy_and_budget() -> None:
+    lines = table(ROWS).splitlines()
+    assert lines[3].startswith("| latency-searched | 50 % ms | 2 | 50.0 [50.0, 50.0] |")
+    assert "82.00 [80.00, 84.00] | +21.00 [+20.00, +22.00] | +9.50 [+4.00, +15.00] |" in lines[3]
+    assert [line.split(" | ")[0] for line in lines[2:6]] == [
+        "| dense", "| latency-searched", "| FLOPs-searched", "| uniform",
+    ]  # fmt: skip
+    assert kind(row("gp", "latency", 0.5, 0, 1.0, 0.8, "auto")) == "latency-searched, round_to=auto"
+
+
+def test_the_figure_is_the_same_bytes_again(tmp_path: Path) -> None:
+    one, other = (plot(ROWS, tmp_path / name, "t").read_bytes() for name in ("a.png", "b.png"))
+    assert one == other

@@ -1,0 +1,89 @@
+"""Networks of searches, run in turn beside what the table promises of them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from latency_tables import falling
+
+from amc_env import latency, zoo
+from amc_env.graph.trace import trace
+from experiments.delivery import racing
+from experiments.recording.record import RecordError, RunRecord, whole
+
+WORDS = ("model=digits_cnn", "data=digits")
+
+
+@pytest.fixture
+def graph():
+    return trace(zoo.build("digits_cnn", classes=10, in_channels=1).eval(), (1, 8, 8))
+
+
+@pytest.fixture
+def table(graph, tmp_path: Path) -> Path:
+    latency.save(falling(graph, runtime="onnxruntime"), tmp_path / "table.json")
+    return tmp_path / "table.json"
+
+
+def run(folder: Path, graph, *, seed: int = 0, tuned: bool = True, counts: int = 0) -> Path:
+    """A record as a search leaves it."""
+    sizes = [len(group) for group in graph.groups]
+    row: dict[str, Any] = {"selection": 0.8, "test": 0.7}
+    found = {
+        "dense": row | {"counts": sizes},
+        "uniform": row | {"counts": [size // 2 for size in sizes]},
+        "AMC": row | {"counts": [size // 2 + counts for size in sizes]},
+    }
+    if tuned:
+        found |= {f"{name}, tuned": found[name] | {"test": 0.9} for name in ("uniform", "AMC")}
+    config = {"protocol": {"resource": "latency", "target": 0.5}, "seed": seed, "compressor": {"round_to": 8}}
+    record = RunRecord.create(folder, config, seeds={"search": seed})
+    record.content["run"]["choices"] = {"agent": "gp"}
+    record.update(results={"table": found})
+    return folder
+
+
+def test_each_network_is_measured_once_and_keeps_its_accuracy(
+    graph, table: Path, tmp_path: Path, composed, capsys, monkeypatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    runs = [run(tmp_path / "a", graph, counts=1), run(tmp_path / "b", graph, seed=1)]
+    made = []
+    real = racing.Bench.whole
+    monkeypatch.setattr(racing.Bench, "whole", lambda self, counts: made.append(counts) or real(self, counts))
+    result = tmp_path / "result.json"
+    racing.main(
+        composed("latency", f"table={table}", f"runs=[{runs[0]},{runs[1]}]", f"result={result}", *WORDS)
+    )
+    assert len(made) == 3  # dense, halves, and one channel more
+    rows = whole(result)["rows"]
+    assert [(row["policy"], row["seed"], row["tuned"], row["test"]) for row in rows] == [
+        ("dense", 0, False, 0.7), ("uniform", 0, True, 0.9), ("gp", 0, True, 0.9),
+        ("uniform", 1, True, 0.9), ("gp", 1, True, 0.9),
+    ]  # fmt: skip
+    prices = latency.read(table).prices()
+    for row in rows:
+        assert row["promised_ms"] == int(prices(row["counts"])) / 1e6
+        assert row["measured_ms"] == sorted(row["repeats_ms"])[2]
+    assert rows[1]["measured_ms"] == rows[4]["measured_ms"]
+    assert "50% latency" in capsys.readouterr().out
+
+
+def test_a_run_without_networks_and_one_of_another_network(graph, tmp_path: Path) -> None:
+    folder = run(tmp_path / "a", graph)
+    record = RunRecord.read(folder)
+    record.content["results"]["table"]["dense"]["counts"] = [3]
+    record.update()
+    with pytest.raises(RecordError, match="is of another network than the table"):
+        racing.entries_of(folder, graph)
+    del record.content["results"]["table"]
+    record.update()
+    with pytest.raises(RecordError, match="has no delivered networks: let the search end"):
+        racing.entries_of(folder, graph)
+
+
+def test_what_is_not_tuned_counts_as_it_is(graph, tmp_path: Path) -> None:
+    entries = racing.entries_of(run(tmp_path / "a", graph, tuned=False), graph)
+    assert [(entry.policy, entry.resource, entry.tuned, entry.test) for entry in entries] == [
+        ("dense", "", False, 0.7), ("uniform", "latency", False, 0.7), ("gp", "latency", False, 0.7),
+    ]  # fmt: skip
