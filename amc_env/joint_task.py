@@ -111,9 +111,11 @@ class JointTask:
     Attributes:
         graph: of the plans.
         draft: the compressor with the channels' draft, whose budgets are known before any long work.
+        latency: no table of times.
     """
 
     metric: Any = None
+    latency: Any = None
     tunable = True
     part = ""
 

@@ -183,7 +183,12 @@ def test_a_setting_that_the_environment_refuses_leaves_no_folder(wrong: str, tmp
 
 @pytest.mark.parametrize(
     ("compressor", "protocol"),
-    [("fine_grained", "params_50"), ("weight_sharing", "bits_10"), ("low_rank", "flops_50")],
+    [
+        ("fine_grained", "params_50"),
+        ("weight_sharing", "bits_10"),
+        ("low_rank", "flops_50"),
+        ("joint", "bits_10"),
+    ],
 )
 def test_the_other_compressors_are_searched_tuned_and_delivered(
     tmp_path: Path, compressor: str, protocol: str
@@ -199,5 +204,8 @@ def test_the_other_compressors_are_searched_tuned_and_delivered(
         assert sum(int(value.count_nonzero()) for value in held) < 0.55 * sum(map(torch.numel, held))
     if compressor == "weight_sharing":
         assert all(len(value.unique()) <= 256 for value in held)
-    if compressor == "low_rank":
+    if compressor == "joint":
+        assert row["params"] < RunRecord.read(tmp_path).content["results"]["table"]["dense"]["params"]
+        assert all(len(value.unique()) <= 256 or len(value.unique()) == value.numel() for value in held)
+    if compressor in ("low_rank", "joint"):
         assert sum(p.numel() for p in network.parameters()) == row["params"]
