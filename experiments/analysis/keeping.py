@@ -19,6 +19,7 @@ RESULTS = ROOT / "experiments/results"
 SEARCHES, REGRET = "searches", "regret"  # folders of it
 TUNED, FIDELITY, TABLES, PRETRAINED = "tuned", "fidelity", "tables", "pretrained"
 COMPRESSED, PHOTOS, FAMILIES, NETWORKS = "deep_compression", "photos", "families", "networks"
+OPTIMA = "tuned_optima"
 JOINED = dict.fromkeys((REGRET, TUNED, PHOTOS, FAMILIES), joined) | {
     FIDELITY: joined_parts,
     NETWORKS: gathered,
@@ -91,6 +92,8 @@ def group_of(record: RunRecord) -> str:
     if "contenders" in config:
         if "one_shot" in config:
             return PHOTOS
+        if "tunings" in config:
+            return OPTIMA
         return TUNED if "recipe" in config else REGRET
     if "critic" in config:
         return PRETRAINED

@@ -252,6 +252,16 @@ class CompareConfig(ContendersConfig):
 
 
 @dataclass
+class TunedOptimaConfig(CompareConfig):
+    """Everything that `experiments.tuned_optima` reads."""
+
+    plans: int = MISSING
+    tunings: int = MISSING
+    device: str = MISSING
+    recipe: Any = field(default_factory=RecipeConfig)
+
+
+@dataclass
 class PretrainAgentConfig:
     """Everything that `experiments.pretrain_agent` reads."""
 
@@ -420,6 +430,7 @@ SCHEMAS = {
     "describe": DescribeConfig,
     "survey": SurveyConfig,
     "compare": CompareConfig,
+    "tuned_optima": TunedOptimaConfig,
     "fidelity": FidelityConfig,
     "share_tuning": ShareTuningConfig,
     "pretrain_agent": PretrainAgentConfig,

@@ -1,0 +1,64 @@
+"""Rewards of a table against accuracies after fine-tuning, from the rows of `experiments.tuned_optima`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.analysis import markdown, stats
+from experiments.analysis.fidelity import spearman
+from experiments.analysis.regret import SEED, cell
+
+Rows = Sequence[Mapping[str, Any]]
+FEWEST = 3  # plans of which ranks are compared
+
+
+def table(rows: Rows) -> str:
+    """A table a target: of all plans and of each agent's best, test accuracy in percent after fine-tuning."""
+    parts = []
+    for target in sorted({row["target"] for row in rows}, reverse=True):
+        chosen = [row for row in rows if row["target"] == target]
+        parts += [f"**{100 * target:g} % of the MACs**", summary(chosen), agents(chosen)]
+    return "\n\n".join(parts)
+
+
+def summary(rows: Rows) -> str:
+    """What the reward says of the tuned accuracy, and what its best plan is worth."""
+    reward, tuned = np.array([row["reward"] for row in rows]), means(rows)
+    if len(rows) < FEWEST:
+        return f"{len(rows)} plans are too few to compare ranks."
+    rng = np.random.default_rng(SEED)
+    at = rng.integers(len(rows), size=(stats.RESAMPLES, len(rows)))
+    value = float(spearman(reward[None], tuned[None])[0])
+    low, high = np.nanquantile(spearman(reward[at], tuned[at]), [0.025, 0.975])
+    noise = np.array([np.std(row["test"], ddof=1) if len(row["test"]) > 1 else 0.0 for row in rows])
+    return (
+        f"{len(rows)} plans, {len(rows[0]['test'])} tunings each: tuned accuracy on test from "
+        f"{100 * tuned.min():.2f} to {100 * tuned.max():.2f} %, one tuning's deviation "
+        f"{100 * np.sqrt((noise**2).mean()):.2f} points. Spearman of tabular reward and tuned accuracy: "
+        f"{value:.2f} [{low:.2f}, {high:.2f}]."
+    )
+
+
+def agents(rows: Rows) -> str:
+    """The best plan of each agent: its reward, its tuned accuracy, and how far behind the best tuned plan."""
+    tuned = means(rows)
+    every: dict[str, list[int]] = {}
+    for at, row in enumerate(rows):
+        for name in row["best_of"]:
+            every.setdefault(name, []).append(at)
+    body = []
+    for name in sorted(every, key=lambda name: -float(tuned[every[name]].mean())):
+        own = np.array(every[name])
+        regret = 100 * (tuned.max() - tuned[own])[:, None]
+        shown = cell(stats.estimate(regret, stats.mean, np.random.default_rng(SEED)))
+        reward = 100 * np.mean([rows[at]["reward"] for at in own])
+        cells = [f"`{name}`", str(len(own)), f"{reward:.2f}", f"{100 * tuned[own].mean():.2f}"]
+        body.append([*cells, shown if len(own) > 1 else f"{regret.mean():.2f}"])
+    head = ["best plan of", "plans", "reward images", "test, tuned", "below the best tuned plan by"]
+    return markdown.table(head, body)
+
+
+def means(rows: Rows) -> stats.Scores:
+    """``(rows,)`` test accuracy in [0, 1], mean over tunings."""
+    return np.array([np.mean(row["test"]) for row in rows])

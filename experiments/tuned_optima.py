@@ -1,0 +1,8 @@
+"""Plans of a table after fine-tuning: ``python -m experiments.tuned_optima``."""
+
+from experiments.cli import config
+
+main = config.command("tuned_optima", job="experiments.training.tuned_optima:main")
+
+if __name__ == "__main__":
+    main()
