@@ -4,16 +4,19 @@ Each row of the record is one search; a killed run goes on with the searches tha
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import DictConfig
 from torch import nn
 
 from amc_env.building import Task, make_task
+from amc_env.compressors.networks import Networks
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluator, compared
 from amc_env.metrics import Images, mean
@@ -30,17 +33,25 @@ from experiments.training.fidelity import shares
 SPLITS = ("selection", "test")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Subject:
-    """The network, its evaluators, and what is the same for every search."""
+    """The network, its evaluator, and what is the same for every search."""
 
     task: Task
     reward: Evaluator
-    selection: Evaluator
     resource: str
     episodes: int
     confirm: int
     images: int
+
+    @cached_property
+    def networks(self) -> Networks:
+        """Makes the networks that are confirmed and measured."""
+        return self.task.networks(len(self.task.data["test"]), "test")
+
+    def network(self, counts: Sequence[int]) -> nn.Module:
+        """The network that keeps so many channels of each group; the next call refills the same module."""
+        return self.networks.network(plan_of(self.task, counts))
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
@@ -58,6 +69,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
                 if job not in done:
                     found = row(subject, contenders.get(job.policy), job)
                     record.add(**found)
+                    torch.cuda.empty_cache()  # does nothing where there is no GPU
                     meter.update(len(record.rows), **{job.policy: found["agreement"]["selection"]})
         print(untuned.table([record.content | {"rows": record.rows}]))
 
@@ -74,13 +86,13 @@ def all_jobs(cfg: DictConfig, contenders: Mapping[str, Any]) -> list[Job]:
 
 
 def prepared(cfg: DictConfig) -> Subject:
-    """The network of a configuration and its evaluators."""
+    """The network of a configuration and its evaluator."""
     subject = trained(cfg)
     task = make_task(subject.model, subject.data, device=cfg.device, **config.plain(cfg.compressor))
     assert isinstance(task, Task)
     return Subject(
-        task, task.evaluator("reward", cfg.reward_images), task.evaluator("selection"), cfg.resource,
-        cfg.episodes, cfg.confirm, cfg.compressor.calibration_images,
+        task, task.evaluator("reward", cfg.reward_images), cfg.resource, cfg.episodes, cfg.confirm,
+        cfg.compressor.calibration_images,
     )  # fmt: skip
 
 
@@ -125,17 +137,16 @@ def searched(subject: Subject, settings: Mapping[str, Any], job: Job) -> tuple[d
     trials = explore(env, build_agent(settings["agent"], env, seed=job.seed), episodes, job.seed)
 
     def confirmed(trial: Mapping[str, Any]) -> float:
-        evaluation = subject.selection(plan_of(task, trial["counts"]))
-        return env.reward(evaluation, env.costs(trial["counts"]))
+        images = compared(subject.network(trial["counts"]), task.model, task.data, "selection", None)
+        return env.reward(mean(images, "selection"), env.costs(trial["counts"]))
 
     best = max(candidates(trials, subject.confirm), key=confirmed)
-    network = task.network(plan_of(task, best["counts"])).to(task.device).eval()
     found = {
         "counts": list(best["counts"]), "reward": best["reward"], "episode": best["episode"],
         **shares(task, best["counts"]), "distinct": len({tuple(trial["counts"]) for trial in trials}),
         "evaluations": episodes, **curve(trials),
     }  # fmt: skip
-    return found, network
+    return found, subject.network(best["counts"])
 
 
 def shot(subject: Subject, job: Job) -> tuple[dict[str, Any], nn.Module]:
