@@ -3,6 +3,7 @@
 Each row of the record is one search; a killed run goes on with the searches that have none.
 """
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -98,7 +99,8 @@ def prepared(cfg: DictConfig) -> Subject:
 
 def dense(task: Task) -> dict[str, Any]:
     """The dense network on the test split: its top-1 in [0, 1] by split, and the images that it misses."""
-    images = compared(task.model, task.model, task.data, "test", None)
+    network = copy.deepcopy(task.model).to(task.device)
+    images = compared(network, task.model, task.data, "test", None)
     return {"test": float(images["top1"].mean()), "missed": per_image(images)["missed"]}
 
 
