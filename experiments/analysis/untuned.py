@@ -71,14 +71,17 @@ def drop(row: Mapping[str, Any], images: int, dense: NDArray[np.bool_]) -> NDArr
 
 
 def cells(records: Iterable[Mapping[str, Any]]) -> list[Cell]:
-    """What each policy found at each target, of all records together; targets from the largest."""
-    rows: dict[tuple[float, str], list[Mapping[str, Any]]] = {}
+    """What each policy found at each target, of all records together; targets from the largest.
+
+    Of a search that is in several records the last counts.
+    """
+    rows: dict[tuple[float, str], dict[int, Mapping[str, Any]]] = {}
     missed: Sequence[int] = ()
     for record in records:
         missed = record["results"]["dense"]["missed"]
         for row in record["rows"]:
-            rows.setdefault((-row["target"], row["policy"]), []).append(row)
-    return [Cell(name, -target, rows[target, name], missed) for target, name in sorted(rows)]
+            rows.setdefault((-row["target"], row["policy"]), {})[row["seed"]] = row
+    return [Cell(name, -key, list(rows[key, name].values()), missed) for key, name in sorted(rows)]
 
 
 def table(records: Iterable[Mapping[str, Any]]) -> str:

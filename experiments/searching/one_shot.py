@@ -24,17 +24,16 @@ class OneShotError(ValueError):
     """A method that cannot be run here, or cannot meet the target."""
 
 
-def torch_pruning(model: nn.Module, data: DataSet, target: float, images: int) -> nn.Module:
-    """The largest network that Torch-Pruning leaves within a share of the MACs.
+def torch_pruning(model: nn.Module, data: DataSet, target: float) -> nn.Module:
+    """The largest network that Torch-Pruning leaves within a share of the MACs, its batch norms as they were.
 
     *Source*: Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023; their package, with the L2
     norm of a group's weights as its importance and all groups cut alike.
 
     Args:
         model: the dense network; it is copied, not changed.
-        data: its calibration split re-estimates the batch norms.
+        data: for the shape of the images.
         target: share of the MACs that may stay, in (0, 1].
-        images: how many calibration images; all where there are fewer.
 
     Raises:
         OneShotError: without the package, and for a target that it does not reach.
@@ -50,7 +49,6 @@ def torch_pruning(model: nn.Module, data: DataSet, target: float, images: int) -
             low = ratio
     if found is None:
         raise OneShotError(f"Torch-Pruning leaves no network with {target:.0%} of the MACs: ask for more")
-    re_estimate(found, data, images)
     return found
 
 
@@ -61,7 +59,8 @@ def total(model: nn.Module, data: DataSet) -> int:
 
 
 def re_estimate(model: nn.Module, data: DataSet, images: int) -> None:
-    """Set the statistics of all batch norms to their means over the calibration images, in place."""
+    """Set the statistics of all batch norms to their means over so many calibration images, in place."""
+    device = next(model.parameters()).device
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     before = [norm.momentum for norm in norms]
     for norm in norms:
@@ -70,7 +69,7 @@ def re_estimate(model: nn.Module, data: DataSet, images: int) -> None:
         norm.train()
     with torch.inference_mode():
         for batch, _ in data.batches("calibration", BATCH, images):
-            model(batch)
+            model(batch.to(device))
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
     model.eval()

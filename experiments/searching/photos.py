@@ -152,11 +152,12 @@ def searched(subject: Subject, settings: Mapping[str, Any], job: Job) -> tuple[d
 
 
 def shot(subject: Subject, job: Job) -> tuple[dict[str, Any], nn.Module]:
-    """A method of `one_shot`; its network has the share of the MACs that ``macs_share`` says."""
+    """A method of `one_shot`, with batch norms re-estimated; ``macs_share`` says which share it leaves."""
     task = subject.task
-    network = getattr(one_shot, job.policy)(task.model, task.data, job.target, subject.images)
+    network = getattr(one_shot, job.policy)(task.model, task.data, job.target)
     share = one_shot.total(network, task.data) / one_shot.total(task.model, task.data)
-    return {"macs_share": share, "evaluations": 0}, network.to(task.device).eval()
+    one_shot.re_estimate(network.to(task.device), task.data, subject.images)
+    return {"macs_share": share, "evaluations": 0}, network
 
 
 def measured(task: Task, network: nn.Module) -> dict[str, Any]:
