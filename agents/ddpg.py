@@ -13,44 +13,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.actor_critic import ActorCritic
 from agents.episode import Array, Episode, Info, Space, check_state
 from agents.networks import Network, descend, policy, policy_value, q_values, soft_update
-from agents.noise import SigmaSchedule, truncated_normal
+from agents.noise import truncated_normal
 from agents.replay import Batch, ReplayBuffer
 
 LIMITS = {  # of the numbers in `Settings`: the lowest and the highest
-    "hidden": (1, 16_384),
     "lr_actor": (1e-12, 10.0),
     "lr_critic": (1e-12, 10.0),
-    "gamma": (0.0, 1.0),
-    "tau": (0.0, 1.0),
-    "batch": (1, 1_000_000),
-    "memory": (1, 100_000_000),
-    "updates_per_step": (1e-6, 1_000.0),
-    "learn_after": (0, 1_000_000),
-    "sigma": (0.0, 10.0),
-    "warmup": (0, 1_000_000),
-    "sigma_decay": (1e-6, 1.0),
     "baseline_rate": (0.0, 1.0),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(ActorCritic):
     """Every choice of the learner; a wrong one is a ``ValueError`` at once."""
 
-    hidden: int = 300  # units in each of two hidden layers
     lr_actor: float = 1e-4  # not in the paper, the released code's; so is the critic's
     lr_critic: float = 1e-3
-    gamma: float = 1.0  # so that early decisions count as much as late ones
-    tau: float = 0.01  # share of the online network that enters the target at each update
-    batch: int = 64  # transitions
-    memory: int = 2000  # transitions
-    updates_per_step: float = 1.0  # updates after an episode, for each of its decisions
-    learn_after: int = 100  # episodes before the first update
-    sigma: float = 0.5  # of the noise, in units of the action
-    warmup: int = 100  # episodes of constant sigma
-    sigma_decay: float = 0.95  # an episode; not in the paper, the released code's
     baseline_rate: float = 0.05  # weight of the newest reward in the moving average b
 
     def __post_init__(self) -> None:
@@ -60,11 +41,6 @@ class Settings:
         for name in ("gamma", "tau", "baseline_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)}; it lies in [0, 1]")
-
-    @property
-    def schedule(self) -> SigmaSchedule:
-        """Sigma of each episode."""
-        return SigmaSchedule(self.sigma, self.warmup, self.sigma_decay)
 
 
 def td_target(reward: Tensor, baseline: float, done: Tensor, next_q: Tensor, gamma: float) -> Tensor:

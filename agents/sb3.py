@@ -19,52 +19,26 @@ from stable_baselines3 import DDPG, TD3
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from agents.actor_critic import ActorCritic
 from agents.episode import Array, Episode, Info, Space, check_state
-from agents.noise import SigmaSchedule, truncated_normal
+from agents.noise import truncated_normal
 
 Algorithm = Literal["ddpg", "td3"]
 ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {"ddpg": DDPG, "td3": TD3}
 STORED = ("observations", "next_observations", "actions", "rewards", "dones")  # arrays of their replay buffer
-LIMITS = {  # of the numbers in `Settings`: the lowest and the highest
-    "hidden": (1, 16_384),
-    "lr": (1e-12, 10.0),
-    "gamma": (0.0, 1.0),
-    "tau": (0.0, 1.0),
-    "batch": (1, 1_000_000),
-    "memory": (1, 100_000_000),
-    "updates_per_step": (1e-6, 1_000.0),
-    "learn_after": (0, 1_000_000),
-    "sigma": (0.0, 10.0),
-    "warmup": (0, 1_000_000),
-    "sigma_decay": (1e-6, 1.0),
-}
+LIMITS = {"lr": (1e-12, 10.0)}  # of the numbers in `Settings`: the lowest and the highest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(ActorCritic):
     """What can be chosen; everything else is the library's default."""
 
     algorithm: Algorithm = "ddpg"
-    hidden: int = 300  # units in each of two hidden layers, as in AMC
     lr: float = 1e-3  # theirs has one for actor and critic
-    gamma: float = 1.0
-    tau: float = 0.01
-    batch: int = 64  # transitions
-    memory: int = 2000  # transitions
-    updates_per_step: float = 1.0
-    learn_after: int = 100  # episodes before the first update
-    sigma: float = 0.5  # of the noise, in units of the action in [0, 1]
-    warmup: int = 100  # episodes of constant sigma
-    sigma_decay: float = 0.95  # an episode
 
     def __post_init__(self) -> None:
         if self.algorithm not in ALGORITHMS:
             raise ValueError(f"algorithm {self.algorithm!r}; there are {', '.join(ALGORITHMS)}")
-
-    @property
-    def schedule(self) -> SigmaSchedule:
-        """Sigma of each episode."""
-        return SigmaSchedule(self.sigma, self.warmup, self.sigma_decay)
 
 
 class _Spaces(gym.Env[Array, Array]):

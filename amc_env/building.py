@@ -42,7 +42,7 @@ ORDERS = ("elimination", "magnitude")
 METHODS = ("channels", "fine_grained", "weight_sharing", "low_rank", "joint")
 SPLITS = ("channel", "spatial")
 STARTS = ("linear", "density", "random")
-LIMITS = {  # of the settings of `make_env`: the lowest and the highest, or the choices
+LIMITS = {  # of the settings of `make_env`: the lowest, the highest, words beside them; or the choices
     "target": (1e-6, 1.0),
     "resource": ("macs", "params", "bits", "latency"),
     "reward": REWARDS,
@@ -54,6 +54,7 @@ LIMITS = {  # of the settings of `make_env`: the lowest and the highest, or the 
     "method": METHODS,
     "split": SPLITS,
     "start": STARTS,
+    "round_to": (1, 65_536, "auto"),
     "calibration_images": (1, 100_000_000),
     "points": (1, 1_000_000),
     "reward_images": (1, 100_000_000),

@@ -56,6 +56,17 @@ def write_all(contents: Mapping[Path, bytes | str]) -> None:
                 partial.unlink(missing_ok=True)
 
 
+def remove_partials(folder: Path, name: str) -> None:
+    """Delete what a killed process has left of files that it was writing.
+
+    Args:
+        folder: in which nobody else is writing them now.
+        name: of the file, or a pattern of names.
+    """
+    for partial in folder.glob(f".{name}.*.part"):
+        partial.unlink(missing_ok=True)
+
+
 def content(path: Path, longest: int | None = None) -> bytes:
     """The bytes of a regular file.
 

@@ -7,7 +7,6 @@ between the two, so that the machine's steps stay. One factor and one constant, 
 correct the sum.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -31,7 +30,6 @@ RUNTIMES = ("onnxruntime", "torch")
 BLOCK = {"avx512f": 16, "avx2": 8}  # float32 channels in a vector register, by processor feature
 DROP = 1.5  # a step is a drop where it saves this many times the average of as many channels
 MEASURE = "python -m experiments.latency table={path} model=... data=..."
-TIMES = ("seconds", "when")  # what differs between two equal tables
 
 
 class LatencyError(ValueError):
@@ -324,8 +322,7 @@ def save(table: LatencyTable, path: Path) -> None:
     Raises:
         LatencyError: when it cannot be written.
     """
-    content = {"format": FORMAT} | asdict(table)
-    content["digest"] = _digest(content)
+    content = files.seal({"format": FORMAT} | asdict(table))
     try:
         files.write(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
     except OSError as error:
@@ -343,10 +340,9 @@ def read(path: Path | str) -> LatencyTable:
     path = Path(path)
     again = f"measure it with `{MEASURE.format(path=path)}`"
     try:
-        content = json.loads(path.read_text())
-        digest = content.pop("digest")
-        if content.pop("format") != FORMAT or digest != _digest(content | {"format": FORMAT}):
-            raise LatencyError(f"{path} is damaged or of another format: its digest differs; {again}")
+        content = files.read_json(path)
+        if (found := content.pop("format", None)) != FORMAT:
+            raise LatencyError(f"{path} is of format {found}, not {FORMAT}; {again}")
         content["conditions"] = Conditions.of(content["conditions"])
         content["layers"] = [
             LayerTimes(**each | {"groups": tuple(each["groups"])}) for each in content["layers"]
@@ -355,9 +351,9 @@ def read(path: Path | str) -> LatencyTable:
         return LatencyTable(**content)
     except OSError as error:
         raise LatencyError(f"{path} cannot be read ({error.strerror}); {again}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        if isinstance(error, LatencyError):
-            raise
+    except files.DamagedError as error:
+        raise LatencyError(f"{error}; {again}") from error
+    except (TypeError, KeyError, AttributeError) as error:
         raise LatencyError(f"{path} is not a latency table ({error}); {again}") from error
 
 
@@ -387,12 +383,6 @@ def table_for(graph: Graph, path: Path | str, *, force: bool = False) -> Latency
 def block_of(features: Sequence[str]) -> int:
     """Channels that a processor with these features handles at once; 4 where it has neither AVX."""
     return next((size for feature, size in BLOCK.items() if feature in features), 4)
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    """Of everything but the clock."""
-    facts = {key: value for key, value in content.items() if key not in TIMES}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _processor() -> tuple[str, tuple[str, ...]]:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from amc_env import files
+from experiments.recording import chain
 from experiments.recording import record as records
 from experiments.recording.record import RunRecord
 
@@ -20,7 +21,7 @@ def change_record(folder: Path, **entries: object) -> None:
     changed = RunRecord(folder, read.content | entries, read.rows)
     changed.update()
     lines = zip(changed.rows, changed.chain[1:], strict=True)
-    (folder / records.ROWS).write_text("".join(records._line(row, chain) for row, chain in lines))
+    (folder / records.ROWS).write_text("".join(chain.line(row, digest) for row, digest in lines))
 
 
 def cut_short(folder: Path, rows: int) -> None:

@@ -10,16 +10,18 @@ import sys
 import tarfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from amc_env.data import pictures, sources
 from amc_env.data import splits as data
-from amc_env.data.fetch import fetch
+from amc_env.data.fetch import fetch, loaded
 from amc_env.data.splits import DataError, digest, read_raw
 
 NAMES = (
@@ -79,6 +81,11 @@ def lay(folder: Path, arrays, zipped: bool = False) -> Path:
     return folder
 
 
+def listed(folder: Path) -> list[str]:
+    """The files in a folder, but for locks."""
+    return [name for name in os.listdir(folder) if not name.endswith(".lock")]
+
+
 def test_idx_by_hand(tmp_path):
     (tmp_path / "a").write_bytes(bytes([0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 255]))
     assert sources.read_idx(tmp_path / "a").tolist() == [[1, 2, 3], [4, 5, 255]]
@@ -122,9 +129,10 @@ def test_files_of_the_given_root(tmp_path, cache, offline, arrays, place, zipped
         assert np.array_equal(raw[key].numpy().reshape(array.shape), array)
     assert said == [
         f"fashion_mnist: trying files in {tmp_path / 'root'}",
-        f"fashion_mnist: 12 + 6 images (official files), checked, now in {path}",
+        "fashion_mnist: 12 + 6 images (official files), checked",
+        f"fashion_mnist: now in {path}",
     ]
-    assert os.listdir(path.parent) == [path.name]
+    assert listed(path.parent) == [path.name]
 
 
 def test_a_file_that_is_there_is_kept_and_a_damaged_one_made_again(tmp_path, cache, offline, arrays):
@@ -140,6 +148,43 @@ def test_a_file_that_is_there_is_kept_and_a_damaged_one_made_again(tmp_path, cac
     read_raw(data.SPECS["fashion_mnist"], path.parent)
 
 
+@pytest.mark.parametrize("place", ["/proc/cache", "FILE"])
+def test_a_cache_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch, offline, arrays, place):
+    (tmp_path / "FILE").touch()
+    monkeypatch.setenv("AMC_CACHE", str(tmp_path / place))
+    root = lay(tmp_path / "root", arrays)
+    with pytest.warns(UserWarning, match="cannot be written .*: set AMC_CACHE"):
+        found = loaded("fashion_mnist", root=root, say=lambda line: None)
+    assert len(found["test"]) == 6
+    with pytest.raises(DataError, match="cannot be written .*: set AMC_CACHE"):
+        fetch("fashion_mnist", root, lambda line: None)
+
+
+def test_a_cache_that_cannot_be_read_costs_nothing_but_the_source(tmp_path, cache, offline, arrays):
+    (cache / "data" / "fashion_mnist.safetensors").mkdir(parents=True)
+    said = []
+    with pytest.warns(UserWarning, match="cannot be written"):
+        loaded("fashion_mnist", root=lay(tmp_path / "root", arrays), say=said.append)
+    assert "is not usable" in said[0]
+
+
+def test_a_second_process_waits_and_reads_what_the_first_has_fetched(tmp_path, cache, offline, arrays):
+    path, said = cache / "data" / "fashion_mnist.safetensors", []
+    path.parent.mkdir(parents=True)
+    made = fetch("fashion_mnist", lay(tmp_path / "root", arrays), lambda line: None).read_bytes()
+    path.unlink()
+    with ThreadPoolExecutor(1) as other:
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            second = other.submit(loaded, "fashion_mnist", say=said.append)
+            while not said:
+                time.sleep(0.01)
+            path.write_bytes(made)
+            path.with_name(f".{path.name}.1.part").write_bytes(made)  # as a killed process leaves it
+        assert len(second.result(10)["test"]) == 6
+    assert said == [f"another process makes {path}: waiting for it"]
+    assert listed(path.parent) == [path.name]
+
+
 def test_a_damaged_file_is_not_lost_when_no_source_has_better(cache, offline, arrays):
     path = cache / "data" / "fashion_mnist.safetensors"
     path.parent.mkdir(parents=True)
@@ -147,7 +192,7 @@ def test_a_damaged_file_is_not_lost_when_no_source_has_better(cache, offline, ar
     with pytest.raises(DataError, match="is damaged"):
         fetch("fashion_mnist", None, lambda line: None)
     assert path.read_bytes() == b"precious"
-    assert os.listdir(path.parent) == [path.name]
+    assert listed(path.parent) == [path.name]
 
 
 def test_the_system_copy(cache, offline, arrays):
@@ -160,7 +205,7 @@ def test_tampered_files_do_not_pass(tmp_path, cache, offline, arrays):
     arrays[0][5, 3, 3] ^= 1
     with pytest.raises(DataError, match="sha256"):
         fetch("fashion_mnist", lay(tmp_path / "root", arrays), lambda line: None)
-    assert not (cache / "data").exists()
+    assert not listed(cache / "data")
 
 
 def test_every_source_is_named_with_its_reason(tmp_path, cache, offline):
@@ -176,7 +221,7 @@ def test_every_source_is_named_with_its_reason(tmp_path, cache, offline):
         "  Debian's package dataset-fashion-mnist: no apt-get and no dpkg-deb on this machine",
     ]
     assert "data.root=FOLDER" in lines[5]
-    assert not cache.exists()
+    assert not listed(cache / "data")
 
 
 def test_digits_and_unknown_names(cache):

@@ -77,10 +77,10 @@ def test_damage_is_found(table, tmp_path):
     content = json.loads(path.read_text())
     content["rest_ns"] += 1
     path.write_text(json.dumps(content))
-    with pytest.raises(LatencyError, match="its digest differs; measure it with"):
+    with pytest.raises(LatencyError, match="not what its digest says; measure it with"):
         latency.read(path)
     path.write_text("{}")
-    with pytest.raises(LatencyError, match="not a latency table"):
+    with pytest.raises(LatencyError, match="has no digest"):
         latency.read(path)
     with pytest.raises(LatencyError, match="cannot be read"):
         latency.read(tmp_path / "none.json")

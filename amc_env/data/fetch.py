@@ -1,15 +1,32 @@
 """Fetches a data set from the first source that has it."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from amc_env import tensor_files
-from amc_env.data.sources import sources
-from amc_env.data.splits import SPECS, DataError, data_folder, read_raw
+from filelock import FileLock, Timeout
+
+from amc_env import files, tensor_files
+from amc_env.data.sources import Raw, sources
+from amc_env.data.splits import (
+    CACHE,
+    SPECS,
+    DataError,
+    DataSet,
+    data_folder,
+    load,
+    read_raw,
+    split_dataset,
+)
+
+Say = Callable[[str], None]
 
 
-def fetch(name: str, root: Path | None = None, say: Callable[[str], None] = print) -> Path:
+def fetch(name: str, root: Path | None = None, say: Say = print) -> Path:
     """Make the file of a data set in the data folder from the first source that has it.
+
+    A second process waits for the first.
 
     Args:
         name: a key of `amc_env.data.splits.SPECS`.
@@ -20,26 +37,77 @@ def fetch(name: str, root: Path | None = None, say: Callable[[str], None] = prin
         The path of the file; an intact one that is already there is kept.
 
     Raises:
-        DataError: with every source that was tried and why it failed.
+        DataError: with every source that was tried and why it failed, or when the file cannot be written.
     """
     if name not in SPECS:
         raise DataError(f"unknown data set {name!r}; there are {', '.join(SPECS)}")
-    spec, folder = SPECS[name], data_folder()
-    path = folder / f"{name}.safetensors"
+    path = data_folder() / f"{name}.safetensors"
     if name == "digits":
         say("digits: come with scikit-learn, nothing to fetch")
         return path
-    tried = []
-    if path.exists():
+    with _in_turn(path, say):
         try:
-            read_raw(spec, folder)
+            read_raw(SPECS[name], path.parent)
         except DataError as error:
-            say(f"{name}: {path} is not usable, looking for another source")
-            tried.append((str(path), str(error)))
+            raw, copy = _from_source(name, root, say, error)
         else:
             say(f"{name}: already in {path}")
             return path
-    for source, read in sources(spec, root):
+        try:
+            tensor_files.write(path, raw, copy=copy)
+        except OSError as error:
+            raise DataError(_unwritable(path, error)) from error
+    say(f"{name}: now in {path}")
+    return path
+
+
+def loaded(name: str, *, seed: int = 0, root: Path | None = None, say: Say = print) -> DataSet:
+    """The data set; it is fetched first where this machine lacks it.
+
+    A folder that cannot be written or read costs a warning, for the data may be had without it.
+
+    Args:
+        name: as of `fetch`.
+        seed: draws the held-out splits.
+        root: as of `fetch`.
+        say: as of `fetch`.
+
+    Raises:
+        DataError: with every source that was tried and why it failed.
+    """
+    try:
+        return load(name, seed=seed)
+    except DataError:
+        if name not in SPECS:
+            raise
+    path = data_folder() / f"{name}.safetensors"
+    with _in_turn(path, say):
+        try:
+            return load(name, seed=seed)  # which another process may have fetched meanwhile
+        except DataError as error:
+            raw, copy = _from_source(name, root, say, error)
+        try:
+            tensor_files.write(path, raw, copy=copy)
+        except OSError as error:
+            warnings.warn(_unwritable(path, error), stacklevel=2)
+    return split_dataset(SPECS[name], raw, seed, copy=copy)
+
+
+def _from_source(name: str, root: Path | None, say: Say, before: DataError) -> tuple[Raw, str]:
+    """The tensors from the first source that has them, and which copy they are.
+
+    Args:
+        name: as of `fetch`.
+        root: as of `fetch`.
+        say: as of `fetch`.
+        before: why the file in the data folder is not used.
+    """
+    path = data_folder() / f"{name}.safetensors"
+    tried = []
+    if not isinstance(before.__cause__, FileNotFoundError):
+        tried.append((str(path), str(before)))
+        say(f"{name}: {path} is not usable, looking for another source")
+    for source, read in sources(SPECS[name], root):
         say(f"{name}: trying {source}")
         try:
             raw, copy = read()
@@ -47,12 +115,34 @@ def fetch(name: str, root: Path | None = None, say: Callable[[str], None] = prin
             say(f"{name}: no: {error}")
             tried.append((source, str(error)))
             continue
-        tensor_files.write(path, raw, copy=copy)
         counts = " + ".join(str(len(raw[f"{part}_labels"])) for part in ("train", "test"))
-        say(f"{name}: {counts} images ({copy}), checked, now in {path}")
-        return path
+        say(f"{name}: {counts} images ({copy}), checked")
+        return raw, copy
     reasons = "".join(f"\n  {source}: {reason}" for source, reason in tried)
     raise DataError(
         f"{name} cannot be had from any source:{reasons}\n"
         f"Put its raw files into a folder and name it: `experiments.fetch data={name} data.root=FOLDER`"
     )
+
+
+@contextmanager
+def _in_turn(path: Path, say: Say) -> Iterator[None]:
+    """Wait while another process makes a file; where no lock can be made, the file cannot be made either."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        try:
+            held = lock.acquire(blocking=False)
+        except Timeout:
+            say(f"another process makes {path}: waiting for it")
+            held = lock.acquire()
+    except OSError:
+        yield
+        return
+    with held:
+        files.remove_partials(path.parent, path.name)
+        yield
+
+
+def _unwritable(path: Path, error: OSError) -> str:
+    return f"{path} cannot be written ({error}): set {CACHE} in the environment to a folder that can"

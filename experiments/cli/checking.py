@@ -98,15 +98,18 @@ def beyond(value: Any, limits: Sequence[Any]) -> str | None:
 
     Args:
         value: of a setting.
-        limits: two numbers, the lowest and the highest value, or the choices there are.
+        limits: two numbers, the lowest and the highest value, and words that may stand in their place; or
+            the choices there are.
     """
-    if isinstance(limits[0], str):
+    if isinstance(value, str) or isinstance(limits[0], str):
         if value in limits:
             return None
+        if not isinstance(limits[0], str):
+            return f"; there are numbers from {limits[0]} to {limits[1]}, and {', '.join(limits[2:])}"
         near = suggest.near(str(value), list(limits))
         meant = f" (did you mean {' or '.join(near)}?)" if near else ""
         return f"{meant}; there are {', '.join(limits)}"
-    lowest, highest = limits
+    lowest, highest, *_ = limits
     if value < lowest:
         return f", it is at least {lowest}"
     return f", it is at most {highest}" if value > highest else None

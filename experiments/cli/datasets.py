@@ -6,8 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from amc_env.data import imagefolder, photos, splits
-from amc_env.data.fetch import fetch
+from amc_env.data import imagefolder, photos
+from amc_env.data.fetch import fetch, loaded
 from amc_env.data.own import OwnData
 from amc_env.data.splits import DataError, DataSet
 from amc_env.zoo.external import function
@@ -43,14 +43,7 @@ def load_data(node: DictConfig, say: Callable[[str], None] = print) -> Any:
             raise DataError("photographs need their place: data.root=FOLDER or data.root=FILE.zip")
         with config.told_as("data.options"):
             return photos.load(root, seed=node.seed, **node.options)
-    if node.name == "digits" or node.name not in splits.SPECS:
-        return splits.load(node.name, seed=node.seed)
-    try:
-        return splits.load(node.name, seed=node.seed)
-    except DataError as error:
-        say(str(error))
-        fetch(node.name, root, say)
-        return splits.load(node.name, seed=node.seed)
+    return loaded(node.name, seed=node.seed, root=root, say=say)
 
 
 def _imported(node: DictConfig) -> Any:

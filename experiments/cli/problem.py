@@ -14,10 +14,11 @@ from torch import nn
 
 from agents.search import Agent, Environment
 from amc_env import checkpoints as weights
-from amc_env import zoo
+from amc_env import latency, zoo
 from amc_env.actions import SCALES
 from amc_env.building import make_env
 from amc_env.checkpoints import Card
+from amc_env.compressors.channels import AUTO, NEEDED
 from amc_env.data import photos
 from amc_env.data.splits import DataSet
 from amc_env.env import CompressionEnv
@@ -92,10 +93,14 @@ def foresee(cfg: DictConfig) -> None:
     """Find what a search would stumble over, before its folder is made: seconds, and no data are read.
 
     Raises:
-        ModelError, CheckpointError, DeviceError, ConfigError: for what is missing, unknown or does not fit.
+        ModelError, CheckpointError, DeviceError, LatencyError, ConfigError: for what is missing, unknown or does not fit.
     """
     name, options = cfg.model.name, config.plain(cfg.model.options)
     device_of(cfg.env.device)
+    if cfg.protocol.latency is not None:
+        latency.read(cfg.protocol.latency)
+    elif cfg.protocol.resource == "latency" or cfg.compressor.round_to == AUTO:
+        raise config.ConfigError(f"time is asked for, and no latency table is given: {NEEDED}")
     if name == "import":
         zoo.check_target(options.get("target"))
     elif cfg.model.checkpoint is None and not options.get("weights"):

@@ -14,7 +14,7 @@ import hydra
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("amc_env", "agents", "experiments")
-LIMITS = "LIMITS"  # a dict beside a module's settings: a name -> (lowest, highest), or its choices
+LIMITS = "LIMITS"  # a dict beside a module's settings: a name -> (lowest, highest, words...), or its choices
 TYPES: dict[str, Any] = {"bool": bool, "int": int, "float": float, "str": str}
 
 
@@ -26,7 +26,7 @@ class SignatureError(ValueError):
 class Setting:
     """A parameter with a default value: its type, `Any` where it is none of `TYPES`, and that value.
 
-    ``limits`` are the lowest and the highest value, or the choices there are; None where all is possible.
+    ``limits`` are as `experiments.cli.checking.beyond` takes them; None where all is possible.
     """
 
     kind: Any
@@ -210,8 +210,9 @@ def _kind(annotation: ast.expr | None) -> Any:
     match annotation:
         case ast.Name(id=name) if name in TYPES:
             return TYPES[name]
-        case ast.BinOp(left=left, op=ast.BitOr(), right=ast.Constant(value=None)):
-            return _kind(left) if _kind(left) is Any else _kind(left) | None
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            kinds = [None if ast.unparse(one) == "None" else _kind(one) for one in (left, right)]
+            return Any if Any in kinds else kinds[0] | kinds[1]
     return Any
 
 

@@ -4,7 +4,6 @@ All layers are timed inside whole networks. One network gives a time of every la
 group has counts, squared, give each layer all pairs of counts that it can read and write: see `design`.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from omegaconf import DictConfig
 from scipy.stats import spearmanr
 from threadpoolctl import threadpool_limits
 
+from amc_env import files
 from amc_env.compressors.channels import allowed
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
@@ -39,12 +39,16 @@ from experiments.cli.config import ConfigError
 from experiments.delivery.design import design, random_plans, thinned
 from experiments.delivery.monitoring import Monitor, interleaved
 from experiments.delivery.probes import Bench
+from experiments.recording import chain
+from experiments.recording.lock import alone
 from experiments.recording.progress import Meter
+from experiments.recording.record import plain
 
 LEVELS = 13  # counts of a group that are measured; more are thinned, in equal ratios
 ROUND_TO = 8  # as plans are rounded, see `amc_env.compressors.channels.allowed`
 PLANS = 30  # random plans for the factor, and as many for its error
 
+START = "latency"  # of the chain of rows that were measured
 LAYERS, WHOLE = "layers", "whole"  # what is timed of a network
 
 Job = tuple[str, tuple[int, ...]]  # one of both, and the counts of a plan
@@ -55,6 +59,11 @@ def main(cfg: DictConfig) -> None:
     """Measure the table, or go on where a killed run was, and print how well it predicts whole networks."""
     check(cfg)
     path = Path(cfg.table)
+    with alone(path.parent, otherwise="choose another table=FILE", name=path.name):
+        _tabulate(cfg, path)
+
+
+def _tabulate(cfg: DictConfig, path: Path) -> None:
     shape, classes = images(cfg)
     model = network(cfg, shape, classes).eval()
     graph = trace(model, shape)
@@ -132,16 +141,16 @@ def resumed(part: Path, here: Conditions, counts: Sequence[Sequence[int]], *, fo
     """What an interrupted run of the same table has measured, by job; begins its file where there is none.
 
     Raises:
-        LatencyError: when the file is of other conditions or counts, or cannot be written.
+        LatencyError: when the file is damaged, of other conditions or counts, or cannot be written.
     """
     head = {"conditions": asdict(here), "counts": [list(each) for each in counts]}
     try:
         if not part.exists():
-            part.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(head) + "\n")
+            begin(part, [head])
             return {}
-        first, *lines = part.read_text().splitlines()
-        before = json.loads(first)
+        (before, *rows), _, torn = chain.read(part, START)
+        if torn:
+            begin(part, [before, *rows])
     except (OSError, ValueError) as error:
         raise LatencyError(
             f"{part} cannot be used ({error}): delete it, or choose another table=FILE"
@@ -149,15 +158,16 @@ def resumed(part: Path, here: Conditions, counts: Sequence[Sequence[int]], *, fo
     if before["counts"] != head["counts"]:
         raise LatencyError(f"{part} is of other counts of channels: delete it, or give the floor that it had")
     Conditions.of(before["conditions"]).check(here, part, force=force)
-    rows = {}
-    for at, line in enumerate(lines):
-        try:
-            row = json.loads(line)
-        except ValueError:  # the line that a kill cut short
-            part.write_text("".join(f"{each}\n" for each in (first, *lines[:at])))
-            break
-        rows[row["kind"], tuple(row["counts"])] = row["times"]
-    return rows
+    return {(row["kind"], tuple(row["counts"])): row["times"] for row in rows}
+
+
+def begin(part: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a file of what was measured so far: conditions and counts, then the rows."""
+    digest, lines = START, list[str]()
+    for row in rows:
+        digest = chain.link(digest, row)
+        lines.append(chain.line(row, digest))
+    files.write(part, "".join(lines))
 
 
 def measure(bench: Bench, jobs: Sequence[Job], rows: dict[Job, Any], part: Path, *, repeats: int) -> None:
@@ -172,13 +182,15 @@ def measure(bench: Bench, jobs: Sequence[Job], rows: dict[Job, Any], part: Path,
         threadpool_limits(1, user_api="blas"),
         Meter("networks", len(jobs), done=len(jobs) - len(todo)) as meter, part.open("a") as file,
     ):  # fmt: skip
-        start = time.monotonic()
+        start, digest = time.monotonic(), chain.read(part, START)[1][-1]
         for (kind, plan), times in interleaved(
             lambda job: makers[job[0]](job[1]), todo, Monitor(), repeats=repeats
         ):
             now = time.monotonic()
             rows[kind, plan] = times | {"seconds": now - start}
-            file.write(json.dumps({"kind": kind, "counts": plan, "times": rows[kind, plan]}) + "\n")
+            row = plain({"kind": kind, "counts": plan, "times": rows[kind, plan]})
+            digest = chain.link(digest, row)
+            file.write(chain.line(row, digest))
             file.flush()
             start = now
             meter.update(ms=times["whole"][0] / 1e6)

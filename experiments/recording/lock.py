@@ -14,7 +14,6 @@ from filelock import FileLock, Timeout
 from amc_env import files
 from experiments.recording.record import RecordError
 
-LOCK, HOLDER = ".lock", ".lock.holder"
 ANOTHER_OUTPUT = "choose another with output=FOLDER"
 
 
@@ -23,43 +22,50 @@ class BusyError(RecordError):
 
 
 @contextmanager
-def alone(folder: Path, *, wait: bool = False, otherwise: str = ANOTHER_OUTPUT) -> Iterator[None]:
+def alone(
+    folder: Path, *, wait: bool = False, otherwise: str = ANOTHER_OUTPUT, name: str = ""
+) -> Iterator[None]:
     """Lock a folder, which is made if it is missing; the lock is released when the process ends.
+
+    What a process that was killed has left of files that it was writing is deleted.
 
     The thread that holds the lock may take it again. Beside the lock stands who holds it.
 
     Args:
         folder: to be written by this thread alone.
         wait: for the end of another process that is at work there.
-        otherwise: what to do where the folder cannot be written.
+        otherwise: what to do where the folder cannot be written, or is not free.
+        name: of the one file that is written there; "" for all.
 
     Raises:
         BusyError: when another process holds the lock, which one and since when.
         RecordError: when the folder cannot be written.
     """
     made = [one for one in (folder, *folder.parents) if not one.exists()]  # the innermost first
+    path = folder.absolute() / (f".{name}.lock" if name else ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = FileLock(folder.absolute() / LOCK, is_singleton=True).acquire(blocking=wait)
+        held = FileLock(path, is_singleton=True).acquire(blocking=wait)
     except Timeout as error:
         raise BusyError(
-            f"another process is at work in {folder}{_holder(folder)}: wait for its end, or {ANOTHER_OUTPUT}"
+            f"another process is at work in {folder / name}{_holder(path)}: wait for its end, or {otherwise}"
         ) from error
     except OSError as error:
         raise RecordError(f"{folder} cannot be written ({error}): {otherwise}") from error
     with held as lock:
         first = lock.lock_counter == 1
         if first:
-            _sign(folder, otherwise)
+            _sign(path, otherwise)
+            files.remove_partials(folder, name or "*")
         try:
             yield
         finally:
             if first:
-                _clear(folder, made)
+                _clear(path, made)
 
 
-def _sign(folder: Path, otherwise: str) -> None:
-    """Write who holds the lock; half a file does no harm, for only a message is made of it."""
+def _sign(path: Path, otherwise: str) -> None:
+    """Write who holds a lock; half a file does no harm, for only a message is made of it."""
     content = {
         "pid": os.getpid(),
         "machine": platform.node(),
@@ -67,25 +73,30 @@ def _sign(folder: Path, otherwise: str) -> None:
         "since": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
     }
     try:
-        (folder / HOLDER).write_text(json.dumps(content) + "\n")
+        _beside(path).write_text(json.dumps(content) + "\n")
     except OSError as error:
-        raise RecordError(f"{folder} cannot be written ({error}): {otherwise}") from error
+        raise RecordError(f"{path.parent} cannot be written ({error}): {otherwise}") from error
 
 
-def _clear(folder: Path, made: Sequence[Path]) -> None:
+def _clear(path: Path, made: Sequence[Path]) -> None:
     """Take the sign away, and the folders that were made for nothing."""
     with suppress(OSError):  # nobody needs either
-        (folder / HOLDER).unlink(missing_ok=True)
-        if folder in made and [path.name for path in folder.iterdir()] == [LOCK]:
-            (folder / LOCK).unlink()
+        _beside(path).unlink(missing_ok=True)
+        if made and [*path.parent.iterdir()] == [path]:
+            path.unlink()
             for one in made:
                 one.rmdir()
 
 
-def _holder(folder: Path) -> str:
-    """Who holds the lock, as far as it can be read."""
+def _holder(path: Path) -> str:
+    """Who holds a lock, as far as it can be read."""
     try:
-        found = files.parse(files.content(folder / HOLDER, 2**16))
+        found = files.parse(files.content(_beside(path), 2**16))
         return f" since {found['since']} (process {found['pid']} on {found['machine']}: {found['command']})"
     except (OSError, ValueError, TypeError, KeyError):
         return ""
+
+
+def _beside(path: Path) -> Path:
+    """Where it stands who holds a lock."""
+    return path.with_name(f"{path.name}.holder")

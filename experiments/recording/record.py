@@ -1,7 +1,6 @@
 """The record of a run: configuration, a row an episode, results; tables and plots are made from it."""
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -18,11 +17,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from amc_env import files
+from experiments.recording import chain
 from experiments.recording.asked import asked
 
 FORMAT = 1
 RECORD, ROWS = "record.json", "record.jsonl"
-CHAIN = "chain"  # the key of a row on the disk that holds the digest of all rows up to it
 VERSIONS = (
     "torch",
     "torchvision",
@@ -68,7 +67,7 @@ class RunRecord:
         start = files.seal({key: content[key] for key in ("config", "seeds")})[files.DIGEST]
         self.chain = [start[:16]]  # digests: of the run, then after each row
         for row in rows:
-            self.chain.append(_link(self.chain[-1], row))
+            self.chain.append(chain.link(self.chain[-1], row))
         self.notes: list[str] = []  # what reading had to repair
 
     @classmethod
@@ -140,20 +139,11 @@ class RunRecord:
         """Fill in the rows from the disk; see `read`."""
         path = self.folder / ROWS
         try:
-            *whole, torn = files.content(path, files.LONGEST).split(b"\n")
-        except (OSError, files.DamagedError) as error:
+            self.rows, self.chain, torn = chain.read(path, self.chain[0])
+        except files.DamagedError as error:
+            raise RecordError(f"{error}; {ELSEWHERE}") from error
+        except OSError as error:
             raise RecordError(f"{path} cannot be read ({error}); {ELSEWHERE}") from error
-        for number, line in enumerate(whole, 1):
-            where = f"{path}, line {number}, is damaged, or of another run"
-            try:
-                row = files.parse(line)
-            except files.DamagedError as error:
-                raise RecordError(f"{where}: {error}; {ELSEWHERE}") from error
-            told = row.pop(CHAIN, None) if isinstance(row, dict) else None
-            if told is None or told != _link(self.chain[-1], row):
-                raise RecordError(f"{where}: it does not follow from what is before it; {ELSEWHERE}")
-            self.rows.append(row)
-            self.chain.append(told)
         kept = self.content["run"].get("rows", 0)
         ended = self.content["status"] == "finished"
         if len(self.rows) < kept or (ended and (torn or len(self.rows) > kept)):
@@ -180,7 +170,7 @@ class RunRecord:
         record.content["run"].setdefault("resumed", []).append(_now())
         record.update()  # first, so that a kill in between leaves no fewer rows than it tells of
         lines = zip(record.rows, record.chain[1:], strict=True)
-        files.write(folder / ROWS, "".join(_line(row, chain) for row, chain in lines))
+        files.write(folder / ROWS, "".join(chain.line(row, digest) for row, digest in lines))
         return record
 
     def check(self, config: Mapping[str, Any]) -> None:
@@ -199,11 +189,11 @@ class RunRecord:
         """
         made = plain(row)
         assert isinstance(made, dict)
-        chain = _link(self.chain[-1], made)
+        digest = chain.link(self.chain[-1], made)
         with (self.folder / ROWS).open("a") as file:
-            file.write(_line(made, chain))
+            file.write(chain.line(made, digest))
         self.rows.append(made)
-        self.chain.append(chain)
+        self.chain.append(digest)
 
     def update(self, **content: Any) -> None:
         """Set keys of ``record.json`` and write it; ``results`` are added to those that are there."""
@@ -348,15 +338,6 @@ def whole(path: Path) -> dict[str, Any]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _link(before: str, row: Mapping[str, Any]) -> str:
-    """The digest of all rows up to this one, from that of those before it."""
-    return hashlib.sha256(before.encode() + files.canonical(row)).hexdigest()[:16]
-
-
-def _line(row: Mapping[str, Any], chain: str) -> str:
-    return json.dumps({**row, CHAIN: chain}, sort_keys=True, allow_nan=False) + "\n"
 
 
 def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:

@@ -31,6 +31,7 @@ from amc_env.repair.sensitivity import errors
 from amc_env.tabular import COUNTED, REAL, Card, Levels, Table
 from amc_env.zoo.tiny import TinyCNN
 from experiments.cli.config import ConfigError
+from experiments.recording.lock import alone
 from experiments.recording.progress import Meter
 from experiments.recording.record import commit
 from experiments.training.loop import train
@@ -98,7 +99,12 @@ SOURCES = {
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
-    """Make the table that is named, or those that are missing."""
+    """Make the table that is named, or those that are missing; a second process waits."""
+    with alone(tabular.TABLES, wait=True, otherwise="make tables from a clone of the repository"):
+        _make(cfg)
+
+
+def _make(cfg: DictConfig) -> None:
     missing = [name for name, source in SOURCES.items() if not whole(name, source)]
     if cfg.table != "missing" and cfg.table not in SOURCES:
         raise ConfigError(f"no table {cfg.table!r}; there are {', '.join(sorted(SOURCES))}, and missing")

@@ -1,0 +1,39 @@
+"""What every actor-critic of this package can be told, whoever wrote it: our DDPG and Stable-Baselines3's."""
+
+from dataclasses import dataclass
+
+from agents.noise import SigmaSchedule
+
+LIMITS = {  # of the numbers in `ActorCritic`: the lowest and the highest
+    "hidden": (1, 16_384),
+    "gamma": (0.0, 1.0),
+    "tau": (0.0, 1.0),
+    "batch": (1, 1_000_000),
+    "memory": (1, 100_000_000),
+    "updates_per_step": (1e-6, 1_000.0),
+    "learn_after": (0, 1_000_000),
+    "sigma": (0.0, 10.0),
+    "warmup": (0, 1_000_000),
+    "sigma_decay": (1e-6, 1.0),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorCritic:
+    """Settings of networks, replay, updates and noise."""
+
+    hidden: int = 300  # units in each of two hidden layers, as in AMC
+    gamma: float = 1.0  # so that early decisions count as much as late ones
+    tau: float = 0.01  # share of the online network that enters the target at each update
+    batch: int = 64  # transitions
+    memory: int = 2000  # transitions
+    updates_per_step: float = 1.0  # updates after an episode, for each of its decisions
+    learn_after: int = 100  # episodes before the first update
+    sigma: float = 0.5  # of the noise, in units of the action in [0, 1]
+    warmup: int = 100  # episodes of constant sigma
+    sigma_decay: float = 0.95  # an episode; not in the paper, the released code's
+
+    @property
+    def schedule(self) -> SigmaSchedule:
+        """Sigma of each episode."""
+        return SigmaSchedule(self.sigma, self.warmup, self.sigma_decay)
