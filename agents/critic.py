@@ -76,9 +76,12 @@ def read(path: Path) -> Critic:
     Raises:
         CriticError: for a file that is missing, damaged, of another format or of other features.
     """
+    beside = path.with_suffix(".json")
+    if odd := [one for one in (path, beside) if not one.is_file() or one.stat().st_size > LONGEST]:
+        raise CriticError(f"{odd[0]} is no file of at most {LONGEST:,} bytes; {AGAIN}")
     try:
-        content, card = path.read_bytes(), json.loads(path.with_suffix(".json").read_text())
-    except (OSError, ValueError) as error:
+        content, card = path.read_bytes(), json.loads(beside.read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise CriticError(f"{path} and its card cannot be read: {error}; {AGAIN}") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT or card.get("features") != list(FEATURES):
         raise CriticError(f"{path} is of another version or features than {', '.join(FEATURES)}; {AGAIN}")
@@ -90,4 +93,5 @@ def read(path: Path) -> Critic:
     return Critic({name: value.astype(np.float64) for name, value in stored.items()})
 
 
+LONGEST = 1 << 20  # bytes of a critic, and of its card
 AGAIN = "make it with `python -m experiments.pretrain_agent`"

@@ -1,5 +1,6 @@
 """Files that a later step believes, ways to damage them, and what reading a damaged one may end in."""
 
+import hashlib
 import json
 import os
 import random
@@ -9,18 +10,21 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import networks
 import numpy as np
+import safetensors.numpy
 import torch
 from test_data import TINY, tiny
 from test_reconstruct import pictures
 
-from amc_env import checkpoints, files, packing, tabular, tensor_files
+from agents import critic
+from agents.pretrained import SHIPPED
+from amc_env import checkpoints, files, latency, packing, tabular, tensor_files
 from amc_env import zoo as nets
 from amc_env.checkpoints import Card
 from amc_env.compressors.channels import magnitude_orders
@@ -28,8 +32,9 @@ from amc_env.data.splits import read_raw
 from amc_env.graph.trace import trace
 from amc_env.plan import Plan
 from amc_env.repair.moments import collect_cached
+from experiments.analysis import runs
 from experiments.cli.ending import is_ours
-from experiments.delivery import sums
+from experiments.delivery import sums, tabulating
 from experiments.recording import plans, state
 from experiments.recording.record import RECORD, ROWS, RunRecord, row_a_line, whole
 from experiments.training.loop import read_history
@@ -110,6 +115,9 @@ def kinds(folder: Path) -> dict[str, Kind]:
         **_of_networks(folder / "networks"),
         **_of_tables(folder / "tables"),
         **_of_caches(folder / "caches"),
+        **_of_times(folder / "times"),
+        **_of_critics(folder / "critics"),
+        **_of_dashboards(folder / "dashboards"),
     }
 
 
@@ -136,6 +144,9 @@ def _of_runs(folder: Path) -> dict[str, Kind]:
     content = json.loads((running / RECORD).read_text())
     content["run"]["rows"] = 4  # as it is written before more rows come
     (running / RECORD).write_text(json.dumps(files.seal(content)))
+    mine, theirs = folder / "mine.plan", folder / "theirs.plan"  # files that stand alone
+    for path, kept in ((mine, 7), (theirs, 6)):
+        Plan("0123456789abcdef", ((0, 1, 2), None, (4, kept))).write(path)
     result = folder / "results" / "ddpg.json"
     files.write(result, row_a_line({"rows": [{"top1": 0.9}, {"top1": 0.8}], "seeds": {"first": 0}}, "ddpg"))
     another = row_a_line({"rows": [{"top1": 0.1}, {"top1": 0.2}], "seeds": {"first": 0}}, "cmaes")
@@ -159,6 +170,7 @@ def _of_runs(folder: Path) -> dict[str, Kind]:
             running / ROWS, (other / ROWS).read_bytes(), lambda: read(running), before
         ),
         "plan.json": Kind(ended / plans.PLAN, (other / plans.PLAN).read_bytes(), lambda: plans.of_run(ended)),
+        "plan of one's own": Kind(mine, theirs.read_bytes(), lambda: Plan.read(mine), (Plan.read(theirs),)),
         "search.state": Kind(
             ended / state.STATE, (other / state.STATE).read_bytes(), saved, (searched, earlier)
         ),
@@ -262,6 +274,81 @@ def _of_caches(folder: Path) -> dict[str, Kind]:
             lambda: comparable(read_raw(TINY, folder)),
         ),
         "moments cache": Kind(path, other.read_bytes(), collected),
+    }  # fmt: skip
+
+
+def _of_times(folder: Path) -> dict[str, Kind]:
+    graph = trace(nets.build("digits_cnn", classes=10, in_channels=1), (1, 8, 8))
+    here = latency.Conditions.here(graph, runtime="torch", threads=1, batch=1)
+    counts = [[len(group)] for group in graph.groups]
+    fit = latency.Fit(1.0, 1.0, 0.0, ())
+    for name in ("mine", "other"):
+        layers = [latency.LayerTimes(f"g{at}", (at,), [100 * len(name)], None) for at in range(len(counts))]
+        table = latency.LatencyTable("digits_cnn", here, 1, counts, layers, 1000, fit, 1.0, "today")
+        latency.save(table, folder / f"{name}.json")
+        rows = [{"kind": "layers", "counts": [at], "times": {"whole": [9 * at, 1]}} for at in range(9)]
+        head = {"conditions": asdict(here), "counts": [[len(name)]]}
+        tabulating.begin(folder / name / "table.json.part", [head, *rows])
+    path, other = folder / "mine.json", folder / "other.json"
+    part, another = (folder / name / "table.json.part" for name in ("mine", "other"))
+
+    def begun() -> Any:
+        return tabulating.resumed(part, here, [[4]], force=False)
+
+    rows = begun()
+    fewer = tuple({key: rows[key] for key in list(rows)[:count]} for count in range(len(rows)))
+    return {
+        "latency table": Kind(
+            path, other.read_bytes(), lambda: latency.read(path), (latency.read(other),)
+        ),
+        "latency table being measured": Kind(part, another.read_bytes(), begun, fewer),
+    }  # fmt: skip
+
+
+def _of_critics(folder: Path) -> dict[str, Kind]:
+    folder.mkdir(parents=True)
+    path, other = folder / "mine.safetensors", folder / "other.safetensors"
+    shipped = critic.read(SHIPPED)
+    for at, changed in ((path, 1.0), (other, 2.0)):
+        tensors = {name: np.float32(changed) * value for name, value in shipped.parameters.items()}
+        at.write_bytes(safetensors.numpy.save({name: np.float32(value) for name, value in tensors.items()}))
+        card = json.loads(SHIPPED.with_suffix(".json").read_text())
+        card |= {"sha256": hashlib.sha256(at.read_bytes()).hexdigest()}
+        at.with_suffix(".json").write_text(json.dumps(card))
+
+    def read() -> Any:
+        return comparable(critic.read(path).parameters)
+
+    return {
+        "critic": Kind(path, other.read_bytes(), read),
+        "card of a critic": Kind(
+            path.with_suffix(".json"), other.with_suffix(".json").read_bytes(), read
+        ),
+    }  # fmt: skip
+
+
+def _of_dashboards(folder: Path) -> dict[str, Kind]:
+    config = {
+        "agent": {"_target_": "agents.rules.Rule"}, "protocol": {"resource": "macs", "target": 0.5},
+        "model": {"name": "plain20"}, "data": {"name": "digits"}, "deliver": False,
+        "finetune": {"epochs": 0},
+    }  # fmt: skip
+    for at, seed in (("one", 0), ("two", 1), ("elsewhere", 2)):
+        run = RunRecord.create(
+            folder / ("other" if seed == 2 else "runs") / at, {**config, "seed": seed}, seeds={"search": seed}
+        )
+        run.add(episode=0, reward=-0.5 - seed, episode_seconds=0.1)
+        run.finish()
+    path = folder / "runs" / "one" / RECORD
+
+    def shown() -> Any:
+        return runs.load(folder / "runs")[0]
+
+    found = shown()
+    return {
+        "record in a report": Kind(
+            path, (folder / "other" / "elsewhere" / RECORD).read_bytes(), shown, (found[1:],)
+        )
     }  # fmt: skip
 
 

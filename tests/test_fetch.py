@@ -153,10 +153,10 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch, o
     (tmp_path / "FILE").touch()
     monkeypatch.setenv("AMC_CACHE", str(tmp_path / place))
     root = lay(tmp_path / "root", arrays)
-    with pytest.warns(UserWarning, match="cannot be written .*: set AMC_CACHE"):
+    with pytest.warns(UserWarning, match=r"cannot be written .*: set AMC_CACHE"):
         found = loaded("fashion_mnist", root=root, say=lambda line: None)
     assert len(found["test"]) == 6
-    with pytest.raises(DataError, match="cannot be written .*: set AMC_CACHE"):
+    with pytest.raises(DataError, match=r"cannot be written .*: set AMC_CACHE"):
         fetch("fashion_mnist", root, lambda line: None)
 
 

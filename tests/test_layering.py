@@ -108,6 +108,20 @@ def test_packages_without_a_file_of_odds_and_ends():
     ]
 
 
+def test_imports_stand_at_the_top_but_for_ten():
+    """Those within functions bring a package that takes seconds, or one of ours that lies above."""
+    inside = [
+        f"{path.relative_to(ROOT)}: {ast.unparse(node)}"
+        for package in PACKAGES
+        for path in files(package)
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert len(inside) <= 10, inside
+
+
 HYDRA = re.compile(r"config\.command\(")
 
 

@@ -9,7 +9,7 @@ import pytest
 from experiments.analysis import published, report
 from experiments.analysis.published import PublishedError, of_row
 from experiments.analysis.runs import Kept
-from experiments.cli import schema
+from experiments.cli import limits
 from experiments.cli.config import CONF
 from experiments.recording.record import RunRecord
 from experiments.searching import reproduce
@@ -37,7 +37,7 @@ def test_a_row_alone_is_an_experiment(composed, name):
 
 
 def test_every_table_has_a_verb_of_its_own():
-    assert schema.OTHERS["ReproduceConfig"]["table"] == tuple(TABLES)
+    assert limits.OTHERS["ReproduceConfig"]["table"] == tuple(TABLES)
     assert {table["job"] for table in TABLES.values() if "job" in table} <= reproduce.JOBS.keys()
     assert {key for table in TABLES.values() for key in table["columns"]} <= published.QUANTITIES.keys()
     known = {"row", "record", "name", "keep", "layers"} | published.QUANTITIES.keys()

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from experiments.cli import schema, suggest
+from experiments.cli import limits, schema, suggest
 from experiments.cli.signatures import Setting, settings
 
 FINETUNE = "finetune"  # the recipe that may have no epochs: then nothing is trained
@@ -35,11 +35,11 @@ def check_settings(cfg: DictConfig) -> None:
         raise ConfigError(suggest.unknown_key(unknown[0], schema.keys(kind)))
     for key, value in _leaves(found):
         _check_value(key, value)
-    for key, limits in schema.limits(kind).items():
+    for key, allowed in limits.of(kind).items():
         if key == "table" and "runtime" in cfg:  # there it is a file
             continue
         if (value := _at(found, key)) is not None:
-            _check_limits(key, value, limits)
+            _check_limits(key, value, allowed)
     for group, target in schema.SETTINGS.items():
         _check_typed(group, found.get(group, {}), settings(target))
     for group in schema.OPEN:
@@ -87,29 +87,29 @@ def _check_value(key: str, value: Any) -> None:
         raise ConfigError(f"{key} has a zero byte in it: leave that out")
 
 
-def _check_limits(key: str, value: Any, limits: Any) -> None:
+def _check_limits(key: str, value: Any, allowed: Any) -> None:
     for one in value if isinstance(value, ListConfig | list) else [value]:
-        if (wrong := beyond(one, limits)) is not None:
+        if (wrong := beyond(one, allowed)) is not None:
             raise ConfigError(f"{key} is {one!r}{wrong}")
 
 
-def beyond(value: Any, limits: Sequence[Any]) -> str | None:
-    """How a value goes beyond its limits, None where it does not.
+def beyond(value: Any, allowed: Sequence[Any]) -> str | None:
+    """How a value goes beyond its allowed, None where it does not.
 
     Args:
         value: of a setting.
-        limits: two numbers, the lowest and the highest value, and words that may stand in their place; or
+        allowed: two numbers, the lowest and the highest value, and words that may stand in their place; or
             the choices there are.
     """
-    if isinstance(value, str) or isinstance(limits[0], str):
-        if value in limits:
+    if isinstance(value, str) or isinstance(allowed[0], str):
+        if value in allowed:
             return None
-        if not isinstance(limits[0], str):
-            return f"; there are numbers from {limits[0]} to {limits[1]}, and {', '.join(limits[2:])}"
-        near = suggest.near(str(value), list(limits))
+        if not isinstance(allowed[0], str):
+            return f"; there are numbers from {allowed[0]} to {allowed[1]}, and {', '.join(allowed[2:])}"
+        near = suggest.near(str(value), list(allowed))
         meant = f" (did you mean {' or '.join(near)}?)" if near else ""
-        return f"{meant}; there are {', '.join(limits)}"
-    lowest, highest, *_ = limits
+        return f"{meant}; there are {', '.join(allowed)}"
+    lowest, highest, *_ = allowed
     if value < lowest:
         return f", it is at least {lowest}"
     return f", it is at most {highest}" if value > highest else None
@@ -146,7 +146,7 @@ def _check_group(group: str, node: Mapping[str, Any]) -> None:
 
 def _check_lists(found: Mapping[str, Any]) -> None:
     """Lists of what is run are neither empty, but for a search's targets, nor say the same twice."""
-    for key in schema.LISTS:
+    for key in limits.LISTS:
         values = found.get(key)
         if not isinstance(values, list):
             continue
@@ -162,14 +162,14 @@ def check_places(cfg: DictConfig) -> None:
     Raises:
         ConfigError: with the path that does not exist, or is not given.
     """
-    if _at(cfg, "data.name") in schema.OF_FOLDERS and _at(cfg, "data.root") is None:
+    if _at(cfg, "data.name") in limits.OF_FOLDERS and _at(cfg, "data.root") is None:
         raise ConfigError(suggest.needed("data.root"))
     asked: list[tuple[str, Any, Sequence[str]]] = [
         ("data.root", _at(cfg, "data.root"), ("",)),
-        ("model.checkpoint", _at(cfg, "model.checkpoint"), ("", *schema.STEM)),
-        ("run", cfg.get("run"), (f"/{schema.RECORD}",)),
-        ("policy", cfg.get("policy"), (f"/{schema.RECORD}",)),
-        *(("checkpoint", path, ("", *schema.STEM)) for path in _listed(cfg.get("checkpoint"))),
+        ("model.checkpoint", _at(cfg, "model.checkpoint"), ("", *limits.STEM)),
+        ("run", cfg.get("run"), (f"/{limits.RECORD}",)),
+        ("policy", cfg.get("policy"), (f"/{limits.RECORD}",)),
+        *(("checkpoint", path, ("", *limits.STEM)) for path in _listed(cfg.get("checkpoint"))),
     ]
     for key, path, endings in asked:
         if path is not None and not any(Path(f"{path}{ending}").exists() for ending in endings):

@@ -93,7 +93,8 @@ def foresee(cfg: DictConfig) -> None:
     """Find what a search would stumble over, before its folder is made: seconds, and no data are read.
 
     Raises:
-        ModelError, CheckpointError, DeviceError, LatencyError, ConfigError: for what is missing, unknown or does not fit.
+        ModelError, CheckpointError, DeviceError, LatencyError, ConfigError: for what is missing, unknown or
+            does not fit.
     """
     name, options = cfg.model.name, config.plain(cfg.model.options)
     device_of(cfg.env.device)

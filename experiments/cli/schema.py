@@ -1,17 +1,16 @@
 """The typed schema of every configuration.
 
 A setting of a class or function of ours has its type and default from there. What a command alone reads
-stands here, with its value in ``conf/``.
+stands here, with its value in ``conf/``; its limits are in `experiments.cli.limits`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from experiments.cli.signatures import ROOT, choices, settings
+from experiments.cli.signatures import settings
 
 ENVIRONMENT = "amc_env.building.make_env"  # its settings are those of three groups: these and compressor
 PROTOCOL = ("resource", "target", "limits", "reward", "latency", "force")
@@ -22,70 +21,6 @@ SETTINGS = {"finetune": RECIPE, "recipe": RECIPE, "sharing": RECIPE} | dict.from
 )  # whose settings a group holds
 OWN = ("keep_whole", "part", "metric")  # settings of the main job itself
 OPEN = ("agent", "tracking")  # groups that name a class: their settings are what that class takes
-
-
-TABLES = choices("experiments.searching.tabulate", "SOURCES")  # that can be made, beside those that are
-LIMITS: dict[str, Sequence[Any]] = {  # of what a command alone reads: lowest and highest, or the choices
-    "seed": (0, 2**32 - 1),
-    "data.seed": (0, 2**32 - 1),
-    "data.name": tuple(sorted(file.stem for file in (ROOT / "conf/data").glob("*.yaml"))),
-    "targets": (1e-6, 1),
-    "episodes": (1, 1_000_000),
-    "confirm": (1, 10_000),
-    "confirm_epochs": (0.001, 100),
-    "save_every": (1, 1_000_000),
-    "seeds": (1, 1_000),
-    "trials": (1, 100_000),
-    "plans": (1, 100_000),
-    "steps": (0, 1_000_000),
-    "reward_images": (1, 100_000_000),
-    "batches": (1, 100_000),
-    "batch": (1, 100_000),
-    "threads": (1, 4096),
-    "runtime": choices("amc_env.latency", "RUNTIMES"),
-    "floor": (0.001, 1),
-    "repeats": (1, 1_000_000),
-    "warmup": (0, 1_000_000),
-    "classes": (1, 1_000_000),
-    "shape": (1, 100_000),
-    "device": choices("amc_env.execution", "DEVICES"),
-    "resource": choices("amc_env.cost", "RESOURCES"),
-    "split": choices("amc_env.data.splits", "SPLITS"),
-    "one_shot": choices("experiments.searching.one_shot", "METHODS"),
-    "format": choices("experiments.analysis.describe", "FORMATS"),
-    "table": (
-        *sorted({*TABLES, *(file.stem for file in (ROOT / "amc_env/tables").glob("*.npz"))}),
-        "missing",
-    ),
-}
-OTHERS: dict[str, dict[str, Sequence[Any]]] = {  # where a command means something else by a key
-    "FidelityConfig": {"seeds": (0, 1_000)},
-    "ReproduceConfig": {
-        "table": (
-            "table2",
-            "figure2",
-            "table3",
-            "latency",
-            "densities",
-            "deep_compression",
-        ),  # of experiments/analysis/published.yaml
-        "seeds": (0, 2**32 - 1),
-        "epochs": (0, 100_000),
-        "launcher": ("basic", "local", "slurm", "ray", "cluster"),
-    },
-    "PoliciesConfig": {"resource": ("macs", "params", "bits"), "stages": (1e-6, 1)},
-    "DeepCompressConfig": {
-        "density": (1e-6, 1),
-        "rounds": (1, 1_000),
-        "conv_bits": (1, 16),
-        "linear_bits": (1, 16),
-        "start": ("linear", "density", "random"),
-    },
-}
-OF_FOLDERS = ("imagefolder", "photos")  # data sets that are where the user says
-LISTS = ("targets", "batches", "checkpoint")  # of what is done once for each
-STEM = (".safetensors", ".json")  # endings of a checkpoint's files
-RECORD = "record.json"
 
 
 def _of(name: str, target: str, *keys: str) -> Any:
@@ -449,11 +384,6 @@ SCHEMAS = {
 def keys(kind: type) -> list[str]:
     """The keys that a command's configuration has; none for one that is no schema of ours."""
     return [one.name for one in fields(kind)] if is_dataclass(kind) else []
-
-
-def limits(kind: type) -> dict[str, Sequence[Any]]:
-    """The limits of a command's own settings, by key."""
-    return LIMITS | OTHERS.get(kind.__name__, {})
 
 
 def register() -> None:

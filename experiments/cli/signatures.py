@@ -211,7 +211,7 @@ def _kind(annotation: ast.expr | None) -> Any:
         case ast.Name(id=name) if name in TYPES:
             return TYPES[name]
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            kinds = [None if ast.unparse(one) == "None" else _kind(one) for one in (left, right)]
+            kinds: list[Any] = [None if ast.unparse(one) == "None" else _kind(one) for one in (left, right)]
             return Any if Any in kinds else kinds[0] | kinds[1]
     return Any
 

@@ -1,4 +1,4 @@
-"""Rows of JSON, one a line, each with the digest of the rows up to it: what is damaged, lost or moved is told."""
+"""Rows of JSON, one a line, each with the digest of all up to it: what is damaged, lost or moved is told."""
 
 import hashlib
 import json

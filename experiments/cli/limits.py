@@ -1,0 +1,76 @@
+"""Which values settings may have that a command alone reads: the lowest and the highest, or the choices."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.cli.signatures import ROOT, choices
+
+TABLES = choices("experiments.searching.tabulate", "SOURCES")  # that can be made, beside those that are
+LIMITS: dict[str, Sequence[Any]] = {
+    "seed": (0, 2**32 - 1),
+    "data.seed": (0, 2**32 - 1),
+    "data.name": tuple(sorted(file.stem for file in (ROOT / "conf/data").glob("*.yaml"))),
+    "targets": (1e-6, 1),
+    "episodes": (1, 1_000_000),
+    "confirm": (1, 10_000),
+    "confirm_epochs": (0.001, 100),
+    "save_every": (1, 1_000_000),
+    "first_seed": (0, 2**32 - 1),
+    "early": (1, 1_000_000),
+    "seeds": (1, 1_000),
+    "trials": (1, 100_000),
+    "plans": (1, 100_000),
+    "steps": (0, 1_000_000),
+    "reward_images": (1, 100_000_000),
+    "batches": (1, 100_000),
+    "batch": (1, 100_000),
+    "threads": (1, 4096),
+    "runtime": choices("amc_env.latency", "RUNTIMES"),
+    "floor": (0.001, 1),
+    "repeats": (1, 1_000_000),
+    "warmup": (0, 1_000_000),
+    "classes": (1, 1_000_000),
+    "shape": (1, 100_000),
+    "device": choices("amc_env.execution", "DEVICES"),
+    "resource": choices("amc_env.cost", "RESOURCES"),
+    "split": choices("amc_env.data.splits", "SPLITS"),
+    "one_shot": choices("experiments.searching.one_shot", "METHODS"),
+    "format": choices("experiments.analysis.describe", "FORMATS"),
+    "table": (
+        *sorted({*TABLES, *(file.stem for file in (ROOT / "amc_env/tables").glob("*.npz"))}),
+        "missing",
+    ),
+}
+OTHERS: dict[str, dict[str, Sequence[Any]]] = {  # where a command means something else by a key
+    "FidelityConfig": {"seeds": (0, 1_000)},
+    "ReproduceConfig": {
+        "table": (
+            "table2",
+            "figure2",
+            "table3",
+            "latency",
+            "densities",
+            "deep_compression",
+        ),  # of experiments/analysis/published.yaml
+        "seeds": (0, 2**32 - 1),
+        "epochs": (0, 100_000),
+        "launcher": ("basic", "local", "slurm", "ray", "cluster"),
+    },
+    "PoliciesConfig": {"resource": ("macs", "params", "bits"), "stages": (1e-6, 1)},
+    "DeepCompressConfig": {
+        "density": (1e-6, 1),
+        "rounds": (1, 1_000),
+        "conv_bits": (1, 16),
+        "linear_bits": (1, 16),
+        "start": ("linear", "density", "random"),
+    },
+}
+OF_FOLDERS = ("imagefolder", "photos")  # data sets that are where the user says
+LISTS = ("targets", "batches", "checkpoint")  # of what is done once for each
+STEM = (".safetensors", ".json")  # endings of a checkpoint's files
+RECORD = "record.json"
+
+
+def of(kind: type) -> dict[str, Sequence[Any]]:
+    """The limits of a command's own settings, by key."""
+    return LIMITS | OTHERS.get(kind.__name__, {})
