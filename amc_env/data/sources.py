@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -66,12 +67,11 @@ def from_torchvision(spec: DataSpec) -> Raw:
     """Torchvision's download, given up within seconds where its host does not answer."""
     host, port = HOSTS[spec.name]
     probe(host, port, PROBE_SECONDS)
-    import torchvision  # 3 s to import: only after the host has answered
-
+    datasets = _datasets()
     with tempfile.TemporaryDirectory() as folder, _stalling(STALL_SECONDS):
         try:
             if spec.name == "fashion_mnist":
-                torchvision.datasets.FashionMNIST(folder, download=True)
+                datasets.FashionMNIST(folder, download=True)
                 raw = _idx_files(Path(folder))
             else:
                 raw = _cifar(spec.name, Path(folder), download=True)
@@ -162,12 +162,17 @@ def _find(root: Path, stem: str) -> Path:
     raise DataError(f"no {stem} or {stem}.gz")
 
 
+def _datasets() -> ModuleType:
+    """Torchvision's data sets."""
+    from torchvision import datasets  # 3 s to import, which only a download and CIFAR's raw files need
+
+    return datasets
+
+
 def _cifar_files(name: str, root: Path) -> Raw:
     """CIFAR from a folder; its files are pickles, so only those that torchvision's MD5 sums know are read."""
-    from torchvision.datasets import CIFAR10, CIFAR100
-    from torchvision.datasets.utils import check_integrity
-
-    known = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    datasets = _datasets()
+    known, check_integrity = getattr(datasets, name.upper()), datasets.utils.check_integrity
     if (root / known.base_folder).is_dir():
         for file, md5 in known.train_list + known.test_list:
             if not check_integrity(root / known.base_folder / file, md5):
@@ -183,10 +188,7 @@ def _cifar_files(name: str, root: Path) -> Raw:
 
 
 def _cifar(name: str, folder: Path, *, download: bool) -> Raw:
-    import torchvision
-
-    known = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
-    raw = {}
+    known, raw = getattr(_datasets(), name.upper()), {}
     for part in ("train", "test"):
         read = known(folder, train=part == "train", download=download)
         raw[f"{part}_images"] = (
