@@ -16,7 +16,7 @@ from amc_env.cost import RESOURCES, Macs, mask_widths
 from amc_env.metrics import Evaluation, EvaluationError, Score
 from amc_env.observation import FEATURES, Embedding, Observation
 from amc_env.plan import Plan
-from amc_env.rewards import NEEDED, REWARDS
+from amc_env.rewards import REWARDS, WEIGHED
 
 METRICS = ("top1", "top5", "loss", "agreement", "kl", "std_error", "n_images")
 
@@ -139,8 +139,9 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
             )
         self.prices = {
             name: compressor.prices(name)
-            for name in dict.fromkeys((*RESOURCES, resource, *self.limits, *NEEDED.get(reward, ())))
+            for name in dict.fromkeys((*RESOURCES, resource, *self.limits, WEIGHED.get(reward, resource)))
         }
+        self._check_weighed(reward)
         self.limits.pop(resource, None)
         self._budgets: dict[float, Budget] = {}  # by target
         self.set_target(target)
@@ -148,6 +149,18 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._embedding = Embedding(self.graph, Macs(self.graph).by_layer(dense))
         self.observation_space = gym.spaces.Box(0, 1, (len(FEATURES),), np.float32)
         self.action_space = gym.spaces.Box(0, 1, (1,), np.float32)
+
+    def _check_weighed(self, reward: str) -> None:
+        """Refuse a reward that weighs what no choice of the compressor changes."""
+        if reward not in WEIGHED:
+            return
+        prices = self.prices[WEIGHED[reward]]
+        first, whole = ([int(choices[at]) for choices in self.compressor.choices] for at in (0, -1))
+        if int(prices(first)) == int(prices(whole)):
+            raise ValueError(
+                f"reward={reward} weighs the {prices.unit}, which no choice of this compressor changes: "
+                "take another reward, such as bits, or compress otherwise"
+            )
 
     def set_target(self, target: float) -> None:
         """Aim at another target, in (0, 1]; this starts a new episode.

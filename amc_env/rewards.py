@@ -2,9 +2,9 @@
 
 *Source*: AMC, section 3.3. R_err goes with a bound on the action (resource-constrained search). R_FLOPs and
 R_Param go without a bound and weigh the cost themselves (accuracy-guaranteed search); the logarithm is
-natural, as in the released code. ``latency`` is R_FLOPs with measured time. ``loss``, ``agreement`` and
-``kl`` are not in the paper: on the same images they have less variance than the error, because they use whole
-distributions or compare with the dense network image by image.
+natural, as in the released code. ``latency`` is R_FLOPs with measured time, ``bits`` with the size.
+``loss``, ``agreement`` and ``kl`` are not in the paper: on the same images they have less variance than the
+error, because they use whole distributions or compare with the dense network image by image.
 """
 
 import math
@@ -37,6 +37,11 @@ def parameters(evaluation: Evaluation, costs: Costs) -> float:
     return (evaluation.top1 - 1) * math.log(costs["params"])
 
 
+def bits(evaluation: Evaluation, costs: Costs) -> float:
+    """R_bits = -Error log(bits), not positive: the size in the place of the number of parameters."""
+    return (evaluation.top1 - 1) * math.log(costs["bits"])
+
+
 def latency(evaluation: Evaluation, costs: Costs) -> float:
     """R_latency = -Error log(nanoseconds), not positive: measured time in the place of FLOPs."""
     return (evaluation.top1 - 1) * math.log(costs["latency"])
@@ -62,14 +67,15 @@ REWARDS: dict[str, Reward] = {
     "error_top5": error_top5,
     "flops": flops,
     "params": parameters,
+    "bits": bits,
     "latency": latency,
     "loss": loss,
     "agreement": agreement,
     "kl": divergence,
 }
 
-OF_SCORES = ("error", "flops", "params", "latency")
+OF_SCORES = ("error", "flops", "params", "bits", "latency")
 """Rewards that read nothing but top-1, or the metric of the user's own in its place."""
 
-NEEDED: dict[str, tuple[str, ...]] = {"latency": ("latency",)}
-"""Resources beside MACs and parameters that a reward reads."""
+WEIGHED = {"flops": "macs", "params": "params", "bits": "bits", "latency": "latency"}
+"""The resource that a reward reads, by its name."""

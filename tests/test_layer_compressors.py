@@ -214,6 +214,19 @@ def test_one_environment_for_all_of_them(digits, name):
     env.close()
 
 
+def test_a_reward_that_weighs_what_nothing_changes_is_refused(digits):
+    model, _, data = digits
+    settings = {"method": "weight_sharing", "repair": "none", "resource": "bits", "target": 1.0}
+    for reward, told in (("flops", "weighs the MACs"), ("params", "weighs the parameters")):
+        with pytest.raises(ValueError, match=told):
+            make_env(model, data, device="cpu", reward=reward, **settings)
+    env = make_env(model, data, device="cpu", reward="bits", reward_images=20, **settings)
+    env.reset(seed=0)
+    for _ in env.graph.groups:
+        _, reward, _, _, info = env.step(np.zeros(1, np.float32))
+    assert reward == pytest.approx((info["top1"] - 1) * np.log(info["bits"]))
+
+
 def test_the_dense_plan_is_the_dense_network(digits):
     model, _, data = digits
     task = make_task(model, data, method="low_rank", device="cpu", repair="none")

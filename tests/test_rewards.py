@@ -9,13 +9,14 @@ from amc_env.rewards import REWARDS
 
 MEASURED = Evaluation(top1=0.9, top5=0.99, loss=0.3, agreement=0.95, kl=0.05, n_images=100, split="reward")
 
-ALIKE = {"macs": 1000, "params": 1000, "latency": 1000}
+ALIKE = {"macs": 1000, "params": 1000, "bits": 1000, "latency": 1000}
 
 BY_HAND = {
     "error": -0.1,
     "error_top5": -0.01,
     "flops": -0.1 * 15.8949521,  # ln(8,000,000)
     "params": -0.1 * 12.2060726,  # ln(200,000)
+    "bits": -0.1 * 13.8155106,  # ln(1,000,000)
     "latency": -0.1 * 14.5086577,  # ln(2,000,000)
     "loss": -0.3,
     "agreement": -0.05,
@@ -25,9 +26,8 @@ BY_HAND = {
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_by_hand(name):
-    assert REWARDS[name](
-        MEASURED, {"macs": 8_000_000, "params": 200_000, "latency": 2_000_000}
-    ) == pytest.approx(BY_HAND[name], rel=1e-6)
+    costs = {"macs": 8_000_000, "params": 200_000, "bits": 1_000_000, "latency": 2_000_000}
+    assert REWARDS[name](MEASURED, costs) == pytest.approx(BY_HAND[name], rel=1e-6)
 
 
 @pytest.mark.parametrize("name", REWARDS)
