@@ -71,6 +71,7 @@ class Surgeon:
         self.network = folded(model, graph, device) if fold else self._copy(model).to(device)
         self._vectors = _vectors(graph, fold)
         self._dense = dict(tensors(self.network))
+        self._shared = shared_buffers(self.network)
         self._solutions = Solutions(graph, self._dense)
         cut = {f"{layer.name}.weight" for layer in graph.layers} | {vector.name for vector in self._vectors}
         self._uncut = [name for name in self._dense if name not in cut]
@@ -125,6 +126,8 @@ class Surgeon:
             setattr(module, key, nn.Parameter(value, requires_grad=old.requires_grad))
         else:
             setattr(module, key, value)
+            for other, its_key in self._shared.get(name, ()):
+                setattr(other, its_key, value)
         for kind, attribute in SIZES.items():
             if isinstance(module, kind) and key in ("weight", "running_mean"):
                 setattr(module, attribute, (len(value),) if kind is nn.LayerNorm else len(value))
@@ -134,6 +137,18 @@ def tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters and buffers, saved in its state or not, each under its first name."""
     for named in (network.named_parameters(), network.named_buffers()):
         yield from ((name, value.detach()) for name, value in named)
+
+
+def shared_buffers(network: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
+    """By a buffer's first name, the other modules that hold the same tensor, and their names for it."""
+    first: dict[int, str] = {}
+    found: dict[str, list[tuple[nn.Module, str]]] = {}
+    for path, module in network.named_modules():
+        for key, value in module.named_buffers(recurse=False):
+            name = first.setdefault(id(value), f"{path}.{key}".lstrip("."))
+            if name != f"{path}.{key}".lstrip("."):
+                found.setdefault(name, []).append((module, key))
+    return found
 
 
 class Solutions:

@@ -46,6 +46,8 @@ def load_state(model: nn.Module, file: Path) -> None:
         ) from error
     except (OSError, RuntimeError, EOFError, AttributeError, safetensors.SafetensorError) as error:
         raise ValueError(f"the weights file {file} cannot be used: {_first_line(error)}") from error
+    if isinstance(saved, Mapping) and set(saved) == {"state", "param_groups"}:
+        raise ValueError(f"the weights file {file} holds an optimizer's state, not a network's")
     own = model.state_dict()
     state, taken_off = unwrapped(saved, own, file)
     # torchvision's files of GoogLeNet and Inception hold the auxiliary heads too

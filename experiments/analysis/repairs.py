@@ -1,0 +1,39 @@
+"""Which repair leaves a network nearest to the dense one, before any fine-tuning."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from experiments.analysis import markdown
+
+ORDER = "elimination"
+REPAIRS = ("none", "moments", "sequential")
+HEAD = (
+    "network", "target", "plans", *(f"KL, {repair}" for repair in REPAIRS), "sequential / moments, median",
+    "largest", "agreement, moments", "sequential",
+)  # fmt: skip
+
+
+def table(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line for each record of proxies: medians over its plans, and the largest ratio of the two repairs."""
+    return markdown.table(HEAD, [line(record["config"], record["rows"]) for record in records.values()])
+
+
+def line(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The cells of one network."""
+
+    def values(repair: str, metric: str) -> list[float]:
+        return [row["proxies"][f"{ORDER}, {repair}"][metric] for row in rows]
+
+    found = ratios(rows)
+    kls = [f"{median(values(repair, 'kl')):.3f}" for repair in REPAIRS]
+    agreements = [f"{median(values(repair, 'agreement')):.1%}" for repair in REPAIRS[1:]]
+    name = f"`{config['model']['name']}`, {config['data']['name']}"
+    target = f"{config['protocol']['target']:.0%} of the {config['protocol']['resource']}"
+    return [name, target, str(len(rows)), *kls, f"{median(found):.2f}", f"{max(found):.2f}", *agreements]
+
+
+def ratios(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """By plan, KL of the dense network and the sequentially repaired one over that of the moments'."""
+    pairs = [[row["proxies"][f"{ORDER}, {repair}"]["kl"] for repair in REPAIRS[1:]] for row in rows]
+    return [sequential / moments for moments, sequential in pairs]
