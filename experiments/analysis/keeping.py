@@ -19,7 +19,7 @@ RESULTS = ROOT / "experiments/results"
 SEARCHES, REGRET = "searches", "regret"  # folders of it
 TUNED, FIDELITY, TABLES, PRETRAINED = "tuned", "fidelity", "tables", "pretrained"
 COMPRESSED, PHOTOS, FAMILIES, NETWORKS = "deep_compression", "photos", "families", "networks"
-OPTIMA = "tuned_optima"
+OPTIMA, REPAIRS = "tuned_optima", "repairs"
 JOINED = dict.fromkeys((REGRET, TUNED, PHOTOS, FAMILIES), joined) | {
     FIDELITY: joined_parts,
     NETWORKS: gathered,
@@ -102,7 +102,7 @@ def group_of(record: RunRecord) -> str:
     if "plans" in config and "models" in config:
         return NETWORKS
     if "plans" in config and "steps" in config:
-        return FIDELITY
+        return FIDELITY if config["seeds"] or config["steps"] or config.get("shared") else REPAIRS
     if not {"agent", "protocol", "episodes"} <= set(config):
         raise KeepError(f"{record.folder} is neither a search nor a comparison: no table is made of it")
     experiment = (record.content["run"].get("choices") or {}).get("experiment") or ""

@@ -26,6 +26,7 @@ from experiments.analysis import (
     milliseconds,
     published,
     regret,
+    repairs,
     runs,
     site,
     survey,
@@ -42,6 +43,7 @@ from experiments.analysis.keeping import (
     NETWORKS,
     PRETRAINED,
     REGRET,
+    REPAIRS,
     RESULTS,
     SEARCHES,
     TABLES,
@@ -150,6 +152,7 @@ def paper() -> str:
 def pages() -> dict[Path, dict[str, str]]:
     """By page, the content of each block, by the name of its markers."""
     packed, ways = read(RESULTS / COMPRESSED), read(RESULTS / FAMILIES)
+    mended = read(RESULTS / REPAIRS)
     speed, elites = read(RESULTS / BENCHMARKS), read(RESULTS / ELITES)
     return {
         README: {"results": tuned.summary(read(RESULTS / TUNED)[FRONT]["rows"])},
@@ -165,6 +168,7 @@ def pages() -> dict[Path, dict[str, str]]:
             COMPRESSED: f"{deep_compression.tables(packed)}\n\n{recorded(packed)}",
             FAMILIES: f"{families.tables(ways)}\n\n{recorded(ways)}",
             NETWORKS: rows_of(NETWORKS, survey.table),
+            REPAIRS: f"{repairs.table(mended)}\n\n{recorded(mended)}" if mended else "",
             "metrics": metrics(),
         },
         AGENTS_PAGE: {
