@@ -97,6 +97,13 @@ def test_a_part_is_traced_as_the_network_calls_it_and_its_channels_outside_stay(
     )
 
 
+def test_norms_outside_of_the_part_see_what_they_did():
+    model, images = detector(), batches(9)[0][0]
+    model.head = nn.Sequential(nn.GroupNorm(2, 4), model.head)
+    graph = trace(model, (3, 8, 8), given=observe(model, "backbone", images))
+    assert check(model, graph, random_plan(graph), images) < 1e-5
+
+
 @pytest.mark.parametrize("repair", ["moments", "sequential", "none"])
 @pytest.mark.parametrize("order", ["elimination", "magnitude"])
 def test_a_part_is_compressed_in_an_episode(repair, order, tmp_path, monkeypatch):

@@ -30,8 +30,8 @@ def test_a_row_alone_is_an_experiment(composed, name):
     job = TABLES[name.partition("/")[0]].get("job", "search")
     cfg = composed("config" if job == "search" else job, f"experiment={name}")
     if job == "search":
-        assert cfg.data.name == "cifar10"
-        assert cfg.finetune.epochs > 0
+        assert cfg.data.name == ("import" if cfg.metric else "cifar10")
+        assert (cfg.finetune.epochs > 0) == (cfg.metric is None)
         assert (cfg.episodes == 1) == cfg.agent._target_.startswith("agents.rules.")
     assert f"experiments.{job} experiment={name}" in (CONF / f"experiment/{name}.yaml").read_text()
 

@@ -60,8 +60,12 @@ class _KeptStatistics(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        norm = {F.layer_norm: self._layer_norm, F.group_norm: self._group_norm}.get(function, function)
-        return norm(*args, **(kwargs or {}))
+        given = kwargs or {}
+        norms: dict[Any, Any] = {F.layer_norm: self._layer_norm, F.group_norm: self._group_norm}
+        norm = norms.get(function)
+        if norm is None or id(args[2] if len(args) > 2 else given.get("weight")) not in self.kept:
+            return function(*args, **given)  # among them the norms outside of the part that is cut
+        return norm(*args, **given)
 
     def _layer_norm(
         self, x: Tensor, shape: Sequence[int], weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5

@@ -38,10 +38,15 @@ def _share(cost: str) -> Callable[[Run], float | None]:
     return lambda run: run.costs.get(cost)
 
 
+def _shipped(run: Run) -> float | None:
+    """Test accuracy after fine-tuning, where there is any."""
+    return (run.after or run.before).get("test")
+
+
 def _drop(run: Run) -> float | None:
     """Test accuracy of what is shipped minus the dense network's."""
-    last = run.after or run.before
-    return last["test"] - run.dense["test"] if "test" in last and "test" in run.dense else None
+    last, dense = _shipped(run), run.dense.get("test")
+    return None if last is None or dense is None else last - dense
 
 
 def _speedup(timing: str) -> Callable[[Run], float | None]:
@@ -82,6 +87,7 @@ QUANTITIES = {
     "dense": Quantity("dense, test %", _test("dense")),
     "before": Quantity("test % before tuning", _test("before")),
     "after": Quantity("test % after", _test("after")),
+    "shipped": Quantity("shipped, test %", _shipped),
     "drop": Quantity("points", _drop, form="+.2f"),
     "macs_share": Quantity("FLOPs kept, %", _share("macs_share")),
     "params_share": Quantity("parameters kept, %", _share("params_share")),
