@@ -1,7 +1,7 @@
 """A detector of torchvision on generated images, measured by mean average precision: a metric of one's own.
 
-A model for your own detector: the files in ``conf/experiment/detection`` name a function each for network, data
-and metric, and the backbone as the part that is compressed.
+A model for your own detector: the files in ``conf/experiment/detection`` name a function each for network,
+data and metric, and the backbone as the part that is compressed.
 """
 
 import sys
@@ -116,7 +116,7 @@ def drawn(count: int, seed: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]
             inside = far[0] ** 2 + far[1] ** 2 <= radius**2 if label == 1 else np.maximum(*far) <= radius
             image[:, inside] = rng.uniform(0.6, 1.0, (3, 1)) + 0.05 * rng.standard_normal((3, inside.sum()))
             boxes.append([x - radius, y - radius, x + radius, y + radius])
-            labels.append(label)
+            labels.append(int(label))
         images.append(torch.tensor(image.clip(0, 1), dtype=torch.float32))
         targets.append({"boxes": torch.tensor(boxes, dtype=torch.float32), "labels": torch.tensor(labels)})
     return images, targets
