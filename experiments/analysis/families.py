@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from experiments.analysis import markdown, stats
 
@@ -22,7 +23,7 @@ ABOUT = {  # by how the names of their records begin
     "guaranteed": "Accuracy-guaranteed: the fewest parameters",
     "widths": "The width multiplier, trained as the dense network and then fine-tuned as the pruned ones",
 }
-COSTS = {"bytes": "bytes, coded", "macs_share": "share of the MACs", "ms": "ms for 64 images"}
+COSTS = {"bytes": "bytes of the coded file", "macs_share": "share of the MACs", "ms": "ms for 64 images"}
 MARGIN = 0.001  # of accuracy, that a guarantee may cost
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -105,6 +106,10 @@ def plot(records: Records, path: Path) -> Path:
         dense = next(iter(records.values()))["results"]
         axis.axhline(100 * dense["dense"]["test"], color="grey", linewidth=0.8, linestyle=":")
         axis.set(xlabel=name, xscale="log" if key == "bytes" else "linear")
+        if key == "bytes":
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("test accuracy, %")
     axes[0].set_title("solid: fine-tuned, dashed: before", fontsize=9, loc="left")

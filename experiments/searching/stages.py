@@ -55,9 +55,9 @@ def costs(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, float]:
     """What a network is on a disk and on the processor.
 
     Returns:
-        ``bytes`` of its coded tensors, see `amc_env.coding.packed`; ``ms``, the median milliseconds of
-        `timing.BATCH` images of a shape, by PyTorch on the processor.
+        ``bytes`` of its coded tensors, see `amc_env.coding.packed`; ``ms``, the least milliseconds that
+        `timing.BATCH` images of a shape took, by PyTorch on the processor.
     """
     plain = unconstrained(copy.deepcopy(network).cpu().eval()).requires_grad_(False)
     timed = timing.measure({"": plain}, shape, batches=(timing.BATCH,), repeats=REPEATS)[""][0]
-    return {"bytes": len(packed.encode(plain.state_dict())), "ms": timed.median_ms}
+    return {"bytes": len(packed.encode(plain.state_dict())), "ms": timed.lowest_ms}
