@@ -51,6 +51,7 @@ OTHERS: dict[str, dict[str, Sequence[Any]]] = {  # where a command means somethi
             "latency",
             "densities",
             "deep_compression",
+            "detection",
         ),  # of experiments/analysis/published.yaml
         "seeds": (0, 2**32 - 1),
         "epochs": (0, 100_000),
