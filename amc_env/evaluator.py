@@ -1,6 +1,5 @@
 """The metrics of plans on a named split."""
 
-import copy
 import math
 import time
 
@@ -20,7 +19,7 @@ ACTIVATIONS = {"cpu": 2**23, "cuda": 2**30}  # bytes of a layer in a batch, in a
 AT_MOST = {"cpu": 50, "cuda": 5000}  # images in a batch; a GPU is busy with many
 AT_ONCE = 500 * 3 * 32 * 32  # numbers in the images of one pass over a whole split
 
-__all__ = ["Evaluation", "EvaluationError", "Evaluator", "accuracy", "compared", "culprit", "hits"]
+__all__ = ["Evaluation", "EvaluationError", "Evaluator", "accuracy", "compared", "culprit", "hits", "logits"]
 
 
 class Evaluator:
@@ -130,50 +129,41 @@ def culprit(model: nn.Module) -> str:
     return "its weights are finite, so an activation overflows; check the scale of the images and weights"
 
 
-def hits(model: nn.Module, data: DataSet, split: str, batch_size: int | None = None) -> Tensor:
-    """``(N,)`` bool, whether a model is right on each image of a split; run where the model is.
+def logits(
+    model: nn.Module, data: DataSet, split: str, batch_size: int | None = None, images: int | None = None
+) -> Tensor:
+    """``(N, classes)`` float32 on the CPU: what a model answers to the images of a split; run where it is.
 
     Args:
         model: logits ``(N, classes)``.
         data: of the split.
         split: its name.
         batch_size: images in one pass; None for at most 500, fewer where they are large.
+        images: how many of the split's; None for all.
     """
-    batch_size = batch_size or _images_at_once(data)
+    batch_size = batch_size or max(8, min(500, AT_ONCE // math.prod(data.shape)))
     device = next((p.device for p in model.parameters()), CPU)
     with evaluating(model):
-        found = [
-            model(images.to(device)).argmax(1).cpu() == labels
-            for images, labels in data.batches(split, batch_size)
-        ]
+        found = [model(x.to(device)).float().cpu() for x, _ in data.batches(split, batch_size, images)]
     return torch.cat(found)
 
 
-def compared(model: nn.Module, dense: nn.Module, data: DataSet, split: str, images: int | None) -> Images:
-    """The metrics of any model on each image of a split, beside the dense one; run where the model is.
+def hits(model: nn.Module, data: DataSet, split: str, batch_size: int | None = None) -> Tensor:
+    """``(N,)`` bool, whether a model is right on each image of a split; see `logits`."""
+    return logits(model, data, split, batch_size).argmax(1) == data[split].labels
+
+
+def compared(model: nn.Module, dense: Tensor, data: DataSet, split: str) -> Images:
+    """The metrics of any model on each image of a split.
 
     Args:
         model: logits ``(N, classes)``.
-        dense: likewise; it is copied to where the model is.
+        dense: ``(n, classes)``, the `logits` of the dense network on the first n images, which are compared.
         data: of the split.
         split: its name.
-        images: how many of them; None for all.
     """
-    device = next((p.device for p in model.parameters()), CPU)
-    beside = copy.deepcopy(dense).to(device)
-    with evaluating(model), evaluating(beside):
-        found = [
-            per_image(model(batch), labels, F.log_softmax(beside(batch), dim=1))
-            for batch, labels in (
-                (x.to(device), y.to(device)) for x, y in data.batches(split, _images_at_once(data), images)
-            )
-        ]
-    return np.concatenate(found)
-
-
-def _images_at_once(data: DataSet) -> int:
-    """Images in one pass over a whole split: at most 500, fewer where they are large."""
-    return max(8, min(500, AT_ONCE // math.prod(data.shape)))
+    found, labels = logits(model, data, split, images=len(dense)), data[split].head(len(dense)).labels
+    return per_image(found, labels, F.log_softmax(dense, dim=1))
 
 
 def accuracy(model: nn.Module, data: DataSet, split: str, batch_size: int | None = None) -> float:

@@ -332,7 +332,10 @@ def test_a_step_after_the_last_one():
         ({"calibration_images": 0}, "calibration_images is 0"),
         ({"points": -1}, "points is -1"),
         ({"reward_images": 0}, "reward_images is 0"),
-        ({"repair": "finetuning"}, "unknown repair 'finetuning'; there are moments, sequential, staged, none"),
+        (
+            {"repair": "finetuning"},
+            "unknown repair 'finetuning'; there are moments, sequential, staged, none",
+        ),
         ({"floor": 0}, r"floor .* in \(0, 1\], not 0"),
         ({"round_to": 0}, "round_to .* at least 1, not 0"),
     ],

@@ -10,14 +10,16 @@ import safetensors.torch
 import torch
 from omegaconf import DictConfig
 from torch import nn
+from torch.nn import functional as F
 
 from amc_env import scoring
 from amc_env.building import Task
 from amc_env.compressors.constraints import unconstrained
 from amc_env.env import CompressionEnv
-from amc_env.evaluator import hits
+from amc_env.evaluator import logits
 from amc_env.execution import CPU
 from amc_env.graph.given import tensors
+from amc_env.metrics import mean, per_image
 from amc_env.plan import Plan
 from experiments.cli.config import plain
 from experiments.cli.problem import Trained
@@ -43,6 +45,7 @@ SPLITS = ("selection", "test")
 class Row:
     """One network of the final table; accuracies in [0, 1], latencies by runtime and batch.
 
+    ``agreement`` in [0, 1] and ``kl`` in nats are those with the dense network on the test split.
     ``counts`` is how many channels of each group it keeps.
     ``promise`` is there where the search had a latency table: what that says, and what was measured.
     """
@@ -52,6 +55,8 @@ class Row:
     file_bytes: int
     selection: float
     test: float
+    agreement: float | None
+    kl: float | None
     latency_ms: Mapping[str, list[Latency]]
     counts: Sequence[int]
     promise: Promise | None = None
@@ -116,6 +121,7 @@ def deliver(
             for name, network in networks.items()
         }
     accuracies = {name: {split: found.top1 for split, found in both.items()} for name, both in judged.items()}
+    agreed = {name: agreement(both["test"], judged[DENSE]["test"], task) for name, both in judged.items()}
     gain = gained(judged[last[FOUND]]["test"], judged[last[UNIFORM]]["test"], tuned=recipe is not None)
     with record.phase("export"):
         possible = possible or exportable(networks[last[FOUND]], task)
@@ -145,6 +151,8 @@ def deliver(
             file_bytes=len(safetensors.torch.save(_tensors(networks[name]))),
             selection=accuracies[name]["selection"],
             test=accuracies[name]["test"],
+            agreement=agreed[name][0],
+            kl=agreed[name][1],
             latency_ms=timed[name],
             counts=kept[name],
             promise=promised.get(name),
@@ -170,12 +178,14 @@ class Judged:
         std_error: of ``top1``.
         right: ``(N,)`` bool, whether it is right on each image; None for a metric.
         images: how many.
+        logits: ``(N, classes)``; None for a metric.
     """
 
     top1: float
     std_error: float
     right: torch.Tensor | None
     images: int
+    logits: torch.Tensor | None = None
 
 
 def judge(network: nn.Module, task: Task, split: str) -> Judged:
@@ -183,9 +193,19 @@ def judge(network: nn.Module, task: Task, split: str) -> Judged:
     if task.metric is not None:
         found = scoring.score(network, task.metric, scoring.batches_of(task.data, split, CPU), split)
         return Judged(found.top1, found.std_error, None, found.n_images)
-    right = hits(network, task.data, split)
+    answers = logits(network, task.data, split)
+    right = answers.argmax(1) == task.data[split].labels
     top1 = int(right.sum()) / len(right)
-    return Judged(top1, (top1 * (1 - top1) / len(right)) ** 0.5, right, len(right))
+    return Judged(top1, (top1 * (1 - top1) / len(right)) ** 0.5, right, len(right), answers)
+
+
+def agreement(found: Judged, dense: Judged, task: Task) -> tuple[float | None, float | None]:
+    """Share of the test images, in [0, 1], on which a network says what the dense one says, and their KL."""
+    if found.logits is None or dense.logits is None:
+        return None, None
+    labels = task.data["test"].labels
+    both = mean(per_image(found.logits, labels, F.log_softmax(dense.logits, dim=1)), "test")
+    return both.agreement, both.kl
 
 
 def gained(found: Judged, uniform: Judged, *, tuned: bool) -> Gain:

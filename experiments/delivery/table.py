@@ -26,6 +26,9 @@ def show(
     table.add_row("file, kB", *(f"{row.file_bytes / 1e3:.0f}" for row in rows.values()))
     table.add_row("selection, %", *(f"{100 * row.selection:.2f}" for row in rows.values()))
     table.add_row("test, %", *(f"{100 * row.test:.2f}" for row in rows.values()))
+    if not gain.tuned and dense.kl is not None:
+        table.add_row("agreement, %", *(f"{100 * (row.agreement or 0):.2f}" for row in rows.values()))
+        table.add_row("KL, nats", *(f"{row.kl:.3f}" for row in rows.values()))
     for runtime, timed in dense.latency_ms.items():
         for at, latency in enumerate(timed):
             cells = (f"{row.latency_ms[runtime][at].median_ms:.2f}" for row in rows.values())

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from amc_env.building import Task, make_task
 from amc_env.compressors.networks import Networks
 from amc_env.env import CompressionEnv
-from amc_env.evaluator import Evaluator, compared
+from amc_env.evaluator import Evaluator, compared, logits
 from amc_env.metrics import Images, mean
 from experiments.analysis import untuned
 from experiments.cli import config
@@ -50,6 +50,16 @@ class Subject:
         """Makes the networks that are confirmed and measured."""
         return self.task.networks(len(self.task.data["test"]), "test")
 
+    @cached_property
+    def dense(self) -> dict[str, Tensor]:
+        """Logits of the dense network by split."""
+        network = copy.deepcopy(self.task.model).to(self.task.device)
+        return {split: logits(network, self.task.data, split) for split in SPLITS}
+
+    def compared(self, network: nn.Module, split: str) -> Images:
+        """What a network does beside the dense one on each image of a split."""
+        return compared(network, self.dense[split], self.task.data, split)
+
     def network(self, counts: Sequence[int]) -> nn.Module:
         """The network that keeps so many channels of each group; the next call refills the same module."""
         return self.networks.network(plan_of(self.task, counts))
@@ -62,7 +72,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     with record:
         with record.phase("prepare"):
             subject = prepared(cfg)
-            record.update(results={"groups": groups(subject.task.graph), "dense": dense(subject.task)})
+            record.update(results={"groups": groups(subject.task.graph), "dense": dense(subject)})
         jobs = all_jobs(cfg, contenders)
         done = {Job(row["policy"], row["target"], row["seed"]) for row in record.rows}
         with record.phase("runs"), Meter("runs", len(jobs), done=len(done)) as meter:
@@ -97,11 +107,10 @@ def prepared(cfg: DictConfig) -> Subject:
     )  # fmt: skip
 
 
-def dense(task: Task) -> dict[str, Any]:
-    """The dense network on the test split: its top-1 in [0, 1] by split, and the images that it misses."""
-    network = copy.deepcopy(task.model).to(task.device)
-    images = compared(network, task.model, task.data, "test", None)
-    return {"test": float(images["top1"].mean()), "missed": per_image(images)["missed"]}
+def dense(subject: Subject) -> dict[str, Any]:
+    """The dense network on the test split: its top-1 in [0, 1], and the positions that it misses."""
+    right = (subject.dense["test"].argmax(1) == subject.task.data["test"].labels).numpy()
+    return {"test": float(right.mean()), "missed": np.flatnonzero(~right).tolist()}
 
 
 def row(subject: Subject, settings: Mapping[str, Any] | None, job: Job) -> dict[str, Any]:
@@ -119,7 +128,7 @@ def row(subject: Subject, settings: Mapping[str, Any] | None, job: Job) -> dict[
     found, network = shot(subject, job) if settings is None else searched(subject, settings, job)
     return {
         "policy": job.policy, "target": job.target, "seed": job.seed, **found,
-        "search_seconds": round(time.perf_counter() - start, 3), **measured(subject.task, network),
+        "search_seconds": round(time.perf_counter() - start, 3), **measured(subject, network),
     }  # fmt: skip
 
 
@@ -139,7 +148,7 @@ def searched(subject: Subject, settings: Mapping[str, Any], job: Job) -> tuple[d
     trials = explore(env, build_agent(settings["agent"], env, seed=job.seed), episodes, job.seed)
 
     def confirmed(trial: Mapping[str, Any]) -> float:
-        images = compared(subject.network(trial["counts"]), task.model, task.data, "selection", None)
+        images = subject.compared(subject.network(trial["counts"]), "selection")
         return env.reward(mean(images, "selection"), env.costs(trial["counts"]))
 
     best = max(candidates(trials, subject.confirm), key=confirmed)
@@ -160,14 +169,14 @@ def shot(subject: Subject, job: Job) -> tuple[dict[str, Any], nn.Module]:
     return {"macs_share": share, "evaluations": 0}, network
 
 
-def measured(task: Task, network: nn.Module) -> dict[str, Any]:
+def measured(subject: Subject, network: nn.Module) -> dict[str, Any]:
     """What a network does beside the dense one.
 
     Returns:
         ``top1`` and ``agreement`` in [0, 1] and ``kl`` in nats, means by split; and ``images``, of each image
         of the test split what `per_image` says.
     """
-    found = {split: compared(network, task.model, task.data, split, None) for split in SPLITS}
+    found = {split: subject.compared(network, split) for split in SPLITS}
     means = {split: mean(images, split) for split, images in found.items()}
     return {
         name: {split: getattr(one, name) for split, one in means.items()}

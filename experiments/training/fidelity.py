@@ -19,7 +19,7 @@ from amc_env.budget import Budget
 from amc_env.building import Task, make_task
 from amc_env.cost import RESOURCES
 from amc_env.data.splits import DataSet
-from amc_env.evaluator import Evaluator, accuracy, compared
+from amc_env.evaluator import Evaluator, accuracy, compared, logits
 from amc_env.joint_task import JointTask
 from amc_env.layer_task import LayerTask
 from amc_env.metrics import Evaluation, mean
@@ -166,8 +166,8 @@ def measure(subject: Subject, counts: Sequence[int], start: nn.Module) -> dict[s
         name, before = SHORT.format(subject.steps), time.perf_counter()
         network = tuned_shortly(start, task, subject.recipe, subject.steps)
         seconds[name] = time.perf_counter() - before
-        images = compared(network, task.model, task.data, "reward", subject.images)
-        proxies[name] = metrics(mean(images, "reward"))
+        dense = logits(copy.deepcopy(task.model).to(task.device), task.data, "reward", images=subject.images)
+        proxies[name] = metrics(mean(compared(network, dense, task.data, "reward"), "reward"))
     return {"proxies": proxies, "seconds": seconds, **shares(task, counts)}
 
 
