@@ -1,7 +1,9 @@
 """Latency tables made up by hand, for tests."""
 
+from amc_env.conditions import Conditions
 from amc_env.graph.structure import Graph
-from amc_env.latency import Conditions, Fit, LatencyTable, LayerTimes
+from amc_env.latency import Fit, LatencyTable
+from amc_env.latency_prices import LayerTimes
 
 FIT = Fit(1.0, 1.0, 0.0, ())
 

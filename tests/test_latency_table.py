@@ -9,9 +9,11 @@ import pytest
 from amc_env import latency, zoo
 from amc_env.building import make_env
 from amc_env.compressors.channels import Channels, magnitude_orders
+from amc_env.conditions import Conditions, LatencyError
 from amc_env.data.splits import load
 from amc_env.graph.trace import trace
-from amc_env.latency import Conditions, Fit, LatencyError, LatencyPrices, LatencyTable, LayerTimes
+from amc_env.latency import Fit, LatencyTable
+from amc_env.latency_prices import LatencyPrices, LayerTimes
 
 FIT = Fit(1.0, 1.0, 0.0, ())
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from amc_env.latency import LatencyError
+from amc_env.conditions import LatencyError
 from experiments.delivery import monitoring
 from experiments.delivery.monitoring import Monitor, interleaved, middle, summary, take_turns
 from experiments.delivery.probes import Pass

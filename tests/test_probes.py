@@ -14,10 +14,10 @@ import torch
 from networks import NETS, pixels, ready
 
 from amc_env import zoo
+from amc_env.conditions import LatencyError
 from amc_env.graph.trace import trace
-from amc_env.latency import LatencyError
+from experiments.delivery.bench import Bench, small
 from experiments.delivery.probes import (
-    Bench,
     CudaProbe,
     OnnxProbe,
     Pass,
@@ -26,8 +26,7 @@ from experiments.delivery.probes import (
     between,
     onnx_session,
     read_profile,
-    small,
-)  # fmt: skip
+)
 from experiments.delivery.slicing import SlicedOnnx
 
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amc_env import latency, zoo
+from amc_env.conditions import Conditions, LatencyError
 from amc_env.graph.trace import trace
-from amc_env.latency import Conditions, LatencyError, touched
+from amc_env.latency import touched
 from experiments.cli.config import ConfigError
 from experiments.delivery import tabulating
 from experiments.delivery.design import design, prime_from, random_plans, thinned

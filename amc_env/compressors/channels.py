@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from amc_env import checks
 from amc_env.compressors import Errors
+from amc_env.conditions import LatencyError
 from amc_env.cost import RESOURCES, Ints, Prices, WidthPrices, WidthTable
 from amc_env.graph.structure import Graph, Group, Layer
-from amc_env.latency import LatencyError, LatencyTable
+from amc_env.latency import LatencyTable
 
 ROWS = 256  # of a weight matrix at a time in float64: a whole one may have 10⁸ numbers
 WIDE_ENOUGH = 16  # choices that rounding must leave a group

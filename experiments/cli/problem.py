@@ -98,9 +98,10 @@ def foresee(cfg: DictConfig) -> None:
     """
     name, options = cfg.model.name, config.plain(cfg.model.options)
     device_of(cfg.env.device)
+    timed = (cfg.protocol.resource, cfg.protocol.reward, *(cfg.protocol.limits or {}))
     if cfg.protocol.latency is not None:
         latency.read(cfg.protocol.latency)
-    elif cfg.protocol.resource == "latency" or cfg.compressor.round_to == AUTO:
+    elif "latency" in timed or cfg.compressor.round_to == AUTO:
         raise config.ConfigError(f"time is asked for, and no latency table is given: {NEEDED}")
     if name == "import":
         zoo.check_target(options.get("target"))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import psutil
 
-from amc_env.latency import LatencyError
+from amc_env.conditions import LatencyError
 from experiments.delivery.probes import VISIT, Pass, Probe
 
 TOGETHER = 8  # networks that take turns

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from amc_env.conditions import Conditions
 from amc_env.graph.structure import Graph
-from amc_env.latency import Conditions, LatencyTable
+from amc_env.latency import LatencyTable
 from experiments.delivery.export import write_onnx
 from experiments.delivery.probes import VISIT, Pass, Probe, random_images, whole_onnx, whole_torch
 

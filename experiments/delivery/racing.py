@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from amc_env import files
+from amc_env.conditions import LatencyError
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
-from amc_env.latency import LatencyError, LatencyTable, table_for
+from amc_env.latency import LatencyTable, table_for
 from experiments.analysis.describe import images, network
 from experiments.cli.config import ConfigError
-from experiments.delivery.probes import Bench
+from experiments.delivery.bench import Bench
 from experiments.delivery.promise import measured, promises
 from experiments.recording.record import RecordError, RunRecord, commit, row_a_line, versions
 

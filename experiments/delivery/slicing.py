@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
 
+from amc_env.conditions import LatencyError
 from amc_env.graph.structure import Graph
-from amc_env.latency import LatencyError
 from experiments.delivery.export import write_onnx
 
 TAG = "layer{}."  # begins the name of all that runs until the next layer begins

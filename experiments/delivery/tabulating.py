@@ -20,25 +20,16 @@ from threadpoolctl import threadpool_limits
 
 from amc_env import files
 from amc_env.compressors.channels import allowed
+from amc_env.conditions import Conditions, LatencyError, block_of
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
-from amc_env.latency import (
-    Conditions,
-    Fit,
-    LatencyError,
-    LatencyPrices,
-    LatencyTable,
-    LayerTimes,
-    block_of,
-    read,
-    save,
-    touched,
-)
+from amc_env.latency import Fit, LatencyTable, read, save, touched
+from amc_env.latency_prices import LatencyPrices, LayerTimes
 from experiments.analysis.describe import images, network
 from experiments.cli.config import ConfigError
+from experiments.delivery.bench import Bench
 from experiments.delivery.design import design, random_plans, thinned
 from experiments.delivery.monitoring import Monitor, interleaved
-from experiments.delivery.probes import Bench
 from experiments.recording import chain
 from experiments.recording.lock import alone
 from experiments.recording.progress import Meter

@@ -1,0 +1,122 @@
+"""What times were measured of, on and with: those of other conditions cannot be compared."""
+
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from amc_env.graph.structure import Graph
+
+BLOCK = {"avx512f": 16, "avx2": 8}  # float32 channels in a vector register, by processor feature
+
+
+class LatencyError(ValueError):
+    """A latency table that is missing, damaged or of something else, or a network that has none."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a table was measured of, on and with; times of other conditions cannot be compared.
+
+    Attributes:
+        network: hash of the graph.
+        shape: C, H, W of an image.
+        device: "cpu" or "cuda".
+        processor: its name, or that of the graphics card.
+        features: vector instructions of the processor.
+        runtime: a name in `RUNTIMES`.
+        version: of the runtime.
+        threads: that it had.
+        batch: images in a pass.
+    """
+
+    network: str
+    shape: tuple[int, int, int]
+    device: str
+    processor: str
+    features: tuple[str, ...]
+    runtime: str
+    version: str
+    threads: int
+    batch: int
+
+    @classmethod
+    def here(
+        cls, graph: Graph, *, runtime: str, threads: int, batch: int, device: str = "cpu"
+    ) -> "Conditions":
+        """Those of this machine.
+
+        Args:
+            graph: of the network.
+            runtime: a name in `RUNTIMES`.
+            threads: for it.
+            batch: images in a pass.
+            device: "cpu" or "cuda".
+        """
+        processor, features = _processor()
+        if device == "cuda":
+            processor = torch.cuda.get_device_name() if torch.cuda.is_available() else "no graphics card"
+        version = metadata.version(runtime)
+        return cls(
+            graph.hash, graph.shape, device, processor, features, runtime, version, threads, batch
+        )  # fmt: skip
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> "Conditions":
+        """Those that a file holds.
+
+        Raises:
+            LatencyError: when it lacks one or holds another.
+        """
+        known = {entry.name for entry in fields(cls)}
+        if content.keys() != known:
+            raise LatencyError(f"its conditions are {sorted(content)}, not {sorted(known)}")
+        given: dict[str, Any] = {
+            key: tuple(each) if isinstance(each, list) else each for key, each in content.items()
+        }
+        return cls(**given)
+
+    def differences(self, other: "Conditions") -> list[str]:
+        """One line for each condition that is another one."""
+        ours, theirs = asdict(self), asdict(other)
+        return [
+            f"{name}: the table has {_text(ours[name])}, here it is {_text(theirs[name])}"
+            for name in ours
+            if ours[name] != theirs[name]
+        ]
+
+    def check(self, other: "Conditions", path: Path, *, force: bool) -> None:
+        """Raise a `LatencyError` that names each difference, unless it is to be used all the same."""
+        if not force and (found := self.differences(other)):
+            raise LatencyError(
+                f"{path} was measured under other conditions; {'; '.join(found)}. Measure another table, or "
+                "use this one all the same with force=true"
+            )
+
+
+def block_of(features: Sequence[str]) -> int:
+    """Channels that a processor with these features handles at once; 4 where it has neither AVX."""
+    return next((size for feature, size in BLOCK.items() if feature in features), 4)
+
+
+def _processor() -> tuple[str, tuple[str, ...]]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine(), ()
+    name = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
+    vector = [
+        flag for flag in (flags[1].split() if flags else ()) if re.match(r"avx|amx|fma$|asimd|sve", flag)
+    ]
+    return f"{name[1] if name else platform.machine()}, {os.cpu_count()} cores", tuple(sorted(vector))
+
+
+def _text(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
