@@ -1,5 +1,7 @@
 """What a network holds is known by identity, whatever it is called, and every kind of it survives a cut."""
 
+import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from amc_env.compressors.masking import masked
 from amc_env.compressors.surgery import cut
+from amc_env.compressors.trial import try_cut
 from amc_env.graph.trace import TraceError, trace
 
 
@@ -146,3 +149,61 @@ def test_the_mean_of_a_networks_weights_is_cut_as_one() -> None:
     small = cut_half(AveragedModel(built(lambda m, x: x)))
     assert small.n_averaged == 0
     assert small.module.first.out_channels == small.module.second.in_channels
+
+
+class Pair(nn.Module):
+    """Two convolutions and a classifier, with whatever a test changes about how they are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = networks.conv(2, 6), networks.conv(6, 5), networks.head(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.first(x).relu()).relu())
+
+
+def partly_bound(model: Pair) -> None:
+    model.forward = functools.partial(Pair.forward, model)
+
+
+def bound_inside(model: Pair) -> None:
+    model.first.forward = types.MethodType(lambda m, x: 2 * nn.Conv2d.forward(m, x), model.first)
+
+
+def replaced_in_the_class(model: Pair) -> None:
+    model.__class__ = type("Other", (Pair,), {"forward": lambda m, x: Pair.forward(m, -x)})
+
+
+def called_by_a_method_that_was_kept(model: Pair) -> None:
+    call = model.second.forward  # of the dense network's module, which a copy takes along
+    model.call = call
+    model.__class__ = type("Other", (Pair,), {"forward": lambda m, x: m.head(m.call(m.first(x).relu()))})
+
+
+def held_in_a_plain_list(model: Pair) -> None:
+    model.plain = [model.first, model.second]
+    model.__class__ = type("Other", (Pair,), {"forward": lambda m, x: m.head(m.plain[1](m.plain[0](x)))})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        partly_bound, bound_inside, replaced_in_the_class, called_by_a_method_that_was_kept,
+        held_in_a_plain_list,
+    ],
+)  # fmt: skip
+def test_whatever_way_a_forward_takes_is_the_one_that_is_cut(change: Callable[[Pair], None]) -> None:
+    model = Pair()
+    change(model)
+    small = cut_half(networks.ready(model))
+    assert small.first.out_channels == small.second.in_channels < 6
+    assert sorted(len(group) for group in trace(model, networks.PAIR).groups) == [5, 6]
+
+
+def test_a_closure_over_a_layer_of_the_dense_network_is_refused() -> None:
+    model = networks.ready(Pair())
+    first = model.first
+    first.forward = lambda x: nn.functional.conv2d(x, first.weight, first.bias, padding=1)
+    graph = trace(model, networks.PAIR)
+    with pytest.raises(TraceError, match="replaced on the instance by a closure runs the dense network"):
+        try_cut(model, graph)

@@ -2,6 +2,7 @@
 
 import re
 import types
+from pathlib import Path
 from typing import Any
 
 import adversaries
@@ -16,6 +17,7 @@ from torch.nn.utils import parametrizations
 from amc_env.compressors.masking import masked
 from amc_env.compressors.surgery import Surgeon, cut
 from amc_env.compressors.trial import check, random_plan, try_cut
+from amc_env.graph import operations as rules
 from amc_env.graph import rule
 from amc_env.graph.labels import Labels, Scribe
 from amc_env.graph.operations import OPERATIONS
@@ -201,6 +203,13 @@ def test_a_user_adds_a_rule() -> None:
         assert_cut_equals_masked(model, tried(model))
     finally:
         del OPERATIONS["cummax"]
+
+
+def test_every_rule_stands_in_the_rooms_table() -> None:
+    page = Path(rules.__file__).with_name("README.md").read_text()
+    alike = {*rules.UNARY, *rules.BINARY, *rules.CASTS}
+    named = {name.rstrip("_") for name in OPERATIONS} - alike
+    assert sorted(name for name in named if f"`{name}`" not in page) == []
 
 
 def test_a_batch_norm_with_a_hook_is_not_folded() -> None:
