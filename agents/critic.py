@@ -1,8 +1,10 @@
-"""A critic of whole plans that carries over from network to network.
+"""Critics of whole plans that carry over from network to network.
 
-It predicts the KL of a plan, up to a factor: the sum over decisions of w e^q. Here e is the relative error of
-the layers that read a group (`errors` in the info of ``reset``), and weight w and power q come from what is
-known of the decision on any network. Of a group whose layers lose 0.1, w = 2 and q = 1 make 0.2.
+A critic predicts the KL of a plan, up to a factor: the sum over decisions of w e^q. Here e is the relative
+error of the layers that read a group (`errors` in the info of ``reset``), and weight w and power q come from
+what is known of the decision on any network. Of a group whose layers lose 0.1, w = 2 and q = 1 make 0.2.
+Several critics, each of other networks, are asked together: where they disagree, the network at hand is
+unlike what they know.
 """
 
 import hashlib
@@ -18,10 +20,12 @@ from safetensors.numpy import load
 from agents.lattice import Lattice, Plans
 
 Floats = NDArray[np.float64]
-FORMAT = 1
+FORMAT = 2
 KEEPS = (0.25, 0.5, 0.75)  # at which a decision's error is a feature
 FEATURES = ("place", "cost", "later cost", *(f"ln error at {keep}" for keep in KEEPS))
 TINY = 1e-3  # of an error, before its logarithm
+LEAST = 1e-6  # of a damage, likewise
+DOUBT = 1.0  # deviations between critics that count as damage where the first plans are chosen
 PARAMETERS = ("mean", "scale", "hidden_weight", "hidden_bias", "weight", "bias", "power")
 
 
@@ -57,10 +61,16 @@ class Critic:
 
     parameters: Mapping[str, Floats]
 
-    def damage(self, lattice: Lattice, errors: Sequence[Sequence[float]], plans: Plans) -> Floats:
-        """``(n,)`` the predicted KL of plans ``(n, T)``, up to a factor that is the network's."""
+    def damage(self, known: Floats, errors: Sequence[Sequence[float]], plans: Plans) -> Floats:
+        """``(n,)`` the predicted KL of plans ``(n, T)``, up to a factor that is the network's.
+
+        Args:
+            known: `features` of the network.
+            errors: of each decision's choices.
+            plans: to be judged.
+        """
         p = self.parameters
-        x = (features(lattice, errors) - p["mean"]) / p["scale"]
+        x = (known - p["mean"]) / p["scale"]
         out = np.tanh(x @ p["hidden_weight"] + p["hidden_bias"]) @ p["weight"] + p["bias"]
         power = np.exp(p["power"] + 0.3 * np.tanh(out[:, 1]))
         total = np.zeros(len(plans))
@@ -70,8 +80,43 @@ class Critic:
         return total
 
 
-def read(path: Path) -> Critic:
-    """A critic from a safetensors file, with its card of the same name beside it.
+@dataclass(frozen=True)
+class Ensemble:
+    """Critics that learnt from different networks; they judge plans relative to one: levels cancel."""
+
+    critics: tuple[Critic, ...]
+
+    def logs(
+        self, lattice: Lattice, errors: Sequence[Sequence[float]], plans: Plans, reference: Plans
+    ) -> Floats:
+        """``(critics, n)`` ln of the damage of plans ``(n, T)`` over that of one plan ``(1, T)``."""
+        known = features(lattice, errors)
+        every = np.concatenate([plans, reference])
+        found = np.log([critic.damage(known, errors, every) + LEAST for critic in self.critics])
+        judged: Floats = found[:, :-1] - found[:, -1:]
+        return judged
+
+    def damage(
+        self, lattice: Lattice, errors: Sequence[Sequence[float]], plans: Plans, reference: Plans
+    ) -> Floats:
+        """``(n,)`` the critics' geometric mean, in units of the reference's damage."""
+        mean: Floats = np.exp(self.logs(lattice, errors, plans, reference).mean(0))
+        return mean
+
+    def doubted(
+        self, lattice: Lattice, errors: Sequence[Sequence[float]], plans: Plans, reference: Plans
+    ) -> Floats:
+        """``(n,)`` ln of the damage, and `DOUBT` deviations between critics more.
+
+        The plan of least predicted damage is one that critics are wrong about. What they agree on is safer.
+        """
+        judged = self.logs(lattice, errors, plans, reference)
+        doubted: Floats = judged.mean(0) + DOUBT * judged.std(0)
+        return doubted
+
+
+def read(path: Path) -> Ensemble:
+    """The critics of a safetensors file, with its card of the same name beside it.
 
     Raises:
         CriticError: for a file that is missing, damaged, of another format or of other features.
@@ -87,10 +132,12 @@ def read(path: Path) -> Critic:
         raise CriticError(f"{path} is of another version or features than {', '.join(FEATURES)}; {AGAIN}")
     if (found := hashlib.sha256(content).hexdigest()) != card.get("sha256"):
         raise CriticError(f"{path} has the digest {found[:12]}, its card has another: it is damaged; {AGAIN}")
-    stored = load(content)
-    if set(stored) != set(PARAMETERS):
+    stored = {name: value.astype(np.float64) for name, value in load(content).items()}
+    counts = {len(value) for value in stored.values()}
+    if set(stored) != set(PARAMETERS) or len(counts) != 1 or counts == {0}:
         raise CriticError(f"{path} holds {sorted(stored)}, wanted are {sorted(PARAMETERS)}; {AGAIN}")
-    return Critic({name: value.astype(np.float64) for name, value in stored.items()})
+    members = range(counts.pop())
+    return Ensemble(tuple(Critic({name: value[i] for name, value in stored.items()}) for i in members))
 
 
 LONGEST = 1 << 20  # bytes of a critic, and of its card

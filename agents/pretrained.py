@@ -1,4 +1,4 @@
-"""A searcher that has seen other networks: a pre-trained critic proposes, a Gaussian process corrects it."""
+"""A searcher that has seen other networks: pre-trained critics propose, a Gaussian process corrects them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.critic import Critic, CriticError, read
+from agents.critic import CriticError, Ensemble, read
 from agents.episode import Array, Info
 from agents.lattice import Lattice, Plans
 from agents.surrogate import ELITES, GP, Floats, Process, expected_improvement, standardised, thinned
@@ -17,20 +17,21 @@ ROUNDS = 20  # of a search for the plan that the critic likes best
 
 
 class Pretrained(GP):
-    """Plays what a critic of other networks likes best, then goes on with it as the prior mean of `GP`.
+    """Plays what critics of other networks like best, then goes on with them as the prior mean of `GP`.
 
-    The first plan needs no evaluation. The critic ranks; how many points its ranks are worth on this network
-    is the slope of the rewards over its predictions.
+    The first plan needs no evaluation. It is the one of least predicted damage, and disagreement between
+    critics counts as damage. How many points a prediction is worth on this network is the slope of the
+    rewards over it.
 
     Args:
-        critic: path of another critic than the shipped one, as `experiments.pretrain_agent` writes it.
+        critic: path of other critics than the shipped ones, as `experiments.pretrain_agent` writes it.
 
     Raises:
         CriticError: for a file that is no critic of this version.
     """
 
     def __init__(self, *args: Any, critic: str | None = None, **kwargs: Any) -> None:
-        self.critic: Critic = read(Path(critic) if critic else SHIPPED)
+        self.critic: Ensemble = read(Path(critic) if critic else SHIPPED)
         self._errors: Any = None
         super().__init__(*args, **kwargs)
 
@@ -56,14 +57,14 @@ class Pretrained(GP):
         return self.climbed(lattice, self.promise(lattice))
 
     def liked(self, lattice: Lattice) -> Plans:
-        """``(1, T)`` the new plan of least predicted damage, from mutations and neighbours of the best."""
+        """``(1, T)`` the new plan of least doubted damage, from mutations and neighbours of the best."""
         pool = np.concatenate([lattice.filled(lattice.uniform(), self.rng), lattice.random(400, self.rng)])
         for _ in range(ROUNDS):
-            order = np.argsort(self._damage(lattice, pool), kind="stable")[: 2 * ELITES]
+            order = np.argsort(self._doubted(lattice, pool), kind="stable")[: 2 * ELITES]
             around = [lattice.neighbours(plan, self.rng) for plan in pool[order[:ELITES]]]
             mutants = lattice.exchanged(np.repeat(pool[order], 5, axis=0), self.rng)
             pool = np.unique(np.concatenate([pool[order], mutants, *around]), axis=0)
-        fresh = self.new(pool[np.argsort(self._damage(lattice, pool), kind="stable")])
+        fresh = self.new(pool[np.argsort(self._doubted(lattice, pool), kind="stable")])
         return fresh[:1] if len(fresh) else self.best
 
     def promise(self, lattice: Lattice) -> Callable[[Plans], Floats]:
@@ -86,7 +87,10 @@ class Pretrained(GP):
         return improvement
 
     def _damage(self, lattice: Lattice, plans: Plans) -> Floats:
-        return self.critic.damage(lattice, self._errors, plans)
+        return self.critic.damage(lattice, self._errors, plans, lattice.uniform())
+
+    def _doubted(self, lattice: Lattice, plans: Plans) -> Floats:
+        return self.critic.doubted(lattice, self._errors, plans, lattice.uniform())
 
 
 def trend(damage: Floats, values: Floats) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -89,11 +88,16 @@ class Process:
         values: standardised.
         length: the kernel's length scale.
         noise: variance of the values' noise, in units of the process's own variance.
+        correlation: ``(n, n)``, of the points at this length, where it is known.
     """
 
-    def __init__(self, points: Floats, values: Floats, length: float, noise: float) -> None:
+    def __init__(
+        self, points: Floats, values: Floats, length: float, noise: float, correlation: Floats | None = None
+    ) -> None:
         self.points, self.length, self.top = points, length, float(values.max())
-        covariance = matern(cdist(points, points) / length) + noise * np.eye(len(points))
+        if correlation is None:
+            correlation = matern(cdist(points, points) / length)
+        covariance = correlation + noise * np.eye(len(points))
         self.factor = cho_factor(covariance, lower=True)
         self.weights = cho_solve(self.factor, values)
         self.variance = float(values @ self.weights) / len(points)
@@ -103,8 +107,10 @@ class Process:
     @classmethod
     def fitted(cls, points: Floats, values: Floats) -> "Process":
         """The process of largest marginal likelihood among the lengths and noises that are tried."""
-        scale = points.shape[1] ** 0.5
-        tried = [cls(points, values, scale * length, noise) for length, noise in product(LENGTHS, NOISES)]
+        distances, tried = cdist(points, points), list[Process]()
+        for length in points.shape[1] ** 0.5 * LENGTHS:
+            correlation = matern(distances / length)
+            tried += [cls(points, values, length, noise, correlation) for noise in NOISES]
         return max(tried, key=lambda process: process.likelihood)
 
     def predict(self, points: Floats) -> tuple[Floats, Floats]:

@@ -16,6 +16,7 @@ from agents.lq_cmaes import LQCMAES
 from agents.plan_search import PlanSearch
 from agents.search import search
 from agents.surrogate import GP, Process, expected_improvement, matern, standardised, thinned
+from amc_env import tabular
 from amc_env.tabular import TabularEnv
 
 KINDS = (GP, Additive, EvoPress)
@@ -147,6 +148,16 @@ def test_it_beats_random_plans_of_the_table(kind: type[PlanSearch]) -> None:
     allowed = np.sort(errors[Lattice(info["choices"], info["costs"]).within(plans)])
     found = best_of(env, make(kind, env), episodes=60, seed=0)
     assert -found.reward <= allowed[len(allowed) // 500]  # 60 random ones get to 1 in 60
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_budget_for_one_plan_alone_is_searched_all_the_same(kind: type[PlanSearch]) -> None:
+    macs = tabular.load("digits").columns["macs"].ravel()
+    env = env_of(float(macs.min() / macs.max()) + 1e-9)
+    agent = make(kind, env, **({"starts": 2, "candidates": 20} if kind is GP else {}))
+    rewards = {trial.episode.reward for trial in search(env, agent, episodes=8, seed=0)}
+    assert len(rewards) == 1
+    assert agent.plans.tolist() == [[0] * 5] * 8  # nothing can be filled, so the same plan is played again
 
 
 def test_wrong_use_is_an_error() -> None:

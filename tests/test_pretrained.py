@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from agents import critic as critics
-from agents.critic import Critic, CriticError, features, read
+from agents.critic import Critic, CriticError, Ensemble, features, read
 from agents.lattice import Lattice
 from agents.pretrained import SHIPPED, Pretrained, trend
 from agents.search import search
@@ -45,10 +45,27 @@ def make(env: TabularEnv, *, seed: int = 0, **settings: object) -> Pretrained:
 
 def test_damage_by_hand() -> None:
     plans = np.array([[0, 0, 0], [1, 0, 1], [1, 1, 1]])
-    found = simple().damage(LATTICE, ERRORS, plans)
+    known = features(LATTICE, ERRORS)
+    found = simple().damage(known, ERRORS, plans)
     np.testing.assert_allclose(found, [2 * 0.7, 2 * 0.4, 0.0], atol=1e-4)
-    found = simple(1.0, 2.0).damage(LATTICE, ERRORS, plans)
+    found = simple(1.0, 2.0).damage(known, ERRORS, plans)
     np.testing.assert_allclose(found, [0.04 + 0.16 + 0.01, 0.16, 0.0], atol=1e-4)
+
+
+def test_critics_that_disagree_are_doubted() -> None:
+    """Of damages 0.04 + 0.16 + 0.01 and twice 0.7, over those of the reference, 0.16 and twice 0.4."""
+    both = Ensemble((simple(2.0, 1.0), simple(1.0, 2.0)))
+    plans, reference = np.array([[0, 0, 0], [1, 0, 1]]), np.array([[1, 0, 1]])
+    apart = np.log([0.7 / 0.4, 0.21 / 0.16])
+    found = both.doubted(LATTICE, ERRORS, plans, reference)
+    np.testing.assert_allclose(found, [apart.mean() + critics.DOUBT * apart.std(), 0.0], atol=1e-3)
+    found = both.damage(LATTICE, ERRORS, plans, reference)
+    np.testing.assert_allclose(found, [np.exp(apart.mean()), 1.0], atol=1e-3)
+    alike = Ensemble((simple(2.0), simple(5.0)))  # a factor is the network's, not an opinion
+    np.testing.assert_allclose(
+        np.exp(alike.doubted(LATTICE, ERRORS, plans, reference)),
+        alike.damage(LATTICE, ERRORS, plans, reference), atol=1e-3,
+    )  # fmt: skip
 
 
 def test_features_by_hand() -> None:
@@ -74,14 +91,15 @@ def test_the_first_plan_is_the_critics_favourite_and_within_the_budget() -> None
     macs = env.table.columns["macs"]
     within = np.flatnonzero(macs.ravel() <= env.budget.limit)
     plans = np.stack(np.unravel_index(within, macs.shape), axis=1)
-    damage = agent.critic.damage(agent.lattice, env.table.compressor.errors, plans)
+    uniform = agent.lattice.uniform()
+    damage = agent.critic.doubted(agent.lattice, env.table.compressor.errors, plans, uniform)
     assert agent.plans.tolist() == [plans[damage.argmin()].tolist()]
 
 
 def test_on_a_network_it_has_not_seen_it_is_ahead_of_a_process_that_knows_nothing(tmp_path: Path) -> None:
     names = ("digits_residual", "digits_grouped6", "digits_plain6")
     subjects = [pretrain_agent.Subject(name) for name in names]
-    pretrain_agent.write(pretrain_agent.trained(subjects, steps=40, seed=0), tmp_path / "mine", names)
+    pretrain_agent.write(pretrain_agent.ensemble(subjects, steps=20, seed=0), tmp_path / "mine", names)
     env = env_of()
     known = make(env, critic=str(tmp_path / "mine.safetensors"))
     nothing = GP(env.observation_space, env.action_space, seed=0)
@@ -113,11 +131,12 @@ def test_a_resumed_search_is_the_uninterrupted_one() -> None:
 
 
 def test_files_that_are_no_critic_are_refused(tmp_path: Path) -> None:
-    assert isinstance(read(SHIPPED), Critic)
-    pretrain_agent.write(simple(), tmp_path / "mine", [])
+    assert len(read(SHIPPED).critics) == pretrain_agent.MEMBERS
+    pretrain_agent.write(Ensemble((simple(), simple(3.0))), tmp_path / "mine", [])
     path, card = tmp_path / "mine.safetensors", tmp_path / "mine.json"
     told = json.loads(card.read_text())
-    np.testing.assert_array_equal(read(path).parameters["bias"], simple().parameters["bias"])
+    for critic, made in zip(read(path).critics, (simple(), simple(3.0)), strict=True):
+        np.testing.assert_array_equal(critic.parameters["bias"], made.parameters["bias"])
     for change in ({"format": 99}, {"features": ["t", "n"]}):
         card.write_text(json.dumps(told | change))
         with pytest.raises(CriticError, match="of another version or features than place, cost"):

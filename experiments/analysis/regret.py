@@ -1,9 +1,11 @@
-"""Regret on the tabular benchmark: a table and a plot from a record of `experiments.compare`.
+"""Regret on the tabular benchmark, pooled over tables: from the records of `experiments.compare`.
 
 Regret is the known best accuracy within the budget minus that of the best plan found, in points of a percent.
+A task is a table and a target. An agent's mean is over tasks, of each task over seeds. Intervals are of 95 %
+and hold for other networks: a resample draws tables, and of each task seeds.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,124 +19,144 @@ from experiments.analysis.stats import Estimate
 NEAR = 0.1  # points: as good as the best
 SEED = 0  # of every bootstrap here
 OURS = "ddpg_elites"
-PLOTTED = ("uniform", "random", "cmaes", "ddpg_paper", "sb3_td3", "gp", "ddpg_elites")
+BEST = "gp"  # the main job's agent, which others are held against
+COUNTS = (50, 100, 200, 400)  # evaluations
+PLOTTED = ("random", "cmaes", "evopress", "additive", "ddpg_paper", "sb3_td3", OURS, BEST, "pretrained")
 
-Regrets = dict[str, NDArray[np.float64]]
+Floats = NDArray[np.float64]
+Task = tuple[str, float]  # table, target
+Runs = dict[Task, dict[int, Floats]]  # of an agent, by task and seed, the regret after each evaluation
+Records = Mapping[str, Mapping[str, Any]]  # by table
 
 
-def regrets(record: Mapping[str, Any]) -> Regrets:
-    """By contender, ``(targets, seeds, episodes)``: the regret after each evaluation, in points."""
-    config, known = record["config"], record["results"]["known_best"]
-    shape = (len(config["targets"]), config["seeds"], config["episodes"])
-    found: Regrets = {name: np.full(shape, np.nan) for name in config["contenders"]}
-    for row in record["rows"]:
-        at = config["targets"].index(row["target"]), row["seed"]
-        for evaluation, top1 in row["curve"]:
-            found[row["contender"]][*at, evaluation - 1 :] = 100 * (known[str(row["target"])] - top1)
+def runs(records: Records) -> dict[str, Runs]:
+    """By agent its runs; a curve stays where it is after its last improvement."""
+    found: dict[str, Runs] = {}
+    for table, record in records.items():
+        known = record["results"]["known_best"]
+        for row in record["rows"]:
+            regret = np.full(record["config"]["episodes"], np.nan)
+            for evaluation, top1 in row["curve"]:
+                regret[evaluation - 1 :] = 100 * (known[str(row["target"])] - top1)
+            task = found.setdefault(row["contender"], {}).setdefault((table, row["target"]), {})
+            task[row["seed"]] = np.maximum(regret, 0.0)
     return found
 
 
-def evaluations(regret: NDArray[np.float64], near: float = NEAR) -> NDArray[np.float64]:
-    """``(...)`` the first evaluation with which a run ``(..., episodes)`` is near the best; else infinity."""
-    reached = regret <= near + 1e-9
-    return np.where(reached.any(-1), reached.argmax(-1) + 1.0, np.inf)
-
-
-def table(record: Mapping[str, Any]) -> str:
-    """A row a contender, the one with the largest regret first."""
-    every, config = regrets(record), record["config"]
-    final = {name: curves[..., -1].T for name, curves in every.items()}  # (seeds, targets)
-    ours = next((name for name in final if name == OURS), None)
-    targets = [f"{100 * target:g} % of the MACs" for target in config["targets"]]
-    head = ["agent", *targets, "both", "within 0.1 point", "evaluations to it"]
-    if len(targets) == 1:
-        head.remove("both")
-    if ours is not None:
-        head += [f"worse than `{OURS}` by", f"P(`{OURS}` better)"]
-    lines = []
-    for name in sorted(final, key=lambda name: -stats.iqm(final[name])):
-        columns = [final[name][:, [t]] for t in range(len(targets))]
-        columns += [final[name]] if len(targets) > 1 else []
-        cells = [name, *(cell(_estimate(column)) for column in columns)]
-        needed = evaluations(every[name])
+def table(records: Records, counts: Sequence[int] = COUNTS) -> str:
+    """A row an agent, the largest regret at the last count first."""
+    every, lines = runs(records), []
+    for name in sorted(every, key=lambda name: -pooled(after(every[name], counts[-1])).value):
+        own = every[name]
+        needed = np.array([evaluations(curve) for seeds in own.values() for curve in seeds.values()])
         median = float(np.median(needed))
-        cells += [f"{np.isfinite(needed).mean():.0%}", f"{median:.0f}" if np.isfinite(median) else "-"]
-        if ours is not None:
-            cells += ["", ""] if name == ours else against(final[name], final[ours])
-        lines.append(cells)
+        lines.append(
+            [
+                f"`{name}`", str(len({task[0] for task in own})), str(max(map(len, own.values()))),
+                *(cell(pooled(after(own, count))) for count in counts),
+                f"{np.isfinite(needed).mean():.0%}", f"{median:.0f}" if np.isfinite(median) else "-",
+            ]
+        )  # fmt: skip
+    head = ["agent", "tables", "seeds", *map(str, counts), f"within {NEAR} point", "evaluations to it"]
     return markdown.table(head, lines)
 
 
-def by_evaluations(record: Mapping[str, Any], at: Sequence[int] = (50, 100, 200, 400)) -> str:
-    """A row a contender: the mean regret of seeds and targets after so many evaluations, the worst first."""
-    every = regrets(record)
+def against(records: Records, ours: str, names: Sequence[str] = (), counts: Sequence[int] = COUNTS) -> str:
+    """By how much agents are worse than one, paired by task and seed: a row an agent; all or those named."""
+    every = runs(records)
+    if ours not in every:
+        return ""
+    others = [name for name in (names or every) if name in every and name != ours]
     lines = []
-    for name in sorted(every, key=lambda name: -float(every[name][..., at[-1] - 1].mean())):
-        scores = [every[name][..., count - 1].T for count in at]  # (seeds, targets) each
-        near = np.isfinite(evaluations(every[name])).mean()
-        lines.append([f"`{name}`", *map(_mean, scores), f"{near:.0%}"])
-    return markdown.table(["agent", *(str(count) for count in at), "within 0.1 point"], lines)
+    for name in sorted(others, key=lambda name: -_worse(every[name], every[ours], counts[-1]).value):
+        lines.append([f"`{name}`", *(cell(_worse(every[name], every[ours], n), "+") for n in counts)])
+    return markdown.table([f"worse than `{ours}` by, after", *map(str, counts)], lines)
 
 
-def pooled(records: Iterable[Mapping[str, Any]], at: Sequence[int] = (50, 100, 200)) -> str:
-    """A row a contender: its mean regret over all records, and by how much it is worse than `OURS`."""
-    every = [regrets(record) for record in records]
-    found = {
-        name: [np.concatenate([one[name][..., count - 1].ravel() for one in every]) for count in at]
-        for name in every[0]
-    }
+def by_table(records: Records, count: int = 100) -> str:
+    """The mean regret on each table after so many evaluations: a row a table, a column an agent."""
+    every = runs(records)
+    names = sorted(every, key=lambda name: -pooled(after(every[name], count)).value)
     lines = []
-    for name, scores in found.items():
-        apart = [theirs - ours for theirs, ours in zip(scores, found[OURS], strict=True)]
-        worse = [_mean(each[:, None]) if name != OURS else "" for each in apart]
-        means = [f"{score.mean():.2f}" for score in scores]
-        lines.append([f"`{name}`", *(cell for pair in zip(means, worse, strict=True) for cell in pair)])
-    head = [cell for count in at for cell in (str(count), f"worse than `{OURS}` by")]
-    return markdown.table(["agent", *head], lines)
+    for table in records:
+        cells = [f"`{table}`"]
+        for name in names:
+            values = [v.mean() for task, v in after(every[name], count).items() if task[0] == table]
+            cells.append(f"{np.mean(values):.2f}" if values else "")
+        lines.append(cells)
+    return markdown.table([f"after {count}", *(f"`{name}`" for name in names)], lines)
 
 
-def plot(record: Mapping[str, Any], path: Path, names: Sequence[str] = PLOTTED) -> Path:
-    """Mean regret so far against evaluations, one panel a target, with 95 % bands; a PNG."""
-    every, targets = regrets(record), record["config"]["targets"]
-    figure = Figure(figsize=(4.6 * len(targets), 3.6), layout="constrained", dpi=120)
-    axes = np.atleast_1d(figure.subplots(1, len(targets)))
-    for t, (axis, target) in enumerate(zip(axes, targets, strict=True)):
-        for at, name in enumerate(name for name in names if name in every):
-            x, middle, low, high = band(every[name][t])
-            axis.plot(x, middle, color=f"C{at}", label=name, linewidth=2 if name == OURS else 1.2)
-            axis.fill_between(x, low, high, color=f"C{at}", alpha=0.15, linewidth=0)
-        axis.set(xscale="log", xlim=(1, record["config"]["episodes"]), xlabel="evaluations")
-        axis.set_yscale("symlog", linthresh=0.1)
-        axis.set_ylim(bottom=0)
-        axis.set_title(f"{100 * target:g} % of the MACs", fontsize=10)
-        axis.grid(alpha=0.25)
-    axes[0].set_ylabel("regret of the best so far, points")
-    axes[-1].legend(fontsize=8)
+def after(own: Runs, count: int) -> dict[Task, Floats]:
+    """``(seeds,)`` regrets of each task after so many evaluations."""
+    return {task: np.array([curve[count - 1] for curve in seeds.values()]) for task, seeds in own.items()}
+
+
+def differences(theirs: Runs, ours: Runs, count: int) -> dict[Task, Floats]:
+    """Theirs minus ours of each task and seed that both have; a rule's one run stands against every seed."""
+    found = {}
+    for task in theirs.keys() & ours.keys():
+        a, b = theirs[task], ours[task]
+        single = next(iter(a.values())) if len(a) == 1 else None
+        shared = [seed for seed in sorted(b) if single is not None or seed in a]
+        if shared:
+            found[task] = np.array([a.get(seed, single)[count - 1] - b[seed][count - 1] for seed in shared])  # type: ignore[index]
+    return dict(sorted(found.items()))
+
+
+def pooled(values: Mapping[Task, Floats], resamples: int = stats.RESAMPLES) -> Estimate:
+    """The mean over tasks of the mean over seeds ``(seeds,)``; a resample draws tables, then seeds."""
+    rng = np.random.default_rng(SEED)
+    tables: dict[str, list[Floats]] = {}
+    for (table, _), own in sorted(values.items()):
+        drawn = own[rng.integers(len(own), size=(resamples, len(own)))].mean(1)
+        tables.setdefault(table, []).append(drawn)
+    means = np.stack([np.mean(drawn, axis=0) for drawn in tables.values()], axis=1)  # (resamples, tables)
+    chosen = rng.integers(len(tables), size=means.shape)
+    low, high = np.quantile(np.take_along_axis(means, chosen, axis=1).mean(1), [0.025, 0.975])
+    by_table = [
+        np.mean([own.mean() for (name, _), own in values.items() if name == table]) for table in tables
+    ]
+    return Estimate(float(np.mean(by_table)), float(low), float(high))
+
+
+def evaluations(curve: Floats, near: float = NEAR) -> float:
+    """The first evaluation with which a run is near the best; infinity without one."""
+    reached = curve <= near + 1e-9
+    return float(reached.argmax()) + 1 if reached.any() else np.inf
+
+
+def plot(records: Records, path: Path, names: Sequence[str] = PLOTTED, points: int = 30) -> Path:
+    """Mean regret so far against evaluations, pooled over tables, with 95 % bands; a PNG."""
+    every = runs(records)
+    last = max(record["config"]["episodes"] for record in records.values())
+    at = np.unique(np.geomspace(1, last, points).round().astype(int))
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained", dpi=120)
+    axis = figure.subplots()
+    for color, name in enumerate(name for name in names if name in every):
+        found = np.array([pooled(after(every[name], int(x)), resamples=300) for x in at])
+        axis.plot(at, found[:, 0], color=f"C{color}", label=name, linewidth=2 if name == BEST else 1.2)
+        axis.fill_between(at, found[:, 1], found[:, 2], color=f"C{color}", alpha=0.12, linewidth=0)
+    axis.set(xscale="log", xlim=(1, last), xlabel="evaluations", ylabel="regret of the best so far, points")
+    axis.set_yscale("symlog", linthresh=0.1)
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=8)
     figure.savefig(path)
     return path
 
 
-def band(curves: NDArray[np.float64], points: int = 60) -> tuple[NDArray[Any], ...]:
-    """Evaluations, mean and interval of curves ``(seeds, episodes)``, at places even on a log scale."""
-    at = np.unique(np.geomspace(1, curves.shape[1], points).round().astype(int))
-    estimates = [
-        stats.estimate(curves[:, [x - 1]], stats.mean, np.random.default_rng(SEED), resamples=500) for x in at
-    ]
-    return at, *np.array(estimates).T
+def deletions(old: Records, new: Records, before: str = "ddpg", counts: Sequence[int] = COUNTS) -> str:
+    """How much worse `OURS` is than its own past, of old records, on their tables, targets and seeds."""
+    past, now = runs(old), runs(new)
+    worse = [pooled(differences(now[OURS], past[before], count)) for count in counts]
+    seeds = max(len(seeds) for seeds in past[before].values())
+    told = ", ".join(f"{cell(one, '+')} after {count}" for one, count in zip(worse, counts, strict=True))
+    return f"`{OURS}` of today minus that before the deletions, {seeds} seeds on {', '.join(old)}: {told}."
 
 
-def against(theirs: NDArray[np.float64], ours: NDArray[np.float64]) -> list[str]:
-    """Two cells of losses ``(seeds, targets)``: by how much theirs are more, and how often ours are less."""
-    difference = stats.paired_difference(theirs, ours, np.random.default_rng(SEED))
-    return [cell(difference, sign="+"), f"{stats.probability_of_improvement(-ours, -theirs):.2f}"]
-
-
-def _mean(scores: NDArray[np.float64]) -> str:
-    return cell(stats.estimate(scores, stats.mean, np.random.default_rng(SEED)))
-
-
-def _estimate(scores: NDArray[np.float64]) -> Estimate:
-    return stats.estimate(scores, stats.iqm, np.random.default_rng(SEED))
+def _worse(theirs: Runs, ours: Runs, count: int) -> Estimate:
+    return pooled(differences(theirs, ours, count))
 
 
 def cell(estimate: Estimate, sign: str = "") -> str:

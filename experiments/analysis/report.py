@@ -24,6 +24,7 @@ from experiments.analysis import (
     figures,
     markdown,
     milliseconds,
+    optima,
     published,
     regret,
     repairs,
@@ -41,6 +42,7 @@ from experiments.analysis.keeping import (
     LATENCY,
     MILLISECONDS,
     NETWORKS,
+    OPTIMA,
     PRETRAINED,
     REGRET,
     REPAIRS,
@@ -60,9 +62,10 @@ README = ROOT / "README.md"
 RESULTS_PAGE = RESULTS / "README.md"
 AGENTS_PAGE = ROOT / "agents/README.md"
 BENCHMARKS_PAGE = ROOT / "experiments/benchmarks/README.md"
-BASELINES = "baselines"  # a block; its records are those in regret/ whose names begin so
 BENCHMARKS = "benchmarks"  # a folder in results/ and the name of a block
-ELITES = "elites"  # likewise
+ELITES = "elites"  # a block
+NETWORKLESS = ("elites_alone", "no_actor")  # what it holds `regret.OURS` against
+REMOVED, DELETIONS = "removed", ("digits", "fashion")  # records of `regret.OURS` before the deletions
 FRONT = "plain20-cifar10"  # the record of `TUNED` on the front page
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -102,8 +105,7 @@ def rebuild() -> None:
     for page, blocks in pages().items():
         files.write(page, filled(page.read_text(), blocks))
         print(f"{page.relative_to(ROOT)}: written {', '.join(blocks)}")
-    for name, record in read(RESULTS / REGRET).items():
-        print(regret.plot(record, RESULTS / REGRET / f"{name}.png"))
+    print(regret.plot(read(RESULTS / REGRET), RESULTS / REGRET / "regret.png"))
     ways = {n: record for n, record in read(RESULTS / FAMILIES).items() if n.startswith(FAMILIES)}
     if ways:
         print(families.plot(ways, RESULTS / FAMILIES / "families.png"))
@@ -153,7 +155,8 @@ def pages() -> dict[Path, dict[str, str]]:
     """By page, the content of each block, by the name of its markers."""
     packed, ways = read(RESULTS / COMPRESSED), read(RESULTS / FAMILIES)
     mended = read(RESULTS / REPAIRS)
-    speed, elites = read(RESULTS / BENCHMARKS), read(RESULTS / ELITES)
+    speed, compared = read(RESULTS / BENCHMARKS), read(RESULTS / REGRET)
+    old = {name: whole(RESULTS / REMOVED / f"baselines-{name}.json") for name in DELETIONS}
     return {
         README: {"results": tuned.summary(read(RESULTS / TUNED)[FRONT]["rows"])},
         RESULTS_PAGE: {
@@ -164,7 +167,8 @@ def pages() -> dict[Path, dict[str, str]]:
                 {path.stem: latency.read(path) for path in sorted((RESULTS / LATENCY).glob("*.json"))}
             ),
             MILLISECONDS: rows_of(MILLISECONDS, milliseconds.table),
-            REGRET: tables_of(REGRET, regret.table),
+            REGRET: f"{regret.by_table(compared)}\n\n{recorded(compared)}",
+            OPTIMA: rows_of(OPTIMA, optima.table),
             COMPRESSED: f"{deep_compression.tables(packed)}\n\n{recorded(packed)}",
             FAMILIES: f"{families.tables(ways)}\n\n{recorded(ways)}",
             NETWORKS: rows_of(NETWORKS, survey.table),
@@ -172,9 +176,11 @@ def pages() -> dict[Path, dict[str, str]]:
             "metrics": metrics(),
         },
         AGENTS_PAGE: {
-            BASELINES: tables_of(REGRET, regret.by_evaluations, begins=BASELINES),
+            REGRET: f"{regret.table(compared)}\n\n{regret.against(compared, regret.BEST)}",
             PRETRAINED: rows_of(PRETRAINED, transfer.tables),
-            ELITES: f"{regret.pooled(elites.values())}\n\n{recorded(elites)}",
+            ELITES: "\n\n".join(
+                [regret.against(compared, regret.OURS, NETWORKLESS), regret.deletions(old, compared)]
+            ),
         },
         BENCHMARKS_PAGE: {BENCHMARKS: f"{tables.table(speed)}\n\n{recorded(speed)}"},
     }
@@ -199,24 +205,6 @@ def recorded(records: Records) -> str:
 def read(folder: Path) -> dict[str, dict[str, Any]]:
     """The records of a folder, by name."""
     return {path.stem: whole(path) for path in sorted(folder.glob("*.json"))}
-
-
-def tables_of(folder: str, table: Callable[[Mapping[str, Any]], str], begins: str = "") -> str:
-    """A table for each comparison in a folder of the results, with its seeds, evaluations and commits.
-
-    Args:
-        folder: of the results.
-        table: makes the table of a record.
-        begins: how the names of the records begin that are shown.
-    """
-    parts = []
-    for name, record in read(RESULTS / folder).items():
-        if not name.startswith(begins):
-            continue
-        config = record["config"]
-        parts.append(f"`{name}`, {config['seeds']} seeds, {config['episodes']} evaluations each:")
-        parts += [table(record), recorded({name: record})]
-    return "\n\n".join(parts)
 
 
 def rows_of(folder: str, table: Callable[[Sequence[Mapping[str, Any]]], str]) -> str:

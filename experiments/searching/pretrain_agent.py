@@ -1,7 +1,7 @@
-"""Trains the critic of `agents.pretrained` on all tables but one, for each of them, and plays it on that one.
+"""Trains the critics of `agents.pretrained` on all tables but one, for each, and plays them on that one.
 
-A row of the record is a table: the regret of first plans, by budget, and the curves of searches. At the end a
-critic of all tables is trained and written.
+A row of the record is a table: the regret of first plans, by budget, and the curves of searches. At the end
+critics of all tables are trained and written.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from agents import critic as critics
 from agents.additive import Additive
-from agents.critic import Critic
+from agents.critic import Critic, Ensemble
 from agents.lattice import Lattice
 from agents.pretrained import Pretrained
 from agents.surrogate import GP
@@ -33,6 +33,7 @@ from experiments.recording.record import RECORD, commit
 from experiments.searching.compare import play
 
 HIDDEN = 16
+MEMBERS = 6  # critics, each of a random half of the tables
 BATCH = 128  # plans of a table in a step
 BAND = 0.15  # width of the budgets from which a step's plans are drawn, in shares of the dense cost
 FEW = 20  # plans within a budget, below which it is no task
@@ -59,19 +60,20 @@ class Subject:
         each = [np.array(error)[self.plans[:, t]] for t, error in enumerate(self.errors)]
         self.lost = torch.from_numpy(np.stack(each, axis=1)).float()
 
-    def regrets(self, critic: Critic, target: float) -> dict[str, float] | None:
+    def regrets(self, critic: Ensemble, target: float) -> dict[str, float] | None:
         """Points by which first plans stay behind the best within a budget; None where few are within it.
 
         ``uniform`` keeps one share everywhere, ``errors`` has the least sum of errors, ``critic`` the least
-        predicted damage.
+        doubted damage.
         """
         within = np.flatnonzero(self.share <= target)
         if len(within) < FEW:
             return None
-        damage = critic.damage(self.lattice, self.errors, self.plans[within])
         even = (self.plans[within] == self.plans[within, :1]).all(1)
+        uniform = within[even][-1] if even.any() else within[0]
+        damage = critic.doubted(self.lattice, self.errors, self.plans[within], self.plans[[uniform]])
         chosen = {
-            "uniform": within[even][-1] if even.any() else within[0],
+            "uniform": uniform,
             "errors": within[int(self.lost[within].sum(1).argmin())],
             "critic": within[int(damage.argmin())],
         }
@@ -88,15 +90,15 @@ def main(cfg: DictConfig, folder: Path) -> None:
     with record, record.phase("tables"), Meter("tables", len(subjects), done=len(done)) as meter:
         for left_out in subjects:
             if left_out.name not in done:
-                critic = trained([s for s in subjects if s is not left_out], steps=cfg.steps, seed=0)
+                critic = ensemble([s for s in subjects if s is not left_out], steps=cfg.steps, seed=0)
                 record.add(table=left_out.name, **held_out(left_out, critic, cfg, folder))
                 meter.update(len(record.rows))
-        write(trained(subjects, steps=cfg.steps, seed=0), Path(cfg.critic), [s.name for s in subjects])
+        write(ensemble(subjects, steps=cfg.steps, seed=0), Path(cfg.critic), [s.name for s in subjects])
     print(f"written: {folder / RECORD} and {cfg.critic}.safetensors")
 
 
-def held_out(subject: Subject, critic: Critic, cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """What a critic is worth on a table that it did not learn from."""
+def held_out(subject: Subject, critic: Ensemble, cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """What critics are worth on a table that they did not learn from."""
     first = {str(target): subject.regrets(critic, target) for target in cfg.targets}
     path = folder / "critics" / subject.name
     write(critic, path, [])
@@ -143,6 +145,18 @@ class Learner(torch.nn.Module):
         return Critic(found)
 
 
+def ensemble(subjects: Sequence[Subject], *, steps: int, seed: int) -> Ensemble:
+    """Critics, each `trained` on a random half of the tables: they differ where the tables do."""
+    rng, count = np.random.default_rng(seed), max(1, len(subjects) // 2)
+    halves = [rng.choice(len(subjects), count, replace=False) for _ in range(MEMBERS)]
+    return Ensemble(
+        tuple(
+            trained([subjects[at] for at in half], steps=steps, seed=seed + m)
+            for m, half in enumerate(halves)
+        )
+    )
+
+
 def trained(subjects: Sequence[Subject], *, steps: int, seed: int) -> Critic:
     """Regress ln KL of plans at random budgets, good plans weighing more; each table has a level of its own.
 
@@ -182,9 +196,14 @@ def weighted_square(predicted: Tensor, log_kl: Tensor) -> Tensor:
     return (weight * (apart - (weight * apart).sum()).square()).sum()
 
 
-def write(critic: Critic, path: Path, tables: Sequence[str]) -> None:
-    """Write a critic and its card, as `agents.critic.read` wants them."""
-    content = save({name: np.ascontiguousarray(value) for name, value in critic.parameters.items()})
+def write(critic: Ensemble, path: Path, tables: Sequence[str]) -> None:
+    """Write critics and their card, as `agents.critic.read` wants them."""
+    content = save(
+        {
+            name: np.stack([member.parameters[name] for member in critic.critics])
+            for name in critics.PARAMETERS
+        }
+    )
     card: Mapping[str, Any] = {
         "format": critics.FORMAT,
         "features": list(critics.FEATURES),
