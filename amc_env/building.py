@@ -211,7 +211,8 @@ def make_task(
             inputs, without a forward pass; "sequential", after that from the small network's own inputs, in
             one pass of it; "staged", by moments while rewards are measured, which is fast, and sequentially
             from the confirmation on; or "none".
-        calibration_images: how many images the repair is made from.
+        calibration_images: how many images the repair is made from; no more than 1,000 of them pass through
+            each smaller network.
         points: positions sampled in each of them.
         device: where plans are repaired and run: a name in `amc_env.execution.DEVICES`.
         latency: path of a table of `experiments.latency`, for the resource "latency" and round_to "auto".
@@ -320,7 +321,8 @@ def make_env(
         floor: smallest fraction of a group that may be kept, in (0, 1].
         order: a name of `ORDERS`, see `make_task`.
         repair: a name of `REPAIRS`, see `make_task`.
-        calibration_images: how many images the repair is made from.
+        calibration_images: how many images the repair is made from; no more than 1,000 of them pass through
+            each smaller network.
         points: positions sampled in each of them.
         reward_images: how many images of the reward split a reward is measured on; None for all.
         device: where plans are repaired and run: a name in `amc_env.execution.DEVICES`.

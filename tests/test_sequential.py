@@ -14,8 +14,18 @@ from amc_env.data.splits import DataSet, load
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
 from amc_env.plan import Plan
+from amc_env.repair.correction import (
+    RIDGES,
+    _from_rows,
+    chosen,
+    correction,
+    halves,
+    made_of,
+    of_products,
+    of_rows,
+)
 from amc_env.repair.moments import collect
-from amc_env.repair.sequential import RIDGES, Sequential, _from_rows, correction
+from amc_env.repair.sequential import Sequential
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +95,21 @@ def test_the_two_forms_of_the_solve_agree() -> None:
     primal = correction(x, missing, offset=False)
     dual = _from_rows(x, missing, 9, offset=False)
     torch.testing.assert_close(x @ primal, x @ dual, rtol=1e-2, atol=1e-2)
+
+
+def test_what_is_missing_and_made_follows_from_products() -> None:
+    x, weights, target = draws(2, 90, 5), draws(2, 6, 3, seed=1), draws(2, 90, 3, seed=2)
+    outputs = x @ weights[:, :5] + weights[:, 5:]
+    torch.testing.assert_close(made_of(x, weights), outputs)
+    some, rest = halves(x, target, offset=True)
+    for gram, cross in (some, rest):
+        torch.testing.assert_close(gram, gram.mT)
+        cross -= gram @ weights
+    wanted = correction(x, target - outputs, offset=True)
+    torch.testing.assert_close(chosen(some, rest, 5, 90), wanted)
+    both = of_products(some[0] + rest[0], weights), of_rows(outputs)
+    torch.testing.assert_close(both[0].mean, outputs.mean(1).flatten())
+    torch.testing.assert_close(both[0].deviation, both[1].deviation)
 
 
 def test_nothing_is_changed_where_nothing_was_removed(digits: DataSet) -> None:
@@ -176,3 +201,13 @@ def test_a_module_that_runs_twice_is_left_alone(digits: DataSet) -> None:
     Sequential(model, graph, digits, images=50, points=5, seed=0).repair(small, graph.mask(plan.kept))
     assert torch.equal(small.twice.weight, before)
     assert not torch.equal(small.last.weight, last)
+
+
+def test_small_maps_give_all_their_positions_where_rows_are_few(digits: DataSet) -> None:
+    model, graph = network("digits_cnn", digits)
+    found = Sequential(model, graph, digits, images=200, points=3, seed=0).positions
+    for layer in graph.layers:
+        if layer.name in found:
+            places = layer.out_size[0] * layer.out_size[1]
+            wanted = max(3, -(-16 * layer.c_in * layer.taps // 200)) if places <= 49 else 3
+            assert found[layer.name].shape == (200, min(places, wanted))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from amc_env import zoo
 from amc_env.data.splits import load
 from amc_env.graph.trace import trace
+from amc_env.repair.correction import Outputs
 from amc_env.repair.sequential import Sequential, _outputs, _restore_spread
 from amc_env.repair.shortcuts import is_sum, pixels, shortcuts
 
@@ -88,7 +89,7 @@ def test_channels_vary_as_their_targets_do_about_the_same_mean(normed: bool) -> 
     before = _outputs(conv, sample).detach()
     shift = 0 if norm is None else norm.running_mean.clone()
     target = 1.25 * before
-    _restore_spread(conv, norm, before, target)
+    _restore_spread(conv, norm, Outputs(before.mean(0), before.std(0)), target)
     after = _outputs(conv, sample).detach() - (0 if norm is None else norm.running_mean)
     torch.testing.assert_close(after.std(0), target.std(0))
     torch.testing.assert_close(after.mean(0), (before - shift).mean(0))

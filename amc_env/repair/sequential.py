@@ -20,18 +20,17 @@ from amc_env.data.splits import DataSet
 from amc_env.execution import evaluating
 from amc_env.graph.given import nested
 from amc_env.graph.structure import Graph, Layer
+from amc_env.repair.correction import Outputs, chosen, correction, halves, made_of, of_products, of_rows
 from amc_env.repair.sampling import Listening, Seen, draw_positions, patches, refittable
 from amc_env.repair.shortcuts import is_sum, pixels, shortcuts
 
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean square of the inputs
-HELD_OUT = 4  # one row of so many is held out to choose a ridge
-SMALL = 49  # positions of a map up to which all are taken
+PASSED = 1000  # images that pass through each smaller network; those of the moments may be more
+SMALL = 49  # positions of a map up to which as many are taken as `PLENTY` asks for
+PLENTY = 16  # rows for each input of the dense layer
 ENOUGH = 40  # rows for each tap of a depthwise kernel
 WIDEST = 1.5  # the most that a channel's spread is raised by
 TINY = 1e-6  # scale of a batch norm behind which a layer changes nothing
 ACTIVATIONS = 2**31  # bytes that the widest layer's input and output may take
-NARROW = 64  # columns whose products cost nothing in float64; a depthwise channel may hardly vary
-ROWS = 1024  # that are multiplied at once, so that they stay in a processor's cache
 
 
 class Sequential:
@@ -41,8 +40,9 @@ class Sequential:
         dense: whole; where its batch norms are folded, so must be those of the networks that are repaired.
         graph: of it.
         data: only its calibration split is read.
-        images: how many of its images; all where there are fewer, and no more than `ACTIVATIONS` hold.
-        points: positions sampled in each image and layer; all of maps that have no more than `SMALL`.
+        images: how many of its images; all where there are fewer, at most `PASSED`, and no more than
+            `ACTIVATIONS` hold.
+        points: positions sampled in each image and layer; more of small maps where rows are few, see `SMALL`.
         seed: draws the positions.
     """
 
@@ -57,7 +57,7 @@ class Sequential:
                 return value.to(device) if isinstance(value, Tensor) else value
             return torch.empty_like(value, memory_format=layout).copy_(value).to(device)
 
-        self.images = nested(data.joined("calibration", min(images, most_images(graph))), laid)
+        self.images = nested(data.joined("calibration", min(images, PASSED, most_images(graph))), laid)
         number = count(self.images)
         reading = {layer.name for layer in refittable(graph)}
         self._refitted = [
@@ -102,9 +102,10 @@ class Sequential:
             if summed:
                 target = target + _unscaled(drift.pop(layer.name), norm)
             sample = patches(module, layer, seen, self.positions[layer.name])
-            _refit(module, norm, sample, target)
-            if not summed:  # the shortcut's errors are noise to the branch, and cannot be met in full
-                _restore_spread(module, norm, _outputs(module, sample), target)
+            outputs = _refit(module, norm, sample, target)
+            # Behind a shortcut, its errors are noise to the branch, and cannot be met in full.
+            if outputs is not None and not summed:
+                _restore_spread(module, norm, outputs, target)
 
         modes = {module: module.training for module in network.modules()}
         network.eval()
@@ -143,7 +144,9 @@ class Sequential:
         if layer.kind == "depthwise":
             return max(1, min(points, ENOUGH * layer.taps // len(self.images)))
         places = layer.out_size[0] * layer.out_size[1]
-        return places if places <= SMALL else points
+        inputs = layer.c_in // layer.groups * layer.taps
+        plenty = math.ceil(PLENTY * inputs / count(self.images))
+        return min(places, max(points, plenty)) if places <= SMALL else points
 
 
 def most_images(graph: Graph) -> int:
@@ -190,133 +193,71 @@ def _scale(norm: Any) -> Tensor:
     return weight / deviation
 
 
-def _refit(module: nn.Module, norm: nn.Module | None, sample: Tensor, target: Tensor) -> None:
-    """Change a layer's weights, and its bias or its norm's mean, so that its outputs come near a target."""
+def _refit(module: nn.Module, norm: nn.Module | None, sample: Tensor, target: Tensor) -> Outputs | None:
+    """Change a layer's weights, and its bias or its norm's mean, so that its outputs come near a target.
+
+    What the outputs lack, and what they are afterwards, follows from the products that are solved with: with
+    G = xᵀ x of the rows, xᵀ (y - x W) is xᵀ y - G W. So no row is multiplied by weights.
+
+    Args:
+        module: the layer.
+        norm: the batch norm behind it, or None.
+        sample: ``(blocks, rows, d)`` its inputs.
+        target: ``(rows, c_out)``.
+
+    Returns:
+        The refitted outputs over the rows; None where neither a bias nor a norm's mean can move them.
+    """
     weight = module.get_parameter("weight")
-    missing = (target - _outputs(module, sample)).unflatten(1, (len(sample), -1)).transpose(0, 1)
-    mean: Tensor | None = getattr(norm, "running_mean", None)
+    center: Tensor | None = getattr(norm, "running_mean", None)
     bias: Tensor | None = getattr(module, "bias", None)
-    change = correction(sample, missing, offset=bias is not None or mean is not None)
-    weights = change[:, : sample.size(2)].mT
+    offset, inputs = bias is not None or center is not None, sample.size(2)
+    start = weight.detach().flatten(1).unflatten(0, (len(sample), -1)).mT.double()  # (blocks, d, out)
+    if offset:
+        first = torch.zeros_like(start[:, 0]) if bias is None else bias.detach().view(len(start), -1)
+        start = torch.cat([start, first[:, None]], 1)
+    wanted = target.unflatten(1, (len(sample), -1)).transpose(0, 1)
+    few = inputs > sample.size(1)
+    if few:
+        change = correction(sample, wanted - made_of(sample, start), offset=offset)
+    else:
+        some, rest = halves(sample, wanted, offset=offset)
+        for gram, cross in (some, rest):
+            cross -= gram @ start
+        change = chosen(some, rest, inputs, sample.size(1))
+    weights = change[:, :inputs].mT
     weight.data = weight.detach() + weights.to(weight.dtype).reshape(weight.shape)
     if bias is not None:
         bias.data = bias.detach() + change[:, -1].flatten().to(bias.dtype)
-    elif mean is not None:
-        mean -= change[:, -1].flatten().to(mean.dtype)
+    elif center is not None:
+        center -= change[:, -1].flatten().to(center.dtype)
+        change[:, -1] = 0
+    if not offset:
+        return None
+    now = start + change
+    return of_rows(made_of(sample, now)) if few else of_products(some[0] + rest[0], now)
 
 
-def _restore_spread(module: nn.Module, norm: nn.Module | None, outputs: Tensor, target: Tensor) -> None:
+def _restore_spread(module: nn.Module, norm: nn.Module | None, outputs: Outputs, target: Tensor) -> None:
     """Scale each channel about its mean until it varies as much as its target does.
 
     The best fit to inputs that have errors varies too little, layer upon layer: on EfficientNet-Lite0 at 80 %
     of the MACs, the logits end at 0.7 of their spread.
 
     Args:
-        module: the refitted layer.
-        norm: the batch norm behind it, or None. Without it and without a bias nothing is changed.
-        outputs: ``(rows, c_out)`` of the layer.
-        target: likewise.
+        module: the refitted layer, with a bias or a batch norm behind it.
+        norm: that batch norm, or None.
+        outputs: of the layer.
+        target: ``(rows, c_out)`` what they should be.
     """
-    mean: Tensor | None = getattr(norm, "running_mean", None)
+    center: Tensor | None = getattr(norm, "running_mean", None)
     bias: Tensor | None = getattr(module, "bias", None)
-    if bias is None and mean is None:
-        return
-    scale = (target.std(0) / outputs.std(0).clamp_min(TINY)).clamp(1, WIDEST)
+    mean, deviation = (each.to(target.dtype) for each in outputs)
+    scale = (target.std(0) / deviation.clamp_min(TINY)).clamp(1, WIDEST)
     weight = module.get_parameter("weight")
     weight.data = weight.detach() * scale.view(-1, *[1] * (weight.ndim - 1))
-    moved = (scale - 1) * outputs.mean(0)
+    moved = (scale - 1) * mean
     if bias is not None:
         bias.data = bias.detach() * scale - moved
-    elif mean is not None:
-        mean += moved
-
-
-def correction(x: Tensor, missing: Tensor, *, offset: bool) -> Tensor:
-    """Weights C that lower E‖missing - x C‖²; zero unless they lower it on rows that they were not fitted to.
-
-    A ridge ‖C‖² holds C near zero, that is, the layer near the weights that it has. Of `RIDGES`, times the
-    mean square of x, the one is taken that fits the last quarter of the rows best when fitted to the others;
-    then C is fitted to all rows.
-
-    Args:
-        x: ``(blocks, rows, d)``, float32 or float64.
-        missing: ``(blocks, rows, out)``, what the outputs lack.
-        offset: whether a constant may be added; it is the last row of the result then, and has no ridge.
-
-    Returns:
-        ``(blocks, d, out)``, or ``(blocks, d + 1, out)``, float64.
-    """
-    rows = x.size(1)
-    fitted = rows - rows // HELD_OUT
-    if x.size(2) > rows:
-        return _from_rows(x.double(), missing.double(), fitted, offset=offset)
-    some, rest = (
-        _products(x[:, part], missing[:, part], offset=offset)
-        for part in (slice(fitted), slice(fitted, rows))
-    )
-    scale = some[0].diagonal(dim1=1, dim2=2)[:, : x.size(2)].mean(1) / fitted
-    scale = scale.clamp_min(torch.finfo(torch.float64).tiny)
-
-    def solve(gram: Tensor, cross: Tensor, count: int, ridge: float) -> Tensor:
-        damped = gram.clone()
-        damped.diagonal(dim1=1, dim2=2)[:, : x.size(2)].add_((count * ridge * scale)[:, None])
-        return torch.cholesky_solve(cross, torch.linalg.cholesky(damped))
-
-    def gain(ridge: float) -> float:
-        """By how much the sum of squares of the other rows falls."""
-        found = solve(*some, fitted, ridge)
-        return (found * (2 * rest[1] - rest[0] @ found)).sum().item()
-
-    gains = {ridge: gain(ridge) for ridge in RIDGES}
-    best = max(gains, key=lambda ridge: gains[ridge])
-    if not gains[best] > 0:
-        return torch.zeros_like(some[1])
-    return solve(some[0] + rest[0], some[1] + rest[1], rows, best)
-
-
-def _products(x: Tensor, missing: Tensor, *, offset: bool) -> tuple[Tensor, Tensor]:
-    """``(blocks, d, d)`` xᵀ x and ``(blocks, d, out)`` xᵀ missing in float64, a column of ones added to x.
-
-    Products of some rows are made in the precision of x, or in float64 where columns are few, and added in
-    float64.
-    """
-    blocks, rows, d = x.shape
-    if d <= NARROW:
-        x, missing = x.double(), missing.double()
-    size, out = d + offset, missing.size(2)
-    gram, cross = (torch.zeros(blocks, size, n, dtype=torch.float64, device=x.device) for n in (size, out))
-    step = ROWS if x.device.type == "cpu" else rows
-    for part, of_part in zip(x.split(step, 1), missing.split(step, 1), strict=True):
-        gram[:, :d, :d] += part.mT @ part
-        cross[:, :d] += part.mT @ of_part
-        if offset:
-            gram[:, :d, d] += part.sum(1)
-            cross[:, d] += of_part.sum(1)
-    if offset:
-        gram[:, d, :d] = gram[:, :d, d]
-        gram[:, d, d] = rows
-    return gram, cross
-
-
-def _from_rows(x: Tensor, missing: Tensor, fitted: int, *, offset: bool) -> Tensor:
-    """`correction` where there are more inputs than rows: by solves of the size of the rows."""
-    rows = x.size(1)
-    if offset:
-        x = torch.cat([x, x.new_ones(len(x), rows, 1)], 2)
-    kernel = x @ x.mT
-    scale = x.square().mean((1, 2)).clamp_min(torch.finfo(torch.float64).tiny)
-
-    def solve(count: int, ridge: float) -> Tensor:
-        damped = kernel[:, :count, :count].clone()
-        damped.diagonal(dim1=1, dim2=2).add_((count * ridge * scale)[:, None])
-        return torch.cholesky_solve(missing[:, :count], torch.linalg.cholesky(damped))
-
-    def gain(ridge: float) -> float:
-        made = kernel[:, fitted:, :fitted] @ solve(fitted, ridge)
-        return (made * (2 * missing[:, fitted:] - made)).sum().item()
-
-    gains = {ridge: gain(ridge) for ridge in RIDGES}
-    best = max(gains, key=lambda ridge: gains[ridge])
-    if not gains[best] > 0:
-        return x.new_zeros(len(x), x.size(2), missing.size(2))
-    return x.mT @ solve(rows, best)
+    elif center is not None:
+        center += moved

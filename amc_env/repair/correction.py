@@ -1,0 +1,154 @@
+"""Least squares of what a layer's outputs lack, with a ridge that is chosen on rows held out."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean square of the inputs
+HELD_OUT = 4  # one row of so many is held out to choose a ridge
+NARROW = 64  # columns whose products cost nothing in float64; a depthwise channel may hardly vary
+ROWS = 1024  # that are multiplied at once, so that they stay in a processor's cache
+
+Products = tuple[Tensor, Tensor]
+"""Of rows: ``(blocks, d, d)`` xᵀ x and ``(blocks, d, out)`` xᵀ y, float64, with a column of ones last."""
+
+
+class Outputs(NamedTuple):
+    """What a layer makes over all sampled rows.
+
+    Attributes:
+        mean: ``(c_out,)``, without what a batch norm behind it takes away.
+        deviation: ``(c_out,)`` standard deviation.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+
+def of_rows(made: Tensor) -> Outputs:
+    """Outputs ``(blocks, rows, out)`` over their rows."""
+    return Outputs(made.mean(1).flatten(), made.std(1).flatten())
+
+
+def of_products(gram: Tensor, weights: Tensor) -> Outputs:
+    """Outputs over rows of which only the products are known, the column of ones last."""
+    rows = gram[:, -1:, -1:]
+    made = gram @ weights
+    mean = made[:, -1:] / rows
+    variance = ((weights * made).sum(1, keepdim=True) / rows - mean.square()) * (rows / (rows - 1))
+    return Outputs(mean.flatten(), variance.clamp_min(0).sqrt().flatten())
+
+
+def made_of(x: Tensor, weights: Tensor) -> Tensor:
+    """``(blocks, rows, out)`` of inputs ``(blocks, rows, d)``; a last row of the weights is a constant."""
+    weights = weights.to(x.dtype)
+    return x @ weights[:, : x.size(2)] + weights[:, x.size(2) :].sum(1, keepdim=True)
+
+
+def correction(x: Tensor, missing: Tensor, *, offset: bool) -> Tensor:
+    """Weights C that lower E‖missing - x C‖²; zero unless they lower it on rows that they were not fitted to.
+
+    A ridge ‖C‖² holds C near zero, that is, the layer near the weights that it has. Of `RIDGES`, times the
+    mean square of x, the one is taken that fits the last quarter of the rows best when fitted to the others;
+    then C is fitted to all rows.
+
+    Args:
+        x: ``(blocks, rows, d)``, float32 or float64.
+        missing: ``(blocks, rows, out)``, what the outputs lack.
+        offset: whether a constant may be added; it is the last row of the result then, and has no ridge.
+
+    Returns:
+        ``(blocks, d, out)``, or ``(blocks, d + 1, out)``, float64.
+    """
+    if x.size(2) > x.size(1):
+        return _from_rows(x.double(), missing.double(), _fitted(x.size(1)), offset=offset)
+    return chosen(*halves(x, missing, offset=offset), x.size(2), x.size(1))
+
+
+def _fitted(rows: int) -> int:
+    """How many of the rows are fitted while a ridge is chosen."""
+    return rows - rows // HELD_OUT
+
+
+def halves(x: Tensor, wanted: Tensor, *, offset: bool) -> tuple[Products, Products]:
+    """`_products` of the rows that are fitted while a ridge is chosen, and of those that choose it."""
+    rows, fitted = x.size(1), _fitted(x.size(1))
+    some, rest = (
+        _products(x[:, part], wanted[:, part], offset=offset) for part in (slice(fitted), slice(fitted, rows))
+    )
+    return some, rest
+
+
+def chosen(some: Products, rest: Products, inputs: int, rows: int) -> Tensor:
+    """`correction` from the products of both parts of the rows."""
+    fitted = _fitted(rows)
+    scale = some[0].diagonal(dim1=1, dim2=2)[:, :inputs].mean(1) / fitted
+    scale = scale.clamp_min(torch.finfo(torch.float64).tiny)
+
+    def solve(gram: Tensor, cross: Tensor, count: int, ridge: float) -> Tensor:
+        damped = gram.clone()
+        damped.diagonal(dim1=1, dim2=2)[:, :inputs].add_((count * ridge * scale)[:, None])
+        return torch.cholesky_solve(cross, torch.linalg.cholesky(damped))
+
+    def gain(ridge: float) -> float:
+        """By how much the sum of squares of the other rows falls."""
+        found = solve(*some, fitted, ridge)
+        return (found * (2 * rest[1] - rest[0] @ found)).sum().item()
+
+    gains = {ridge: gain(ridge) for ridge in RIDGES}
+    best = max(gains, key=lambda ridge: gains[ridge])
+    if not gains[best] > 0:
+        return torch.zeros_like(some[1])
+    return solve(some[0] + rest[0], some[1] + rest[1], rows, best)
+
+
+def _products(x: Tensor, missing: Tensor, *, offset: bool) -> Products:
+    """``(blocks, d, d)`` xᵀ x and ``(blocks, d, out)`` xᵀ missing in float64, a column of ones added to x.
+
+    Products of some rows are made in the precision of x, or in float64 where columns are few, and added in
+    float64.
+    """
+    blocks, rows, d = x.shape
+    if d <= NARROW:
+        x, missing = x.double(), missing.double()
+    size, out = d + offset, missing.size(2)
+    gram, cross = (torch.zeros(blocks, size, n, dtype=torch.float64, device=x.device) for n in (size, out))
+    step = ROWS if x.device.type == "cpu" else rows
+    for part, of_part in zip(x.split(step, 1), missing.split(step, 1), strict=True):
+        half = d // 2  # the upper right block is the lower left one
+        gram[:, :half, :d] += part[..., :half].mT @ part
+        gram[:, half:d, half:d] += part[..., half:].mT @ part[..., half:]
+        cross[:, :d] += part.mT @ of_part
+        if offset:
+            gram[:, :d, d] += part.sum(1)
+            cross[:, d] += of_part.sum(1)
+    gram[:, d // 2 : d, : d // 2] = gram[:, : d // 2, d // 2 : d].mT
+    if offset:
+        gram[:, d, :d] = gram[:, :d, d]
+        gram[:, d, d] = rows
+    return gram, cross
+
+
+def _from_rows(x: Tensor, missing: Tensor, fitted: int, *, offset: bool) -> Tensor:
+    """`correction` where there are more inputs than rows: by solves of the size of the rows."""
+    rows = x.size(1)
+    if offset:
+        x = torch.cat([x, x.new_ones(len(x), rows, 1)], 2)
+    kernel = x @ x.mT
+    scale = x.square().mean((1, 2)).clamp_min(torch.finfo(torch.float64).tiny)
+
+    def solve(count: int, ridge: float) -> Tensor:
+        damped = kernel[:, :count, :count].clone()
+        damped.diagonal(dim1=1, dim2=2).add_((count * ridge * scale)[:, None])
+        return torch.cholesky_solve(missing[:, :count], torch.linalg.cholesky(damped))
+
+    def gain(ridge: float) -> float:
+        made = kernel[:, fitted:, :fitted] @ solve(fitted, ridge)
+        return (made * (2 * missing[:, fitted:] - made)).sum().item()
+
+    gains = {ridge: gain(ridge) for ridge in RIDGES}
+    best = max(gains, key=lambda ridge: gains[ridge])
+    if not gains[best] > 0:
+        return x.new_zeros(len(x), x.size(2), missing.size(2))
+    return x.mT @ solve(rows, best)
