@@ -7,6 +7,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from networks import images, network
+from PIL import Image
 
 from amc_env.building import make_task
 from amc_env.evaluator import compared, hits, logits
@@ -14,6 +15,7 @@ from amc_env.metrics import mean
 from amc_env.plan import Plan
 from experiments.analysis import stats, untuned
 from experiments.cli import config
+from experiments.delivery import picture
 from experiments.recording.record import RunRecord
 from experiments.searching import one_shot, photos
 
@@ -133,3 +135,15 @@ def test_searches_and_shots_are_measured_without_a_recipe(tmp_path, capsys):
         assert each["agreement"]["test"] == pytest.approx(1 - len(each["images"]["changed"]) / 297)
         assert each["macs_share"] <= 0.5
     assert "| `torch_pruning` | 1 | 0 |" in capsys.readouterr().out
+
+
+def test_a_picture_of_the_photographs_of_which_not_all_say_the_same(tmp_path):
+    data = images()
+    dense = torch.eye(4)[data["test"].labels]
+    assert picture.draw(data, {"dense": dense, "AMC": dense.clone()}, tmp_path / "none.png") is None
+    other = dense.clone()
+    other[[1, 5]] = dense[[1, 5]].roll(1, 1)
+    path = picture.draw(data, {"dense": dense, "uniform": dense, "AMC": other}, tmp_path / "some.png")
+    with Image.open(path) as drawn:
+        assert drawn.width == 300  # two photographs
+    assert path.stat().st_size < 300_000

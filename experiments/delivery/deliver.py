@@ -24,6 +24,7 @@ from amc_env.plan import Plan
 from experiments.cli.config import plain
 from experiments.cli.problem import Trained
 from experiments.delivery.export import Called, Exported, called, export, write_onnx
+from experiments.delivery.picture import draw
 from experiments.delivery.promise import Promise, described, measured, probes_of, promises
 from experiments.delivery.rehearsal import Deliverable, exportable
 from experiments.delivery.runtimes import onnx_forward, torch_forward
@@ -39,6 +40,7 @@ from experiments.training.recipe import Recipe
 DENSE, UNIFORM, FOUND = "dense", "uniform", "AMC"
 UNIFORM_TUNED, TUNED = "uniform, tuned", "AMC, tuned"
 SPLITS = ("selection", "test")
+PREDICTIONS = "predictions.png"
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,10 @@ def deliver(
         {f"{name}/{split}": value for name, row in accuracies.items() for split, value in row.items()}
     )
     tracker.artifact("compressed", "model", written.files, accuracies[last[FOUND]])
+    if subject.data.name == "photos" and task.metric is None:
+        shown = {name: judged[name]["test"].logits for name in (DENSE, last[UNIFORM], last[FOUND])}
+        answers = {name: found for name, found in shown.items() if found is not None}
+        draw(subject.data, answers, record.folder / PREDICTIONS)
     for state in (UNIFORM_STATE, STATE):
         states.remove(record.folder / state)
     show(rows, gain, [*written.files, *_others(record.folder)])
@@ -308,6 +314,6 @@ def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
 def _others(folder: Path) -> list[Path]:
     return [
         path
-        for name in ("plan.json", "record.json", "record.jsonl", "wandb")
+        for name in (PREDICTIONS, "plan.json", "record.json", "record.jsonl", "wandb")
         if (path := folder / name).exists()
     ]

@@ -4,6 +4,7 @@ Each row of the record is one search; a killed run goes on with the searches tha
 """
 
 import copy
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -147,17 +148,20 @@ def searched(subject: Subject, settings: Mapping[str, Any], job: Job) -> tuple[d
     episodes = 1 if is_rule(settings) else subject.episodes
     trials = explore(env, build_agent(settings["agent"], env, seed=job.seed), episodes, job.seed)
 
-    def confirmed(trial: Mapping[str, Any]) -> float:
-        images = subject.compared(subject.network(trial["counts"]), "selection")
-        return env.reward(mean(images, "selection"), env.costs(trial["counts"]))
-
-    best = max(candidates(trials, subject.confirm), key=confirmed)
+    best: Mapping[str, Any] = trials[0]
+    network, highest = None, -math.inf
+    for trial in candidates(trials, subject.confirm):
+        tried = subject.network(trial["counts"])
+        evaluation = mean(subject.compared(tried, "selection"), "selection")
+        if (reward := env.reward(evaluation, env.costs(trial["counts"]))) > highest:
+            best, network, highest = trial, copy.deepcopy(tried), reward
+    assert network is not None
     found = {
         "counts": list(best["counts"]), "reward": best["reward"], "episode": best["episode"],
         **shares(task, best["counts"]), "distinct": len({tuple(trial["counts"]) for trial in trials}),
         "evaluations": episodes, **curve(trials),
     }  # fmt: skip
-    return found, subject.network(best["counts"])
+    return found, network
 
 
 def shot(subject: Subject, job: Job) -> tuple[dict[str, Any], nn.Module]:

@@ -1,0 +1,60 @@
+"""A few photographs with what networks say of them, before and after compression."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.models import EfficientNet_B0_Weights
+
+from amc_env.data.splits import DataSet
+
+MOST = 8  # photographs
+SIDE = 112  # pixels of each
+LONGEST = 20  # letters of a class name
+IMAGENET = 1000  # classes that have names
+
+
+def draw(data: DataSet, answers: Mapping[str, Tensor], path: Path) -> Path | None:
+    """The first test photographs of which not all networks say the same; None where there are none.
+
+    Args:
+        data: of the photographs.
+        answers: by network ``(N, classes)`` logits on the test split, the dense network first.
+        path: of the PNG.
+    """
+    said = {name: logits.argmax(1) for name, logits in answers.items()}
+    first, *others = said.values()
+    differ = torch.stack([other != first for other in others]).any(0)
+    chosen = differ.nonzero().flatten()[:MOST].tolist()
+    if not chosen:
+        return None
+    figure = Figure(figsize=(1.5 * len(chosen), 1.7 + 0.2 * len(said)), dpi=100, layout="constrained")
+    axes = figure.subplots(1, len(chosen), squeeze=False)[0]
+    for axis, at in zip(axes, chosen, strict=True):
+        image = F.interpolate(data["test"].images[[at]].float(), (SIDE, SIDE), mode="area")[0]
+        axis.imshow(image.byte().permute(1, 2, 0).numpy())
+        axis.set_axis_off()
+        for line, (name, classes) in enumerate(said.items()):
+            same = bool(classes[at] == first[at])
+            axis.text(
+                0.5, -0.08 - 0.14 * line, _named(int(classes[at]), data.classes), transform=axis.transAxes,
+                ha="center", va="top", fontsize=7, color="black" if same else "C3",
+            )  # fmt: skip
+            if axis is axes[0]:
+                axis.text(
+                    -0.1, -0.08 - 0.14 * line, name, transform=axis.transAxes, ha="right", va="top",
+                    fontsize=7, fontweight="bold",
+                )  # fmt: skip
+    figure.savefig(path, metadata={"Software": None})
+    return path
+
+
+def _named(number: int, classes: int) -> str:
+    """A class by its name where it is one of ImageNet's."""
+    if classes != IMAGENET:
+        return f"class {number}"
+    name = str(EfficientNet_B0_Weights.DEFAULT.meta["categories"][number])
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
