@@ -181,6 +181,7 @@ def test_a_setting_that_the_environment_refuses_leaves_no_folder(wrong: str, tmp
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("compressor", "protocol"),
     [

@@ -45,6 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sys.modules.pop("my_net", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", PYTHON, ids=lambda text: text.strip().splitlines()[-1][:40])
 def test_a_block_of_python_runs(text: str, folder: Path) -> None:
     exec(compile(text, README.name, "exec"), {"__name__": "readme"})
@@ -57,6 +58,7 @@ def test_fifteen_lines_train_an_agent_of_another_library() -> None:
     assert re.findall(r"(?:amc_env|agents|experiments)\b.*", text) == ["amc_env  # registers the ids"]
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_is_cut_below_the_target_and_its_files_agree(folder: Path) -> None:
     content = RunRecord.read(folder / "runs/half").content
     checkpoint = read(folder / "runs/half/compressed", "my_net:build")
@@ -74,6 +76,7 @@ def test_a_network_of_ones_own_is_cut_below_the_target_and_its_files_agree(folde
     assert table["AMC, tuned"]["test"] > 0.8
 
 
+@pytest.mark.slow
 def test_its_concatenation_and_addition_tie_channels(folder: Path) -> None:
     my_net = importlib.import_module("my_net")
     graph = trace(my_net.build(classes=10, in_channels=1), (1, 8, 8))

@@ -104,6 +104,7 @@ def test_two_agents_in_one_process_do_not_disturb_each_other():
     assert [play([agent])[0] for agent in pair()] == together
 
 
+@pytest.mark.slow
 def test_it_learns_what_no_constant_policy_can():
     quick = {"hidden": 32, "learn_after": 0, "warmup": 40, "sigma_decay": 0.96, "lr": 3e-3}
     agent = make(**quick)

@@ -77,6 +77,7 @@ def test_a_page_needs_nothing_else_and_names_everything():
     assert text == site.page(RUNS, title="A < B")
 
 
+@pytest.mark.slow
 def test_a_report_has_tables_and_figures_of_every_kind(tmp_path):
     made = {str(path.relative_to(tmp_path)) for path in site.write(RUNS, tmp_path, title="T")}
     stem = "net-digits-macs-50"

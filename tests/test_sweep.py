@@ -65,6 +65,7 @@ def record(where: Path) -> str:
     return json.dumps(without_clock([found.content, found.rows]), sort_keys=True)
 
 
+@pytest.mark.slow
 def test_the_same_sweep_again_has_nothing_left_to_do(
     sweep: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,6 +86,7 @@ def test_the_same_sweep_again_has_nothing_left_to_do(
     assert (folder("random", 2) / RECORD).exists()
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_ends_with_the_records_of_one_that_was_not(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,6 +112,7 @@ def test_a_killed_sweep_ends_with_the_records_of_one_that_was_not(
         assert record(folder("random", seed, "torn")) == record(folder("random", seed, "whole"))
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_named_at_the_end_and_loses_no_other(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
