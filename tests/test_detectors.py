@@ -1,5 +1,6 @@
 """Backbones of torchvision's detectors and segmenters: through search, export and a clean process."""
 
+import functools
 import json
 import re
 import subprocess
@@ -11,6 +12,8 @@ from test_own_classes import command
 
 from experiments import search
 from experiments.cli.signatures import ROOT
+from experiments.delivery import deliver
+from experiments.delivery.timing import measure
 
 BLOCKS = re.findall(
     r"^```python\n(.*?)^```$", (ROOT / "amc_env/README.md").read_text(), re.MULTILINE | re.DOTALL
@@ -89,6 +92,8 @@ def test_a_backbone_goes_through_search_export_and_a_clean_process(
     kind: str, metric: str, side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AMC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(deliver, "batches_of", lambda macs: (1,))
+    monkeypatch.setattr(deliver, "measure", functools.partial(measure, repeats=2, warmup=1))
     (tmp_path / "mine.py").write_text(MINE)
     data = (
         "data=import",

@@ -106,6 +106,11 @@ def nearest(asked: str, choices: Iterable[str]) -> str:
     return f"did you mean {' or '.join(near)}? Otherwise {listed}" if near else listed
 
 
+def check_name(name: str) -> None:
+    """Raise a `ModelError` unless there is a network of that name; none is built."""
+    _builder(name)
+
+
 def check_target(target: object) -> None:
     """Raise a `ModelError` unless ``module:function`` names a function, which is imported but not called."""
     try:

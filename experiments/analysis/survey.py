@@ -42,8 +42,10 @@ HEAD = ("library", "networks", "cut right", "exported", "refused", "wrong", "med
 
 def main(cfg: DictConfig, folder: Path) -> None:
     """Examine every network and print the table."""
-    record = opened(folder, config.plain(cfg), seeds={"weights": 0, "plans": 0})
     names = [name for asked in cfg.models for name in listed(asked)]
+    for name in names:
+        zoo.check_name(name)
+    record = opened(folder, config.plain(cfg), seeds={"weights": 0, "plans": 0})
     with record:
         done = {row["network"] for row in record.rows}
         with record.phase("networks"), Meter("networks", len(names), done=len(done)) as meter:

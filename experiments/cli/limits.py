@@ -67,7 +67,7 @@ OTHERS: dict[str, dict[str, Sequence[Any]]] = {  # where a command means somethi
     },
 }
 OF_FOLDERS = ("imagefolder", "photos")  # data sets that are where the user says
-LISTS = ("targets", "batches", "checkpoint")  # of what is done once for each
+LISTS = ("targets", "batches", "checkpoint", "models")  # of what is done once for each
 STEM = (".safetensors", ".json")  # endings of a checkpoint's files
 RECORD = "record.json"
 
