@@ -68,7 +68,7 @@ class Subject:
 
 def main(cfg: DictConfig, folder: Path) -> None:
     """Search and measure them all, and print the table."""
-    contenders = contenders_of(cfg)
+    contenders = {} if cfg.only == [] and cfg.one_shot else contenders_of(cfg)
     record = opened(cfg, folder, contenders)
     with record:
         with record.phase("prepare"):
