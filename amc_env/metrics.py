@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-IMAGE = np.dtype([("top1", "?"), ("top5", "?"), ("agreement", "?"), ("loss", "<f4"), ("kl", "<f4")])
+MEANS = ("top1", "top5", "agreement", "loss", "kl")
+IMAGE = np.dtype([*zip(MEANS, ("?", "?", "?", "<f4", "<f4"), strict=True), ("said", "<i4")])
 Images = NDArray[np.void]
 """``(n,)`` of `IMAGE`: whether the label has the largest logit, whether it is among the five largest, whether
-the largest logit is also the dense network's; cross-entropy and KL(dense, compressed) in nats."""
+the largest logit is also the dense network's; cross-entropy and KL(dense, compressed) in nats; and the class
+of the largest logit."""
 
 
 class EvaluationError(ArithmeticError):
@@ -81,6 +83,7 @@ def per_image(logits: Tensor, labels: Tensor, dense: Tensor) -> Images:
         "agreement": ranked[:, 0] == dense.argmax(1),
         "loss": F.cross_entropy(logits, labels, reduction="none"),
         "kl": divergence.sum(1),
+        "said": ranked[:, 0],
     }
     images = np.empty(len(labels), IMAGE)
     for name, values in found.items():
@@ -90,5 +93,5 @@ def per_image(logits: Tensor, labels: Tensor, dense: Tensor) -> Images:
 
 def mean(images: Images, split: str) -> Evaluation:
     """The means over all images, ``(n,)``."""
-    means: dict[str, Any] = {name: float(images[name].mean(dtype=np.float64)) for name in IMAGE.names or ()}
+    means: dict[str, Any] = {name: float(images[name].mean(dtype=np.float64)) for name in MEANS}
     return Evaluation(**means, n_images=len(images), split=split)

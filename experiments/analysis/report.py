@@ -33,6 +33,7 @@ from experiments.analysis import (
     survey,
     transfer,
     tuned,
+    untuned,
 )
 from experiments.analysis.joining import AND
 from experiments.analysis.keeping import (
@@ -43,6 +44,7 @@ from experiments.analysis.keeping import (
     MILLISECONDS,
     NETWORKS,
     OPTIMA,
+    PHOTOS,
     PRETRAINED,
     REGRET,
     REPAIRS,
@@ -116,6 +118,8 @@ def rebuild() -> None:
             print(curves.plot(record["rows"], RESULTS / TUNED / f"{name}.png"))
     for name, record in read(RESULTS / MILLISECONDS).items():
         print(milliseconds.plot(record["rows"], RESULTS / MILLISECONDS / f"{name}.png", name))
+    if unlabelled := read(RESULTS / PHOTOS):
+        print(*untuned.plot(unlabelled.values(), RESULTS / PHOTOS / "agreement"))
     kept = published.keeps("figure2", committed())
     title = "Plain-20 at 50 % of the FLOPs: the paper's plans and ours"
     for path in figures.curves(kept, RESULTS / TABLES / "figure2", title, *site.KEEPS):
@@ -172,6 +176,7 @@ def pages() -> dict[Path, dict[str, str]]:
             COMPRESSED: f"{deep_compression.tables(packed)}\n\n{recorded(packed)}",
             FAMILIES: f"{families.tables(ways)}\n\n{recorded(ways)}",
             NETWORKS: rows_of(NETWORKS, survey.table),
+            PHOTOS: photographs(),
             REPAIRS: f"{repairs.table(mended)}\n\n{recorded(mended)}" if mended else "",
             "metrics": metrics(),
         },
@@ -184,6 +189,12 @@ def pages() -> dict[Path, dict[str, str]]:
         },
         BENCHMARKS_PAGE: {BENCHMARKS: f"{tables.table(speed)}\n\n{recorded(speed)}"},
     }
+
+
+def photographs() -> str:
+    """Policies on photographs, without training."""
+    found = read(RESULTS / PHOTOS)
+    return f"{untuned.table(found.values())}\n\n{recorded(found)}" if found else ""
 
 
 def metrics() -> str:

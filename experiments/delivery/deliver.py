@@ -168,8 +168,8 @@ def deliver(
     tracker.artifact("compressed", "model", written.files, accuracies[last[FOUND]])
     if subject.data.name == "photos" and task.metric is None:
         shown = {name: judged[name]["test"].logits for name in (DENSE, last[UNIFORM], last[FOUND])}
-        answers = {name: found for name, found in shown.items() if found is not None}
-        draw(subject.data, answers, record.folder / PREDICTIONS)
+        said = {name: found.argmax(1) for name, found in shown.items() if found is not None}
+        draw(subject.data, said, record.folder / PREDICTIONS)
     for state in (UNIFORM_STATE, STATE):
         states.remove(record.folder / state)
     show(rows, gain, [*written.files, *_others(record.folder)])

@@ -17,15 +17,14 @@ LONGEST = 20  # letters of a class name
 IMAGENET = 1000  # classes that have names
 
 
-def draw(data: DataSet, answers: Mapping[str, Tensor], path: Path) -> Path | None:
+def draw(data: DataSet, said: Mapping[str, Tensor], path: Path) -> Path | None:
     """The first test photographs of which not all networks say the same; None where there are none.
 
     Args:
         data: of the photographs.
-        answers: by network ``(N, classes)`` logits on the test split, the dense network first.
+        said: by network ``(N,)`` classes of the test split's images, the dense network first.
         path: of the PNG.
     """
-    said = {name: logits.argmax(1) for name, logits in answers.items()}
     first, *others = said.values()
     differ = torch.stack([other != first for other in others]).any(0)
     chosen = differ.nonzero().flatten()[:MOST].tolist()

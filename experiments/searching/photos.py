@@ -25,6 +25,7 @@ from amc_env.metrics import Images, mean
 from experiments.analysis import untuned
 from experiments.cli import config
 from experiments.cli.problem import build_agent, trained
+from experiments.delivery.picture import draw
 from experiments.recording.plans import candidates, groups, plan_of
 from experiments.recording.progress import Meter
 from experiments.searching import one_shot
@@ -33,6 +34,7 @@ from experiments.searching.policies import Job, curve, explore
 from experiments.training.fidelity import shares
 
 SPLITS = ("selection", "test")
+UNIFORM = "uniform"
 
 
 @dataclass
@@ -83,6 +85,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
                     record.add(**found)
                     torch.cuda.empty_cache()  # does nothing where there is no GPU
                     meter.update(len(record.rows), **{job.policy: found["agreement"]["selection"]})
+        pictures(subject, record.rows, folder)
         print(untuned.table([record.content | {"rows": record.rows}]))
 
 
@@ -177,26 +180,35 @@ def measured(subject: Subject, network: nn.Module) -> dict[str, Any]:
     """What a network does beside the dense one.
 
     Returns:
-        ``top1`` and ``agreement`` in [0, 1] and ``kl`` in nats, means by split; and ``images``, of each image
-        of the test split what `per_image` says.
+        ``top1`` and ``agreement`` in [0, 1] and ``kl`` in nats, means by split; and ``images``, for a
+        bootstrap over those of the test split: positions of the ``missed`` that are not classified as
+        labelled, of the ``changed`` that are classified otherwise than by the dense network, and of each its
+        ``kl`` and the class ``said``.
     """
     found = {split: subject.compared(network, split) for split in SPLITS}
     means = {split: mean(images, split) for split, images in found.items()}
+    test = found["test"]
     return {
         name: {split: getattr(one, name) for split, one in means.items()}
         for name in ("top1", "agreement", "kl")
-    } | {"images": per_image(found["test"])}
-
-
-def per_image(images: Images) -> dict[str, Any]:
-    """Of the images of a split, for a bootstrap over them.
-
-    Returns:
-        ``missed``, the positions of those that are not classified as labelled; ``changed``, of those that are
-        classified otherwise than by the dense network; ``kl`` of each, to four decimals.
-    """
-    return {
-        "missed": np.flatnonzero(~images["top1"]).tolist(),
-        "changed": np.flatnonzero(~images["agreement"]).tolist(),
-        "kl": [round(float(value), 4) for value in images["kl"]],
+    } | {
+        "images": {
+            "missed": np.flatnonzero(~test["top1"]).tolist(),
+            "changed": np.flatnonzero(~test["agreement"]).tolist(),
+            "kl": [round(float(value), 4) for value in test["kl"]],
+            "said": test["said"].tolist(),
+        }
     }
+
+
+def pictures(subject: Subject, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Photographs with what the uniform policy's network and the best other say, a picture a target."""
+    for target in dict.fromkeys(row["target"] for row in rows):
+        here = [row for row in rows if row["target"] == target]
+        uniform = [row for row in here if row["policy"] == UNIFORM]
+        others = [row for row in here if row["policy"] != UNIFORM]
+        if uniform and others:
+            best = max(others, key=lambda row: row["agreement"]["selection"])
+            said = {row["policy"]: torch.tensor(row["images"]["said"]) for row in (uniform[0], best)}
+            dense = {"dense": subject.dense["test"].argmax(1)}
+            draw(subject.task.data, dense | said, folder / f"predictions-{100 * target:g}.png")
