@@ -116,8 +116,9 @@ def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("critic", "shared", "policy"):
         if found.get(key):
             found[key] = Path(found[key]).name
-    if (found.get("model") or {}).get("checkpoint"):
-        found["model"] = found["model"] | {"checkpoint": Path(found["model"]["checkpoint"]).name}
+    for group, key in (("model", "checkpoint"), ("data", "root")):
+        if (found.get(group) or {}).get(key):
+            found[group] = found[group] | {key: Path(found[group][key]).name}
     return found
 
 
