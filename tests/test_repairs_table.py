@@ -26,6 +26,11 @@ def test_medians_and_the_largest_ratio() -> None:
     )
 
 
+def test_only_records_with_all_repairs_stand_in_it() -> None:
+    whole, part = [row(1, 1, 1)], [row(1, 1, 1), {"proxies": {"tuned 12 steps": {"kl": 0.1}}}]
+    assert list(repairs.measured({"a": {"rows": whole}, "b": {"rows": part}})) == ["a"]
+
+
 def test_proxies_alone_are_kept_among_the_repairs(tmp_path: Any) -> None:
     for steps, group in ((0, "repairs"), (12, "fidelity")):
         with RunRecord.create(tmp_path / group, CONFIG | {"steps": steps}, seeds={}) as record:

@@ -19,6 +19,12 @@ def table(records: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown.table(HEAD, [line(record["config"], record["rows"]) for record in records.values()])
 
 
+def measured(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Those records whose every plan was measured under all of `REPAIRS`."""
+    wanted = {f"{ORDER}, {repair}" for repair in REPAIRS}
+    return {n: r for n, r in records.items() if all(wanted <= row["proxies"].keys() for row in r["rows"])}
+
+
 def line(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The cells of one network."""
 

@@ -158,7 +158,7 @@ def paper() -> str:
 def pages() -> dict[Path, dict[str, str]]:
     """By page, the content of each block, by the name of its markers."""
     packed, ways = read(RESULTS / COMPRESSED), read(RESULTS / FAMILIES)
-    mended = read(RESULTS / REPAIRS)
+    mended = repairs.measured(read(RESULTS / FIDELITY) | read(RESULTS / REPAIRS))
     speed, compared = read(RESULTS / BENCHMARKS), read(RESULTS / REGRET)
     old = {name: whole(RESULTS / REMOVED / f"baselines-{name}.json") for name in DELETIONS}
     return {
