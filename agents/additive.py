@@ -25,10 +25,10 @@ LIMITS = {"levels": (1, 10_000)}  # of the settings: the lowest and the highest
 class Additive(PlanSearch):
     """Changes one decision at a time around the best plan, adds up what that did, and plays the best sum.
 
-    Around a centre, each decision is set to a few of its choices. The others stay, or are all cut by one
-    factor where the budget asks for it. A sum over decisions is fitted to all rewards; plans near the
+    Around a centre, each decision is set to a few of its choices. The others are all cut or raised by one
+    factor until the budget is used up. A sum over decisions is fitted to all rewards; plans near the
     centre count more. An integer program finds the plan of largest sum within the exact budget that was not
-    played yet; it is played, and so are its neighbours of largest sum. A plan that is better than all before
+    played yet; it is filled up and played, and so are its neighbours of largest sum. A plan that is better than all before
     is the next centre.
 
     Args:

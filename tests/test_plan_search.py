@@ -250,6 +250,17 @@ def test_changes_by_hand() -> None:
     assert {tuple(plan) for plan in found.tolist()} == {(0, 0, 1), (1, 0, 1), (0, 1, 0), (1, 0, 0)}
 
 
+def test_the_best_sums_use_up_the_budget_even_where_less_seems_better() -> None:
+    _, info = env_of().reset()
+    lattice, agent = Lattice(info["choices"], info["costs"]), Additive(SPACE, SPACE, seed=0)
+    plans = lattice.scaled(np.random.default_rng(0).uniform(0.1, 1, (50, 5)))
+    agent._plans, agent._rewards = plans.tolist(), (-lattice.ratios(plans).sum(axis=1)).tolist()
+    agent.changed = True
+    found = agent.propose(lattice)
+    assert lattice.within(found).all()
+    np.testing.assert_array_equal(lattice.filled(found, np.random.default_rng(1)), found)
+
+
 def test_an_additive_reward_is_fitted() -> None:
     _, info = env_of().reset()
     lattice, rng = Lattice(info["choices"], info["costs"]), np.random.default_rng(0)
