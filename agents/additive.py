@@ -28,8 +28,8 @@ class Additive(PlanSearch):
     Around a centre, each decision is set to a few of its choices. The others are all cut or raised by one
     factor until the budget is used up. A sum over decisions is fitted to all rewards; plans near the
     centre count more. An integer program finds the plan of largest sum within the exact budget that was not
-    played yet; it is filled up and played, and so are its neighbours of largest sum. A plan that is better than all before
-    is the next centre.
+    played yet; it is filled up and played, and so are its neighbours of largest sum. A plan that is better
+    than all before is the next centre.
 
     Args:
         levels: choices that are tried of each decision, besides the centre's.
