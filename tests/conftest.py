@@ -1,5 +1,6 @@
 """What all tests share: a fixed hypothesis profile, few threads, and folders that a test cannot leave."""
 
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,3 +39,18 @@ def composed() -> Iterator[Callable[..., DictConfig]]:
     """A function of a config's name and overrides that gives the config, as an entry point gets it."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield lambda name, *overrides, full=False: compose(name, list(overrides), return_hydra_config=full)
+
+
+JOBS = (
+    "searching.search", "searching.compare", "searching.tune", "searching.policies", "training.finetune",
+    "training.pretrain", "training.fidelity", "training.share_tuning", "training.deep_compression",
+    "recording.wandb_tracker",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def imported() -> None:
+    """All that commands import, so that their forks start at once; see `forks`."""
+    torch.set_num_threads(1)  # a fork has no threads but its own
+    for job in JOBS:
+        importlib.import_module(f"experiments.{job}")

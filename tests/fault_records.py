@@ -15,8 +15,13 @@ PAGE = ROOT / "conf" / "SECURITY.md"
 HEADS = {
     "mutations": ("file", "mutations", "refused", "equal", "one before, or another whole one", "wrong"),
     "kills": ("command", "kills", "records", "W&B's history"),
-    "full_disk": ("what is full", "command", "where it ended", "status of the record", "resumed record"),
-    "inputs": ("command lines", "exit 2 with one message, nothing written", "longest median of a command, s"),
+    "full_disk": (
+        "command and what is full",
+        "bytes",
+        "ended with",
+        "status in the record",
+        "record of the same command with room",
+    ),
 }
 
 

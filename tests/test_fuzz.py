@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 
+import fault_records
 import fuzzing
 import pytest
 from fuzzing import Kind
@@ -54,17 +55,17 @@ def test_it_is_refused_or_equal_under_300_mutations(made: dict[str, Kind], name:
 
 
 @pytest.mark.slow
-def test_four_thousand_mutations(made: dict[str, Kind], capsys: pytest.CaptureFixture[str]) -> None:
-    """Prints the table of ``conf/SECURITY.md``: a row a kind."""
-    lines, faults = (
-        ["| file | mutations | refused | equal | one before, or another whole one |", "|-|-|-|-|-|"],
-        list[str](),
-    )
+@pytest.mark.timeout(1800)
+def test_thousands_of_mutations(made: dict[str, Kind]) -> None:
+    """Counted for ``conf/SECURITY.md``: a row a kind."""
+    faults = list[str]()
     for name, kind in made.items():
         found = fuzzing.fuzz(kind, EACH)
-        counts = [found.ends[end] for end in ("refused", "equal", "before")]
-        lines.append(f"| {name} | {EACH} | {' | '.join(map(str, counts))} |")
+        counts = {end: found.ends[end] for end in ("refused", "equal", "before")}
+        fault_records.keep("mutations", name, mutations=EACH, **counts, wrong=len(found.faults))
         faults += [f"{name}: {fault}" for fault in found.faults]
-    with capsys.disabled():
-        print("\n".join(["", *lines]))
     assert not faults
+
+
+def test_the_page_has_what_was_counted() -> None:
+    assert fault_records.page() == fault_records.PAGE.read_text()

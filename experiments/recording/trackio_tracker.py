@@ -34,7 +34,7 @@ class TrackioTracker:
 
     def __enter__(self) -> Self:
         self.run = trackio.init(
-            project=self.project, name=self.name, group=self.group, config=self.config, resume="allow",
+            project=self.project, name=self.name, group=self.group, config=self.config,
             embed=False, auto_log_gpu=False, auto_log_cpu=False,
         )  # fmt: skip
         return self
