@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-ALONE = "experiments.recording.lock:alone"  # imported with the job
+ALONE = "experiments.recording.lock:alone"  # imported when a job is
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own switch: exceptions reach the caller instead of its printer
 
 schema.register()
@@ -108,10 +108,10 @@ def _folder(cfg: DictConfig, hydra_cfg: HydraConf) -> Path:
 
 
 def _worked(cfg: DictConfig, hydra_cfg: HydraConf, job: str, locks: bool) -> object:
-    """What a job returns, alone in the folder that it writes."""
-    work, folder = _imported(job), _folder(cfg, hydra_cfg)
+    """What a job returns, alone in the folder that it writes; a folder that is not free is told at once."""
+    folder = _folder(cfg, hydra_cfg)
     with _imported(ALONE)(folder) if locks and "output" in cfg else nullcontext():
-        return work(cfg, folder)
+        return _imported(job)(cfg, folder)
 
 
 def _imported(name: str) -> Callable[..., Any]:
