@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -98,6 +99,7 @@ def _work(words: Sequence[str], where: Path, log: Path, counted: Path, kill_at: 
         os.dup2(printed.fileno(), 2)
         sys.stdout = sys.stderr = printed
         os.chdir(where)
+        warnings.resetwarnings()  # pytest makes errors of them
         sys.argv = [f"experiments.{command}", *overrides]
         GlobalHydra.instance().clear()
         operations = Operations(where, kill_at)

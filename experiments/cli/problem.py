@@ -152,6 +152,7 @@ def searched(run: Path, target: str | None) -> DictConfig:
                 f"target={cfg.model.options.get('target')}"
             )
         cfg.model.options.target = target
+    cfg.env.scale = cfg.env.scale or "relative"  # no agent acts on what is read
     return cfg
 
 

@@ -1,6 +1,7 @@
 """Exports a network to safetensors, torch.export and ONNX; each file is read back and checked."""
 
 import copy
+import io
 import logging
 import math
 import warnings
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from amc_env import checkpoints as weights
+from amc_env import files
 from amc_env.checkpoints import Card
 from amc_env.execution import evaluating
 from amc_env.graph.given import nested, tensors
@@ -92,7 +94,9 @@ def export(
     inside = called(network, part, images)
     program = _trace(network.get_submodule(part), inside.args, inside.kwargs) if forms else None
     if program is not None and PT2 in forms:
-        torch.export.save(program, pt2)
+        content = io.BytesIO()  # PyTorch's writer of files ends the process where the disk is full
+        torch.export.save(program, content)
+        files.write(pt2, content.getvalue())
         agree(pt2_program(pt2)(*inside.args, **inside.kwargs), inside.returned, pt2)
     if program is not None and ONNX in forms:
         _save_onnx(program, onnx, named=not part and isinstance(inside.returned, Tensor))
@@ -186,7 +190,7 @@ def _save_onnx(program: ExportedProgram, path: Path, *, named: bool) -> None:
     assert written is not None
     for node in written.model.graph.all_nodes():  # they name the source files of this machine
         node.metadata_props.clear()
-    written.save(str(path), external_data=False)
+    files.write(path, written.model_proto.SerializeToString())
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from amc_env import files
 from experiments.recording.record import RECORD, ROWS, RecordError, RunRecord
 
 
@@ -33,7 +34,7 @@ def opened(
     except RecordError:
         if begun:
             raise
+        files.write(folder / ROWS, "")  # first, so that a kill in between leaves what can be begun
         (folder / RECORD).unlink()
-        (folder / ROWS).unlink(missing_ok=True)
         return RunRecord.create(folder, settings, seeds=seeds)
     return RunRecord.resume(folder, settings, episodes=len(old.rows) if rows is None else rows)

@@ -82,7 +82,8 @@ class RunRecord:
         Raises:
             RecordError: when the folder cannot be written, or already holds a record.
         """
-        if (folder / RECORD).exists() or (folder / ROWS).exists():
+        rows = folder / ROWS
+        if (folder / RECORD).exists() or (rows.exists() and rows.stat().st_size):
             raise RecordError(f"{folder} already holds a record: choose another folder with output=FOLDER")
         content = {
             "format": FORMAT,
@@ -105,8 +106,8 @@ class RunRecord:
         record = cls(folder, content, [])
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            rows.touch()  # first, so that a kill in between leaves no record without it
             record.update()
-            (folder / ROWS).touch()
         except OSError as error:
             raise RecordError(
                 f"{folder} cannot be written ({error}): choose another with output=FOLDER"
