@@ -105,9 +105,10 @@ def test_the_sampler_learns_from_what_was_tried_and_its_seed():
     assert drawn[3] == tune.propose(space, rows, seed=(3, 21))["a"]
 
 
-def test_the_table_that_is_reported_on_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ConfigError, match="table=fashion is what results are reported on; tune on another"):
-        tune.tune(config(table="fashion"), tmp_path / "run")
+@pytest.mark.parametrize("table", ["fashion", "cifar_plain9"])
+def test_a_table_that_is_reported_on_is_refused_before_anything_is_written(tmp_path, table):
+    with pytest.raises(ConfigError, match=f"table={table} is what results are reported on; tune on another"):
+        tune.tune(config(table=table), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -36,7 +36,7 @@ def runs(records: Records) -> dict[str, Runs]:
         known = record["results"]["known_best"]
         for row in record["rows"]:
             regret = np.full(record["config"]["episodes"], np.nan)
-            for evaluation, top1 in row["curve"]:
+            for evaluation, top1 in row["curve"]:  # a longer one is cut off
                 regret[evaluation - 1 :] = 100 * (known[str(row["target"])] - top1)
             task = found.setdefault(row["contender"], {}).setdefault((table, row["target"]), {})
             task[row["seed"]] = np.maximum(regret, 0.0)
@@ -71,6 +71,15 @@ def against(records: Records, ours: str, names: Sequence[str] = (), counts: Sequ
     for name in sorted(others, key=lambda name: -_worse(every[name], every[ours], counts[-1]).value):
         lines.append([f"`{name}`", *(cell(_worse(every[name], every[ours], n), "+") for n in counts)])
     return markdown.table([f"worse than `{ours}` by, after", *map(str, counts)], lines)
+
+
+def beside(records: Records, others: Records, names: Sequence[str]) -> Records:
+    """Records with the rows of more agents, from others of the same tables."""
+    found = {}
+    for table in records.keys() & others.keys():
+        more = [row for row in others[table]["rows"] if row["contender"] in names]
+        found[table] = {**records[table], "rows": [*records[table]["rows"], *more]}
+    return dict(sorted(found.items()))
 
 
 def by_table(records: Records, count: int = 100) -> str:

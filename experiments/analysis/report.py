@@ -65,8 +65,9 @@ RESULTS_PAGE = RESULTS / "README.md"
 AGENTS_PAGE = ROOT / "agents/README.md"
 BENCHMARKS_PAGE = ROOT / "experiments/benchmarks/README.md"
 BENCHMARKS = "benchmarks"  # a folder in results/ and the name of a block
-ELITES = "elites"  # a block
-NETWORKLESS = ("elites_alone", "no_actor")  # what it holds `regret.OURS` against
+ELITES = "elites"  # a folder in results/ and the name of a block: what the networks of `regret.OURS` add
+BESIDE = ("gp", "additive", "evopress", "random")  # searchers without networks that it shows too
+FEWER = (50, 100, 200)  # evaluations in its records
 REMOVED, DELETIONS = "removed", ("digits", "fashion")  # records of `regret.OURS` before the deletions
 FRONT = "plain20-cifar10"  # the record of `TUNED` on the front page
 
@@ -160,6 +161,7 @@ def pages() -> dict[Path, dict[str, str]]:
     packed, ways = read(RESULTS / COMPRESSED), read(RESULTS / FAMILIES)
     mended = repairs.measured(read(RESULTS / FIDELITY) | read(RESULTS / REPAIRS))
     speed, compared = read(RESULTS / BENCHMARKS), read(RESULTS / REGRET)
+    elites = regret.beside(read(RESULTS / ELITES), compared, BESIDE)
     old = {name: whole(RESULTS / REMOVED / f"baselines-{name}.json") for name in DELETIONS}
     return {
         README: {"results": tuned.summary(read(RESULTS / TUNED)[FRONT]["rows"])},
@@ -184,7 +186,12 @@ def pages() -> dict[Path, dict[str, str]]:
             REGRET: f"{regret.table(compared)}\n\n{regret.against(compared, regret.BEST)}",
             PRETRAINED: rows_of(PRETRAINED, transfer.tables),
             ELITES: "\n\n".join(
-                [regret.against(compared, regret.OURS, NETWORKLESS), regret.deletions(old, compared)]
+                (
+                    regret.table(elites, FEWER),
+                    regret.against(elites, regret.OURS, counts=FEWER),
+                    recorded(elites),
+                    regret.deletions(old, compared),
+                )
             ),
         },
         BENCHMARKS_PAGE: {BENCHMARKS: f"{tables.table(speed)}\n\n{recorded(speed)}"},
