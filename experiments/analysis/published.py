@@ -190,8 +190,8 @@ def differs(runs: Sequence[Run]) -> str:
     """What a title says of our data and fine-tuning."""
     if not runs:
         return "ours has not been run"
-    data = ", ".join(sorted({run.data for run in runs}))
-    epochs = sorted({run.epochs for run in runs if run.epochs is not None})
+    data = ", ".join(sorted({"images of its own" if run.data == "import" else run.data for run in runs}))
+    epochs = sorted({run.epochs for run in runs if run.epochs})
     tuned = f"{' or '.join(map(str, epochs))} epochs of fine-tuning" if epochs else "no fine-tuning"
     return f"ours: {data}, {tuned}"
 
