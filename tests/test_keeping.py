@@ -85,6 +85,22 @@ def test_what_is_kept_already_and_what_is_of_other_data(tmp_path: Path) -> None:
         keep(other, "ddpg_elites-flops_30-2")
 
 
+def test_a_comparison_that_was_cut_is_kept_with_its_whole_seeds(tmp_path: Path, results: Path) -> None:
+    config = {
+        "contenders": {"a": {}, "b": {}}, "recipe": {}, "targets": [0.5], "first_seed": 2, "seeds": 3,
+        "model": {"name": "net", "checkpoint": None}, "data": {"name": "digits", "root": None},
+    }  # fmt: skip
+    record = RunRecord.create(tmp_path / "cut", config, seeds={})
+    record.add(policy="a", target=0.5, seed=2)
+    with pytest.raises(KeepError, match="is running: only a finished run"):
+        keep(record.folder, "net-digits")
+    for policy, seed in (("b", 2), ("a", 3)):
+        record.add(policy=policy, target=0.5, seed=seed)
+    kept = json.loads(keep(record.folder, "net-digits").read_text())
+    assert [(row["policy"], row["seed"]) for row in kept["rows"]] == [("a", 2), ("b", 2)]
+    assert kept["config"]["seeds"] == 1
+
+
 def test_runs_that_no_table_is_made_of(tmp_path: Path) -> None:
     record = RunRecord.create(tmp_path / "running", SEARCH, seeds={})
     with pytest.raises(KeepError, match="is running: only a finished run"):

@@ -46,6 +46,8 @@ class KeepError(ValueError):
 def keep(folder: Path, name: str) -> Path:
     """Copy what the tables need of a finished record into the committed results.
 
+    Of a comparison of policies that was cut, those seeds are kept that every policy has at every target.
+
     Raises:
         KeepError: for a run that has not finished, is kept already, or is not what its name says.
     """
@@ -54,9 +56,9 @@ def keep(folder: Path, name: str) -> Path:
             f"the name {name!r}: letters, digits and _ . + - alone, such as ddpg_elites-flops_30-0"
         )
     record = RunRecord.read(folder)
-    if (status := record.content["status"]) != "finished":
-        raise KeepError(f"{folder} is {status}: only a finished run is reported")
     group = group_of(record)
+    if record.content["status"] != "finished":
+        _shorten(record, group)
     if group == TUNED and name.partition("-")[0] in ABOUT:
         group = FAMILIES
     place = RESULTS / group
@@ -80,6 +82,20 @@ def keep(folder: Path, name: str) -> Path:
     _check_new(kept, place)
     files.write(path, row_a_line(kept, path.stem))
     return path
+
+
+def _shorten(record: RunRecord, group: str) -> None:
+    """Leave a comparison that was cut with its whole seeds; refuse any other run that has not finished."""
+    config, rows, seeds = record.content["config"], record.rows, 0
+    if group == TUNED:
+        wanted = {(name, target) for name in config["contenders"] for target in config["targets"]}
+        first = config["first_seed"]
+        while wanted <= {(r["policy"], r["target"]) for r in rows if r["seed"] == first + seeds}:
+            seeds += 1
+    if not seeds:
+        raise KeepError(f"{record.folder} is {record.content['status']}: only a finished run is reported")
+    record.content["config"] = config | {"seeds": seeds}
+    record.rows = [row for row in rows if row["seed"] < first + seeds]
 
 
 def group_of(record: RunRecord) -> str:
