@@ -31,8 +31,6 @@ class Evaluator:
         split: name of the split.
         images: how many of its images; None for all.
         batch_size: images in one forward pass; None for what runs fastest.
-        reference: the network that plans are to agree with, on the same device; None for the dense one of
-            these networks.
 
     Attributes:
         seconds: what cutting (``cut``) and forward passes (``forward``) took so far.
@@ -51,7 +49,6 @@ class Evaluator:
         split: str = "reward",
         images: int | None = None,
         batch_size: int | None = None,
-        reference: nn.Module | None = None,
     ) -> None:
         self.split = split
         self.seconds = {"cut": 0.0, "forward": 0.0}
@@ -65,7 +62,7 @@ class Evaluator:
             for batch, labels in data.batches(split, size, images)
         ]
         self._known: dict[str, Evaluation] = {}  # by hash of the plan
-        dense = reference or networks.network(Plan.dense(networks.graph))
+        dense = networks.network(Plan.dense(networks.graph))
         self._dense = [F.log_softmax(logits, dim=1) for logits in self._logits(dense, "the dense network")]
 
     def __call__(self, plan: Plan) -> Evaluation:

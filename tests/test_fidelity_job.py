@@ -81,6 +81,18 @@ def test_fidelity_measures_every_proxy_and_goes_on_where_it_was_stopped(tmp_path
     assert again[2]["tuned"] == rows[2]["tuned"]
 
 
+def test_a_process_measures_its_part_of_the_plans(tmp_path):
+    cfg = composed("fidelity", tmp_path, "plans=4", "seeds=0", "steps=0", "part=[1,2]", "protocol=flops_50")
+    fidelity.main(cfg, tmp_path)
+    assert [(row["plan"], row["tuned"]) for row in RunRecord.read(tmp_path).rows] == [(1, []), (3, [])]
+
+
+@pytest.mark.parametrize("part", [[2, 2], [0], [-1, 2], [0, 9]])
+def test_a_part_that_there_is_not(part):
+    with pytest.raises(config.ConfigError, match="part is a number from 0 and how many parts"):
+        fidelity.part_of(part, 8)
+
+
 def test_policies_are_confirmed_and_tuned_with_seeds_of_their_own(tmp_path, capsys):
     cfg = composed("policies", tmp_path, "targets=[0.5]", "seeds=2", "confirm_epochs=[0.2]")
     cfg.contenders = {"uniform": ["agent=uniform", "env.scale=absolute"], "random": ["agent=random"]}

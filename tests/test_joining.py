@@ -58,22 +58,12 @@ def test_what_is_not_the_same_is_refused():
         joined(comparison("a", ddpg=0.5), other)
 
 
-def part(number, *plans, target=0.3, seeds=2, proxy="a", seconds=1.0):
-    config = {"protocol": target, "part": [number, 2], "output": f"runs/{number}", "seeds": seeds}
+def part(number, *plans, target=0.3):
     return {
-        "config": config,
+        "config": {"protocol": target, "part": [number, 2], "output": f"runs/{number}"},
         "commit": "a",
         "seconds": {"plans": 2.0},
-        "rows": [
-            {
-                "plan": at,
-                "counts": [at],
-                "tuned": [0.5] * seeds,
-                "proxies": {proxy: at},
-                "seconds": {proxy: seconds},
-            }
-            for at in plans
-        ],
+        "rows": [{"plan": at} for at in plans],
     }
 
 
@@ -86,19 +76,6 @@ def test_parts_of_one_set_of_plans_become_one_table():
         joined_parts(both, part(1, 1, 3))
     with pytest.raises(JoinError, match="protocol differ"):
         joined_parts(both, part(1, 5, target=0.5))
-
-
-def test_proxies_alone_join_the_plans_that_are_tuned():
-    more = joined_parts(part(0, 0, 1), part(0, 0, 1, 2, seeds=0, proxy="b", seconds=3.0))
-    assert [row["plan"] for row in more["rows"]] == [0, 1]
-    assert more["rows"][1]["proxies"] == {"a": 1, "b": 1}
-    assert more["rows"][1]["seconds"] == {"a": 1.0, "b": 3.0}
-    assert more["rows"][1]["tuned"] == [0.5, 0.5]
-    assert more["config"]["seeds"] == 2
-    other = part(0, 0, seeds=0)
-    other["rows"][0]["counts"] = [7]
-    with pytest.raises(JoinError, match="plan 0 keeps other channels"):
-        joined_parts(part(0, 0), other)
 
 
 def surveyed(commit, plans=3, **sides):

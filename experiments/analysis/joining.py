@@ -6,7 +6,7 @@ from typing import Any
 APART = ("contenders", "one_shot", "first_seed", "seeds")  # keys of the config that may differ
 SAME = ("known_best", "table", "groups")  # of the results, what may not
 AND = " and "  # between the commits of one contender
-OF_PART = ("part", "output", "shared", "seeds", "steps")  # keys in which parts of a fidelity table may differ
+OF_PART = ("part", "output")  # keys of the config in which the parts of one fidelity table differ
 
 
 class JoinError(ValueError):
@@ -82,7 +82,7 @@ def joined_parts(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, An
 
     Args:
         old: a committed record.
-        new: of the same settings but for those of the part; with ``seeds`` 0 its proxies join the old rows.
+        new: of the same settings but for ``part`` and ``output``.
 
     Raises:
         JoinError: when these are not the same, with what differs, or a plan is in both.
@@ -93,21 +93,10 @@ def joined_parts(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, An
             f"these parts cannot be joined: {', '.join(differing)} differ; keep it by another name"
         )
     seconds = {key: old["seconds"].get(key, 0.0) + value for key, value in new["seconds"].items()}
-    if new["config"]["seeds"] == 0:
-        found = {row["plan"]: row for row in new["rows"]}
-        rows = [_with_proxies(row, found.get(row["plan"], row)) for row in old["rows"]]
-        return {**old, "rows": rows, "seconds": seconds}
     rows = sorted([*old["rows"], *new["rows"]], key=lambda row: row["plan"])
     if len({row["plan"] for row in rows}) < len(rows):
         raise JoinError("these parts have plans in common: this one is kept already")
     return {**new, "config": new["config"] | {"part": [0, 1]}, "rows": rows, "seconds": seconds}
-
-
-def _with_proxies(row: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """A plan's row with the proxies of another one, measured side by side, in the place of its own."""
-    if row["counts"] != other["counts"]:
-        raise JoinError(f"plan {row['plan']} keeps other channels in these parts: they are of other networks")
-    return {**row, **{key: row[key] | other[key] for key in ("proxies", "seconds")}}
 
 
 def gathered(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

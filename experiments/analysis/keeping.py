@@ -118,7 +118,7 @@ def group_of(record: RunRecord) -> str:
     if "plans" in config and "models" in config:
         return NETWORKS
     if "plans" in config and "steps" in config:
-        return FIDELITY if config["seeds"] or config["steps"] or config.get("shared") else REPAIRS
+        return FIDELITY if config["seeds"] else REPAIRS
     if not {"agent", "protocol", "episodes"} <= set(config):
         raise KeepError(f"{record.folder} is neither a search nor a comparison: no table is made of it")
     experiment = (record.content["run"].get("choices") or {}).get("experiment") or ""
@@ -129,7 +129,7 @@ def group_of(record: RunRecord) -> str:
 def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without the folders of a machine: of what is read, the name stays."""
     found = dict(config)
-    for key in ("critic", "shared", "policy"):
+    for key in ("critic", "policy"):
         if found.get(key):
             found[key] = Path(found[key]).name
     for group, key in (("model", "checkpoint"), ("data", "root")):

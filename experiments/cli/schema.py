@@ -220,26 +220,10 @@ class FidelityConfig:
     seeds: int = MISSING
     reward_images: int | None = MISSING
     steps: int = MISSING
-    shared: str | None = None  # a checkpoint of `experiments.share_tuning`, without suffix
     part: list[int] = MISSING
     device: str = MISSING
     seed: int = MISSING
     recipe: Any = field(default_factory=RecipeConfig)
-    output: str = MISSING
-
-
-@dataclass
-class ShareTuningConfig:
-    """Everything that `experiments.share_tuning` reads."""
-
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    compressor: Any = field(default_factory=CompressorConfig)
-    tracking: dict[str, Any] = field(default_factory=dict)
-    resource: str = MISSING
-    targets: list[float] = MISSING
-    recipe: Any = field(default_factory=RecipeConfig)
-    device: str = MISSING
     output: str = MISSING
 
 
@@ -367,7 +351,6 @@ SCHEMAS = {
     "compare": CompareConfig,
     "tuned_optima": TunedOptimaConfig,
     "fidelity": FidelityConfig,
-    "share_tuning": ShareTuningConfig,
     "pretrain_agent": PretrainAgentConfig,
     "deep_compress": DeepCompressConfig,
     "policies": PoliciesConfig,

@@ -14,7 +14,6 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from amc_env import checkpoints
 from amc_env.budget import Budget
 from amc_env.building import Task, make_task
 from amc_env.cost import RESOURCES
@@ -32,13 +31,11 @@ from experiments.recording.progress import Meter
 from experiments.training.loop import train
 from experiments.training.plan_sets import Drawn, plan_set
 from experiments.training.recipe import Recipe
-from experiments.training.share_tuning import of_channels, shared_networks
 
 ORDERS = ("magnitude", "elimination")
 REPAIRS = ("none", "moments", "sequential")
 TUNED_FROM = "elimination, sequential"  # the order and repair that fine-tuning starts from
 SHORT = "tuned {} steps"
-SHARED = "shared tuning, statistics"
 
 
 @dataclass(frozen=True)
@@ -67,8 +64,6 @@ class Subject:
 def main(cfg: DictConfig, folder: Path) -> None:
     """Measure and tune every plan, and print the table."""
     own = range(*part_of(cfg.part, cfg.plans))
-    if cfg.shared is not None:
-        checkpoints.read_card(cfg.shared)
     record = opened(folder, config.plain(cfg), seeds={"plans": cfg.seed, "tuning": cfg.seeds})
     with record:
         with record.phase("prepare"):
@@ -124,13 +119,6 @@ def prepared(cfg: DictConfig) -> Subject:
         compressor, {cfg.protocol.resource: cfg.protocol.target} | dict(cfg.protocol.limits or {})
     )
     judges = {name: task.evaluator("reward", cfg.reward_images) for name, task in tasks.items()}
-    if cfg.shared is not None:
-        tasks[SHARED] = task = of_channels(tasks[TUNED_FROM])
-        networks = shared_networks(cfg.shared, task, cfg.protocol.resource, cfg.protocol.target)
-        judges[SHARED] = Evaluator(
-            networks, task.data, split="reward", images=cfg.reward_images,
-            reference=copy.deepcopy(task.model).to(task.device),
-        )  # fmt: skip
     return Subject(
         tasks, judges, cfg.reward_images, plan_set(budget, cfg.plans, cfg.seed),
         Recipe(**config.plain(cfg.recipe)), cfg.seeds, cfg.steps,

@@ -15,7 +15,7 @@ from experiments.recording.record import ELSEWHERE, RECORD, RecordError, RunReco
 from experiments.recording.tracking import Tracker
 from experiments.training.loop import Epoch, read_history, train
 from experiments.training.recipe import Recipe
-from experiments.training.steps import Lesson, steps_an_epoch
+from experiments.training.steps import steps_an_epoch
 
 
 def opened(
@@ -59,7 +59,6 @@ def fit(
     tracker: Tracker,
     phase: str,
     teacher: nn.Module | None = None,
-    lesson: Lesson | None = None,
     console: Console | None = None,
 ) -> list[Epoch]:
     """Train in place, with one row an epoch; see `experiments.training.loop.train`.
@@ -75,7 +74,6 @@ def fit(
         tracker: takes the same.
         phase: the name under which the record counts the seconds.
         teacher: of a recipe that distills.
-        lesson: in the place of labels and teacher.
         console: where the bar is shown.
     """
 
@@ -106,7 +104,6 @@ def fit(
             recipe,
             device=device,
             teacher=teacher,
-            lesson=lesson,
             state=state,
             of=of,
             on_step=lambda step, _, loss: meter.update(step, loss=loss),

@@ -14,7 +14,7 @@ from amc_env.evaluator import accuracy
 from amc_env.execution import CPU, lay_out
 from experiments.recording import state as states
 from experiments.training.recipe import Recipe, RecipeError
-from experiments.training.steps import CapturedSteps, Labels, Lesson, Steps, steps_an_epoch
+from experiments.training.steps import CapturedSteps, Steps, steps_an_epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,6 @@ def train(
     *,
     device: torch.device = CPU,
     teacher: nn.Module | None = None,
-    lesson: Lesson | None = None,
     state: Path | None = None,
     of: str = "",
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
@@ -54,7 +53,6 @@ def train(
         device: where to; the model is left there.
         teacher: whose logits are learnt from as the recipe says, see `distillation.teacher_of`; it is moved
             to the device.
-        lesson: what is learnt from each batch in the place of labels and teacher; its tensors are there.
         state: where everything needed to go on is kept, rewritten after each epoch; an existing file is gone
             on from, and the result equals that of an uninterrupted run.
         of: the run that the state belongs to; that of another is refused.
@@ -80,7 +78,7 @@ def train(
     steps = recipe.epochs * each
     factor = schedule(recipe, steps)
     kind = CapturedSteps if device.type == "cuda" else Steps
-    learner = kind(model, data, learnt, recipe, optimizer, lesson or Labels(model, recipe, teacher))
+    learner = kind(model, data, learnt, recipe, optimizer, teacher)
     for epoch in range(len(history), recipe.epochs):
         total, seen, first = 0.0, 0, epoch * each
         rates = [recipe.lr * factor(first + step) for step in range(each)]

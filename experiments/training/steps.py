@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,35 +30,6 @@ def batches(order: Tensor, batch_size: int) -> list[Tensor]:
     return parts
 
 
-class Lesson(Protocol):
-    """What a model learns from a batch."""
-
-    def draw(self, generator: torch.Generator) -> None:
-        """Draw what the next step needs, into tensors that stay where they are."""
-
-    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss, of normalised images ``(n, C, H, W)`` and their classes ``(n,)``."""
-
-
-class Labels:
-    """The usual lesson: labels, and a teacher's logits where the recipe distills."""
-
-    def __init__(self, model: nn.Module, recipe: Recipe, teacher: nn.Module | None) -> None:
-        self.model, self.recipe, self.teacher = model, recipe, teacher
-
-    def draw(self, generator: torch.Generator) -> None:
-        """Nothing is drawn."""
-
-    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """See `Lesson`."""
-        logits = self.model(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
-        if self.teacher is None:
-            return loss
-        soft = soft_loss(logits, teach(self.teacher, images), self.recipe.temperature)
-        return torch.lerp(loss, soft, self.recipe.distill)
-
-
 class Steps:
     """Batches, forward and backward passes and updates, one after another."""
 
@@ -70,9 +40,9 @@ class Steps:
         split: Split,
         recipe: Recipe,
         optimizer: torch.optim.Optimizer,
-        lesson: Lesson,
+        teacher: nn.Module | None,
     ) -> None:
-        self.model, self.data, self.split, self.lesson = model, data, split, lesson
+        self.model, self.data, self.split, self.teacher = model, data, split, teacher
         self.recipe, self.optimizer = recipe, optimizer
         self.half = recipe.bfloat16 and has_bfloat16(split.images.device)
 
@@ -90,7 +60,6 @@ class Steps:
         for step, chosen in enumerate(batches(order, self.recipe.batch_size)):
             for group in self.optimizer.param_groups:
                 group["lr"] = rates[step]
-            self.lesson.draw(generator)
             moves = drawn(len(chosen), self.recipe, self.data, generator)
             yield step, len(chosen), self.step(chosen, moves).item()
 
@@ -98,7 +67,12 @@ class Steps:
         """One update on the chosen images; gives the loss before it."""
         images, labels = augmented(self.data, self.split, chosen, moves, self.recipe)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half):
-            loss = self.lesson(images, labels)
+            logits = self.model(images)
+            told = None if self.teacher is None else teach(self.teacher, images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+        if told is not None:
+            soft = soft_loss(logits, told, self.recipe.temperature)
+            loss = torch.lerp(loss, soft, self.recipe.distill)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -119,9 +93,9 @@ class CapturedSteps(Steps):
         split: Split,
         recipe: Recipe,
         optimizer: torch.optim.Optimizer,
-        lesson: Lesson,
+        teacher: nn.Module | None,
     ) -> None:
-        super().__init__(model, data, split, recipe, optimizer, lesson)
+        super().__init__(model, data, split, recipe, optimizer, teacher)
         device = split.images.device
         self.batch = torch.zeros(1 + MOVES, recipe.batch_size, dtype=torch.long, device=device)
         self.rate = torch.full((), recipe.lr, device=device)
@@ -142,7 +116,6 @@ class CapturedSteps(Steps):
         for step, (batch, rate) in enumerate(zip(plan.split(size, 1), rates, strict=True)):
             self.batch.copy_(batch)
             self.rate.fill_(rate)
-            self.lesson.draw(generator)
             self.graph.replay()
             waiting += 1
             if waiting == READ_EVERY or step + 1 == len(rates):
