@@ -1,5 +1,6 @@
 """The papers' tables beside ours, and the command that runs what is missing of them."""
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from experiments.analysis.published import PublishedError, of_row
 from experiments.analysis.runs import Kept
 from experiments.cli import limits
 from experiments.cli.config import CONF
+from experiments.cli.signatures import ROOT
 from experiments.recording.record import RunRecord
 from experiments.searching import reproduce
 from experiments.searching.reproduce import ReproduceError, Sweep, chosen, counted
@@ -176,8 +178,16 @@ def test_no_table_of_numbers_is_typed_by_hand(page: Path):
     assert not [line for line in lines if re.search(r"\|\s*[-+]?\d+\.\d+", line)]
 
 
-def test_numbers_in_prose_stand_in_records():
-    """Every accuracy with two decimals that a page's text names is one that a record gives."""
-    known = set(re.findall(r"\d+\.\d{2}", "".join(t for b in report.pages().values() for t in b.values())))
-    text = re.sub(r"<!-- (\w+) -->.*?<!-- /\1 -->", "", report.RESULTS_PAGE.read_text(), flags=re.DOTALL)
-    assert set(re.findall(r"(?<![\w.])\d+\.\d{2}(?![\w.])", text)) <= known
+@pytest.mark.parametrize("page", [report.README, report.RESULTS_PAGE], ids=["front", "results"])
+def test_numbers_in_prose_stand_in_records(page: Path):
+    """Every accuracy of a text, with two decimals or in percent with one, is one that a record gives."""
+    blocks = "".join(text for every in report.pages().values() for text in every.values())
+    cards = [json.loads(path.read_text()) for path in (ROOT / "amc_env/zoo/checkpoints").glob("*.json")]
+    known = set(re.findall(r"\d+\.\d+", blocks))
+    known |= {f"{100 * top1:.1f}" for card in cards for top1 in card["accuracy"].values()}
+    known |= {f"{float(number):.1f}" for number in known}
+    text = re.sub(r"<!-- (\w+) -->.*?<!-- /\1 -->", "", page.read_text(), flags=re.DOTALL)
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"(?<![\w.])\d+\.\d{2}(?![\w.])", text)
+    found += re.findall(r"(?<![\w.])(\d+\.\d)(?= %)", text)
+    assert set(found) <= known
