@@ -43,7 +43,12 @@ def test_the_guarantee_is_of_the_selection_split_and_of_the_mean_over_seeds():
     assert families.guaranteed(poor).startswith("None of them is within 0.1 point")
 
 
-def test_the_figure_has_a_line_for_each_way(tmp_path):
-    ways = {name: record for name, record in RECORDS.items() if name.startswith("families")}
-    path = families.plot(ways, tmp_path / "families.png")
+def test_each_network_has_a_figure(tmp_path):
+    (path,) = families.plots(RECORDS, tmp_path)
+    assert path == tmp_path / "net-digits.png"
     assert path.stat().st_size > 5000
+
+
+def test_a_record_that_was_stopped_says_so():
+    (name, record), *_ = RECORDS.items()
+    assert "| channels, stopped early |" in families.tables({name: record | {"stopped": True}})

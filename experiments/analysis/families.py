@@ -91,19 +91,28 @@ def guaranteed(found: Records) -> str:
     )
 
 
-def plot(records: Records, path: Path) -> Path:
+def plots(records: Records, folder: Path) -> list[Path]:
+    """A figure for each network whose ways of compressing are compared."""
+    return [
+        plot(found, folder / f"{subject}.png")
+        for (about, subject), found in _compared(records).items()
+        if about == "families"
+    ]
+
+
+def plot(found: Records, path: Path) -> Path:
     """Test accuracy against bytes, MACs and milliseconds, a colour a record, before and after tuning; a PNG.
 
     Args:
-        records: of one network, by name.
+        found: records of one network, by what is special in each.
         path: of the figure.
     """
     figure = Figure(figsize=(11, 4), layout="constrained", dpi=120)
     axes = figure.subplots(1, len(COSTS), sharey=True)
     for axis, (key, name) in zip(axes, COSTS.items(), strict=True):
-        for at, (label, record) in enumerate(_labelled(records).items()):
+        for at, (label, record) in enumerate(found.items()):
             _draw(axis, record, key, color=f"C{at}", label=label)
-        dense = next(iter(records.values()))["results"]
+        dense = next(iter(found.values()))["results"]
         axis.axhline(100 * dense["dense"]["test"], color="grey", linewidth=0.8, linestyle=":")
         axis.set(xlabel=name, xscale="log" if key == "bytes" else "linear")
         if key == "bytes":
@@ -147,12 +156,9 @@ def _compared(records: Records) -> dict[tuple[str, str], Records]:
     found: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = defaultdict(dict)
     for name, record in records.items():
         about, network, data, *label = name.split("-", 3)
-        found[about, f"{network}-{data}"]["-".join(label)] = record
+        stopped = ", stopped early" if record.get("stopped") else ""
+        found[about, f"{network}-{data}"]["-".join(label) + stopped] = record
     return dict(found)
-
-
-def _labelled(records: Records) -> Records:
-    return {name.split("-", 3)[-1]: record for name, record in records.items()}
 
 
 def _searches(record: Mapping[str, Any]) -> dict[tuple[str, float], list[Mapping[str, Any]]]:

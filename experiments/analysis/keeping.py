@@ -61,6 +61,9 @@ def keep(folder: Path, name: str) -> Path:
         _shorten(record, group)
     if group == TUNED and name.partition("-")[0] in ABOUT:
         group = FAMILIES
+    status, stopped = record.content["status"], group == FAMILIES and bool(record.rows)
+    if status != "finished" and not stopped:
+        raise KeepError(f"{folder} is {status}: only a finished run is reported")
     place = RESULTS / group
     path = place / f"{name}.json"
     if group.startswith((SEARCHES, TABLES)):
@@ -71,6 +74,7 @@ def keep(folder: Path, name: str) -> Path:
         kept = {key: record.content[key] for key in COMPARISON}
         if group != COMPRESSED:
             kept["rows"] = record.rows
+            kept |= {} if status == "finished" else {"stopped": True}  # the table says so
             _check_rows(record)
             if group != NETWORKS:
                 _check_name(record.content["config"], name)

@@ -109,9 +109,8 @@ def rebuild() -> None:
         files.write(page, filled(page.read_text(), blocks))
         print(f"{page.relative_to(ROOT)}: written {', '.join(blocks)}")
     print(regret.plot(read(RESULTS / REGRET), RESULTS / REGRET / "regret.png"))
-    ways = {n: record for n, record in read(RESULTS / FAMILIES).items() if n.startswith(FAMILIES)}
-    if ways:
-        print(families.plot(ways, RESULTS / FAMILIES / "families.png"))
+    for path in families.plots(read(RESULTS / FAMILIES), RESULTS / FAMILIES):
+        print(path)
     for name, record in read(RESULTS / FIDELITY).items():
         print(fidelity.plot(record["rows"], RESULTS / FIDELITY / f"{name}.png"))
     for name, record in read(RESULTS / TUNED).items():
