@@ -143,5 +143,5 @@ def test_a_picture_of_the_photographs_of_which_not_all_say_the_same(tmp_path):
     other[[1, 5]] = (dense[[1, 5]] + 1) % 4
     path = picture.draw(data, {"dense": dense, "uniform": dense, "AMC": other}, tmp_path / "some.png")
     with Image.open(path) as drawn:
-        assert drawn.width == 300  # two photographs
+        assert drawn.width == 270  # two photographs
     assert path.stat().st_size < 300_000

@@ -30,7 +30,7 @@ def draw(data: DataSet, said: Mapping[str, Tensor], path: Path) -> Path | None:
     chosen = differ.nonzero().flatten()[:MOST].tolist()
     if not chosen:
         return None
-    figure = Figure(figsize=(1.5 * len(chosen), 1.7 + 0.2 * len(said)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(1.5 * len(chosen), 1.45 + 0.16 * len(said)), dpi=90, layout="constrained")
     axes = figure.subplots(1, len(chosen), squeeze=False)[0]
     for axis, at in zip(axes, chosen, strict=True):
         image = F.interpolate(data["test"].images[[at]].float(), (SIDE, SIDE), mode="area")[0]
