@@ -54,7 +54,7 @@ LIMITS = {  # of the settings of `make_env`: the lowest, the highest, words besi
     "method": METHODS,
     "split": SPLITS,
     "start": STARTS,
-    "round_to": (1, 65_536, "auto"),
+    "round_to": (1, 65_536),
     "calibration_images": (1, 100_000_000),
     "points": (1, 1_000_000),
     "reward_images": (1, 100_000_000),
@@ -180,7 +180,7 @@ def make_task(
     model: nn.Module,
     data: DataSet | OwnData,
     *,
-    round_to: int | str = 8,
+    round_to: int = 8,
     floor: float = 0.2,
     order: str = "elimination",
     repair: str = "moments",
@@ -202,8 +202,7 @@ def make_task(
     Args:
         model: the dense network; logits ``(N, classes)``, but for a metric. It is copied, not changed.
         data: repair reads its calibration split; other splits are read by the evaluators on them.
-        round_to: channels are kept in multiples of this if a group is wide enough; "auto" for the counts that
-            are fast by the latency table.
+        round_to: channels are kept in multiples of this if a group is wide enough.
         floor: smallest fraction of a group that may be kept, in (0, 1].
         order: which channels stay: "elimination", those without which the layers that read them lose most
             although they are refitted; "magnitude", those that are read with the largest weights.
@@ -215,7 +214,7 @@ def make_task(
             each smaller network.
         points: positions sampled in each of them.
         device: where plans are repaired and run: a name in `amc_env.execution.DEVICES`.
-        latency: path of a table of `experiments.latency`, for the resource "latency" and round_to "auto".
+        latency: path of a table of `experiments.latency`, for the resource "latency".
         force: use it although it was measured under other conditions.
         seed: draws the sampled positions.
         keep_whole: names of layers, or of modules with layers in them, that lose no channel on either side.
@@ -286,7 +285,7 @@ def make_env(
     reward: str = "error",
     scale: str | None = None,
     beta: float = 0.7,
-    round_to: int | str = 8,
+    round_to: int = 8,
     floor: float = 0.2,
     order: str = "elimination",
     repair: str = "moments",
@@ -316,8 +315,7 @@ def make_env(
         reward: a key of `amc_env.rewards.REWARDS`.
         scale: a key of `amc_env.actions.SCALES`; None for "relative".
         beta: half the width of the relative scale, in nats.
-        round_to: channels are kept in multiples of this if a group is wide enough; "auto" for the counts that
-            are fast by the latency table.
+        round_to: channels are kept in multiples of this if a group is wide enough.
         floor: smallest fraction of a group that may be kept, in (0, 1].
         order: a name of `ORDERS`, see `make_task`.
         repair: a name of `REPAIRS`, see `make_task`.
@@ -326,7 +324,7 @@ def make_env(
         points: positions sampled in each of them.
         reward_images: how many images of the reward split a reward is measured on; None for all.
         device: where plans are repaired and run: a name in `amc_env.execution.DEVICES`.
-        latency: path of a table of `experiments.latency`, for the resource "latency" and round_to "auto".
+        latency: path of a table of `experiments.latency`, for the resource "latency".
         force: use it although it was measured under other conditions.
         seed: draws the sampled positions.
         keep_whole: names of layers that stay whole, see `make_task`.

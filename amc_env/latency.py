@@ -17,13 +17,11 @@ import numpy as np
 
 from amc_env import files
 from amc_env.conditions import Conditions, LatencyError
-from amc_env.cost import Ints
 from amc_env.graph.structure import Graph
 from amc_env.latency_prices import LatencyPrices, LayerTimes
 
 FORMAT = 1
 RUNTIMES = ("onnxruntime", "torch")
-DROP = 1.5  # a step is a drop where it saves this many times the average of as many channels
 MEASURE = "python -m experiments.latency table={path} model=... data=..."
 
 
@@ -75,20 +73,6 @@ class LatencyTable:
     def prices(self) -> "LatencyPrices":
         """What plans cost by the table."""
         return LatencyPrices(self.counts, self.layers, self.rest_ns, self.block, self.fit.factor)
-
-    def drops(self, group: int) -> Ints:
-        """The measured counts of a group below which little is gained: the next larger costs much more.
-
-        All others are whole. A step up costs much from 1.5 times the average of as many channels.
-        """
-        counts = np.array(self.counts[group])
-        if len(counts) < 2:
-            return counts[:0]
-        whole = np.array([each[-1] for each in self.counts])
-        times = self.prices().column(whole, group, counts)
-        average = max(times[-1] - times[0], 1) / (counts[-1] - counts[0])
-        found: Ints = counts[:-1][np.diff(times) > DROP * average * np.diff(counts)]
-        return found
 
 
 def touched(graph: Graph) -> list[tuple[int, ...]]:

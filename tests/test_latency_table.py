@@ -123,18 +123,3 @@ def test_without_a_table_there_is_no_time(model):
     channels = Channels(graph, magnitude_orders(model, graph))
     with pytest.raises(LatencyError, match="needs a table: give protocol"):
         channels.prices("latency")
-    with pytest.raises(ValueError, match="round_to=auto needs a latency table"):
-        Channels(graph, magnitude_orders(model, graph), round_to="auto")
-
-
-def test_auto_offers_multiples_of_eight_and_the_counts_below_a_step(model):
-    graph = trace(model, (1, 8, 8))
-    sizes = [len(group) for group in graph.groups]
-    counts = [[1, size - 3, size - 2, size] for size in sizes]
-    layers = [LayerTimes(f"g{group}", (group,), [0, 10, 1000, 1010], None) for group in range(len(sizes))]
-    here = Conditions.here(graph, runtime="torch", threads=1, batch=1)
-    made = LatencyTable("digits_cnn", here, 1, counts, layers, 0, FIT, 1.0, "today")
-    offered = Channels(graph, magnitude_orders(model, graph), round_to="auto", latency=made).choices
-    for size, own in zip(sizes, offered, strict=True):
-        assert size - 3 in own  # one more costs 990 of 1010
-        assert all(count % 8 == 0 or count in (size - 3, size) for count in own.tolist())

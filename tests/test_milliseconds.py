@@ -6,15 +6,13 @@ import pytest
 
 from experiments.analysis.milliseconds import above, at_time, kind, plot, table
 
-DENSE = {"policy": "dense", "resource": "", "target": 1.0, "seed": 0, "round_to": "", "promised_ms": 2.0,
+DENSE = {"policy": "dense", "resource": "", "target": 1.0, "seed": 0, "promised_ms": 2.0,
          "measured_ms": 2.0, "test": 0.9}  # fmt: skip
 
 
-def row(
-    policy: str, resource: str, target: float, seed: int, ms: float, test: float, round_to: int | str = 8
-):
+def row(policy: str, resource: str, target: float, seed: int, ms: float, test: float):
     return {
-        "policy": policy, "resource": resource, "target": target, "seed": seed, "round_to": round_to,
+        "policy": policy, "resource": resource, "target": target, "seed": seed, 
         "promised_ms": ms, "measured_ms": ms, "test": test,
     }  # fmt: skip
 
@@ -48,7 +46,6 @@ def test_the_table_has_a_row_a_policy_and_budget() -> None:
     assert [line.split(" | ")[0] for line in lines[2:6]] == [
         "| dense", "| latency-searched", "| FLOPs-searched", "| uniform",
     ]  # fmt: skip
-    assert kind(row("gp", "latency", 0.5, 0, 1.0, 0.8, "auto")) == "latency-searched, round_to=auto"
 
 
 def test_the_figure_is_the_same_bytes_again(tmp_path: Path) -> None:

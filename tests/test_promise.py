@@ -7,9 +7,10 @@ import pytest
 from latency_tables import falling
 
 from amc_env import latency, zoo
+from amc_env.conditions import LatencyError
 from amc_env.graph.trace import trace
 from experiments.delivery.probes import Pass
-from experiments.delivery.promise import measured, promises
+from experiments.delivery.promise import measured, promises, undisturbed
 from experiments.recording.record import RunRecord, without_clock
 from experiments.searching.search import search
 
@@ -44,6 +45,29 @@ def test_networks_take_turns_and_the_first_pass_of_each_turn_does_not_count() ->
     found = measured(probes, repeats=2, turns=1)
     assert found == {"a": [2e-6, 6e-6], "b": [6e-6, 2e-6]}
     assert log == 3 * (4 * ["a"] + 4 * ["b"])
+
+
+class Calm:
+    """A monitor with given answers."""
+
+    def __init__(self, answers: list[bool]) -> None:
+        self.answers = iter(answers)
+
+    def settles(self) -> bool:
+        return True
+
+    def calm(self) -> bool:
+        return next(self.answers)
+
+
+def test_disturbed_turns_are_taken_again() -> None:
+    warm, bad, one, two = [9] * 4, [9, 90, 90, 90], [9, 20, 20, 20], [9, 30, 30, 30]
+    probe = Scripted([], "a", warm + bad + one + warm + two)
+    found = undisturbed({"a": probe}, Calm([True, False, True, True, True]), repeats=2, turns=1)
+    assert found["a"] == pytest.approx([20e-6, 30e-6])  # nanoseconds, rounded
+    assert probe.ran == 20
+    with pytest.raises(LatencyError, match="too busy to measure"):
+        undisturbed({"a": Scripted([], "a", 8 * warm)}, Calm(6 * [False]), repeats=1, turns=1)
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from amc_env.latency import LatencyTable
 
 ROWS = 256  # of a weight matrix at a time in float64: a whole one may have 10⁸ numbers
 WIDE_ENOUGH = 16  # choices that rounding must leave a group
-AUTO = "auto"  # rounding to counts that are fast on the machine of a latency table
 NEEDED = "give protocol.latency=FILE, made with `python -m experiments.latency table=FILE model=... data=...`"
 
 
@@ -29,10 +28,9 @@ class Channels:
         orders: one a group: its positions, from the one that goes last to the one that goes first; of
             `magnitude_orders` or `amc_env.repair.elimination.orders`.
         round_to: numbers of channels are multiples of this wherever that leaves a group 16 choices; narrower
-            groups use the largest of its halves that does. "auto": multiples of 8 in every group, and the
-            counts below which the measured time drops, see `amc_env.latency.LatencyTable.drops`.
+            groups use the largest of its halves that does.
         floor: the smallest fraction of a group that may be kept, in (0, 1]; AMC's released code has 0.2.
-        latency: a table of the network's measured times, for the resource "latency" and for "auto".
+        latency: a table of the network's measured times, for the resource "latency".
     """
 
     def __init__(
@@ -40,7 +38,7 @@ class Channels:
         graph: Graph,
         orders: Sequence[Ints],
         *,
-        round_to: int | str = 8,
+        round_to: int = 8,
         floor: float = 0.2,
         latency: LatencyTable | None = None,
     ) -> None:
@@ -48,21 +46,15 @@ class Channels:
             raise ValueError(
                 f"floor is the smallest fraction of a group that may be kept, in (0, 1], not {floor}"
             )
-        if round_to != AUTO and (isinstance(round_to, str) or round_to < 1):
-            raise ValueError(f"round_to is a number of channels, at least 1, not {round_to}; or {AUTO}")
-        if round_to == AUTO and latency is None:
-            raise ValueError(f"round_to={AUTO} needs a latency table: {NEEDED}")
+        if round_to < 1:
+            raise ValueError(f"round_to is a number of channels, at least 1, not {round_to}")
         self.graph, self.latency = graph, latency
         self.errors: Errors | None = None
         self.orders: Sequence[Ints] = []
         self.choices: Sequence[Ints] = []
         for group, order in zip(graph.groups, orders, strict=True):
             parted, least = parts_first(graph, group, order)
-            if isinstance(round_to, str):
-                assert latency is not None
-                counts = fast(group, floor, latency)
-            else:
-                counts = allowed(group, round_to, floor)
+            counts = allowed(group, round_to, floor)
             self.orders.append(parted)
             self.choices.append(counts[counts >= least])
 
@@ -154,10 +146,3 @@ def allowed(group: Group, round_to: int, floor: float) -> Ints:
     atoms = max(1, step // group.per_atom)
     lowest = -(-int(np.ceil(floor * len(group) - 1e-9)) // atoms) * atoms
     return np.unique(np.append(np.arange(max(atoms, lowest), len(group), atoms), len(group)))
-
-
-def fast(group: Group, floor: float, latency: LatencyTable) -> Ints:
-    """The counts of a group that are multiples of 8 channels or just below a drop of its measured time."""
-    step = max(1, 8 // group.per_atom)
-    counts = np.concatenate([np.arange(step, len(group), step), latency.drops(group.index), [len(group)]])
-    return np.unique(counts[counts >= np.ceil(floor * len(group) - 1e-9)])

@@ -51,10 +51,10 @@ def fits(tables: Mapping[str, LatencyTable]) -> str:
 
 
 def kind(row: Row) -> str:
-    """Which curve a network belongs to; with ``round_to=auto`` it is one of its own."""
+    """Which curve a network belongs to."""
     if row["policy"] in (DENSE, UNIFORM):
         return str(row["policy"])
-    return KINDS[row["resource"]] + (f", round_to={row['round_to']}" if row["round_to"] == "auto" else "")
+    return KINDS[row["resource"]]
 
 
 def at_time(plans: Sequence[Row], ms: float) -> float:

@@ -98,18 +98,15 @@ def beyond(value: Any, allowed: Sequence[Any]) -> str | None:
 
     Args:
         value: of a setting.
-        allowed: two numbers, the lowest and the highest value, and words that may stand in their place; or
-            the choices there are.
+        allowed: two numbers, the lowest and the highest value, or the choices there are.
     """
-    if isinstance(value, str) or isinstance(allowed[0], str):
+    if isinstance(allowed[0], str):
         if value in allowed:
             return None
-        if not isinstance(allowed[0], str):
-            return f"; there are numbers from {allowed[0]} to {allowed[1]}, and {', '.join(allowed[2:])}"
         near = suggest.near(str(value), list(allowed))
         meant = f" (did you mean {' or '.join(near)}?)" if near else ""
         return f"{meant}; there are {', '.join(allowed)}"
-    lowest, highest, *_ = allowed
+    lowest, highest = allowed
     if value < lowest:
         return f", it is at least {lowest}"
     return f", it is at most {highest}" if value > highest else None

@@ -18,7 +18,7 @@ from amc_env import latency, zoo
 from amc_env.actions import SCALES
 from amc_env.building import make_env
 from amc_env.checkpoints import Card
-from amc_env.compressors.channels import AUTO, NEEDED
+from amc_env.compressors.channels import NEEDED
 from amc_env.data import photos
 from amc_env.data.splits import DataSet
 from amc_env.env import CompressionEnv
@@ -101,7 +101,7 @@ def foresee(cfg: DictConfig) -> None:
     timed = (cfg.protocol.resource, cfg.protocol.reward, *(cfg.protocol.limits or {}))
     if cfg.protocol.latency is not None:
         latency.read(cfg.protocol.latency)
-    elif "latency" in timed or cfg.compressor.round_to == AUTO:
+    elif "latency" in timed:
         raise config.ConfigError(f"time is asked for, and no latency table is given: {NEEDED}")
     if name == "import":
         zoo.check_target(options.get("target"))

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from amc_env.conditions import Conditions
+from amc_env.conditions import Conditions, LatencyError
 from amc_env.graph.structure import Graph
 from amc_env.latency import LatencyTable
 from experiments.delivery.export import write_onnx
+from experiments.delivery.monitoring import Monitor, summary, take_turns, too_busy
 from experiments.delivery.probes import VISIT, Pass, Probe, random_images, whole_onnx, whole_torch
 
 REPEATS = 5  # the median of their medians is what a network takes
@@ -79,6 +80,31 @@ def measured(
             for _ in range(1 + VISIT):
                 probe.run()
     return {name: _medians(probe.passes(), repeats, turns) for name, probe in probes.items()}
+
+
+def undisturbed(
+    probes: Mapping[str, Probe], monitor: Monitor, *, repeats: int = REPEATS, turns: int = TURNS
+) -> dict[str, list[float]]:
+    """The same, of turns in which the machine was calm; others are taken again, as for a table.
+
+    Raises:
+        LatencyError: when a network had no such turn in a repeat.
+    """
+    calm: dict[str, list[list[bool]]] = {name: [] for name in probes}
+    for _ in range(repeats):
+        for name, own in zip(probes, take_turns(list(probes.values()), monitor, turns), strict=True):
+            calm[name].append(own)
+    found: dict[str, list[float]] = {name: [] for name in probes}
+    for name, probe in probes.items():
+        passes, at = probe.passes(), 0
+        for flags in calm[name]:
+            end = at + len(flags) * (1 + VISIT)
+            times = summary(passes[at:end], flags, probe.resolution)
+            if not times["layers"] and times["whole"] == (0, 0):
+                raise LatencyError(too_busy([times]))
+            found[name].append(times["whole"][0] / 1e6)
+            at = end
+    return found
 
 
 def _medians(passes: Sequence[Pass], repeats: int, turns: int) -> list[float]:

@@ -22,7 +22,8 @@ from amc_env.latency import LatencyTable, table_for
 from experiments.analysis.describe import images, network
 from experiments.cli.config import ConfigError
 from experiments.delivery.bench import Bench
-from experiments.delivery.promise import measured, promises
+from experiments.delivery.monitoring import Monitor
+from experiments.delivery.promise import promises, undisturbed
 from experiments.recording.record import RecordError, RunRecord, commit, row_a_line, versions
 
 DENSE, UNIFORM, SEARCHED = "dense", "uniform", "AMC"
@@ -38,7 +39,6 @@ class Entry:
         resource: what its budget limits; "" for the dense network.
         target: fraction of the dense network's that may stay.
         seed: of the search.
-        round_to: how its counts were rounded.
         counts: of channels in each group.
         selection: accuracy in [0, 1] on that split, after fine-tuning where there was any; or what stands in
             its place.
@@ -50,7 +50,6 @@ class Entry:
     resource: str
     target: float
     seed: int
-    round_to: int | str
     counts: tuple[int, ...]
     selection: float
     test: float
@@ -108,7 +107,6 @@ def entries_of(run: Path, graph: Graph) -> list[Entry]:
                 resource=protocol["resource"] if searched else "",
                 target=protocol["target"] if searched else 1.0,
                 seed=config["seed"] if searched else 0,
-                round_to=config["compressor"]["round_to"] if searched else "",
                 counts=tuple(row["counts"]),
                 selection=row["selection"],
                 test=row["test"],
@@ -128,7 +126,8 @@ def measure(bench: Bench, table: LatencyTable, entries: Iterable[Entry]) -> list
     if not entries:
         raise LatencyError("no networks to measure: give runs=[FOLDER,...]")
     names = {entry.counts: str(entry.counts) for entry in entries}
-    taken = measured({name: bench.whole(counts) for counts, name in names.items()})
+    probes = {name: bench.whole(counts) for counts, name in names.items()}
+    taken = undisturbed(probes, Monitor())
     kept = promises(table, {name: counts for counts, name in names.items()}, taken)
     return [asdict(entry) | asdict(kept[names[entry.counts]]) for entry in entries]
 
