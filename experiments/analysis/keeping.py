@@ -76,7 +76,7 @@ def keep(folder: Path, name: str) -> Path:
             kept["rows"] = record.rows
             kept |= {} if status == "finished" else {"stopped": True}  # the table says so
             _check_rows(record)
-            if group != NETWORKS:
+            if group not in (NETWORKS, PRETRAINED):
                 _check_name(record.content["config"], name)
         kept["config"] = _without_places(kept["config"])
     if path.exists() and group in JOINED:
