@@ -31,6 +31,7 @@ COMPARISON = ("format", "config", "seeds", "versions", "commit", "results", "sec
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 ROW_OF = (
     "network",
+    "table",
     "contender",
     "policy",
     "plan",
