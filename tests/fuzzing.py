@@ -308,16 +308,16 @@ def _of_times(folder: Path) -> dict[str, Kind]:
 def _of_critics(folder: Path) -> dict[str, Kind]:
     folder.mkdir(parents=True)
     path, other = folder / "mine.safetensors", folder / "other.safetensors"
-    shipped = critic.read(SHIPPED)
+    shipped = safetensors.numpy.load_file(SHIPPED)
     for at, changed in ((path, 1.0), (other, 2.0)):
-        tensors = {name: np.float32(changed) * value for name, value in shipped.parameters.items()}
-        at.write_bytes(safetensors.numpy.save({name: np.float32(value) for name, value in tensors.items()}))
+        tensors = {name: np.float32(changed) * value for name, value in shipped.items()}
+        at.write_bytes(safetensors.numpy.save(tensors))
         card = json.loads(SHIPPED.with_suffix(".json").read_text())
         card |= {"sha256": hashlib.sha256(at.read_bytes()).hexdigest()}
         at.with_suffix(".json").write_text(json.dumps(card))
 
     def read() -> Any:
-        return comparable(critic.read(path).parameters)
+        return comparable([each.parameters for each in critic.read(path).critics])
 
     return {
         "critic": Kind(path, other.read_bytes(), read),
