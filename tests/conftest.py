@@ -43,7 +43,7 @@ def composed() -> Iterator[Callable[..., DictConfig]]:
 
 JOBS = (
     "searching.search", "searching.compare", "searching.tune", "searching.policies", "training.finetune",
-    "training.pretrain", "training.fidelity", "training.share_tuning", "training.deep_compression",
+    "training.pretrain", "training.fidelity", "training.deep_compression",
     "recording.wandb_tracker",
 )  # fmt: skip
 

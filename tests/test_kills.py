@@ -23,9 +23,6 @@ COMMANDS: dict[str, tuple[int, Sequence[str]]] = {  # of each, the kills and the
     "search": (10, (*SEARCH, "episodes=14", "tracking=wandb_offline")),
     "finetune": (6, ("finetune", "run=../before/run", "recipe.epochs=4", "tracking=wandb_offline")),
     "pretrain": (6, ("pretrain", *DIGITS, *SHORT[:1], "recipe.epochs=5", "recipe.bfloat16=false")),
-    "share_tuning": (
-        5, ("share_tuning", *DIGITS, *SHORT[:1], *SHORT[2:], *CALIBRATION, "recipe.epochs=4"),
-    ),
     "compare": (6, ("compare", *TABLE, "seeds=3", "only=[random,cmaes]")),
     "tune": (5, ("tune", *TABLE, "seeds=1", "trials=6")),
     "policies": (
