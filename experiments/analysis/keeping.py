@@ -47,7 +47,8 @@ class KeepError(ValueError):
 def keep(folder: Path, name: str) -> Path:
     """Copy what the tables need of a finished record into the committed results.
 
-    Of a comparison of policies that was cut, those seeds are kept that every policy has at every target.
+    Of a comparison of policies that was cut, those seeds are kept that every policy has at every target; of
+    one of ways of compressing all rows, and the table says that it was stopped.
 
     Raises:
         KeepError: for a run that has not finished, is kept already, or is not what its name says.
@@ -58,13 +59,11 @@ def keep(folder: Path, name: str) -> Path:
         )
     record = RunRecord.read(folder)
     group = group_of(record)
-    if record.content["status"] != "finished":
-        _shorten(record, group)
     if group == TUNED and name.partition("-")[0] in ABOUT:
         group = FAMILIES
-    status, stopped = record.content["status"], group == FAMILIES and bool(record.rows)
-    if status != "finished" and not stopped:
-        raise KeepError(f"{folder} is {status}: only a finished run is reported")
+    stopped = record.content["status"] != "finished"
+    if stopped and not (group == FAMILIES and record.rows):
+        _shorten(record, group)
     place = RESULTS / group
     path = place / f"{name}.json"
     if group.startswith((SEARCHES, TABLES)):
@@ -75,7 +74,7 @@ def keep(folder: Path, name: str) -> Path:
         kept = {key: record.content[key] for key in COMPARISON}
         if group != COMPRESSED:
             kept["rows"] = record.rows
-            kept |= {} if status == "finished" else {"stopped": True}  # the table says so
+            kept |= {"stopped": True} if stopped and group == FAMILIES else {}  # the table says so
             _check_rows(record)
             if group not in (NETWORKS, PRETRAINED):
                 _check_name(record.content["config"], name)
