@@ -22,7 +22,7 @@ WANDB = Path(sys.executable).parent / "wandb"
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 APART = ("commit", "versions")  # of a record: the code may be edited while a long test runs
-KEPT = ("*.safetensors", "*.packed", "plan.json", "*compressed.json")  # files that are equal byte for byte
+KEPT = ("*.safetensors", "*.packed", "plan.json")  # files that are equal byte for byte
 
 
 class Operations:

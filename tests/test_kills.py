@@ -44,7 +44,7 @@ COMMANDS: dict[str, tuple[int, Sequence[str]]] = {  # of each, the kills and the
         2, ("pretrain_agent", "targets=[0.3]", "searched=[0.3]", "episodes=1", "steps=2", "critic=critic"),
     ),
     "sweep": (
-        6, ("search", "-m", *SEARCH[1:], "agent=random", "seed=0,1,2", "episodes=6", "save_every=2"),
+        6, ("search", "-m", *LONG[1:-1], "seed=0,1,2", "episodes=6", "save_every=2"),
     ),
 }  # fmt: skip
 BEFORE = {  # what some commands need
