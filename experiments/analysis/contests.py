@@ -99,8 +99,10 @@ def commits(runs: Iterable[Run]) -> str:
 
 
 def learning(contest: Contest, points: int = 32) -> list[Curve]:
-    """Mean best reward so far against evaluations, with 95 % bands; a rule's is level."""
+    """Mean best reward so far against evaluations, with 95 % bands; a rule's is level. None without a search."""
     last = max((run.evaluations for runs in contest.runs.values() for run in runs if run.curve), default=0)
+    if last < 2:
+        return []
     found = []
     for agent, runs in contest.runs.items():
         drawn = [run for run in runs if run.curve]
