@@ -99,7 +99,7 @@ def commits(runs: Iterable[Run]) -> str:
 
 
 def learning(contest: Contest, points: int = 32) -> list[Curve]:
-    """Mean best reward so far against evaluations, with 95 % bands; a rule's is level. None without a search."""
+    """Mean best reward so far against evaluations, with 95 % bands; a rule's is level. Empty for rules alone."""
     last = max((run.evaluations for runs in contest.runs.values() for run in runs if run.curve), default=0)
     if last < 2:
         return []
