@@ -81,7 +81,7 @@ def test_a_sweep_over_the_zoo_and_torchvision(tmp_path):
     done = run(tmp_path, "-m", models, "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if not line.startswith("[")] == [
-        "plain20 {}",
+        "plain20 {'width': 1.0}",
         "torchvision/resnet50 {'weights': None}",
         "torchvision/vgg11_bn {'weights': None}",
     ]

@@ -32,6 +32,6 @@ def test_only_records_with_all_repairs_stand_in_it() -> None:
 
 
 def test_proxies_alone_are_kept_among_the_repairs(tmp_path: Any) -> None:
-    for steps, group in ((0, "repairs"), (12, "fidelity")):
-        with RunRecord.create(tmp_path / group, CONFIG | {"steps": steps}, seeds={}) as record:
+    for seeds, group in ((0, "repairs"), (2, "fidelity")):
+        with RunRecord.create(tmp_path / group, CONFIG | {"seeds": seeds}, seeds={}) as record:
             assert group_of(record) == group

@@ -98,11 +98,14 @@ def commits(runs: Iterable[Run]) -> str:
     return " ".join(sorted({f"`{run.commit.removesuffix('-dirty')[:9]}`" for run in runs}))
 
 
+def evaluations(contest: Contest) -> int:
+    """Of the longest search that has a curve; 0 without one."""
+    return max((run.evaluations for runs in contest.runs.values() for run in runs if run.curve), default=0)
+
+
 def learning(contest: Contest, points: int = 32) -> list[Curve]:
-    """Mean best reward so far against evaluations, with 95 % bands; a rule's is level. Empty for rules alone."""
-    last = max((run.evaluations for runs in contest.runs.values() for run in runs if run.curve), default=0)
-    if last < 2:
-        return []
+    """Mean best reward so far against evaluations, with 95 % bands; a rule's is level."""
+    last = evaluations(contest)
     found = []
     for agent, runs in contest.runs.items():
         drawn = [run for run in runs if run.curve]

@@ -60,6 +60,7 @@ def page(
         folder: where the page will lie, for links to the files of a run.
     """
     every = contests.contests(runs)
+    searched = [one for one in every if contests.evaluations(one) > 1]
     runs = sorted(runs, key=lambda run: (run.problem, -(run.accuracy or (0.0, ""))[0], run.name))
     loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(
@@ -72,7 +73,7 @@ def page(
         title=title, runs=rows, agents=sorted({run.agent for run in runs}),
         problems=sorted({run.problem for run in runs}), commits=contests.commits(runs).replace("`", ""),
         columns=COLUMNS, choices=_choices(rows), tables=tables, notes=notes,
-        curves=_drawn(every, contests.learning, *CURVES), keeps=_drawn(every, contests.keeps, *KEEPS),
+        curves=_drawn(searched, contests.learning, *CURVES), keeps=_drawn(every, contests.keeps, *KEEPS),
         fronts=_fronts(runs), head=HEAD, summary=contests.summary(every),
     )  # fmt: skip
 
