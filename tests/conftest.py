@@ -26,6 +26,12 @@ def no_gpu() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A network that a test makes has the same weights whatever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder in the place of the user's."""
