@@ -14,7 +14,7 @@ def row(none: float, moments: float, sequential: float) -> dict[str, Any]:
 
 CONFIG = {
     "model": {"name": "net"}, "data": {"name": "noise"}, "protocol": {"target": 0.5, "resource": "macs"},
-    "plans": 3, "seeds": 0, "steps": 0, "shared": None,
+    "plans": 3, "seeds": 0, "steps": 0,
 }  # fmt: skip
 
 

@@ -35,14 +35,6 @@ def mean(scores: Scores) -> Scores:
     return average
 
 
-def iqm(scores: Scores) -> Scores:
-    """``(...)``, the interquartile mean: without the highest and the lowest quarter, each rounded down."""
-    flat = np.sort(scores.reshape(*scores.shape[:-2], -1))
-    cut = flat.shape[-1] // 4
-    middle: Scores = flat[..., cut : flat.shape[-1] - cut].mean(-1)
-    return middle
-
-
 def estimate(
     scores: ArrayLike,
     statistic: Statistic,
@@ -87,38 +79,6 @@ def crossed(
     )
     low, high = np.quantile(((runs @ scores) * images).sum(1), [(1 - level) / 2, (1 + level) / 2])
     return Estimate(float(scores.mean()), float(low), float(high))
-
-
-def paired_difference(
-    ours: ArrayLike,
-    theirs: ArrayLike,
-    rng: np.random.Generator,
-    *,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-) -> Estimate:
-    """The mean of ours minus theirs, run by run of the same seed, with its interval.
-
-    Args:
-        ours: ``(runs, tasks)``, where row i of both is of the same seed.
-        theirs: likewise.
-        rng: draws the resamples, of whole pairs.
-        resamples: how many.
-        level: share of the resamples inside of the interval.
-    """
-    a, b = _scores(ours), _scores(theirs)
-    if a.shape != b.shape:
-        raise StatsError(f"pairs need equal shapes (runs, tasks), here are {a.shape} and {b.shape}")
-    return estimate(a - b, mean, rng, resamples=resamples, level=level)
-
-
-def probability_of_improvement(ours: ArrayLike, theirs: ArrayLike) -> float:
-    """The probability that a run of ours scores above one of theirs, a tie counted half; mean over tasks."""
-    a, b = _scores(ours), _scores(theirs)
-    if a.shape[1] != b.shape[1]:
-        raise StatsError(f"both need the same tasks, here are {a.shape[1]} and {b.shape[1]}")
-    difference = a[:, None] - b[None]
-    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
 
 
 def _scores(scores: ArrayLike) -> Scores:

@@ -147,17 +147,12 @@ def onnx_forward(path: Path, threads: int | None = None) -> Forward:
     return _one_in_one_out(_session(path, threads))
 
 
-def pt2_forward(path: Path) -> Forward:
-    """A file of ``torch.export`` as PyTorch runs it; see `read` for whom to trust.
+def pt2_program(path: Path) -> Callable[..., Any]:
+    """A file of ``torch.export`` as PyTorch runs it, for any inputs; see `read` for whom to trust.
 
     Raises:
         RuntimeFileError: when it cannot be read.
     """
-    return _forward_of(pt2_program(path))
-
-
-def pt2_program(path: Path) -> Callable[..., Any]:
-    """The same for any inputs."""
     module: Callable[..., Any] = _program(path).module()
     return module
 
