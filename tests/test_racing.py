@@ -89,7 +89,7 @@ def test_a_run_without_networks_and_one_of_another_network(graph, tmp_path: Path
         racing.entries_of(folder, graph)
     del record.content["results"]["table"]
     record.update()
-    with pytest.raises(RecordError, match="has no delivered networks: let the search end"):
+    with pytest.raises(RecordError, match="has no delivered networks: let it end"):
         racing.entries_of(folder, graph)
 
 
@@ -98,3 +98,21 @@ def test_what_is_not_tuned_counts_as_it_is(graph, tmp_path: Path) -> None:
     assert [(entry.policy, entry.resource, entry.tuned, entry.test) for entry in entries] == [
         ("dense", "", False, 0.7), ("uniform", "latency", False, 0.7), ("gp", "latency", False, 0.7),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+def test_a_comparison_gives_each_of_its_networks(tuned: bool, graph, tmp_path: Path) -> None:
+    sizes = [len(group) for group in graph.groups]
+    config: dict[str, Any] = {"contenders": {"gp": {}}, "resource": "latency"}
+    key, value = "agreement", {"selection": 0.8, "test": 0.7}
+    if tuned:
+        config["recipe"], key = {"epochs": 2}, "after"
+    record = RunRecord.create(tmp_path / "a", config, seeds={"first": 0})
+    dense = {"selection": 0.9, "test": 0.95, "missed": []}
+    record.update(results={"groups": [{"size": size} for size in sizes], "dense": dense})
+    record.add(policy="gp", target=0.5, seed=2, counts=[size // 2 for size in sizes], **{key: value})
+    record.add(policy="torch_pruning", target=0.5, seed=0, **{key: value})
+    first, second = racing.entries_of(tmp_path / "a", graph)
+    assert (first.policy, first.counts, first.test) == ("dense", tuple(sizes), 0.95 if tuned else 1.0)
+    assert (second.policy, second.resource, second.target, second.seed) == ("gp", "latency", 0.5, 2)
+    assert (second.test, second.tuned, second.measure) == (0.7, tuned, "accuracy" if tuned else "agreement")

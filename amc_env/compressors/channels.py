@@ -17,7 +17,10 @@ from amc_env.latency import LatencyTable
 
 ROWS = 256  # of a weight matrix at a time in float64: a whole one may have 10⁸ numbers
 WIDE_ENOUGH = 16  # choices that rounding must leave a group
-NEEDED = "give protocol.latency=FILE, made with `python -m experiments.latency table=FILE model=... data=...`"
+NEEDED = (
+    "give protocol.latency=FILE (of a comparison latency=FILE), made with "
+    "`python -m experiments.latency table=FILE model=... data=...`"
+)
 
 
 class Channels:

@@ -16,16 +16,16 @@ from experiments.analysis import markdown, stats
 
 SEED = 0  # of the resamples
 DENSE, UNIFORM = "dense", "uniform"
-BY_FLOPS, BY_TIME = "FLOPs-searched", "latency-searched"
-KINDS = {"macs": BY_FLOPS, "latency": BY_TIME}
+FLOPS, TIME = "macs", "latency"
+UNITS = {FLOPS: "FLOPs", TIME: "ms"}
 HEAD = (
-    "policy", "budget", "runs", "promised, % of the dense time", "came, %", "ms", "test", "above uniform",
-    "above FLOPs-searched",
+    "policy", "budget", "runs", "promised, % of the dense time", "came, %", "ms", "test {}, %",
+    "above uniform", "above its FLOPs search",
 )  # fmt: skip
 NOTE = (
     "*Came* is the median of five repeats, all networks in turn. The last two columns are differences in "
-    "test accuracy, in points, to the policy's best plan of the same seed at the same measured time, read "
-    "off the line through its plans and the dense network."
+    "test {}, in points, at the same measured time: to the uniform policy, and to the same searcher and "
+    "seed with a budget of FLOPs, read off the line through its plans and the dense network."
 )
 
 Row = Mapping[str, Any]
@@ -50,11 +50,11 @@ def fits(tables: Mapping[str, LatencyTable]) -> str:
     return markdown.table(head, body)
 
 
-def kind(row: Row) -> str:
-    """Which curve a network belongs to."""
+def curve(row: Row) -> str:
+    """Which curve a network belongs to: a searcher has one a resource, the uniform policy one in all."""
     if row["policy"] in (DENSE, UNIFORM):
         return str(row["policy"])
-    return KINDS[row["resource"]]
+    return f"{row['policy']} by {UNITS[row['resource']]}"
 
 
 def at_time(plans: Sequence[Row], ms: float) -> float:
@@ -76,44 +76,53 @@ def table(rows: Sequence[Row]) -> str:
     dense = next(row for row in rows if row["policy"] == DENSE)
     groups: dict[tuple[str, str, float], list[Row]] = defaultdict(list)
     for row in rows:
-        if row is not dense and row["policy"] != DENSE:
-            groups[kind(row), row["resource"], row["target"]].append(row)
+        if row["policy"] != DENSE:
+            groups[row["policy"], row["resource"], row["target"]].append(row)
     body = [
         [DENSE, "", "", "100.0", "100.0", f"{dense['measured_ms']:.3f}", f"{100 * dense['test']:.2f}", "", ""]
     ]
-    for (name, resource, target), own in sorted(groups.items(), key=lambda item: _order(item[0])):
+    for (policy, resource, target), own in sorted(groups.items(), key=lambda item: _order(item[0])):
+        slow = policy != UNIFORM
         body.append([
-            name, f"{100 * target:g} % {'FLOPs' if resource == 'macs' else 'ms'}", str(len(own)),
+            f"`{policy}`", f"{100 * target:g} % {UNITS[resource]}", str(len(own)),
             _cell([100 * row["promised_ms"] / dense["promised_ms"] for row in own], ".1f"),
             _cell([100 * row["measured_ms"] / dense["measured_ms"] for row in own], ".1f"),
             _cell([row["measured_ms"] for row in own], ".3f"),
             _cell([100 * row["test"] for row in own]),
-            *(_above(own, rows, other) if name != other else "" for other in (UNIFORM, BY_FLOPS)),
+            _above(own, rows, UNIFORM) if slow else "",
+            _above(own, rows, f"{policy} by {UNITS[FLOPS]}") if slow and resource == TIME else "",
         ])  # fmt: skip
-    return f"{markdown.table(HEAD, body)}\n\n{NOTE}"
+    head = [name.format(dense["measure"]) for name in HEAD]
+    return f"{markdown.table(head, body)}\n\n{NOTE.format(dense['measure'])}"
 
 
 def above(own: Sequence[Row], rows: Sequence[Row], other: str) -> list[float]:
-    """Points of each network above another policy's at its own time and of its seed."""
+    """Points of each network above another curve at its own time.
+
+    Args:
+        own: the networks.
+        rows: all networks.
+        other: name of the curve; its plans of the network's seed count, or all where it has none of those.
+    """
     dense = [row for row in rows if row["policy"] == DENSE][:1]
+    plans = [row for row in rows if curve(row) == other]
     found = []
-    for row in own:
-        plans = [each for each in rows if kind(each) == other and each["seed"] == row["seed"]]
-        if plans:
-            found.append(100 * (row["test"] - at_time([*plans, *dense], row["measured_ms"])))
+    for row in own if plans else ():
+        seeded = [plan for plan in plans if plan["seed"] == row["seed"]] or plans
+        found.append(100 * (row["test"] - at_time([*seeded, *dense], row["measured_ms"])))
     return found
 
 
 def plot(rows: Sequence[Row], path: Path, title: str) -> Path:
-    """Draw test accuracy against milliseconds into a PNG file, a color a policy, a line through its means."""
+    """Draw the test split against milliseconds into a PNG file, with a line through the means of each curve."""
     figure = Figure(figsize=(5.6, 3.8), layout="constrained", dpi=120)
     axis = figure.subplots()
     axis.set_title(title, fontsize=10)
-    axis.set(xlabel="ms for one image, onnxruntime, one thread", ylabel="test accuracy, %")
+    axis.set(xlabel="ms for one image, onnxruntime, one thread", ylabel=f"test {rows[0]['measure']}, %")
     axis.grid(alpha=0.25)
-    kinds = dict.fromkeys(sorted(map(kind, rows)))
+    kinds = dict.fromkeys(sorted(map(curve, rows)))
     for at, name in enumerate(kinds):
-        own = [row for row in rows if kind(row) == name]
+        own = [row for row in rows if curve(row) == name]
         axis.scatter(
             [row["measured_ms"] for row in own], [100 * row["test"] for row in own], s=16, color=f"C{at}",
             label=name,
@@ -135,14 +144,9 @@ def _budget(row: Row) -> tuple[str, float]:
     return row["resource"], row["target"]
 
 
-def _order(group: tuple[str, str, float]) -> tuple[int, str, str, float]:
-    name, resource, target = group
-    return (
-        ([BY_TIME, BY_FLOPS, UNIFORM].index(name) if name in (BY_TIME, BY_FLOPS, UNIFORM) else 3),
-        name,
-        resource,
-        target,
-    )
+def _order(group: tuple[str, str, float]) -> tuple[bool, str, bool, float]:
+    policy, resource, target = group
+    return policy == UNIFORM, policy, resource != TIME, -target
 
 
 def _above(own: Sequence[Row], rows: Sequence[Row], other: str) -> str:

@@ -11,7 +11,7 @@ from experiments.analysis import markdown, stats
 SEED = 0  # of the resamples
 BASELINE = "uniform"
 STAGES = ("before", "after")  # fine-tuning
-NAMES = {"macs": "MACs", "params": "parameters", "bits": "bits"}
+NAMES = {"macs": "MACs", "params": "parameters", "bits": "bits", "latency": "milliseconds"}
 
 Rows = Sequence[Mapping[str, Any]]
 

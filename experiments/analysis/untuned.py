@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from experiments.analysis import figures, markdown, stats
 from experiments.analysis.charts import Curve
+from experiments.analysis.tuned import NAMES
 
 SEED = 0  # of the resamples
 BASELINE = "uniform"
@@ -84,7 +85,7 @@ def cells(records: Iterable[Mapping[str, Any]]) -> list[Cell]:
     return [Cell(name, -key, list(rows[key, name].values()), missed) for key, name in sorted(rows)]
 
 
-def table(records: Iterable[Mapping[str, Any]]) -> str:
+def table(records: Iterable[Mapping[str, Any]], resource: str = "macs") -> str:
     """A table a target in Markdown, the policy that agrees most with the dense network first."""
     every, parts = cells(records), []
     for target in dict.fromkeys(cell.target for cell in every):
@@ -103,7 +104,7 @@ def table(records: Iterable[Mapping[str, Any]]) -> str:
             ]
             for cell in chosen
         ]  # fmt: skip
-        parts.append(f"**{100 * target:g} % of the MACs**\n\n{markdown.table(head, lines)}")
+        parts.append(f"**{100 * target:g} % of the {NAMES[resource]}**\n\n{markdown.table(head, lines)}")
     return "\n\n".join(parts)
 
 

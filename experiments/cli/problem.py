@@ -98,11 +98,9 @@ def foresee(cfg: DictConfig) -> None:
     """
     name, options = cfg.model.name, config.plain(cfg.model.options)
     device_of(cfg.env.device)
-    timed = (cfg.protocol.resource, cfg.protocol.reward, *(cfg.protocol.limits or {}))
-    if cfg.protocol.latency is not None:
-        latency.read(cfg.protocol.latency)
-    elif "latency" in timed:
-        raise config.ConfigError(f"time is asked for, and no latency table is given: {NEEDED}")
+    check_times(
+        cfg.protocol.latency, cfg.protocol.resource, cfg.protocol.reward, *(cfg.protocol.limits or {})
+    )
     if name == "import":
         zoo.check_target(options.get("target"))
     elif cfg.model.checkpoint is None and not options.get("weights"):
@@ -116,6 +114,23 @@ def foresee(cfg: DictConfig) -> None:
     if is_ours(cfg.agent["_target_"]):
         offered = config.accepted(cfg.agent, decisions=2)
         config.instantiate(cfg.agent, **SPACES, **offered, seed=0)
+
+
+def check_times(table: str | None, *asked: str) -> None:
+    """Read a latency table, or see that nothing needs one.
+
+    Args:
+        table: path of the table; None for none.
+        asked: names of resources and rewards.
+
+    Raises:
+        LatencyError: for a table that is missing or damaged.
+        ConfigError: when a budget or reward is in milliseconds and no table is given.
+    """
+    if table is not None:
+        latency.read(table)
+    elif "latency" in asked:
+        raise config.ConfigError(f"time is asked for, and no latency table is given: {NEEDED}")
 
 
 def searched(run: Path, target: str | None) -> DictConfig:

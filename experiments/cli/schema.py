@@ -255,6 +255,7 @@ class PoliciesConfig(ContendersConfig):
     data: DataConfig = field(default_factory=DataConfig)
     compressor: Any = field(default_factory=CompressorConfig)
     resource: str = MISSING
+    latency: str | None = None
     early: int | None = MISSING
     stages: list[float] = MISSING
     confirm: int = MISSING
@@ -272,6 +273,7 @@ class PhotosConfig(ContendersConfig):
     data: DataConfig = field(default_factory=DataConfig)
     compressor: Any = field(default_factory=CompressorConfig)
     resource: str = MISSING
+    latency: str | None = None
     one_shot: list[str] = MISSING
     confirm: int = MISSING
     reward_images: int | None = MISSING

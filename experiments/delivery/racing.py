@@ -1,7 +1,8 @@
 """Runs the networks of searches whole, in turn, with their uniform policies' and the dense one.
 
-``python -m experiments.latency table=FILE runs=[runs/A,runs/B] result=FILE model=... data=...``; the weights
-are not needed, because what a network takes depends on its widths alone.
+``python -m experiments.latency table=FILE runs=[runs/A,runs/B] result=FILE model=... data=...``; a run is
+one of `experiments.search`, `experiments.policies` or `experiments.photos`. Its weights are not needed,
+because what a network takes depends on its widths alone.
 """
 
 from collections.abc import Iterable, Mapping
@@ -40,10 +41,10 @@ class Entry:
         target: fraction of the dense network's that may stay.
         seed: of the search.
         counts: of channels in each group.
-        selection: accuracy in [0, 1] on that split, after fine-tuning where there was any; or what stands in
-            its place.
+        selection: ``measure`` in [0, 1] on that split, after fine-tuning where there was any.
         test: likewise.
         tuned: whether it was fine-tuned.
+        measure: "accuracy"; or "agreement" with the dense network, in a comparison without labels.
     """
 
     policy: str
@@ -54,6 +55,7 @@ class Entry:
     selection: float
     test: float
     tuned: bool
+    measure: str = "accuracy"
 
 
 def main(cfg: DictConfig) -> None:
@@ -83,17 +85,46 @@ def main(cfg: DictConfig) -> None:
 
 
 def entries_of(run: Path, graph: Graph) -> list[Entry]:
-    """The networks in the final table of a search.
+    """The networks that a run found, and the dense one.
 
     Raises:
         RecordError: for a run that delivered none, or one of another network.
     """
-    content = RunRecord.read(run).content
-    found = content["results"].get("table")
-    if found is None or "counts" not in found[DENSE]:
-        raise RecordError(f"{run} has no delivered networks: let the search end, with deliver=true")
-    if found[DENSE]["counts"] != [len(group) for group in graph.groups]:
+    record = RunRecord.read(run)
+    content, compared = record.content, "contenders" in record.content["config"]
+    found = content["results"].get("groups" if compared else "table")
+    if found is None or not (compared or "counts" in found[DENSE]):
+        raise RecordError(f"{run} has no delivered networks: let it end, a search with deliver=true")
+    sizes = [group["size"] for group in found] if compared else found[DENSE]["counts"]
+    if sizes != [len(group) for group in graph.groups]:
         raise RecordError(f"{run} is of another network than the table: its channel groups have other sizes")
+    return _compared(content, record.rows, sizes) if compared else _searched(content)
+
+
+def _compared(
+    content: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], sizes: Iterable[int]
+) -> list[Entry]:
+    """Those of a comparison of many policies; one-shot methods have no counts of channels."""
+    config, dense = content["config"], content["results"][DENSE]
+    tuned = "recipe" in config and config["recipe"]["epochs"] > 0
+    measure = "accuracy" if "recipe" in config else "agreement"
+    found = {split: dense[split] if "recipe" in config else 1.0 for split in ("selection", "test")}
+    entries = [Entry(DENSE, "", 1.0, 0, tuple(sizes), **found, tuned=False, measure=measure)]
+    for row in rows:
+        if "counts" in row:
+            value = row["after" if "recipe" in config else "agreement"]
+            entries.append(
+                Entry(
+                    row["policy"], config["resource"], row["target"], row["seed"], tuple(row["counts"]),
+                    value["selection"], value["test"], tuned, measure,
+                )
+            )  # fmt: skip
+    return entries
+
+
+def _searched(content: Mapping[str, Any]) -> list[Entry]:
+    """Those in the final table of a search."""
+    found = content["results"]["table"]
     config, agent = content["config"], (content["run"].get("choices") or {}).get("agent", SEARCHED)
     protocol = config["protocol"]
     entries = []
@@ -136,7 +167,16 @@ def show(rows: Iterable[Mapping[str, Any]]) -> None:
     """Print what each network was promised to take, and takes, as a share of the dense one's time."""
     rows = list(rows)
     dense = next(row for row in rows if row["policy"] == DENSE)
-    table = Table("policy", "budget", "seed", "promised", "came", "ms", "test %", box=box.SIMPLE_HEAD)
+    table = Table(
+        "policy",
+        "budget",
+        "seed",
+        "promised",
+        "came",
+        "ms",
+        f"test {dense['measure']}, %",
+        box=box.SIMPLE_HEAD,
+    )
     for row in rows:
         table.add_row(
             row["policy"], f"{row['target']:.0%} {row['resource']}", str(row["seed"]),

@@ -24,7 +24,7 @@ from amc_env.evaluator import Evaluator, compared, logits
 from amc_env.metrics import Images, mean
 from experiments.analysis import untuned
 from experiments.cli import config
-from experiments.cli.problem import build_agent, trained
+from experiments.cli.problem import build_agent, check_times, trained
 from experiments.delivery.picture import draw
 from experiments.recording.plans import candidates, groups, plan_of
 from experiments.recording.progress import Meter
@@ -71,6 +71,7 @@ class Subject:
 def main(cfg: DictConfig, folder: Path) -> None:
     """Search and measure them all, and print the table."""
     contenders = {} if cfg.only == [] and cfg.one_shot else contenders_of(cfg)
+    check_times(cfg.latency, cfg.resource)
     record = opened(cfg, folder, contenders)
     with record:
         with record.phase("prepare"):
@@ -86,7 +87,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
                     torch.cuda.empty_cache()  # does nothing where there is no GPU
                     meter.update(len(record.rows), **{job.policy: found["agreement"]["selection"]})
         pictures(subject, record.rows, folder)
-        print(untuned.table([record.content | {"rows": record.rows}]))
+        print(untuned.table([record.content | {"rows": record.rows}], cfg.resource))
 
 
 def all_jobs(cfg: DictConfig, contenders: Mapping[str, Any]) -> list[Job]:
@@ -103,7 +104,9 @@ def all_jobs(cfg: DictConfig, contenders: Mapping[str, Any]) -> list[Job]:
 def prepared(cfg: DictConfig) -> Subject:
     """The network of a configuration and its evaluator."""
     subject = trained(cfg)
-    task = make_task(subject.model, subject.data, device=cfg.device, **config.plain(cfg.compressor))
+    task = make_task(
+        subject.model, subject.data, device=cfg.device, latency=cfg.latency, **config.plain(cfg.compressor)
+    )
     assert isinstance(task, Task)
     return Subject(
         task, task.evaluator("reward", cfg.reward_images), cfg.resource, cfg.episodes, cfg.confirm,

@@ -21,7 +21,7 @@ from amc_env.joint_task import JointTask
 from amc_env.layer_task import LayerTask
 from experiments.analysis import tuned as tables
 from experiments.cli import config
-from experiments.cli.problem import build_agent, trained
+from experiments.cli.problem import build_agent, check_times, trained
 from experiments.recording.plans import candidates, counts, groups, plan_of
 from experiments.recording.progress import Meter
 from experiments.searching import stages
@@ -77,6 +77,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     """Search and tune them all, and print the table."""
     contenders = contenders_of(cfg)
     stages.check(cfg)
+    check_times(cfg.latency, cfg.resource)
     record = opened(cfg, folder, contenders)
     with record:
         with record.phase("prepare"):
@@ -111,7 +112,8 @@ def all_jobs(cfg: DictConfig, contenders: Mapping[str, Any]) -> list[Job]:
 
 def prepared(cfg: DictConfig) -> Subject:
     """The network of a configuration and its evaluators."""
-    dense, settings = trained(cfg), config.plain(cfg.compressor)
+    dense = trained(cfg)
+    settings = config.plain(cfg.compressor) | {"latency": cfg.latency}
     recipe = Recipe(**config.plain(cfg.recipe))
     teacher = teacher_of(recipe, dense.model, dense.data)
     task = make_task(dense.model, dense.data, device=cfg.device, **settings)

@@ -33,6 +33,8 @@ def check(cfg: DictConfig) -> None:
                 raise ConfigError(
                     f"{len(parts)} stages share {name} evenly, so it is a multiple of that, not {total}"
                 )
+    if cfg.stages and cfg.resource not in ("macs", "params"):
+        raise ConfigError(f"stages are shares of macs or params, not of {cfg.resource}: give stages=[]")
     if cfg.stages and cfg.compressor.get("method", "channels") != "channels":
         raise ConfigError(
             f"stages cut channels: give method=channels, not {cfg.compressor.method}, or stages=[]"
