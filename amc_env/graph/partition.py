@@ -59,9 +59,11 @@ def find_groups(layers: Sequence[Layer], fixed: NDArray[np.bool_]) -> tuple[Grou
     for _, atoms in found:
         fixed[atoms] = False
     found.sort(key=lambda item: (item[0][0], int(item[1][0])))
+    widths = _widths(layers, of)
     return tuple(
-        Group(index, atoms, tuple(readers), *_width(layers, atoms))
+        Group(index, atoms, tuple(readers), width, width // len(atoms))
         for index, (readers, atoms) in enumerate(found)
+        for width in [max(int(widths[of[atoms[0]]]), len(atoms))]
     )
 
 
@@ -76,8 +78,11 @@ def _readers(layers: Sequence[Layer], of: Atoms) -> dict[int, list[int]]:
     return readers
 
 
-def _width(layers: Sequence[Layer], atoms: Atoms) -> tuple[int, int]:
-    """Channels of this group in the layer that writes most of them, and how many of them each atom holds."""
-    width = max(int(np.isin(layer.writes, atoms, kind="table").sum()) for layer in layers)
-    width = max(width, len(atoms))
-    return width, width // len(atoms)
+def _widths(layers: Sequence[Layer], of: Atoms) -> Atoms:
+    """For each set, its channels in the layer that writes most of them."""
+    widths = np.zeros(len(of), dtype=np.int64)
+    for layer in layers:
+        sets, counts = np.unique(of[layer.writes], return_counts=True)
+        free = sets >= 0
+        widths[sets[free]] = np.maximum(widths[sets[free]], counts[free])
+    return widths
