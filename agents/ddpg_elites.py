@@ -12,8 +12,8 @@ from agents.episode import Array, Episode, Info
 from agents.networks import q_values
 from agents.noise import truncated_normal
 
+DRAWS = 4  # of a decision, of which the critic picks the one that is played
 LIMITS = {  # of the arguments: the lowest and the highest
-    "candidates": (1, 100_000),
     "revisit": (0.0, 1.0),
     "revisit_top": (1, 100_000),
     "revisit_sigma": (1e-6, 10.0),
@@ -28,18 +28,14 @@ LIMITS = {  # of the arguments: the lowest and the highest
 class EliteDDPG(DDPG):
     """`DDPG` in which most episodes change or imitate the best ones, and the critic picks among draws.
 
-    With ``candidates=1`` and ``revisit=1`` no network has a say after the start, and none is trained.
-
     Args:
         *args: those of `DDPG`.
-        candidates: draws of a decision, of which the critic picks the one that is played.
-        revisit: share of the episodes after ``learn_after`` that go back to the best ones instead of mu.
-        revisit_top: see `Revisits`, as the three below.
-        revisit_sigma: see there.
-        revisit_changed: see there.
-        revisit_drawn: see there.
-        warmup: a field of `agents.ddpg.Settings`, as the two below; a search of 400 episodes has no time to
-            lose.
+        revisit: fraction of the episodes after ``learn_after`` that start from the elites instead of mu.
+        revisit_top: the argument ``top`` of `Revisits`.
+        revisit_sigma: its ``sigma``.
+        revisit_changed: its ``changed``.
+        revisit_drawn: its ``drawn``.
+        warmup: a field of `agents.ddpg.Settings`, shorter than there because a search has some 400 episodes.
         learn_after: likewise.
         sigma_decay: likewise.
         **settings: the other fields.
@@ -48,7 +44,6 @@ class EliteDDPG(DDPG):
     def __init__(
         self,
         *args: Any,
-        candidates: int = 4,
         revisit: float = 0.9,
         revisit_top: int = 10,
         revisit_sigma: float = 0.3,
@@ -59,10 +54,10 @@ class EliteDDPG(DDPG):
         sigma_decay: float = 0.985,
         **settings: Any,
     ) -> None:
-        if candidates < 1 or not 0 <= revisit <= 1:
-            raise ValueError(f"{candidates=}, {revisit=}: wanted >= 1, in [0, 1]")
+        if not 0 <= revisit <= 1:
+            raise ValueError(f"{revisit=}: wanted in [0, 1]")
         super().__init__(*args, warmup=warmup, learn_after=learn_after, sigma_decay=sigma_decay, **settings)
-        self.candidates, self.revisit = candidates, revisit
+        self.revisit = revisit
         self.revisits = Revisits(
             top=revisit_top, sigma=revisit_sigma, changed=revisit_changed, drawn=revisit_drawn
         )
@@ -78,7 +73,7 @@ class EliteDDPG(DDPG):
             self._executed.append(info["action_executed"])
         if not explore:
             return self._mu(observation)
-        count = self.candidates if self.episodes > self.settings.learn_after else 1
+        count = DRAWS if self.episodes > self.settings.learn_after else 1
         if self._guide is None:
             mu = np.repeat(self._mu(observation)[None], count, 0)
             return self._best(observation, truncated_normal(mu, self.schedule(self.episodes), self.rng))
@@ -89,12 +84,9 @@ class EliteDDPG(DDPG):
         return self.revisits.renewed(self._executed, action, self.rng)
 
     def end_episode(self, episode: Episode) -> dict[str, float]:
-        """Let the episode into the archive, and learn where a network has a say."""
+        """Add the episode to the archive, and learn."""
         self.revisits.add(episode)
-        if self.candidates > 1 or self.revisit < 1:
-            return super().end_episode(episode)
-        self.episodes += 1
-        return {}
+        return super().end_episode(episode)
 
     def _begin(self, decisions: int, *, explore: bool) -> None:
         """Choose what the episode follows: an elite, or mu."""
@@ -115,7 +107,7 @@ class EliteDDPG(DDPG):
 
     def _identity(self) -> dict[str, Any]:
         r = self.revisits
-        own = {"candidates": self.candidates, "revisit": self.revisit, "top": r.top, "sigma": r.sigma}
+        own = {"revisit": self.revisit, "top": r.top, "sigma": r.sigma}
         own |= {"changed": r.changed, "drawn": r.drawn}
         return super()._identity() | {"agent": "ddpg_elites", "elites": own}
 

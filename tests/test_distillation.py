@@ -46,7 +46,7 @@ def test_its_gradient_does_not_vanish_with_the_temperature():
 def test_a_student_of_logits_alone_becomes_its_teacher():
     teacher = network(1).eval()
     student = network(2)
-    recipe = Recipe(epochs=25, batch_size=40, lr=0.3, weight_decay=0.0, shift=0, distill=1.0, temperature=2.0)
+    recipe = Recipe(epochs=25, batch_size=40, lr=0.3, weight_decay=0.0, shift=0, distill=1.0)
     before = [value.clone() for value in teacher.state_dict().values()]
     train(student, data(), recipe, teacher=teacher)
     images = data().normalise(IMAGES)
@@ -65,7 +65,6 @@ def test_no_weight_no_teacher():
     ("settings", "told"),
     [
         ({"distill": 1.5}, "distill is in"),
-        ({"temperature": 0.0}, "temperature above 0"),
         ({"teacher": "x"}, "no say"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 import torch
 from identity import FindTheKeeps, assert_resumes, best_of
 
+from agents import ddpg_elites
 from agents.ddpg_elites import EliteDDPG
 from agents.elites import Guide, Revisits
 from agents.episode import Episode
@@ -168,16 +169,16 @@ def test_a_wrong_setting_is_an_error(wrong):
 
 # -- in the learner
 
-SETTINGS = {"hidden": 16, "learn_after": 4, "warmup": 10, "batch": 16, "revisit": 1.0, "candidates": 2}
+SETTINGS = {"hidden": 16, "learn_after": 4, "warmup": 10, "batch": 16, "revisit": 1.0}
 
 
 def agent_of(env, *, seed, **settings):
     return EliteDDPG(env.observation_space, env.action_space, seed=seed, **SETTINGS | settings)
 
 
-def test_the_critic_picks_among_the_candidates():
+def test_the_critic_picks_among_the_draws(monkeypatch):
     env = FindTheKeeps()
-    agent = agent_of(env, seed=0, candidates=64, revisit=0.0, learn_after=0)
+    agent = agent_of(env, seed=0, revisit=0.0, learn_after=0)
     observation = np.eye(4, dtype=np.float32)[0]
     agent.end_episode(run_episode(env, agent))
     with torch.no_grad():
@@ -185,15 +186,15 @@ def test_the_critic_picks_among_the_candidates():
             parameter.zero_()  # mu = 0.5
         agent.critic.weights[0][-1, 0] = agent.critic.weights[1][0, 0] = 1.0
         agent.critic.weights[2][0, 0] = -1.0  # Q(s, a) = -a
+    monkeypatch.setattr(ddpg_elites, "DRAWS", 64)
     guided = [agent.act(observation, {"decisions": 4}, explore=True).item() for _ in range(20)]
     assert max(guided) < 0.2  # the least of 64 draws; of one, half are above 0.5
     assert agent.act(observation, {"decisions": 4}, explore=False) == np.float32([0.5])
 
 
-@pytest.mark.parametrize("wrong", [{"candidates": 0}, {"revisit": 1.5}])
-def test_a_wrong_setting_of_the_learner_is_an_error(wrong):
-    with pytest.raises(ValueError, match="wanted >= 1, in"):
-        agent_of(FindTheKeeps(), seed=0, **wrong)
+def test_a_wrong_setting_of_the_learner_is_an_error():
+    with pytest.raises(ValueError, match=r"revisit=1.5: wanted in \[0, 1\]"):
+        agent_of(FindTheKeeps(), seed=0, revisit=1.5)
 
 
 def test_what_does_not_change_is_played_as_it_was():
@@ -226,20 +227,3 @@ def test_it_ends_nearer_to_the_best_than_noise_around_mu():
 def test_a_resumed_search_is_the_uninterrupted_one():
     env = FindTheKeeps()
     assert_resumes(lambda *, seed: agent_of(env, seed=seed, revisit=0.7), env, stop=8, episodes=14)
-
-
-def test_where_no_network_has_a_say_none_is_trained_and_the_search_is_the_same():
-    env = FindTheKeeps()
-
-    def played(**settings):
-        agent = agent_of(env, seed=0, **SETTINGS | {"candidates": 1} | settings)
-        before = [weight.clone() for weight in agent.critic.parameters()]
-        asked = [trial.episode.asked for trial in search(env, agent, episodes=12, seed=0)]
-        same = all(torch.equal(a, b) for a, b in zip(before, agent.critic.parameters(), strict=True))
-        return np.array(asked), same
-
-    alone, untouched = played()
-    assert untouched
-    trained, untouched = played(revisit=1 - 1e-12)  # trained, but never asked
-    assert not untouched
-    np.testing.assert_array_equal(alone, trained)

@@ -14,6 +14,8 @@ from amc_env.data.splits import DataSet
 from amc_env.execution import evaluating
 from experiments.training.recipe import Recipe, RecipeError
 
+TEMPERATURE = 4.0  # within the 2.5 to 20 that Hinton et al. try
+
 
 def teacher_of(recipe: Recipe, dense: nn.Module, data: DataSet) -> nn.Module | None:
     """The network that a recipe learns from: a checkpoint that it names, or else a copy of the dense network.
@@ -42,7 +44,7 @@ def teacher_of(recipe: Recipe, dense: nn.Module, data: DataSet) -> nn.Module | N
     return teacher.requires_grad_(False).eval()
 
 
-def soft_loss(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+def soft_loss(logits: Tensor, taught: Tensor, temperature: float = TEMPERATURE) -> Tensor:
     """T² KL(teacher ‖ student) of softened probabilities: its gradients are on the scale of cross-entropy's.
 
     Args:

@@ -16,6 +16,9 @@ from experiments.recording import state as states
 from experiments.training.recipe import Recipe, RecipeError
 from experiments.training.steps import CapturedSteps, Steps, steps_an_epoch
 
+MOMENTUM = 0.9  # Nesterov's
+WARM_UP = 0.2  # of the steps, before a onecycle schedule falls
+
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
@@ -108,12 +111,12 @@ def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
         {"params": plain, "weight_decay": 0.0},
     ]
     fused = any(p.is_cuda for p in parameters) or None  # the one that takes a learning rate in GPU memory
-    return torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=recipe.momentum > 0, fused=fused)
+    return torch.optim.SGD(groups, recipe.lr, MOMENTUM, nesterov=True, fused=fused)
 
 
 def schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
     """The factor of the learning rate at each step: warm-up to 1, then half a cosine down to 0."""
-    warmup = round(recipe.warmup * steps) if recipe.schedule == "onecycle" else 0
+    warmup = round(WARM_UP * steps) if recipe.schedule == "onecycle" else 0
 
     def factor(step: int) -> float:
         if step < warmup:
