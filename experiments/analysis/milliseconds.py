@@ -114,7 +114,7 @@ def above(own: Sequence[Row], rows: Sequence[Row], other: str) -> list[float]:
 
 
 def plot(rows: Sequence[Row], path: Path, title: str) -> Path:
-    """Draw the test split against milliseconds into a PNG file, with a line through the means of each curve."""
+    """Draw the test split against milliseconds into a PNG file, a line through the means of each curve."""
     figure = Figure(figsize=(5.6, 3.8), layout="constrained", dpi=120)
     axis = figure.subplots()
     axis.set_title(title, fontsize=10)

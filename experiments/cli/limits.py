@@ -32,7 +32,6 @@ LIMITS: dict[str, Sequence[Any]] = {
     "classes": (1, 1_000_000),
     "shape": (1, 100_000),
     "device": choices("amc_env.execution", "DEVICES"),
-    "resource": choices("amc_env.cost", "RESOURCES"),
     "split": choices("amc_env.data.splits", "SPLITS"),
     "one_shot": choices("experiments.searching.one_shot", "METHODS"),
     "format": choices("experiments.analysis.describe", "FORMATS"),
@@ -57,7 +56,8 @@ OTHERS: dict[str, dict[str, Sequence[Any]]] = {  # where a command means somethi
         "epochs": (0, 100_000),
         "launcher": ("basic", "local", "slurm", "ray", "cluster"),
     },
-    "PoliciesConfig": {"resource": ("macs", "params", "bits"), "stages": (1e-6, 1)},
+    "PhotosConfig": {"resource": ("macs", "params", "latency")},
+    "PoliciesConfig": {"resource": ("macs", "params", "bits", "latency"), "stages": (1e-6, 1)},
     "DeepCompressConfig": {
         "density": (1e-6, 1),
         "rounds": (1, 1_000),

@@ -106,20 +106,20 @@ def _compared(
 ) -> list[Entry]:
     """Those of a comparison of many policies; one-shot methods have no counts of channels."""
     config, dense = content["config"], content["results"][DENSE]
-    tuned = "recipe" in config and config["recipe"]["epochs"] > 0
-    measure = "accuracy" if "recipe" in config else "agreement"
-    found = {split: dense[split] if "recipe" in config else 1.0 for split in ("selection", "test")}
-    entries = [Entry(DENSE, "", 1.0, 0, tuple(sizes), **found, tuned=False, measure=measure)]
-    for row in rows:
-        if "counts" in row:
-            value = row["after" if "recipe" in config else "agreement"]
-            entries.append(
-                Entry(
-                    row["policy"], config["resource"], row["target"], row["seed"], tuple(row["counts"]),
-                    value["selection"], value["test"], tuned, measure,
-                )
-            )  # fmt: skip
-    return entries
+    tuned = "recipe" in config
+    measure, key = ("accuracy", "after") if tuned else ("agreement", "agreement")
+    found = {split: dense[split] if tuned else 1.0 for split in ("selection", "test")}
+    return [
+        Entry(DENSE, "", 1.0, 0, tuple(sizes), **found, tuned=False, measure=measure),
+        *(
+            Entry(
+                row["policy"], config["resource"], row["target"], row["seed"], tuple(row["counts"]),
+                **row[key], tuned=tuned, measure=measure,
+            )
+            for row in rows
+            if "counts" in row
+        ),
+    ]  # fmt: skip
 
 
 def _searched(content: Mapping[str, Any]) -> list[Entry]:
