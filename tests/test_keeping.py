@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from experiments.analysis import keeping
+from experiments.analysis import keeping, published, report
 from experiments.analysis.keeping import KeepError, agent_settings, keep
 from experiments.recording.record import RunRecord
 
@@ -99,6 +99,34 @@ def test_a_comparison_that_was_cut_is_kept_with_its_whole_seeds(tmp_path: Path, 
     kept = json.loads(keep(record.folder, "net-digits").read_text())
     assert [(row["policy"], row["seed"]) for row in kept["rows"]] == [("a", 2), ("b", 2)]
     assert kept["config"]["seeds"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "target"),
+    [("vgg16-cifar10-20", "table3/vgg16_20_uniform", 0.2), ("net-digits", None, 0.2)],
+)
+def test_policies_are_kept_where_the_table_that_names_them_looks(
+    name: str, row: str | None, target: float, tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = name.split("-")[:2]
+    config = {
+        "contenders": {"uniform": {"agent": {"_target_": "agents.rules.Uniform"}}}, "targets": [target],
+        "model": {"name": model}, "data": {"name": data}, "resource": "macs", "recipe": {"epochs": 1},
+        "first_seed": 0, "seeds": 1,
+    }  # fmt: skip
+    measured = {"counts": [], "before": {}, "after": {"test": 0.5}, "macs_share": 0.2, "params_share": 0.3}
+    run = finished(tmp_path / "run", config, {"policy": "uniform", "target": target, "seed": 0} | measured)
+    path = keep(run, name)
+    assert path.parent == results / ("tuned" if row is None else f"tables/{row.split('/')[0]}")
+    monkeypatch.setattr(report, "RESULTS", results)
+    rows = [one for one in published.spec("table3")["rows"] if published.of_row(report.committed(), one)]
+    assert [one["row"] for one in rows] == ([] if row is None else [row])
+
+
+def test_no_two_records_of_the_papers_tables_have_one_name() -> None:
+    rows = [row for table in published.tables().values() for row in table["rows"] if "record" in row]
+    named = {row["record"]["name"] for row in rows}
+    assert len({name.rpartition("/")[2] for name in named}) == len(named)
 
 
 def test_runs_that_no_table_is_made_of(tmp_path: Path) -> None:

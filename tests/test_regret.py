@@ -96,12 +96,6 @@ def test_agents_of_other_records_stand_beside(records):
     assert found["gp"]["b", 0.5][0] == pytest.approx([2, 2])
 
 
-def test_what_deletions_did(records):
-    new = {name: record([(regret.OURS, 0.5, 0, [[1, 0.86]])]) for name in records}
-    text = regret.deletions(records, new, before="gp", counts=(4,))
-    assert "2 seeds on a, b: +3.00 [" in text  # 4 - 0 on a, 4 - 2 on b
-
-
 def test_the_plot_is_drawn(records, tmp_path):
     path = regret.plot(records, tmp_path / "regret.png", names=("mine", "gp", "absent"))
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from amc_env import files
+from experiments.analysis import published
 from experiments.analysis.families import ABOUT
 from experiments.analysis.joining import gathered, joined, joined_parts
 from experiments.cli.signatures import ROOT, settings
@@ -64,7 +65,7 @@ def keep(folder: Path, name: str) -> Path:
     stopped = record.content["status"] != "finished"
     if stopped and not (group == FAMILIES and record.rows):
         _shorten(record, group)
-    place = RESULTS / group
+    place = RESULTS / (_named(name) if group == TUNED else group)
     path = place / f"{name}.json"
     if group.startswith((SEARCHES, TABLES)):
         kept = _search(record, name)
@@ -128,6 +129,13 @@ def group_of(record: RunRecord) -> str:
     experiment = (record.content["run"].get("choices") or {}).get("experiment") or ""
     table, _, row = experiment.rpartition("/")
     return f"{TABLES}/{table}" if row and table else SEARCHES
+
+
+def _named(name: str) -> str:
+    """The folder in which a table of ``published.yaml`` looks for a comparison of policies by this name."""
+    rows = (row for table in published.tables().values() for row in table["rows"])
+    named = {row["record"]["name"].rpartition("/")[::2] for row in rows if "record" in row}
+    return next((folder for folder, last in named if last == name), TUNED)
 
 
 def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:

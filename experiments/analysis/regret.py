@@ -155,17 +155,6 @@ def plot(records: Records, path: Path, names: Sequence[str] = PLOTTED, points: i
     return path
 
 
-def deletions(old: Records, new: Records, before: str = "ddpg", counts: Sequence[int] = COUNTS) -> str:
-    """How much worse `OURS` is than its own past, of old records, on their tables, targets and seeds."""
-    past, now = runs(old), runs({name: new[name] for name in old if name in new})
-    if OURS not in now:
-        return ""
-    worse = [pooled(differences(now[OURS], past[before], count)) for count in counts]
-    seeds = max(len(seeds) for seeds in past[before].values())
-    told = ", ".join(f"{cell(one, '+')} after {count}" for one, count in zip(worse, counts, strict=True))
-    return f"`{OURS}` of today minus that before the deletions, {seeds} seeds on {', '.join(old)}: {told}."
-
-
 def _worse(theirs: Runs, ours: Runs, count: int) -> Estimate:
     return pooled(differences(theirs, ours, count))
 

@@ -68,7 +68,6 @@ BENCHMARKS = "benchmarks"  # a folder in results/ and the name of a block
 ELITES = "elites"  # a folder in results/ and the name of a block: what the networks of `regret.OURS` add
 BESIDE = ("gp", "additive", "evopress", "random")  # searchers without networks that it shows too
 FEWER = (50, 100, 200)  # evaluations in its records
-REMOVED, DELETIONS = "removed", ("digits", "fashion")  # records of `regret.OURS` before the deletions
 FRONT = "plain20-cifar10"  # the record of `TUNED` on the front page
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -161,7 +160,6 @@ def pages() -> dict[Path, dict[str, str]]:
     mended = repairs.measured(read(RESULTS / FIDELITY) | read(RESULTS / REPAIRS))
     speed, compared = read(RESULTS / BENCHMARKS), read(RESULTS / REGRET)
     elites = regret.beside(read(RESULTS / ELITES), compared, BESIDE)
-    old = {name: whole(RESULTS / REMOVED / f"baselines-{name}.json") for name in DELETIONS}
     return {
         README: {"results": tuned.summary(read(RESULTS / TUNED)[FRONT]["rows"])},
         RESULTS_PAGE: {
@@ -189,7 +187,6 @@ def pages() -> dict[Path, dict[str, str]]:
                     regret.table(elites, FEWER),
                     regret.against(elites, regret.OURS, counts=FEWER),
                     recorded(elites),
-                    regret.deletions(old, compared),
                 )
             ),
         },
