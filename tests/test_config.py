@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from agents import ddpg, sb3
 from agents.search import Agent
+from amc_env import building
 from amc_env.building import LIMITS, make_env
 from amc_env.data.splits import SPECS, DataError
 from amc_env.rewards import REWARDS
@@ -36,7 +37,7 @@ from experiments.cli.suggest import explain, near, unknown_key
 from experiments.training.recipe import Recipe, RecipeError
 
 GIVEN = {("reproduce", "table"): "table2"}
-NO_SETTINGS = {"model", "data", "render_mode", *OWN}
+NO_SETTINGS = {"render_mode", *OWN}
 SPACES = {
     "observation_space": gym.spaces.Box(0, 1, (11,), np.float32),
     "action_space": gym.spaces.Box(0, 1, (1,), np.float32),
@@ -107,13 +108,15 @@ def test_every_entry_points_configuration_composes(composed, entry):
 
 
 def test_env_compressor_and_protocol_are_arguments_of_the_environment(composed):
-    cfg = composed("config", "compressor=channels")
+    cfg = composed("config")
     given = plain(cfg.env) | plain(cfg.compressor) | plain(cfg.protocol)
-    parameters = inspect.signature(make_env).parameters
-    assert set(given) == set(parameters) - NO_SETTINGS
+    parameters = inspect.signature(make_env).parameters.values()
+    expected = {one.name: one.default for one in parameters if one.default is not one.empty}
+    expected |= {one.name: one.default for one in dataclasses.fields(building.Settings)}
+    assert set(given) == set(expected) - NO_SETTINGS
     assert given.pop("scale") is None  # the agent's
     for name, value in given.items():
-        assert value == parameters[name].default, f"{name} differs from the class"
+        assert value == expected[name], f"{name} differs from the class"
 
 
 def leaves(node):

@@ -34,7 +34,12 @@ from amc_env.graph.trace import TraceError, trace
 from amc_env.observation import FEATURES
 from amc_env.plan import Plan
 
-SMALL = {"calibration_images": 100, "points": 10, "reward_images": 40}  # more rows than a layer has inputs
+SMALL = {
+    "calibration_images": 100,
+    "points": 10,
+    "reward_images": 40,
+    "repair": "moments",
+}  # more rows than a layer has inputs
 TINY = "Test/TinyCNN-Digits-v0"
 IDS = sorted(id_ for id_, spec in gym.registry.items() if "checkpoint" in spec.kwargs)
 DEEP = [pytest.param(id_, marks=pytest.mark.slow) for id_ in IDS if "FashionMNIST" in id_]
@@ -352,8 +357,8 @@ def no_long_work(monkeypatch):
     def collected(*args, **kwargs):
         raise AssertionError("long work was begun")
 
-    monkeypatch.setattr("amc_env.building.collect_cached", collected)
-    monkeypatch.setattr("amc_env.building.orders_cached", collected)
+    monkeypatch.setattr("amc_env.task.collect_cached", collected)
+    monkeypatch.setattr("amc_env.task.orders_cached", collected)
 
 
 @pytest.mark.usefixtures("no_long_work")

@@ -23,7 +23,9 @@ def task():
         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 4),
     ).eval()  # fmt: skip
     data = from_tensors(IMAGES, LABELS, IMAGES[:20], LABELS[:20], seed=0)
-    return make_task(model, data, method="joint", device="cpu", calibration_images=40, round_to=1)
+    return make_task(
+        model, data, method="joint", repair="moments", device="cpu", calibration_images=40, round_to=1
+    )
 
 
 def plan_of(task, counts):

@@ -124,7 +124,9 @@ def test_a_share_of_the_weights_stays_and_training_keeps_the_others_zero(subject
     method, layer = METHODS["fine_grained"](model, moments), graph.layer("2")
     assert method.costs(layer, "params")[25] == model[2].weight.numel() // 4
     assert method.costs(layer, "macs")[25] == layer.positions * model[2].weight.numel() // 4
-    task = make_task(model, data, method="fine_grained", device="cpu", calibration_images=40)
+    task = make_task(
+        model, data, method="fine_grained", repair="moments", device="cpu", calibration_images=40
+    )
     plan = Plan.dense(task.graph)
     for group in range(len(task.graph.groups)):
         plan = plan.with_group(group, tuple(range(30)))
@@ -194,7 +196,7 @@ def digits():
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_one_environment_for_all_of_them(digits, name):
     model, _, data = digits
-    settings = {"method": name} | PROBLEMS[name]
+    settings = {"method": name, "repair": "moments"} | PROBLEMS[name]
     env = make_env(model, data, device="cpu", reward_images=50, calibration_images=60, **settings)
     rng = np.random.default_rng(0)
     for _ in range(2):
@@ -259,14 +261,15 @@ def test_budgets_that_a_compressor_cannot_touch(digits, settings, told):
         ({"method": "joint", "repair": "sequential"}, "with method=joint give repair=moments"),
         ({"method": "low_rank", "split": "both"}, "channel, spatial"),
         ({"method": "weight_sharing", "start": "kmeans"}, "linear, density, random"),
-        ({"method": "fine_grained", "repair": "sequential"}, "give repair=moments or repair=none"),
+        ({"method": "fine_grained", "repair": "sequential"}, "with method=fine_grained give repair=moments"),
+        ({"method": "fine_grained", "repair": "staged"}, "give repair=moments or repair=none"),
         ({"method": "fine_grained", "floor": 0.0}, "smallest fraction of a layer"),
     ],
 )
 def test_settings_that_cannot_be(digits, settings, told):
     model, _, data = digits
     with pytest.raises(ValueError, match=told):
-        make_task(model, data, device="cpu", **settings)
+        make_task(model, data, device="cpu", **{"repair": "moments"} | settings)
 
 
 def test_bits_are_no_resource_of_channels(digits):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from agents import blackbox, ddpg, sb3
+from amc_env import building
 from amc_env.building import make_env
 from experiments.cli.signatures import Setting, SignatureError, settings
 from experiments.recording.wandb_tracker import WandbTracker
@@ -27,12 +28,20 @@ def test_fields_of_a_dataclass(target, dataclass):
     assert found == dataclasses.asdict(dataclass())
 
 
-@pytest.mark.parametrize("made", [make_env, WandbTracker, blackbox.CMAES])
+@pytest.mark.parametrize("made", [WandbTracker, blackbox.CMAES])
 def test_parameters_with_a_default(made):
     parameters = inspect.signature(made).parameters.values()
     expected = {p.name: p.default for p in parameters if p.default is not p.empty}
     found = settings(f"{made.__module__}.{made.__qualname__}")
     assert {name: setting.default for name, setting in found.items()} == expected
+
+
+def test_a_function_that_passes_settings_on_has_their_fields():
+    found = settings("amc_env.building.make_env")
+    own = {one.name for one in dataclasses.fields(building.Settings)}
+    assert own < set(found)
+    assert set(found) - own == set(inspect.signature(make_env).parameters) - {"model", "data", "settings"}
+    assert found["repair"] == Setting(str, "sequential", building.REPAIRS)
 
 
 def test_types():

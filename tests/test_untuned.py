@@ -66,7 +66,7 @@ def test_an_interval_over_runs_and_images():
 
 def test_a_network_beside_the_dense_one_is_measured_as_its_plan_is():
     model, data = network("residual"), images()
-    task = make_task(model, data, device="cpu", calibration_images=40, points=2, round_to=1)
+    task = make_task(model, data, repair="moments", device="cpu", calibration_images=40, points=2, round_to=1)
     dense = logits(model, data, "test")
     assert mean(compared(model, dense, data, "test"), "test").agreement == 1
     plan = Plan.dense(task.graph).with_group(0, task.compressor.choose(0, 2))

@@ -48,9 +48,9 @@ class Setting:
 def settings(target: str) -> Mapping[str, Setting]:
     """The parameters of a class or function that have a default, by name.
 
-    Those of a class are those of its ``__init__`` or dataclass fields and those of its bases. A class of ours
-    whose ``__init__`` takes ``**settings`` has the fields of the dataclass ``Settings`` of its module. A
-    target of our packages is read as text; one of the user's own is imported.
+    A class has those of its ``__init__`` or its dataclass fields, and those of its bases. Where a function or
+    ``__init__`` of ours takes ``**settings``, the fields of the dataclass ``Settings`` in its module are
+    added. A target in our packages is read as text; a user's own is imported.
 
     Args:
         target: the dotted name, as "agents.ddpg.DDPG".
@@ -151,10 +151,10 @@ def _defined(module: str, name: str) -> Iterator[tuple[str, Setting]]:
     found = definitions.get(name)
     if found is None:
         raise SignatureError(f"_target_ {module}.{name}: there is no such class or function")
-    if isinstance(found, ast.FunctionDef):
-        yield from _parameters(module, found)
-        return
-    makers = [node for node in found.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+    inside = [found] if isinstance(found, ast.FunctionDef) else found.body
+    makers = [
+        node for node in inside if isinstance(node, ast.FunctionDef) and node.name in (name, "__init__")
+    ]
     passed_on = makers[0].args.kwarg if makers else ast.arg("kwargs")
     for maker in makers:
         yield from _parameters(module, maker)
@@ -165,8 +165,10 @@ def _defined(module: str, name: str) -> Iterator[tuple[str, Setting]]:
             yield node.target.id, _setting(module, node.annotation, node.value)
     if passed_on is not None and passed_on.arg == "settings" and "Settings" in definitions:
         yield from _defined(module, "Settings")
+    if isinstance(found, ast.FunctionDef) or passed_on is None:
+        return
     imported = dict(_imported(tree))
-    for base in found.bases if passed_on is not None else ():
+    for base in found.bases:
         if isinstance(base, ast.Name) and is_ours(home := imported.get(base.id, module)):
             yield from _read(home, base.id)
 

@@ -13,7 +13,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from amc_env import scoring
-from amc_env.building import Task
 from amc_env.compressors.constraints import unconstrained
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import logits
@@ -21,6 +20,7 @@ from amc_env.execution import CPU
 from amc_env.graph.given import tensors
 from amc_env.metrics import mean, per_image
 from amc_env.plan import Plan
+from amc_env.task import Task
 from experiments.cli.config import plain
 from experiments.cli.problem import Trained
 from experiments.delivery.export import Called, Exported, called, export, write_onnx

@@ -10,11 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amc_env.building import Task
+from amc_env.building import AnyTask
 from amc_env.compressors.constraints import unconstrained
 from amc_env.data.splits import DataSet
-from amc_env.joint_task import JointTask
-from amc_env.layer_task import LayerTask
 from experiments.delivery.export import UnwritableError, trace, write_part
 from experiments.delivery.runtimes import ONNX, PT2
 
@@ -38,9 +36,7 @@ class Deliverable:
     forms: tuple[str, ...]
 
 
-def rehearse(
-    task: Task | LayerTask | JointTask, *, tuned: bool, say: Callable[[str], None] = print
-) -> Deliverable:
+def rehearse(task: AnyTask, *, tuned: bool, say: Callable[[str], None] = print) -> Deliverable:
     """Train a small network for one batch in training mode, and export it.
 
     Args:
@@ -59,9 +55,7 @@ def rehearse(
     return exportable(unconstrained(small).eval(), task, say)
 
 
-def exportable(
-    network: nn.Module, task: Task | LayerTask | JointTask, say: Callable[[str], None] = print
-) -> Deliverable:
+def exportable(network: nn.Module, task: AnyTask, say: Callable[[str], None] = print) -> Deliverable:
     """What exported files can hold: the whole network, else the part that is compressed.
 
     Args:

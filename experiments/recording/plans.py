@@ -5,11 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from amc_env.building import Task
+from amc_env.building import AnyTask
 from amc_env.env import CompressionEnv
 from amc_env.graph.structure import Graph
-from amc_env.joint_task import JointTask
-from amc_env.layer_task import LayerTask
 from amc_env.plan import Plan, PlanError
 from experiments.recording.record import RecordError, RunRecord
 
@@ -52,7 +50,7 @@ def groups(graph: Graph) -> list[dict[str, str | int]]:
     ]
 
 
-def plan_of(task: CompressionEnv | Task | LayerTask | JointTask, kept: Sequence[int]) -> Plan:
+def plan_of(task: CompressionEnv | AnyTask, kept: Sequence[int]) -> Plan:
     """Make the plan that keeps ``kept[g]`` positions of group g, chosen by the task's compressor."""
     plan = Plan.dense(task.graph)
     for group, count in enumerate(kept):

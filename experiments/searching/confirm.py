@@ -7,11 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from amc_env.building import Task
+from amc_env.building import AnyTask
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import accuracy
-from amc_env.joint_task import JointTask
-from amc_env.layer_task import LayerTask
 from amc_env.plan import Plan
 from experiments.recording import plans
 from experiments.recording.progress import Meter
@@ -72,7 +70,7 @@ def confirm(
 
 
 def halved(
-    task: Task | LayerTask | JointTask, found: Sequence[Plan], recipe: Recipe, rounds: Sequence[float]
+    task: AnyTask, found: Sequence[Plan], recipe: Recipe, rounds: Sequence[float]
 ) -> tuple[int, list[list[dict[str, float]]]]:
     """Fine-tune plans in rounds, each for the best third of the round before, and pick the last one's best.
 
@@ -109,7 +107,7 @@ def _plays(plans: int, rounds: int) -> int:
     return plans if rounds == 1 else plans + _plays(math.ceil(plans / STAY), rounds - 1)
 
 
-def _tuned(network: nn.Module, task: Task | LayerTask | JointTask, recipe: Recipe, epochs: float) -> float:
+def _tuned(network: nn.Module, task: AnyTask, recipe: Recipe, epochs: float) -> float:
     """Train a network in place for so many epochs; its accuracy on the selection split after them."""
     whole = math.ceil(epochs)
     images = task.data["train"].head(round(len(task.data["train"]) * epochs / whole))

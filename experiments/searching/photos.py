@@ -17,11 +17,12 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from amc_env.building import Task, make_task
+from amc_env.building import make_task
 from amc_env.compressors.networks import Networks
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluator, compared, logits
 from amc_env.metrics import Images, mean
+from amc_env.task import Task
 from experiments.analysis import untuned
 from experiments.cli import config
 from experiments.cli.problem import build_agent, check_times, trained

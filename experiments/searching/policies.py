@@ -14,11 +14,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from agents.search import search
-from amc_env.building import Task, make_task
+from amc_env.building import AnyTask, make_task
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluator, accuracy
-from amc_env.joint_task import JointTask
-from amc_env.layer_task import LayerTask
 from experiments.analysis import tuned as tables
 from experiments.cli import config
 from experiments.cli.problem import build_agent, check_times, trained
@@ -57,7 +55,7 @@ class Subject:
         rounds: epochs of short fine-tunings that settle on a candidate as well, see `confirm.halved`.
     """
 
-    task: Task | LayerTask | JointTask
+    task: AnyTask
     reward: Evaluator
     selection: Evaluator
     resource: str

@@ -15,12 +15,10 @@ from omegaconf import DictConfig
 from torch import nn
 
 from amc_env.budget import Budget
-from amc_env.building import Task, make_task
+from amc_env.building import AnyTask, make_task
 from amc_env.cost import RESOURCES
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import Evaluator, accuracy, compared, logits
-from amc_env.joint_task import JointTask
-from amc_env.layer_task import LayerTask
 from amc_env.metrics import Evaluation, mean
 from experiments.analysis import fidelity
 from experiments.cli import config
@@ -52,7 +50,7 @@ class Subject:
         steps: of a short tuning, which is a proxy as well; 0 for none.
     """
 
-    tasks: Mapping[str, Task | LayerTask | JointTask]
+    tasks: Mapping[str, AnyTask]
     judges: Mapping[str, Evaluator]
     images: int | None
     plans: Sequence[Drawn]
@@ -172,7 +170,7 @@ def tune(subject: Subject, start: nn.Module) -> dict[str, Any]:
     return {"tuned": found, "tuning_seconds": (time.perf_counter() - before) / max(1, len(found))}
 
 
-def shares(task: Task | LayerTask | JointTask, counts: Sequence[int]) -> dict[str, float]:
+def shares(task: AnyTask, counts: Sequence[int]) -> dict[str, float]:
     """What a plan costs as fractions of the dense network, in (0, 1]: ``macs_share`` and ``params_share``."""
     return {
         f"{resource}_share": Budget(task.compressor, {resource: 1.0}).spent(counts) for resource in RESOURCES
@@ -192,9 +190,7 @@ def tuned(
     return copied
 
 
-def tuned_shortly(
-    network: nn.Module, task: Task | LayerTask | JointTask, recipe: Recipe, steps: int
-) -> nn.Module:
+def tuned_shortly(network: nn.Module, task: AnyTask, recipe: Recipe, steps: int) -> nn.Module:
     """A copy of a network after one epoch of so many steps, on the first images of the train split."""
     few = {**task.data.splits, "train": task.data["train"].head(steps * recipe.batch_size)}
     short = replace(recipe, epochs=1)
