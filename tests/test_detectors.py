@@ -12,7 +12,7 @@ from test_own_classes import command
 
 from experiments import search
 from experiments.cli.signatures import ROOT
-from experiments.delivery import deliver
+from experiments.delivery import deliver, speed
 from experiments.delivery.timing import measure
 
 BLOCKS = re.findall(
@@ -93,7 +93,7 @@ def test_a_backbone_goes_through_search_export_and_a_clean_process(
 ) -> None:
     monkeypatch.setenv("AMC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(deliver, "batches_of", lambda macs: (1,))
-    monkeypatch.setattr(deliver, "measure", functools.partial(measure, repeats=2, warmup=1))
+    monkeypatch.setattr(speed, "measure", functools.partial(measure, repeats=2, warmup=1))
     (tmp_path / "mine.py").write_text(MINE)
     data = (
         "data=import",

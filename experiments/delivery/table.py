@@ -1,21 +1,56 @@
 """The table that a search ends with."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from experiments.delivery.deliver import Gain, Row
+from experiments.delivery.promise import Promise
+from experiments.delivery.timing import Latency
+
+DENSE, UNIFORM, FOUND = "dense", "uniform", "AMC"  # names of its columns
+UNIFORM_TUNED, TUNED = "uniform, tuned", "AMC, tuned"
 
 
-def show(
-    rows: "Mapping[str, Row]", gain: "Gain", files: Sequence[Path], console: Console | None = None
-) -> None:
-    """Print one column a network, what the search brought, and the paths of everything that was written."""
+@dataclass(frozen=True)
+class Row:
+    """One network of the final table; accuracies in [0, 1], latencies by runtime and batch.
+
+    ``agreement`` in [0, 1] and ``kl`` in nats compare it with the dense network on the test split.
+    ``counts`` are the channels that it keeps in each group.
+    ``promise`` is the time by the search's latency table, and the measured one; None without a table.
+    """
+
+    macs: int
+    params: int
+    file_bytes: int
+    selection: float
+    test: float
+    agreement: float | None
+    kl: float | None
+    latency_ms: Mapping[str, list[Latency]]
+    counts: Sequence[int]
+    promise: Promise | None = None
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The accuracy of AMC's network minus the uniform policy's, in points, on one split.
+
+    Both had the same repair and the same recipe. ``error`` is the paired standard error over ``images``.
+    """
+
+    points: float
+    error: float
+    images: int
+    tuned: bool
+
+
+def show(rows: Mapping[str, Row], gain: Gain, files: Sequence[Path], console: Console | None = None) -> None:
+    """Print one column a network, the gain of the search, and the paths of all files that were written."""
     console = console or Console()
     dense = next(iter(rows.values()))
     table = Table("", *rows, box=box.SIMPLE_HEAD, pad_edge=False)
@@ -41,7 +76,7 @@ def show(
     console.print(table)
     if dense.promise is not None:
         console.print(
-            "promised by the latency table; what came is the median of "
+            "promised by the latency table; came: the median of "
             f"{len(dense.promise.repeats_ms)} repeats in the table's runtime",
             highlight=False,
         )
@@ -52,8 +87,8 @@ def show(
         console.print(f"  {path}", highlight=False, soft_wrap=True)
 
 
-def brought(gain: "Gain") -> str:
-    """One line on what the search brought beside the uniform policy."""
+def brought(gain: Gain) -> str:
+    """One line on the gain of the search over the uniform policy."""
     when = "after the same fine-tuning" if gain.tuned else "without training"
     return (
         f"the search brought {gain.points:+.2f} points over the uniform policy, {when} "
