@@ -99,7 +99,8 @@ def _work(words: Sequence[str], where: Path, log: Path, counted: Path, kill_at: 
         os.dup2(printed.fileno(), 2)
         sys.stdout = sys.stderr = printed
         os.chdir(where)
-        warnings.resetwarnings()  # pytest makes errors of them
+        warnings.resetwarnings()  # pytest makes errors of them, and keeps them to itself
+        warnings.showwarning = _printed
         sys.argv = [f"experiments.{command}", *overrides]
         GlobalHydra.instance().clear()
         operations = Operations(where, kill_at)
@@ -114,6 +115,10 @@ def _work(words: Sequence[str], where: Path, log: Path, counted: Path, kill_at: 
             code = 71
         counted.write_text(str(operations.count))
         return code
+
+
+def _printed(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+    print(warnings.formatwarning(message, category, filename, lineno), file=sys.stderr)
 
 
 def left(folder: Path) -> dict[str, Any]:
@@ -143,7 +148,8 @@ def _without(value: Any, *keys: str) -> Any:
 def history(folder: Path, key: str) -> list[list[float]]:
     """The values of a key in the histories of W&B's offline runs of a folder, the oldest run first."""
     found = []
-    for run in sorted((folder / "wandb").glob("offline-run-*")):
+    runs = (folder / "wandb").glob("offline-run-*")
+    for run in sorted(runs, key=lambda run: (run / "logs").stat().st_mtime_ns):  # a name has whole seconds
         read = subprocess.run(
             [WANDB, "leet", "inspect", "--json", str(run)], capture_output=True, text=True, check=False
         )
