@@ -31,7 +31,7 @@ from experiments.cli.config import (
     instantiate,
     plain,
 )
-from experiments.cli.schema import OWN, DataConfig, ModelConfig, ProtocolConfig
+from experiments.cli.groups import OWN, DataConfig, ModelConfig, ProtocolConfig
 from experiments.cli.signatures import SignatureError
 from experiments.cli.suggest import explain, near, unknown_key
 from experiments.training.recipe import Recipe, RecipeError

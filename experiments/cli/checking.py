@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from experiments.cli import limits, schema, suggest
+from experiments.cli import groups, limits, schema, suggest
 from experiments.cli.signatures import Setting, settings
 
 FINETUNE = "finetune"  # the recipe that may have no epochs: then nothing is trained
@@ -40,9 +40,9 @@ def check_settings(cfg: DictConfig) -> None:
             continue
         if (value := _at(found, key)) is not None:
             _check_limits(key, value, allowed)
-    for group, target in schema.SETTINGS.items():
+    for group, target in groups.SETTINGS.items():
         _check_typed(group, found.get(group, {}), settings(target))
-    for group in schema.OPEN:
+    for group in groups.OPEN:
         if group in cfg:
             _check_group(group, found[group])
     _check_lists(found)

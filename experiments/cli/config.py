@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from experiments.cli import ending, schema, suggest, words
+from experiments.cli import ending, groups, schema, suggest, words
 from experiments.cli.checking import ConfigError, check_places, check_settings, plain
 from experiments.cli.signatures import PACKAGES, settings
 
@@ -123,7 +123,7 @@ def _imported(name: str) -> Callable[..., Any]:
 def complete(cfg: DictConfig) -> dict[str, Any]:
     """The whole configuration as plain data, with the defaults of the classes that the open groups name."""
     found = plain(cfg)
-    for group in schema.OPEN:
+    for group in groups.OPEN:
         if group in found:
             known = settings(found[group]["_target_"])
             found[group] = {key: setting.default for key, setting in known.items()} | found[group]

@@ -25,7 +25,7 @@ from amc_env.env import CompressionEnv
 from amc_env.execution import device_of
 from amc_env.zoo.external import function as imported
 from amc_env.zoo.states import is_state, load_state
-from experiments.cli import config, schema
+from experiments.cli import commands, config, groups
 from experiments.cli.datasets import load_data
 from experiments.cli.signatures import is_ours
 from experiments.recording.record import RunRecord, commit
@@ -151,7 +151,7 @@ def searched(run: Path, target: str | None) -> DictConfig:
     if "${" in json.dumps(parts):
         raise config.ConfigError(f"the record in {run} has a ${{...}} in it, which is read from no record")
     try:
-        cfg = OmegaConf.merge(OmegaConf.structured(schema.SearchConfig), parts)
+        cfg = OmegaConf.merge(OmegaConf.structured(commands.SearchConfig), parts)
     except OmegaConfBaseException as error:
         raise config.ConfigError(f"the record in {run} has no settings of a search: {error}") from error
     assert isinstance(cfg, DictConfig)
@@ -174,7 +174,7 @@ def searched(run: Path, target: str | None) -> DictConfig:
 def environment(cfg: DictConfig, subject: Trained) -> CompressionEnv:
     """The environment that the groups protocol, compressor and env describe."""
     settings = config.plain(cfg.protocol) | config.plain(cfg.compressor) | config.plain(cfg.env)
-    settings |= {key: config.plain(cfg)[key] for key in schema.OWN if key in cfg}
+    settings |= {key: config.plain(cfg)[key] for key in groups.OWN if key in cfg}
     if settings.get("metric") is not None:
         settings["metric"] = imported(settings["metric"], "metric")
     settings["scale"] = scale_of(cfg)

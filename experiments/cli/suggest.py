@@ -15,7 +15,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.cli.schema import OPEN
+from experiments.cli.groups import OPEN
 from experiments.cli.signatures import SignatureError, settings
 
 LAUNCHER = "hydra/launcher"
