@@ -36,7 +36,8 @@ from experiments.analysis import runs
 from experiments.cli.ending import is_ours
 from experiments.delivery import sums, tabulating
 from experiments.recording import plans, state
-from experiments.recording.record import RECORD, ROWS, RunRecord, row_a_line, whole
+from experiments.recording.committed import row_a_line, whole
+from experiments.recording.record import RECORD, ROWS, RunRecord
 from experiments.training.loop import read_history
 
 HANGS = 5.0  # seconds

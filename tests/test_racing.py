@@ -9,7 +9,8 @@ from latency_tables import falling
 from amc_env import latency, zoo
 from amc_env.graph.trace import trace
 from experiments.delivery import racing
-from experiments.recording.record import RecordError, RunRecord, whole
+from experiments.recording.committed import whole
+from experiments.recording.record import RecordError, RunRecord
 
 WORDS = ("model=digits_cnn", "data=digits")
 

@@ -15,6 +15,7 @@ import pytest
 from rewriting import cut_short
 
 from amc_env import files
+from experiments.recording import provenance
 from experiments.recording import record as module
 from experiments.recording.record import RecordError, RunRecord, plain, without_clock
 
@@ -255,6 +256,6 @@ def test_how_a_run_ended_is_written(tmp_path, error, status):
 
 
 def test_the_commit_says_what_runs(tmp_path, monkeypatch):
-    assert module.commit() == "unknown" or len(module.commit().removesuffix("-dirty")) == 40
+    assert provenance.commit() == "unknown" or len(provenance.commit().removesuffix("-dirty")) == 40
     monkeypatch.setenv("PATH", "")
-    assert module.commit() == "unknown"
+    assert provenance.commit() == "unknown"

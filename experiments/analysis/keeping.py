@@ -14,7 +14,8 @@ from experiments.analysis import published
 from experiments.analysis.families import ABOUT
 from experiments.analysis.joining import gathered, joined, joined_parts
 from experiments.cli.signatures import ROOT, settings
-from experiments.recording.record import RunRecord, row_a_line, whole
+from experiments.recording.committed import row_a_line, whole
+from experiments.recording.record import RunRecord
 
 RESULTS = ROOT / "experiments/results"
 SEARCHES, REGRET = "searches", "regret"  # folders of it

@@ -56,8 +56,8 @@ from experiments.analysis.keeping import (
 )
 from experiments.benchmarks import tables
 from experiments.cli.signatures import ROOT
+from experiments.recording.committed import whole
 from experiments.recording.lock import alone
-from experiments.recording.record import whole
 from experiments.recording.tracking import METRICS
 
 README = ROOT / "README.md"

@@ -10,7 +10,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.recording.record import RECORD, ROWS, RecordError, RunRecord, whole
+from experiments.recording.committed import whole
+from experiments.recording.record import RECORD, ROWS, RecordError, RunRecord
 
 FOUND, TUNED = "AMC", "AMC, tuned"  # columns of the table that a search ends with
 SPLITS = ("selection", "test")

@@ -22,7 +22,9 @@ from amc_env.execution import DeviceError, device_of
 from experiments.benchmarks import sides
 from experiments.benchmarks.reference import Settings
 from experiments.benchmarks.tables import table
-from experiments.recording.record import commit, plain, row_a_line, versions
+from experiments.recording.committed import row_a_line
+from experiments.recording.provenance import commit, versions
+from experiments.recording.record import plain
 
 NETWORKS = ("plain20", "resnet56", "mobilenet_v1")  # whose weights ship
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"

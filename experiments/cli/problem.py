@@ -28,7 +28,8 @@ from amc_env.zoo.states import is_state, load_state
 from experiments.cli import commands, config, groups
 from experiments.cli.datasets import load_data
 from experiments.cli.signatures import is_ours
-from experiments.recording.record import RunRecord, commit
+from experiments.recording.provenance import commit
+from experiments.recording.record import RunRecord
 
 OF_SEARCH = ("model", "data", "protocol", "compressor", "env", "keep_whole")
 SPACES = {  # such as those of any environment, to try whether an agent can be built

@@ -23,7 +23,8 @@ from experiments.delivery.table import DENSE, FOUND, TUNED, UNIFORM, UNIFORM_TUN
 from experiments.delivery.timing import batches_of
 from experiments.recording import state as states
 from experiments.recording.plans import counts, uniform
-from experiments.recording.record import RunRecord, commit
+from experiments.recording.provenance import commit
+from experiments.recording.record import RunRecord
 from experiments.recording.tracking import Tracker
 from experiments.training.finetune import STATE, UNIFORM_STATE, finetune
 from experiments.training.recipe import Recipe

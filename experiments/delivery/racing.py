@@ -25,7 +25,9 @@ from experiments.cli.config import ConfigError
 from experiments.delivery.bench import Bench
 from experiments.delivery.monitoring import Monitor
 from experiments.delivery.promise import promises, undisturbed
-from experiments.recording.record import RecordError, RunRecord, commit, row_a_line, versions
+from experiments.recording.committed import row_a_line
+from experiments.recording.provenance import commit, versions
+from experiments.recording.record import RecordError, RunRecord
 
 DENSE, UNIFORM, SEARCHED = "dense", "uniform", "AMC"
 TUNED = "{}, tuned"  # after fine-tuning

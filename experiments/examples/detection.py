@@ -20,7 +20,7 @@ from torchvision.ops import box_iou
 from amc_env import checkpoints
 from amc_env.checkpoints import Card
 from amc_env.data.own import OwnData
-from experiments.recording.record import commit
+from experiments.recording.provenance import commit
 
 SIDE = 64  # pixels of an image
 STEPS, BATCH, LR = 600, 16, 0.008  # of training

@@ -5,13 +5,11 @@ import json
 import math
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,19 +17,10 @@ from typing import Any, Self
 from amc_env import files
 from experiments.recording import chain
 from experiments.recording.asked import asked
+from experiments.recording.provenance import commit, versions
 
 FORMAT = 1
 RECORD, ROWS = "record.json", "record.jsonl"
-VERSIONS = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "gymnasium",
-    "stable-baselines3",
-    "hydra-core",
-    "wandb",
-    "onnxruntime",
-)
 APART = ("output",)  # keys of a configuration that do not change the result
 CLOCK = ("run", "seconds", "work")  # keys that depend on the clock, the machine, the folder or the cache,
 CLOCK_ENDINGS = ("_seconds", "_ms")  # and what others that do end in
@@ -285,56 +274,6 @@ def plain(value: Any, where: str = "") -> Any:
     if not math.isfinite(value):
         raise RecordError(f"{where} is {value}: the run stops here, its record up to this point is kept")
     return value
-
-
-def versions() -> dict[str, str]:
-    """Python's version, and those of the packages that a result may depend on."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def commit() -> str:
-    """The commit of the code that runs, with ``-dirty`` where tracked files differ; "unknown" without git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=30, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()
-
-
-def row_a_line(content: Mapping[str, Any], of: str) -> str:
-    """JSON with its digest, indented, keys sorted, but for ``rows``, which take a line each.
-
-    Args:
-        content: plain data.
-        of: the name of the file, without suffix; see `amc_env.files.seal`.
-    """
-    content, rows = files.seal(content, of), content.get("rows")
-    text = json.dumps({**content, "rows": []} if rows else content, indent=1, sort_keys=True)
-    if rows:
-        lines = ",\n".join("  " + json.dumps(row, sort_keys=True) for row in rows)
-        text = text.replace('"rows": []', f'"rows": [\n{lines}\n ]')
-    return text + "\n"
-
-
-def whole(path: Path) -> dict[str, Any]:
-    """What a file of `row_a_line` holds.
-
-    Raises:
-        RecordError: when it is damaged, or not there.
-    """
-    try:
-        return files.read_json(path, path.stem)
-    except (OSError, files.DamagedError) as error:
-        raise RecordError(f"{error}; a committed file comes back by `git checkout {path}`") from error
 
 
 def _now() -> str:

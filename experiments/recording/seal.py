@@ -8,7 +8,8 @@ import argparse
 from pathlib import Path
 
 from amc_env import files
-from experiments.recording.record import RECORD, RecordError, row_a_line
+from experiments.recording.committed import row_a_line
+from experiments.recording.record import RECORD, RecordError
 
 NAMED = ("rows", "results", "n_images")  # keys of files whose names say what they are of
 

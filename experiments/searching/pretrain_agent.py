@@ -29,7 +29,8 @@ from amc_env.tabular import TabularEnv
 from experiments.cli import config
 from experiments.recording import opening
 from experiments.recording.progress import Meter
-from experiments.recording.record import RECORD, commit
+from experiments.recording.provenance import commit
+from experiments.recording.record import RECORD
 from experiments.searching.compare import play
 
 HIDDEN = 16

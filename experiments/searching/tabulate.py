@@ -33,7 +33,7 @@ from amc_env.zoo.tiny import TinyCNN
 from experiments.cli.config import ConfigError
 from experiments.recording.lock import alone
 from experiments.recording.progress import Meter
-from experiments.recording.record import commit
+from experiments.recording.provenance import commit
 from experiments.training.loop import train
 from experiments.training.recipe import Recipe
 

@@ -26,7 +26,8 @@ from experiments.analysis import deep_compression as analysis
 from experiments.cli import config
 from experiments.cli.problem import Trained, trained
 from experiments.recording import plans
-from experiments.recording.record import RECORD, RunRecord, commit
+from experiments.recording.provenance import commit
+from experiments.recording.record import RECORD, RunRecord
 from experiments.recording.tracking import Tracker
 from experiments.training.distillation import teacher_of
 from experiments.training.fitting import fit, opened

@@ -16,7 +16,8 @@ from experiments.cli import config
 from experiments.cli.problem import environment, searched, trained
 from experiments.recording import plans
 from experiments.recording import state as states
-from experiments.recording.record import RECORD, RunRecord, commit
+from experiments.recording.provenance import commit
+from experiments.recording.record import RECORD, RunRecord
 from experiments.recording.tracking import Tracker
 from experiments.training.distillation import teacher_of
 from experiments.training.fitting import fit, opened

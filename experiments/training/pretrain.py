@@ -14,7 +14,7 @@ from amc_env.evaluator import accuracy
 from amc_env.execution import device_of
 from experiments.cli import config
 from experiments.cli.datasets import load_data
-from experiments.recording.record import commit
+from experiments.recording.provenance import commit
 from experiments.training.fitting import fit, opened
 from experiments.training.recipe import Recipe
 
