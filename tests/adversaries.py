@@ -153,6 +153,11 @@ CUT: dict[str, tuple[Middle, dict[str, Any]]] = {
 
 # In each some channels must stay, and a note says at which node and why.
 PINNED: dict[str, tuple[Middle, dict[str, Any], str]] = {
+    "norm of responses": (
+        lambda m, x: m.norm(x),
+        {"norm": nn.LocalResponseNorm(3)},
+        "local_response_norm of 'norm'.*neighbouring channels",
+    ),
     "first four": (lambda m, x: x[:, :4], {"width": 4}, "getitem .*: an index that takes some"),
     "all but two": (lambda m, x: x[:, : x.size(1) - 2], {"width": 6}, "getitem .*: an index that takes some"),
     "every other": (lambda m, x: x[:, ::2], {"width": 4}, "getitem .*: an index that takes some"),
@@ -307,15 +312,10 @@ REFUSED: dict[str, tuple[Middle, dict[str, Any], str]] = {
         "'expand'.*expand_as",
     ),
     "indices of a maximum": (lambda m, x: F.max_pool2d(x, 2, return_indices=True)[0], {}, "indices"),
-    "norm of responses": (
-        lambda m, x: m.norm(x),
-        {"norm": nn.LocalResponseNorm(3)},
-        "'local_response_norm' of 'norm'.*not understood",
-    ),
     "layer norm of positions": (
         lambda m, x: m.norm(x),
         {"norm": nn.LayerNorm([8, 8, 8])},
-        "'norm'.*expected along 3 only",
+        "over the last dimension.*runs over .8, 8, 8.",
     ),
     "layer norm without weights": (
         lambda m, x: m.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -15,8 +16,8 @@ from amc_env.checkpoints import Card, CheckpointError
 from amc_env.compressors.surgery import cut
 from amc_env.graph.trace import trace
 from amc_env.plan import Plan
-from experiments.delivery.export import Exported, ExportError, agree, export
-from experiments.delivery.runtimes import RuntimeFileError, read
+from experiments.delivery.export import Exported, ExportError, agree, export, write_onnx
+from experiments.delivery.runtimes import RuntimeFileError, onnx_run, read
 from experiments.delivery.sums import SumsError
 
 CARD = Card("digits_cnn", 10, 1, "digits", (1, 8, 8), 0, "abc")
@@ -70,6 +71,32 @@ def test_each_computes_what_the_network_does_for_any_number_of_images(
         expected = network(images(count, seed=1))
     torch.testing.assert_close(found.forward(images(count, seed=1)), expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found.module()(images(count, seed=1)), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_no_file_names_a_source_file(exported: Exported) -> None:
+    assert exported.pt2 is not None
+    with ZipFile(exported.pt2) as archive:
+        content = b"".join(map(archive.read, archive.namelist()))
+    for file in (torch.__file__, zoo.__file__):
+        assert str(Path(file).parent).encode() not in content
+
+
+class Anything(nn.Module):
+    """A forward whose signature names nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 3))
+
+    def forward(self, *args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
+        return self.net(*args) * kwargs.get("scale", 1)
+
+
+def test_a_forward_of_any_arguments_is_written_for_any_number_of_images(tmp_path: Path) -> None:
+    network = Anything().eval()
+    file = write_onnx(network, (1, 8, 8), tmp_path / "net.onnx")
+    for count in (1, 5):
+        agree(onnx_run(file, [images(count)]), network(images(count)).detach(), file)
 
 
 def test_files_that_compute_something_else_are_told() -> None:

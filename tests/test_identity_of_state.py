@@ -203,7 +203,9 @@ def test_whatever_way_a_forward_takes_is_the_one_that_is_cut(change: Callable[[P
 def test_a_closure_over_a_layer_of_the_dense_network_is_refused() -> None:
     model = networks.ready(Pair())
     first = model.first
-    first.forward = lambda x: nn.functional.conv2d(x, first.weight, first.bias, padding=1)
-    graph = trace(model, networks.PAIR)
-    with pytest.raises(TraceError, match="replaced on the instance by a closure runs the dense network"):
-        try_cut(model, graph)
+    inner = first.forward
+    for forward in (inner, lambda x: nn.functional.conv2d(x, first.weight, first.bias, padding=1)):
+        first.forward = lambda x, forward=forward: 2 * forward(x)
+        graph = trace(model, networks.PAIR)
+        with pytest.raises(TraceError, match="replaced on the instance by a closure runs the dense network"):
+            try_cut(model, graph)

@@ -47,6 +47,11 @@ def test_labels_of_two_dimensions_are_refused_by_their_shape(labels):
         from_tensors(IMAGES, labels, IMAGES, labels, seed=0)
 
 
+def test_labels_that_are_no_tensor_are_refused():
+    with pytest.raises(DataError, match=r"torch tensors, not list; use torch\.as_tensor"):
+        from_tensors(IMAGES, LABELS.tolist(), IMAGES, LABELS, seed=0)
+
+
 def test_moments_of_another_forward_are_not_taken_from_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv(CACHE, str(tmp_path))
     one, other = Net(0.0).eval(), Net(1.0).eval()

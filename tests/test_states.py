@@ -53,6 +53,9 @@ def assert_loaded(model, file):
         ({"model": STATE}, "model:"),
         ({"model": STATE, "model_ema": None}, "model:"),
         ({"model": {}, "model_ema": STATE}, "model_ema:"),
+        ({"epoch": 3, "model_state_dict": STATE, "optimizer_state_dict": {"state": {}}}, "model_state_dict:"),
+        ({"state_dict": below("net.")}, "state_dict: net."),
+        ({"params_ema": STATE, "params": STATE}, "params_ema:"),
         ({"model": {"state_dict": below("module.")}}, "model: state_dict: module."),
         (AveragedModel(chain()).state_dict(), "module."),
         (nn.DataParallel(chain()).state_dict(), "module."),
@@ -68,6 +71,20 @@ def test_states_of_wrappers_and_trainers_are_read_and_it_is_said(tmp_path, saved
 
 def test_a_plain_state_is_read_without_a_word(tmp_path):
     assert_loaded(chain(), written(tmp_path, STATE))
+
+
+def test_an_old_file_without_counts_of_batches_is_read(tmp_path):
+    old = {key: value for key, value in STATE.items() if not key.endswith("num_batches_tracked")}
+    assert len(old) == len(STATE) - 1
+    assert_loaded(chain(), written(tmp_path, old))
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"0.bias: 3\n", b"PK\x03\x04 no archive"])
+def test_a_file_that_holds_no_tensors_is_refused_in_a_line(tmp_path, content):
+    file = tmp_path / "weights.pth"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"^the weights file .*weights\.pth cannot be used: [^\n]+$"):
+        load_state(chain(), file)
 
 
 def test_names_of_the_network_itself_are_left_alone(tmp_path):

@@ -12,7 +12,8 @@ import pytest
 import torch
 from networks import Net, conv, head
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune
 
 from amc_env.compressors.masking import masked
 from amc_env.compressors.surgery import Surgeon, cut
@@ -180,6 +181,45 @@ def test_parametrized_weights_are_refused() -> None:
     parametrizations.weight_norm(model[3])
     with pytest.raises(TraceError, match=r"'3' has parametrized weights.*remove_parametrizations"):
         trace(model, networks.PAIR)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda layer: torch.nn.utils.spectral_norm(layer),
+        lambda layer: prune.random_unstructured(layer, "weight", 0.5),
+    ],
+)
+def test_weights_that_a_hook_computes_are_refused(changed: Any) -> None:
+    model = networks.ready(networks.chain())
+    changed(model[3])
+    with pytest.raises(TraceError, match=r"computes the weight of module '3'; make it plain.*prune\.remove"):
+        trace(model, networks.PAIR)
+
+
+def test_a_lazy_layer_is_refused_until_it_has_weights() -> None:
+    model = nn.Sequential(nn.LazyConv2d(4, 3), head(4)).eval()
+    with pytest.raises(TraceError, match="'0' is lazy and has no weights yet; run the network on an image"):
+        trace(model, networks.PAIR)
+    model(networks.pixels(2))
+    assert len(tried(model).groups) == 1
+
+
+def by_name(m: Any, x: Tensor) -> Tensor:
+    """Every operation with its arguments by name."""
+    x = F.conv2d(input=x, weight=m.first.weight, bias=m.first.bias, padding=1)
+    x = torch.add(input=F.relu(input=x), other=x)
+    x = torch.lerp(input=x, end=m.last(input=x), weight=0.5)
+    x = torch.where(condition=torch.gt(input=x, other=0), input=x, other=0.1 * x)
+    x = torch.cat(tensors=[x, torch.pow(input=x, exponent=2)], dim=1).mean(dim=(2, 3))
+    return F.linear(input=torch.reshape(input=x, shape=(-1, 12)), weight=m.head.weight)
+
+
+def test_operations_take_their_arguments_by_name() -> None:
+    model = networks.ready(Net(by_name, first=conv(2, 6), last=conv(6, 6), head=nn.Linear(12, 3, bias=False)))
+    graph = tried(model)
+    assert re.search("reshape .*literal number of channels", graph.notes[0])
+    assert_cut_equals_masked(model, graph)
 
 
 def test_a_function_of_the_user_is_followed_whatever_its_name() -> None:

@@ -241,6 +241,12 @@ def from_tensors(
     Raises:
         DataError: for tensors of another type or shape, labels out of range, or too few images.
     """
+    for given in (train_images, train_labels, test_images, test_labels):
+        if not isinstance(given, Tensor):
+            raise DataError(
+                f"{name}: images and labels are torch tensors, not {type(given).__name__}; "
+                "use torch.as_tensor"
+            )
     if train_images.ndim != 4 or len(train_images) == 0 or len(test_images) == 0:
         raise DataError(f"{name}: images are (N, C, H, W), not {tuple(train_images.shape)}, and never none")
     if train_images.dtype != torch.uint8:

@@ -30,8 +30,11 @@ def cast(scribe: Scribe, x: Labels, *_: Any, **__: Any) -> Labels:
     return Labels(x.ids)
 
 
-def binary(scribe: Scribe, a: Any, b: Any, *, alpha: Any = 1, rounding_mode: str | None = None) -> Labels:
+def binary(
+    scribe: Scribe, *operands: Any, alpha: Any = 1, rounding_mode: str | None = None, **named: Any
+) -> Labels:
     """Two operands, of which one at least has labels: what meets, stands or falls together."""
+    a, b = (*operands, *named.values())
     x, y = (a, b) if isinstance(a, Labels) else (b, a)
     if isinstance(y, Constant):
         return _with_constant(scribe, x, y)
@@ -43,23 +46,14 @@ def binary(scribe: Scribe, a: Any, b: Any, *, alpha: Any = 1, rounding_mode: str
     return Labels(x.ids)
 
 
-def ternary(scribe: Scribe, *operands: Any, value: Any = 1, weight: Any = 1) -> Labels:
-    """Three operands, of which one at least has labels."""
-    first, *others = sorted((*operands, value, weight), key=lambda operand: not isinstance(operand, Labels))
+def ternary(scribe: Scribe, *operands: Any, **named: Any) -> Labels:
+    """Three operands, by position or name, of which one at least has labels."""
+    every = (*operands, *named.values())
+    first, *others = sorted(every, key=lambda operand: not isinstance(operand, Labels))
     for other in others:
         first = binary(scribe, first, other)
     found: Labels = first
     return found
-
-
-def where(scribe: Scribe, condition: Any, input: Any, other: Any) -> Labels:
-    """Three operands."""
-    return ternary(scribe, condition, input, other)
-
-
-def masked_fill(scribe: Scribe, x: Any, mask: Any, value: Any) -> Labels:
-    """Three operands."""
-    return ternary(scribe, x, mask, value)
 
 
 def glu(scribe: Scribe, x: Labels, dim: int = -1) -> Labels:
@@ -172,6 +166,12 @@ def extreme(scribe: Scribe, x: Any, dim: Any = None, keepdim: bool = False, **na
 def normalize(scribe: Scribe, x: Labels, p: float = 2, dim: int = 1, *_: Any, **__: Any) -> Labels:
     """Divided by a length along one dimension."""
     return softmax(scribe, x, dim)
+
+
+def local_response_norm(scribe: Scribe, x: Labels, *_: Any, **__: Any) -> Labels:
+    """Each channel is divided by what its neighbours hold."""
+    scribe.keep(x.ids, "a norm over neighbouring channels")
+    return Labels(x.ids)
 
 
 def softmax(scribe: Scribe, x: Labels, dim: int | None = None, **_: Any) -> Labels:

@@ -1,7 +1,9 @@
 """The scribe that holds a cut network against the graph of the dense one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import MethodType
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +36,13 @@ def verify(cut: nn.Module, graph: Graph, mask: NDArray[np.bool_]) -> None:
     try:
         propagate(cut, Checker(graph, mask), graph.given)
     except TraceError as error:
-        raise TraceError(f"{error}. {ADVICE}") from error
+        closed = any(not isinstance(forward, MethodType) for forward in _replaced(cut))
+        raise TraceError(f"{error}. {CLOSURE if closed else ADVICE}") from error
+
+
+def _replaced(network: nn.Module) -> Iterator[Any]:
+    """The forwards that stand on an instance."""
+    return (vars(module)["forward"] for module in network.modules() if "forward" in vars(module))
 
 
 @dataclass
@@ -111,7 +119,7 @@ class Checker:
         """What the recorder called blank at this point."""
         atoms = next(self._blanks, np.empty(0, dtype=np.int64))
         if len(atoms) != count:
-            raise TraceError(f"{count} blank channels, {len(atoms)} in the dense network. {CLOSURE}")
+            raise TraceError(f"{count} blank channels, {len(atoms)} in the dense network")
         return torch.from_numpy(atoms)
 
     def number(self, value: float) -> None:
@@ -122,7 +130,7 @@ class Checker:
     def finish(self, ids: Tensor) -> None:
         """The logits are those of the dense network."""
         if self._left_out:
-            raise TraceError(f"{min(self._left_out)!r} does not run in the cut network. {CLOSURE}")
+            raise TraceError(f"{min(self._left_out)!r} does not run in the cut network")
         if next(self._numbers, None) is not None or next(self._blanks, None) is not None:
             raise TraceError("how much is computed depends on the number of channels")
         self._same(self._left(self.graph.outputs), ids, "the outputs are not the classes")

@@ -234,16 +234,16 @@ def instance_norm(
 
 
 def layer_norm(
-    scribe: Scribe, x: Labels, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+    scribe: Scribe, x: Labels, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Labels:
     """Over the last dimension; its statistics run over the channels that are kept."""
-    ids = channels(x.ids, -1)
-    if tuple(shape) != (len(ids),) or not isinstance(weight, Constant):
-        given = f"{tuple(shape)}, {'without a' if weight is None else 'with a'} weight"
+    if tuple(normalized_shape) != (x.shape[-1],) or not isinstance(weight, Constant):
+        given = f"{tuple(normalized_shape)}, {'without a' if weight is None else 'with a'} weight"
         raise TraceError(
-            f"a layer norm is understood over the last dimension, here {len(ids)}, with a weight of the "
+            f"a layer norm is understood over the last dimension, here {x.shape[-1]}, with a weight of the "
             f"network; this one runs over {given}"
         )
+    ids = channels(x.ids, -1)
     for value in (weight, bias):
         entries(scribe, value, ids)
     scribe.norm(weight.name)

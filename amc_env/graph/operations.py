@@ -108,15 +108,16 @@ OPERATIONS: dict[str, Operation] = {
         (*CASTS - {"contiguous"}, "clone", "zeros_like", "ones_like", "empty_like"), arithmetic.cast
     ),
     **dict.fromkeys((*BINARY, *(f"{name}_" for name in BINARY)), arithmetic.binary),
-    **dict.fromkeys(("addcmul", "addcdiv", "lerp", "addcmul_"), arithmetic.ternary),
-    **dict.fromkeys(("masked_fill", "masked_fill_"), arithmetic.masked_fill),
+    **dict.fromkeys(
+        ("addcmul", "addcdiv", "lerp", "addcmul_", "where", "masked_fill", "masked_fill_"), arithmetic.ternary
+    ),
     **dict.fromkeys(("mean", "sum", "amax", "amin", "logsumexp", "prod", "any", "all"), arithmetic.reduce),
     **dict.fromkeys(("norm", "vector_norm"), arithmetic.norm),
     **dict.fromkeys(("std", "var"), arithmetic.deviation),
     **dict.fromkeys(("max", "min"), arithmetic.extreme),
     **dict.fromkeys(("softmax", "log_softmax"), arithmetic.softmax),
     "normalize": arithmetic.normalize,
-    "where": arithmetic.where,
+    "local_response_norm": arithmetic.local_response_norm,
     "glu": arithmetic.glu,
     "conv2d": layers.conv2d,
     "conv1d": layers.conv1d,
@@ -135,7 +136,7 @@ OPERATIONS: dict[str, Operation] = {
     **dict.fromkeys(("cat", "concat", "concatenate"), shapes.cat),
     **dict.fromkeys(("unbind", "iter"), shapes.unbind),
     "stack": shapes.stack,
-    "flatten": shapes.flatten,
+    **dict.fromkeys(("flatten", "ravel"), shapes.flatten),
     "unflatten": shapes.unflatten,
     "squeeze": shapes.squeeze,
     "expand": shapes.expand,
@@ -154,9 +155,7 @@ OPERATIONS: dict[str, Operation] = {
     "pixel_unshuffle": shapes.pixel_unshuffle,
 }
 
-_MANY = (
-    arithmetic.binary, arithmetic.ternary, arithmetic.where, arithmetic.masked_fill, arithmetic.extreme,
-)  # fmt: skip
+_MANY = (arithmetic.binary, arithmetic.ternary, arithmetic.extreme)
 WITH_PARAMETERS = {
     operation
     for operation in OPERATIONS.values()

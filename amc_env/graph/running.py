@@ -151,6 +151,8 @@ class Run(TorchFunctionMode):
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name, given = self._operation, list(tensors((args, kwargs)))
+        if not args and "input" in kwargs:  # what all operations call their first argument
+            args, kwargs = (kwargs["input"],), {key: kwargs[key] for key in kwargs if key != "input"}
         labels = [value for value in given if isinstance(value, Labels)]
         constants = [self._constants[id(value)] for value in given if id(value) in self._constants]
         if not labels and not constants:

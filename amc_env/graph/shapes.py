@@ -64,9 +64,9 @@ def _viewed_channels_last(shape: torch.Size, sizes: Sequence[int]) -> bool:
     return True
 
 
-def reshape(scribe: Scribe, x: Labels, *shape: Any) -> Labels:
+def reshape(scribe: Scribe, x: Labels, *sizes: Any, shape: Sequence[int] = ()) -> Labels:
     """A view, or a copy where none can be had."""
-    sizes = _sizes(shape)
+    sizes = _sizes(sizes or (shape,))
     ids = x.ids.reshape(sizes)
     return Labels(rectangular(scribe, ids, [d for d, size in enumerate(sizes) if literal(size)]))
 

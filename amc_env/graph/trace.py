@@ -11,7 +11,8 @@ import difflib
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from amc_env.graph.checker import verify
@@ -91,13 +92,20 @@ def _refuse_wrappers(model: nn.Module) -> None:
 
 
 def _refuse_parametrizations(model: nn.Module) -> None:
-    """Weights that are computed at every call would stay whole."""
+    """Weights that are computed at every call would stay whole; those of lazy layers are not there yet."""
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module):
             raise TraceError(
                 f"module {name!r} has parametrized weights; call torch.nn.utils.parametrize."
                 "remove_parametrizations first"
             )
+        if isinstance(module, CUT) and isinstance(vars(module).get("weight"), Tensor):
+            raise TraceError(
+                f"a hook computes the weight of module {name!r}; make it plain first, by torch.nn.utils."
+                "remove_weight_norm, remove_spectral_norm or prune.remove"
+            )
+        if any(is_lazy(value) for value in module.parameters(recurse=False)):
+            raise TraceError(f"module {name!r} is lazy and has no weights yet; run the network on an image")
 
 
 def _refuse_shared_parameters(model: nn.Module) -> None:

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 FILES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
-STATES = ("state_dict", "model_ema", "model")  # where trainers put a network's state, the first that is there
-PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
+STATES = (  # where trainers put a network's state, the first that is there
+    "state_dict", "model_ema", "model", "model_state_dict", "ema_state_dict", "params_ema", "params", "net",
+)  # fmt: skip
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # of DataParallel, torch.compile and Lightning
 COUNTS = ("n_averaged",)  # of AveragedModel, beside its network
 
 
@@ -39,7 +41,7 @@ def load_state(model: nn.Module, file: Path) -> None:
             saved = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"the weights file {file} does not exist") from None
-    except UnpicklingError as error:
+    except (UnpicklingError, KeyError, IndexError, ValueError) as error:  # bytes that are no pickle
         raise ValueError(
             f"the weights file {file} cannot be used: it is damaged, or holds code or objects, which are "
             "never run; save the tensors alone: torch.save(network.state_dict(), FILE)"
@@ -52,6 +54,8 @@ def load_state(model: nn.Module, file: Path) -> None:
     state, taken_off = unwrapped(saved, own, file)
     # torchvision's files of GoogLeNet and Inception hold the auxiliary heads too
     state = {key: value for key, value in state.items() if key in own or not key.lower().startswith("aux")}
+    counts = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
+    state = {**counts, **state} if state.keys() & set(own) else state  # old files lack them
     _check_keys(own, state, file)
     model.load_state_dict(state)
     if taken_off:

@@ -1,6 +1,7 @@
 """Exports a network to safetensors, torch.export and ONNX; each file is read back and checked."""
 
 import copy
+import inspect
 import io
 import logging
 import math
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from amc_env import checkpoints as weights
 from amc_env import files
@@ -151,12 +153,15 @@ def trace(network: nn.Module, part: str, images: Any) -> ExportedProgram:
 
 def _trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedProgram:
     example = nested((args, dict(kwargs)), _of_two)
-    open_ = nested(example, lambda value: {0: Dim("N")} if isinstance(value, Tensor) and value.ndim else None)
+    bound = inspect.signature(module.forward).bind(*example[0], **example[1]).arguments
+    open_ = nested(bound, lambda value: {0: Dim("N")} if isinstance(value, Tensor) and value.ndim else None)
     module = copy.deepcopy(module).to(memory_format=torch.contiguous_format)  # trained channels last
     with evaluating(module), _quiet_exporter(), _told("torch.export"):
-        return torch.export.export(
-            module, example[0], example[1] or None, dynamic_shapes=(*open_[0], *open_[1].values())
-        )
+        program = torch.export.export(module, example[0], example[1] or None, dynamic_shapes=open_)
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # it names the source files of this machine
+    return program
 
 
 def _of_two(value: Any) -> Any:
