@@ -1,1 +1,1 @@
-"""Searchers, each an `agents.search.Agent`: they know an environment by its spaces and its info alone."""
+"""Searchers: each is an `agents.search.Agent` and sees only an environment's spaces and info."""

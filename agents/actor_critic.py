@@ -1,4 +1,4 @@
-"""What every actor-critic of this package can be told, whoever wrote it: our DDPG and Stable-Baselines3's."""
+"""Settings that our DDPG and the learners of Stable-Baselines3 share."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ LIMITS = {  # of the numbers in `ActorCritic`: the lowest and the highest
 
 @dataclass(frozen=True, kw_only=True)
 class ActorCritic:
-    """Settings of networks, replay, updates and noise."""
+    """Networks, replay, updates and noise."""
 
     hidden: int = 300  # units in each of two hidden layers, as in AMC
     gamma: float = 1.0  # so that early decisions count as much as late ones

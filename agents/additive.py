@@ -1,4 +1,4 @@
-"""An additive model of the reward, a table of each decision's choices, and the best sum within the budget."""
+"""Searches with an additive model of the reward: one table a decision, one entry a choice."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,16 +23,15 @@ LIMITS = {"levels": (1, 10_000)}  # of the settings: the lowest and the highest
 
 
 class Additive(PlanSearch):
-    """Changes one decision at a time around the best plan, adds up what that did, and plays the best sum.
+    """Changes one decision at a time around the best plan, adds up the effects, and plays the best sum.
 
-    Around a centre, each decision is set to a few of its choices. The others are all cut or raised by one
-    factor until the budget is used up. A sum over decisions is fitted to all rewards; plans near the
-    centre count more. An integer program finds the plan of largest sum within the exact budget that was not
-    played yet; it is filled up and played, and so are its neighbours of largest sum. A plan that is better
-    than all before is the next centre.
+    Around a centre, each decision is set to a few of its choices in turn, and all others are scaled by one
+    factor until the budget is used up. A sum of one term a decision is then fitted to all rewards; plans near
+    the centre weigh more. An integer program finds the new plan with the largest sum within the exact budget.
+    It and the neighbours with the largest sums are played. The best plan so far is the next centre.
 
     Args:
-        levels: choices that are tried of each decision, besides the centre's.
+        levels: number of choices that are tried for each decision, besides the centre's.
     """
 
     def __init__(self, *args: Any, levels: int = 4, **kwargs: Any) -> None:
@@ -44,7 +43,7 @@ class Additive(PlanSearch):
         super().__init__(*args, levels=levels, **kwargs)
 
     def propose(self, lattice: Lattice) -> Plans:
-        """The uniform plan; then in turn changes around a new best plan and the best sums."""
+        """The uniform plan first; then changes around each new best plan, in turn with the best sums."""
         if not len(self.plans):
             return lattice.filled(lattice.uniform(), self.rng)
         best = self.best[0].tolist()
@@ -65,19 +64,19 @@ class Additive(PlanSearch):
         return around[:BATCH] if len(around) else self.best
 
     def state_dict(self) -> dict[str, Any]:
-        """As of the parent, and the centre."""
+        """The parent's state and the centre."""
         return super().state_dict() | {"centre": list(self.centre), "changed": self.changed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where the state was taken; raises `StateError` for another searcher's."""
+        """Continue exactly where the state was taken; raises `StateError` for another searcher's state."""
         super().load_state_dict(state)
         self.centre, self.changed = list(state["centre"]), state["changed"]
 
 
 def changes(lattice: Lattice, centre: NDArray[np.int64], levels: int) -> Plans:
-    """Plans in which one decision is set to one of a few choices spread over all of its own.
+    """Plans that set one decision to a choice; the choices are spread evenly over all that it has.
 
-    The keep ratios of the others are cut or raised by a common factor until the budget is used up.
+    The keep ratios of the other decisions are scaled by one factor until the budget is used up.
     """
     found = []
     for decision, top in enumerate(lattice.tops):
@@ -100,7 +99,7 @@ def _fit_others(lattice: Lattice, plan: NDArray[np.int64], decision: int) -> NDA
 
 
 def fitted(lattice: Lattice, plans: Plans, rewards: Floats, centre: NDArray[np.int64]) -> list[Floats]:
-    """Of each decision a table, a number for each choice, such that their sums are near the rewards.
+    """For each decision, a table of one number a choice; their sums approximate the rewards.
 
     Args:
         lattice: of the plans.
@@ -124,15 +123,15 @@ def fitted(lattice: Lattice, plans: Plans, rewards: Floats, centre: NDArray[np.i
 
 
 def best_sum(lattice: Lattice, tables: list[Floats], near: NDArray[np.int64], avoid: Plans) -> Plans:
-    """The plan ``(1, T)`` of largest sum of table entries within the budget; empty where none was found.
+    """The plan ``(1, T)`` with the largest sum of table entries within the budget; empty if none is found.
 
-    Where there are few plans, all are looked at. Else an integer program finds it: a binary variable for each
-    choice of each decision, and for each entry of a table of pairs one that is 1 where both are taken.
+    Few plans are all compared. For many, an integer program has a binary variable for each choice of each
+    decision, and one for each pair of choices that has a cost of its own.
 
     Args:
         lattice: of the plans.
-        tables: of each decision a number for each choice.
-        near: ``(T,)``, a plan whose choices are among those considered.
+        tables: for each decision, a number for each choice.
+        near: ``(T,)``, a plan whose choices are considered as well.
         avoid: ``(n, T)`` plans that may not be the answer.
     """
     if np.prod(lattice.tops + 1.0) <= FEW:
@@ -176,7 +175,7 @@ class _Program:
         self.lattice = lattice
 
     def _add_pair(self, one: int, other: int) -> int:
-        """Variables for the pairs of two decisions' choices, rows first; the position of the first."""
+        """Add a variable for each pair of two decisions' choices, by rows; returns the first one's index."""
         rows, columns = len(self.options[one]), len(self.options[other])
         index = self.width + np.arange(rows * columns).reshape(rows, columns)
         for i in range(rows):  # the pairs of a choice add up to it
@@ -202,7 +201,7 @@ class _Program:
         self.cells.append((-np.inf, room / scale, used.tolist(), (costs[used] / scale).tolist()))
 
     def solve(self, worth: Floats, avoid: Plans) -> NDArray[np.int64] | None:
-        """The plan ``(T,)`` of largest worth; None where none was found."""
+        """The plan ``(T,)`` with the largest worth; None if none is found."""
         cells = self.cells + self._nogoods(avoid)
         rows = np.repeat(np.arange(len(cells)), [len(cell[2]) for cell in cells])
         columns = np.concatenate([cell[2] for cell in cells]).astype(np.int64)

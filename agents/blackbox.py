@@ -1,8 +1,7 @@
-"""Black-box optimisers: the actions of the T decisions are one point of [0, 1]^T; they never look at a state.
+"""Black-box optimisers: the actions of the T decisions are one point in [0, 1]^T; observations are ignored.
 
-Each is a generator that yields points, as many at once as do not depend on each other's rewards, and is sent
-these rewards. It depends on its seed and on the rewards alone, so both are its whole saved state: to restore
-one is to send it the rewards again, exactly, whatever it computed in between.
+Each optimiser is a generator: it yields a batch of points and receives their rewards. It depends only on its
+seed and on the rewards, so these are its saved state: it is restored by sending it the same rewards again.
 """
 
 from abc import ABC, abstractmethod
@@ -30,10 +29,10 @@ LIMITS = {  # of the settings: the lowest and the highest
 
 
 class BlackBox(ABC):
-    """A searcher over whole episodes: action t of the point at hand is played at decision t.
+    """A searcher over whole episodes: action t of the current point is played at decision t.
 
     Args:
-        observation_space: not looked at.
+        observation_space: ignored.
         action_space: ``Box(0, 1, (1,))``.
         decisions: T.
         seed: of the points.
@@ -51,7 +50,7 @@ class BlackBox(ABC):
 
     @abstractmethod
     def proposals(self, rng: np.random.Generator) -> Proposals:
-        """Points to try, never none, and sent their rewards; where they end, the best is tried again."""
+        """Yield non-empty batches of points, receive their rewards; after the end the best is played."""
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
         """The action of the point to try, or of the best so far when not exploring."""
@@ -71,11 +70,11 @@ class BlackBox(ABC):
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The generator as it was at first, and all rewards since."""
+        """The random generator's first state, and all rewards since."""
         return self._identity() | {"origin": self._origin, "rewards": list(self._rewards)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where the state was taken; raises `StateError` for another optimiser's."""
+        """Continue exactly where the state was taken; raises `StateError` for another optimiser's state."""
         check_state(state, **self._identity())
         self._origin = state["origin"]
         self._restart()
@@ -107,10 +106,10 @@ class BlackBox(ABC):
 
 
 class RandomSearch(BlackBox):
-    """Every action uniform in [0, 1], independent of everything."""
+    """Draws every action uniformly from [0, 1]."""
 
     def proposals(self, rng: np.random.Generator) -> Proposals:
-        """Points drawn uniformly, for ever."""
+        """Points drawn uniformly, without end."""
         while True:
             yield [rng.random(self.decisions)]
 
@@ -158,12 +157,11 @@ class CMAES(BlackBox):
 
 
 class Greedy(BlackBox):
-    """The sensitivity of one decision at a time, then a bisection on the loss that is accepted of each.
+    """Measures the sensitivity of one decision at a time, then bisects the loss that each may cost.
 
-    A round tries each decision at a few levels around the centre, all others left at it. For a threshold,
-    each decision takes the lowest level that loses no more than that, or its best one; a bisection looks for
-    the best threshold, from each decision's own best level to the lowest for all. The next round starts from
-    the best point, with half the spread.
+    A round tries each decision at a few levels around the centre, with all others at the centre. Given a
+    threshold, each decision takes the lowest level that loses no more, or else its best level. A bisection
+    finds the best threshold. The next round starts from the best point with half the spread.
 
     Args:
         spread: of the first round's levels around the centre.
@@ -175,7 +173,7 @@ class Greedy(BlackBox):
         super().__init__(*args, spread=spread, levels=levels, **kwargs)
 
     def proposals(self, rng: np.random.Generator) -> Proposals:
-        """Rounds, until the levels are too close to be told apart."""
+        """Rounds, until the levels are too close to differ."""
         centre, spread = np.full(self.decisions, MIDDLE), self.spread
         (value,) = yield [centre]
         offsets = np.linspace(-1, 1, 2 * self.levels + 1)
@@ -193,7 +191,7 @@ class Greedy(BlackBox):
     def _bisect(
         self, levels: Point, losses: Point, centre: Point, value: float
     ) -> Generator[Sequence[Point], Sequence[float], tuple[Point, float]]:
-        """The best point and its reward, among the centre and what the thresholds lead to."""
+        """The best point among the centre and the thresholds' points, and its reward."""
         thresholds, known = np.unique(losses), dict[int, float]()
         low, high = 0, len(thresholds) - 1
         while low < high:
@@ -210,7 +208,7 @@ class Greedy(BlackBox):
 
 
 def accept(levels: Point, losses: Point, threshold: float) -> Point:
-    """For each decision the lowest level that loses no more than the threshold, or the one that loses least.
+    """For each decision, the lowest level whose loss is within the threshold, else the level of least loss.
 
     Args:
         levels: ``(L, T)``, ascending along the first axis.

@@ -1,10 +1,9 @@
-"""Critics of whole plans that carry over from network to network.
+"""Critics of whole plans that transfer from one network to another.
 
-A critic predicts the KL of a plan, up to a factor: the sum over decisions of w e^q. Here e is the relative
-error of the layers that read a group (`errors` in the info of ``reset``), and weight w and power q come from
-what is known of the decision on any network. Of a group whose layers lose 0.1, w = 2 and q = 1 make 0.2.
-Several critics, each of other networks, are asked together: where they disagree, the network at hand is
-unlike what they know.
+A critic predicts the KL of a plan up to a factor, as a sum over decisions of w e^q. Here e is the relative
+error of the layers that read a group (`errors` in the info of ``reset``); weight w and power q are computed
+from features that every network has. A group with e = 0.1, w = 2 and q = 1 adds 0.2. Several critics, trained
+on different networks, form an ensemble: where they disagree, the network is unlike the ones they have seen.
 """
 
 import hashlib
@@ -30,12 +29,12 @@ PARAMETERS = ("mean", "scale", "hidden_weight", "hidden_bias", "weight", "bias",
 
 
 class CriticError(ValueError):
-    """A file that holds no critic of this format, or an environment that tells no errors."""
+    """A file without a critic of this format, or an environment without `errors`."""
 
 
 def features(lattice: Lattice, errors: Sequence[Sequence[float]]) -> Floats:
-    """``(T, 6)``: of each decision its place in [0, 1]; ln of what dropping it to its least saves of the
-    cost, over the mean; the share of that which is still to come; ln of its error at `KEEPS`.
+    """``(T, 6)``: for each decision, its position in [0, 1]; ln of the largest cost that it can save,
+    relative to the mean; the fraction of all such savings that lies after it; ln of its error at `KEEPS`.
     """
     count = lattice.decisions
     whole = np.tile(lattice.tops, (count + 1, 1))
@@ -55,14 +54,14 @@ def features(lattice: Lattice, errors: Sequence[Sequence[float]]) -> Floats:
 class Critic:
     """The parameters of a critic, by the names of `PARAMETERS`.
 
-    ``mean`` and ``scale`` standardise the features; a hidden layer of tanh units ``(6, h)`` and a layer
-    ``(h, 2)`` give ln w, and 0.3 of whose tanh is added to ``power``, ln q.
+    ``mean`` and ``scale`` standardise the features. A hidden layer of tanh units ``(6, h)`` and an output
+    layer ``(h, 2)`` follow: the first output is ln w, and ln q is ``power`` plus 0.3 tanh of the second.
     """
 
     parameters: Mapping[str, Floats]
 
     def damage(self, known: Floats, errors: Sequence[Sequence[float]], plans: Plans) -> Floats:
-        """``(n,)`` the predicted KL of plans ``(n, T)``, up to a factor that is the network's.
+        """``(n,)`` the predicted KL of plans ``(n, T)``, up to a factor of the network.
 
         Args:
             known: `features` of the network.
@@ -82,14 +81,14 @@ class Critic:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Critics that learnt from different networks; they judge plans relative to one: levels cancel."""
+    """Critics trained on different networks; they rate plans relative to a reference plan."""
 
     critics: tuple[Critic, ...]
 
     def logs(
         self, lattice: Lattice, errors: Sequence[Sequence[float]], plans: Plans, reference: Plans
     ) -> Floats:
-        """``(critics, n)`` ln of the damage of plans ``(n, T)`` over that of one plan ``(1, T)``."""
+        """``(critics, n)`` ln of the damage of plans ``(n, T)``, relative to one plan ``(1, T)``."""
         known = features(lattice, errors)
         every = np.concatenate([plans, reference])
         found = np.log([critic.damage(known, errors, every) + LEAST for critic in self.critics])
@@ -116,7 +115,7 @@ class Ensemble:
 
 
 def read(path: Path) -> Ensemble:
-    """The critics of a safetensors file, with its card of the same name beside it.
+    """Read the critics of a safetensors file, whose card has the same name.
 
     Raises:
         CriticError: for a file that is missing, damaged, of another format or of other features.

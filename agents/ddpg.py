@@ -28,7 +28,7 @@ LIMITS = {  # of the numbers in `Settings`: the lowest and the highest
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(ActorCritic):
-    """Every choice of the learner; a wrong one is a ``ValueError`` at once."""
+    """All settings of the learner; a wrong value is a ``ValueError``."""
 
     lr_actor: float = 1e-4  # not in the paper, the released code's; so is the critic's
     lr_critic: float = 1e-3
@@ -44,23 +44,22 @@ class Settings(ActorCritic):
 
 
 def td_target(reward: Tensor, baseline: float, done: Tensor, next_q: Tensor, gamma: float) -> Tensor:
-    """``r - b + gamma (1 - done) Q'(s', mu'(s'))``, AMC's equation of the target; all ``(B,)``."""
+    """AMC's target of the critic, ``r - b + gamma (1 - done) Q'(s', mu'(s'))``; all ``(B,)``."""
     return reward - baseline + gamma * (1 - done) * next_q
 
 
 def moving_average(average: float, value: float, rate: float) -> float:
-    """An exponential moving average, one value further."""
+    """An exponential moving average after one more value."""
     return average + rate * (value - average)
 
 
 class DDPG:
-    """A deterministic policy, its critic, and the memory they learn from; see `Settings` for what can be
-    chosen.
+    """Deep deterministic policy gradient: an actor, a critic, their targets, and a replay buffer.
 
     Args:
         observation_space: a flat ``Box`` of n features.
         action_space: ``Box(0, 1, (1,))``.
-        seed: of the networks, the noise and the replay; three generators, none of them global.
+        seed: seeds three generators of its own, for networks, noise and replay.
         **settings: fields of `Settings`.
     """
 
@@ -84,7 +83,7 @@ class DDPG:
         self.average: float | None = None  # b
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
-        """Mu of the observation; when exploring, with noise around it."""
+        """The policy's action mu; with noise when exploring."""
         mu = self._mu(observation)
         return truncated_normal(mu, self.schedule(self.episodes), self.rng) if explore else mu
 
@@ -94,7 +93,7 @@ class DDPG:
         return mu
 
     def end_episode(self, episode: Episode) -> dict[str, float]:
-        """Remember the episode, update once a decision, and only then let its reward into the baseline."""
+        """Store the episode, update once for each decision, then add its reward to the baseline."""
         s = self.settings
         self.memory.add_episode(episode.observations, episode.executed, episode.reward)
         if self.average is None:
@@ -108,7 +107,7 @@ class DDPG:
         return metrics
 
     def _updates(self, decisions: int) -> int:
-        """How many updates follow an episode of so many decisions."""
+        """The number of updates after an episode with this many decisions."""
         if count := round(self.settings.updates_per_step * decisions):
             return count
         raise ValueError(
@@ -117,7 +116,7 @@ class DDPG:
         )
 
     def _update(self) -> tuple[float, float]:
-        """A step of critic, actor and their targets; the critic's loss and Q(s, mu(s))."""
+        """One step of critic, actor and targets; returns the critic's loss and Q(s, mu(s))."""
         batch = self.memory.sample(self.settings.batch)
         target = self._target(batch)
         loss = (q_values(self.critic, batch.observation, batch.action) - target).square().mean()
@@ -144,7 +143,7 @@ class DDPG:
         return self._identity() | modules | counters
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where the state was taken; raises `StateError` for one of other settings."""
+        """Continue exactly where the state was taken; raises `StateError` for a state of other settings."""
         check_state(state, **self._identity())
         for name, part in self._parts().items():
             part.load_state_dict(copy.deepcopy(state[name]))

@@ -1,4 +1,4 @@
-"""An archive of elites with a critic's opinion: DDPG that mostly goes back to its best episodes."""
+"""DDPG with an archive of elites: most episodes vary the best ones so far."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ LIMITS = {  # of the arguments: the lowest and the highest
 
 
 class EliteDDPG(DDPG):
-    """`DDPG` in which most episodes change or imitate the best ones, and the critic picks among draws.
+    """`DDPG` in which most episodes vary the best ones so far, and the critic picks among several draws.
 
     Args:
         *args: those of `DDPG`.
@@ -61,12 +61,12 @@ class EliteDDPG(DDPG):
         self.revisits = Revisits(
             top=revisit_top, sigma=revisit_sigma, changed=revisit_changed, drawn=revisit_drawn
         )
-        self._guide: Guide | None = None  # of the episode at hand, as is all below; None follows mu
+        self._guide: Guide | None = None  # of the current episode, like the two below; None follows mu
         self._decisions = 0
         self._executed: list[float] = []
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
-        """Mu of the observation; when exploring, with noise around it, or what goes back to the elites."""
+        """The policy's action mu; when exploring, with noise, or a variation of an elite's action."""
         if "decisions" in info:
             self._begin(info["decisions"], explore=explore)
         else:
@@ -89,14 +89,14 @@ class EliteDDPG(DDPG):
         return super().end_episode(episode)
 
     def _begin(self, decisions: int, *, explore: bool) -> None:
-        """Choose what the episode follows: an elite, or mu."""
+        """Choose whether the episode follows an elite or mu."""
         self._guide, self._decisions, self._executed = None, decisions, []
         may = explore and self.episodes > self.settings.learn_after and self.revisit > 0
         if may and self.rng.random() < self.revisit:
             self._guide = self.revisits.choose(self.rng)
 
     def _best(self, observation: Array, draws: Array) -> Array:
-        """Of draws ``(n, 1)`` the one that the critic values most."""
+        """The draw that the critic values most, out of ``(n, 1)``."""
         if len(draws) == 1:
             return np.array(draws[0])
         with torch.inference_mode():

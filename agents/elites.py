@@ -1,9 +1,8 @@
-"""Exploration that goes back to what was good: one of the best episodes is played again, in part changed, or
-one is drawn that is like all of them.
+"""Exploration from elites: an episode changes a few actions of one of the best episodes, or is drawn from a
+normal distribution that is fitted to all of them.
 
-Sources: the principle of returning before exploring is that of Ecoffet et al., "First return, then explore",
-Nature 2021; a normal distribution fitted to the best is the cross-entropy method, Rubinstein 1999, and
-beside a learner that of Pourchot & Sigaud, "CEM-RL", ICLR 2019.
+Sources: Ecoffet et al., "First return, then explore", Nature 2021 (return first); Rubinstein, 1999 (the
+cross-entropy method); Pourchot & Sigaud, "CEM-RL", ICLR 2019 (that method beside a learner).
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,9 +26,9 @@ TRIES = 20  # draws of a last action that leads to something new
 
 @dataclass(frozen=True)
 class Guide:
-    """The actions ``(T, 1)`` to follow, and ``(T,)`` which of them change, by what deviation.
+    """The actions ``(T, 1)`` to follow, a mask ``(T,)`` of those that change, and their standard deviation.
 
-    ``width``, from 1, says how much of that is for the sake of something new.
+    ``width`` is at least 1; the larger it is, the more the episode is meant to find a new plan.
     """
 
     actions: Array
@@ -38,14 +37,13 @@ class Guide:
     width: float
 
     def candidates(self, count: int) -> int:
-        """Of how many draws the best is played: fewer where something new is wanted, down to 1."""
+        """The number of draws that the critic picks from: fewer, down to 1, as the width grows."""
         return max(1, round(count / self.width))
 
     def draws(self, decision: int, count: int, rng: np.random.Generator) -> Array:
-        """``(n, 1)`` actions to choose from at a decision; the one to follow alone, where it does not change.
+        """``(n, 1)`` actions to pick from at a decision; one, the elite's, if it does not change.
 
-        Normal around it, and clipped: the most and the least of a layer are choices like others, and a
-        truncated normal hardly ever makes them.
+        They are normal and clipped, not truncated, so that 0 and 1 are drawn as well.
         """
         centre: Array = self.actions[decision : decision + 1]
         if not self.changes[decision]:
@@ -56,19 +54,18 @@ class Guide:
 
 
 class Revisits:
-    """The best episodes that differ, what is played for their sake, and what is known already.
+    """An archive of the best distinct episodes, and the episodes that are made from them.
 
-    A good plan differs from a better one in a few decisions: of one of the best only some change, the others
-    ask for what they asked for then. Where that was more than the budget allowed, they take up what a change
-    leaves free. At other times all decisions are drawn together, from the normal distribution of the best,
-    which trades one decision against another as these do. An episode that comes out as one that was played
-    before teaches nothing: the last action is drawn again where it is known to lead to one, and where it
-    came to that all the same, the next ones change more decisions, and by more.
+    A good plan usually differs from a better one in few decisions. So an elite is played again with a few
+    changed actions; the others ask for what they asked for before, and so use up what a change sets free.
+    Otherwise all actions are drawn from a normal distribution fitted to the elites. Repeating a known plan
+    teaches nothing: the last action is drawn again if it is known to lead to one. If a known plan is played
+    all the same, the next episodes change more decisions, and by more.
 
     Args:
-        top: how many episodes are kept.
-        sigma: deviation of a change, in units of the action.
-        changed: probability of each decision to change, at width 1; at least one does.
+        top: size of the archive.
+        sigma: standard deviation of a change, in units of the action.
+        changed: probability that a decision changes, at width 1; at least one does.
         drawn: probability that all decisions are drawn instead.
     """
 
@@ -83,7 +80,7 @@ class Revisits:
         self._width = 1.0
 
     def add(self, episode: Episode) -> None:
-        """Remember an episode; of equals that was played first counts as the better."""
+        """Add an episode; of equal rewards the earlier one ranks higher."""
         if self._end(episode):
             self._width = min(self._width * WIDER, WIDEST)
             return
@@ -93,10 +90,10 @@ class Revisits:
         del self.best[self.top :]
 
     def _end(self, episode: Episode) -> bool:
-        """Whether an episode came out as one before.
+        """Whether an episode executed a known plan.
 
-        Of each, by its executed actions but the last and by the last, the least and the most is kept that was
-        asked for last: what lies between comes to the same.
+        For each known plan, the range of last actions that led to it is kept: any action within it leads to
+        the same plan.
         """
         ends = self._ends.setdefault(episode.executed[:-1].tobytes(), {})
         executed, asked = episode.executed[-1].item(), episode.asked[-1].item()
@@ -106,7 +103,7 @@ class Revisits:
         return known
 
     def choose(self, rng: np.random.Generator) -> Guide:
-        """One of the best, a better one more likely, and what of it changes; or one that is like them."""
+        """An elite, better ones more often, and the decisions to change; or a draw from all elites."""
         if len(self.best) >= FEW and rng.random() < self.drawn:
             actions = self._drawn(rng)
             return Guide(actions, np.zeros(len(actions), np.bool_), self.sigma, self._width)
@@ -117,7 +114,7 @@ class Revisits:
         return Guide(actions, changes, min(self.sigma * self._width, SIGMA), self._width)
 
     def _drawn(self, rng: np.random.Generator) -> Array:
-        """Actions from the normal distribution of the best, better ones of more weight, as in CMA-ES."""
+        """Actions drawn from a normal distribution of the elites, weighted by rank as in CMA-ES."""
         points = np.array([actions[:, 0] for _, actions in self.best], np.float64)
         count, decisions = points.shape
         weights = np.log(count + 0.5) - np.log(np.arange(1, count + 1))
@@ -129,11 +126,11 @@ class Revisits:
         return drawn
 
     def renewed(self, executed: Sequence[float], asked: Array, rng: np.random.Generator) -> Array:
-        """The last action of an episode, or one near it, such that it is not known how the episode ends.
+        """The last action of an episode, changed until it is not known to lead to a known plan.
 
         Args:
-            executed: of the decisions before.
-            asked: ``(1,)``; what is given back if no new end is found.
+            executed: actions of the decisions before.
+            asked: ``(1,)``; returned if no new plan is found.
             rng: draws others.
         """
         ends = self._ends.get(np.array(executed, np.float32).tobytes(), {}).values()
@@ -145,7 +142,7 @@ class Revisits:
         return asked
 
     def state_dict(self) -> dict[str, Any]:
-        """The best episodes, how all that are known end, and the width."""
+        """The archive, the known plans, and the width."""
         best = [(reward, torch.from_numpy(actions.copy())) for reward, actions in self.best]
         ends = [
             (
@@ -157,7 +154,7 @@ class Revisits:
         return {"best": best, "ends": ends, "width": self._width}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Back to what was saved."""
+        """Restore a saved state."""
         self.best = [(reward, actions.numpy().copy()) for reward, actions in state["best"]]
         self._ends = {
             before.numpy().tobytes(): {end: (least, most) for end, least, most in ends.tolist()}

@@ -1,4 +1,4 @@
-"""One episode: what an agent is, what an environment must keep to, and how the two meet."""
+"""One episode: the interfaces of agent and environment, and the loop between them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ Space = gym.spaces.Space[Any]
 
 
 class ActionError(ValueError):
-    """An agent asked for something that is not in the action space."""
+    """An agent's action is not in the action space."""
 
 
 class EpisodeError(ValueError):
-    """An environment that does not keep to the form of an episode."""
+    """An environment that breaks the rules of an episode."""
 
 
 class StateError(ValueError):
@@ -30,9 +30,9 @@ class StateError(ValueError):
 class Episode:
     """One pass through the network: T decisions and the one reward they earned.
 
-    ``observations`` is ``(T + 1, n)``, ``asked`` and ``executed`` are ``(T, 1)``, all float32. What was
-    asked may be more than the budget allowed; ``executed`` would have asked for exactly what was applied.
-    ``infos`` are those of the T steps.
+    ``observations`` is ``(T + 1, n)``; ``asked`` and ``executed`` are ``(T, 1)``; all are float32. An asked
+    action may exceed the budget; the executed one asks for exactly the keep ratio that was applied.
+    ``infos`` are the infos of the T steps.
     """
 
     observations: Array
@@ -54,11 +54,11 @@ class Episode:
 
 
 class Agent(Protocol):
-    """Whatever can search: it proposes an action a decision and learns once an episode.
+    """The interface of a searcher: it chooses an action for each decision and learns after each episode.
 
-    The info of `act` is the info of ``reset`` at an episode's first decision, the only one that holds
-    ``decisions``, and the info of the step before at all others. A state holds tensors and plain data alone,
-    so that it loads without running code.
+    At the first decision of an episode, `act` gets the info of ``reset``, the only one with the key
+    ``decisions``; later it gets the info of the step before. A state holds only tensors and plain data, so
+    that loading it runs no code.
     """
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
@@ -70,11 +70,11 @@ class Agent(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next episode depends on."""
+        """Everything that later episodes depend on."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where `state_dict` was taken; raises `StateError` where it cannot."""
+        """Continue exactly where `state_dict` was taken; raises `StateError` if the state does not fit."""
         ...
 
 
@@ -83,7 +83,7 @@ def run_episode(env: Environment, agent: Agent, *, explore: bool = True, seed: i
 
     Raises:
         ActionError: the agent's action is NaN, out of the box or of the wrong shape.
-        EpisodeError: the environment does not report what an episode consists of, or ends at another time.
+        EpisodeError: the environment lacks keys of the info, or ends the episode at another step.
     """
     observation, info = env.reset(seed=seed)
     if "decisions" not in info:
@@ -104,7 +104,7 @@ def run_episode(env: Environment, agent: Agent, *, explore: bool = True, seed: i
 
 
 def check_state(state: Mapping[str, Any], **expected: Any) -> None:
-    """Raise `StateError`, and say what differs, unless the state was saved under what is expected."""
+    """Raise a `StateError` that lists the differences unless the state has the expected values."""
     for name, value in expected.items():
         if name not in state:
             raise StateError(f"not a state of this agent: no {name!r} in it")

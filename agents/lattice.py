@@ -1,4 +1,4 @@
-"""The plans that an environment allows: a keep ratio of a few for each decision, within an exact budget."""
+"""The plans that an environment allows: a choice of keep ratio for each decision, within an exact budget."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ Plans = NDArray[np.int64]  # (n, T): of each plan, the position of its keep rati
 
 
 class Limit:
-    """What plans cost in one resource, and the most that they may.
+    """The cost of plans in one resource, and its bound.
 
     Args:
         costs: see `Lattice`.
@@ -24,7 +24,7 @@ class Limit:
         self.pairs = {pair: np.array(table, np.int64) for pair, table in costs["pairs"].items()}
 
     def cost(self, plans: Plans) -> NDArray[np.int64]:
-        """``(n,)`` what plans ``(n, T)`` cost."""
+        """``(n,)`` the costs of plans ``(n, T)``."""
         total = np.full(len(plans), self.constant)
         for decision, each in enumerate(self.single):
             total += each[plans[:, decision]]
@@ -34,7 +34,7 @@ class Limit:
 
 
 class Lattice:
-    """Plans as positions in the lists of allowed keep ratios, and what they cost.
+    """Plans as indices into the lists of allowed keep ratios, and their costs.
 
     A network of two decisions with keep ratios (0.5, 1) each has four plans: (0, 0), (0, 1), (1, 0), (1, 1).
 
@@ -62,7 +62,7 @@ class Lattice:
         return allowed
 
     def positions(self, keeps: NDArray[np.floating]) -> Plans:
-        """The largest allowed keep ratio below each of ``(n, T)``, or the least, as positions ``(n, T)``."""
+        """Indices ``(n, T)`` of the largest allowed keep ratios not above the given ones ``(n, T)``."""
         found = [
             np.searchsorted(own, keeps[:, decision] + 1e-6, side="right") - 1
             for decision, own in enumerate(self.keeps)
@@ -75,7 +75,7 @@ class Lattice:
         return np.stack([own[plans[:, decision]] for decision, own in enumerate(self.keeps)], axis=1)
 
     def scaled(self, shape: NDArray[np.float64]) -> Plans:
-        """The largest multiples of keep ratios ``(n, T)`` within the budget; of ones, uniform plans."""
+        """Scale keep ratios ``(n, T)`` up to the budget; rows of ones become uniform plans."""
         low, high = np.zeros(len(shape)), np.full(len(shape), 1 / np.maximum(shape.min(), 1e-3))
         for _ in range(24):
             middle = (low + high) / 2
@@ -84,11 +84,11 @@ class Lattice:
         return self.positions(np.minimum(low[:, None] * shape, 1))
 
     def uniform(self) -> Plans:
-        """``(1, T)``: the same keep ratio everywhere, as large as the budget allows."""
+        """``(1, T)``, the uniform plan: one keep ratio everywhere, as large as the budget allows."""
         return self.scaled(np.ones((1, self.decisions)))
 
     def filled(self, plans: Plans, rng: np.random.Generator) -> Plans:
-        """Raise decisions by one choice, in random order and over again, while the budget allows any."""
+        """Raise decisions by one choice, in random order, until the budget allows no more."""
         plans = plans.copy()
         rows = np.arange(len(plans))
         changed = True
@@ -108,7 +108,7 @@ class Lattice:
         return self.filled(self.scaled(rng.uniform(0.1, 1, (count, self.decisions))), rng)
 
     def exchanged(self, plans: Plans, rng: np.random.Generator) -> Plans:
-        """A mutation of each plan: one or two decisions are lowered, others raised in their stead."""
+        """Mutate each plan: one or two decisions are lowered and others raised."""
         plans = plans.copy()
         rows = np.arange(len(plans))
         for one_more in (0.0, 0.5):
@@ -120,7 +120,7 @@ class Lattice:
         return self.filled(plans, rng)
 
     def neighbours(self, plan: NDArray[np.int64], rng: np.random.Generator) -> Plans:
-        """Plans within the budget with one decision a choice up or down, or one up and another down."""
+        """Plans within the budget that move one decision by one choice, or one up and another down."""
         steps = np.eye(self.decisions, dtype=np.int64)
         up, down = np.divmod(np.arange(self.decisions**2), self.decisions)
         swaps = np.flatnonzero(up != down)

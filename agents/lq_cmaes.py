@@ -1,4 +1,4 @@
-"""CMA-ES that ranks most of its points by a quadratic model of the rewards."""
+"""CMA-ES in which a quadratic model of the rewards ranks most points."""
 
 from collections.abc import Generator, Sequence
 from typing import Any
@@ -12,10 +12,10 @@ LEAST = 3  # losses that a model is built from
 
 
 class LQCMAES(CMAES):
-    """`CMAES` whose generations are ranked by a model of the losses, linear at first, then quadratic.
+    """`CMAES` that ranks each generation by a model of the losses, linear at first, then quadratic.
 
-    The points that the model likes best are evaluated, half more each time, until model and losses rank the
-    evaluated points alike. The other points get the model's values.
+    The points that the model predicts best are evaluated, half more each time, until the model ranks the
+    evaluated points as their losses do. All other points get the model's predictions.
 
     Source: Hansen, "A Global Surrogate Assisted CMA-ES", GECCO 2019, Algorithm 1; the model is the package's
     ``LQModel``.
@@ -38,7 +38,7 @@ class LQCMAES(CMAES):
 def _evaluated(
     model: Any, points: Sequence[Point]
 ) -> Generator[Sequence[Point], Sequence[float], list[float]]:
-    """Evaluate points until the model is sure of their ranks; the loss of each, NaN of those left out."""
+    """Evaluate points until the model ranks them well; returns their losses, NaN if not evaluated."""
     losses = np.full(len(points), np.nan)
     wanted = int(1 + max(0.02 * len(points), LEAST / model.settings.truncation_ratio - model.size))
     while np.isnan(losses).any():
@@ -60,7 +60,7 @@ def _evaluated(
 
 
 def _completed(model: Any, points: Sequence[Point], losses: Sequence[float]) -> list[float]:
-    """The losses where all are known; else the model's values, shifted so that both have the same least."""
+    """The losses if all are known, else the model's predictions, shifted to the same minimum."""
     if not np.isnan(losses).any():
         return list(losses)
     values = np.array([model.eval(point) for point in points])

@@ -1,4 +1,4 @@
-"""The networks of an actor and its critic, and how they change."""
+"""The networks of an actor and its critic, and their updates."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -38,7 +38,7 @@ def policy(actor: Network, observation: Tensor) -> Tensor:
 
 
 def q_values(critic: Network, observation: Tensor, action: Tensor) -> Tensor:
-    """``(B,)``, what the critic expects of observations ``(B, n)`` and actions ``(B, 1)``."""
+    """The critic's values ``(B,)`` of observations ``(B, n)`` and actions ``(B, 1)``."""
     values: Tensor = critic(torch.cat([observation, action], dim=1))
     return values.squeeze(1)
 
@@ -56,7 +56,7 @@ def soft_update(target: nn.Module, online: nn.Module, tau: float) -> None:
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step down the loss, for this optimizer's parameters alone: no gradient is computed of any other."""
+    """One gradient step for this optimizer's parameters; no other gradients are computed."""
     parameters = optimizer.param_groups[0]["params"]
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
         parameter.grad = gradient

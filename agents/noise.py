@@ -1,4 +1,4 @@
-"""Exploration of AMC: a normal around the policy, truncated to [0, 1], whose width decays after a warm-up."""
+"""AMC's exploration noise: a normal around mu, truncated to [0, 1], that decays after a warm-up."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from scipy.special import ndtr, ndtri
 def truncated_normal(mu: NDArray[np.floating], sigma: float, rng: np.random.Generator) -> NDArray[np.float32]:
     """A draw from TN(mu, sigma^2, 0, 1) for each mu in [0, 1], by the inverse of its distribution function.
 
-    Truncated, not clipped: no mass piles up at 0 and 1. With sigma 0 it is mu.
+    It is not clipped, so no mass lies on 0 and 1 themselves. With sigma 0 it is mu.
     """
     mean = np.asarray(mu, np.float64)
     if sigma == 0:

@@ -1,4 +1,4 @@
-"""What searchers over whole plans share: they propose a plan, play it, and remember how it was rewarded."""
+"""The base of searchers over whole plans: propose a plan, play it, store its reward."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,15 +13,15 @@ from agents.lattice import Lattice, Plans
 
 
 class PlanSearch(ABC):
-    """Proposes plans of the environment's own choices, from all plans so far and their rewards.
+    """Proposes plans from all plans so far and their rewards.
 
     The info of ``reset`` must hold ``choices`` and ``costs``, see `agents.lattice.Lattice`. Each info
-    before a decision must hold ``actions``, the action that asks for each of its choices. On the absolute
+    before a decision must hold ``actions``: for each choice, the action that asks for it. On the absolute
     scale every plan can be asked for. On the relative scale some choices are out of reach; the searcher
-    then learns of the plan that was executed instead.
+    then stores the plan that was executed instead.
 
     Args:
-        observation_space: not looked at.
+        observation_space: ignored.
         action_space: ``Box(0, 1, (1,))``.
         seed: of the searcher's own generator.
         **settings: kept for the check of a saved state.
@@ -44,7 +44,7 @@ class PlanSearch(ABC):
 
     @abstractmethod
     def propose(self, lattice: Lattice) -> Plans:
-        """``(n, T)``, the plans to play next, at least one; `plans` and `rewards` are what is known."""
+        """``(n, T)``, the plans to play next, at least one; made from `plans` and `rewards`."""
 
     @property
     def plans(self) -> Plans:
@@ -58,11 +58,11 @@ class PlanSearch(ABC):
 
     @property
     def best(self) -> Plans:
-        """``(1, T)``, the plan of largest reward."""
+        """``(1, T)``, the plan with the largest reward."""
         return self.plans[[int(self.rewards.argmax())]]
 
     def new(self, plans: Plans) -> Plans:
-        """Those that were not played yet, each once, in their order."""
+        """The plans that were not played yet, in order and without duplicates."""
         known, found = {tuple(plan) for plan in self._plans}, []
         for plan in map(tuple, plans.tolist()):
             if plan not in known:
@@ -71,7 +71,7 @@ class PlanSearch(ABC):
         return np.array(found, np.int64).reshape(-1, plans.shape[1])
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
-        """The action that asks for the plan's choice; of the best plan when not exploring."""
+        """The action that asks for the current plan's choice, or for the best plan's when not exploring."""
         if "decisions" in info:
             self._begin(info)
         assert self.lattice is not None
@@ -81,7 +81,7 @@ class PlanSearch(ABC):
         return np.array([action], np.float32)
 
     def end_episode(self, episode: Episode) -> dict[str, float]:
-        """Remember the plan that was executed, and its reward."""
+        """Store the executed plan and its reward."""
         assert self.lattice is not None
         kept = np.array([[info["keep_applied"] for info in episode.infos]])
         self._plans.append(self.lattice.positions(kept)[0].tolist())
@@ -90,7 +90,7 @@ class PlanSearch(ABC):
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """All plans and their rewards, what is to be played next, and the generator."""
+        """All plans and rewards, the plans to play next, and the generator."""
         return self._identity() | {
             "described": self._described,
             "plans": torch.from_numpy(self.plans),
@@ -100,7 +100,7 @@ class PlanSearch(ABC):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where the state was taken; raises `StateError` for another searcher's."""
+        """Continue exactly where the state was taken; raises `StateError` for another searcher's state."""
         check_state(state, **self._identity())
         self._described = dict(state["described"])
         self.lattice = Lattice(**self._described) if self._described else None

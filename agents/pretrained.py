@@ -1,4 +1,4 @@
-"""A searcher that has seen other networks: pre-trained critics propose, a Gaussian process corrects them."""
+"""A searcher with critics that were trained on other networks, corrected by a Gaussian process."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,14 +17,13 @@ ROUNDS = 20  # of a search for the plan that the critic likes best
 
 
 class Pretrained(GP):
-    """Plays what critics of other networks like best, then goes on with them as the prior mean of `GP`.
+    """Starts with the plans that pretrained critics rate best; then uses the critics as prior mean of `GP`.
 
-    The first plan needs no evaluation. It is the one of least predicted damage, and disagreement between
-    critics counts as damage. How many points a prediction is worth on this network is the slope of the
-    rewards over it.
+    The first plan needs no evaluation: it has the least predicted damage, with disagreement between the
+    critics counted as damage. The slope of the rewards over the predictions converts damage to points.
 
     Args:
-        critic: path of other critics than the shipped ones, as `experiments.pretrain_agent` writes it.
+        critic: path of critics that `experiments.pretrain_agent` wrote; None for the shipped ones.
 
     Raises:
         CriticError: for a file that is no critic of this version.
@@ -36,10 +35,10 @@ class Pretrained(GP):
         super().__init__(*args, **kwargs)
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
-        """As `GP`; takes the errors of each choice from the info of ``reset``.
+        """Like `GP`; reads the errors of each choice from the info of ``reset``.
 
         Raises:
-            CriticError: when the environment does not tell them.
+            CriticError: if the environment has none.
         """
         if "decisions" in info:
             if "errors" not in info:
@@ -51,13 +50,13 @@ class Pretrained(GP):
         return super().act(observation, info, explore=explore)
 
     def propose(self, lattice: Lattice) -> Plans:
-        """What the critic likes best of what is new; once it is trusted no more, the most promising."""
+        """The new plan that the critics rate best; later the one with the best expected improvement."""
         if len(self.plans) < TRUSTED:
             return self.liked(lattice)
         return self.climbed(lattice, self.promise(lattice))
 
     def liked(self, lattice: Lattice) -> Plans:
-        """``(1, T)`` the new plan of least doubted damage, from mutations and neighbours of the best."""
+        """``(1, T)``, the new plan with the least doubted damage, near the best plan."""
         pool = np.concatenate([lattice.filled(lattice.uniform(), self.rng), lattice.random(400, self.rng)])
         for _ in range(ROUNDS):
             order = np.argsort(self._doubted(lattice, pool), kind="stable")[: 2 * ELITES]
@@ -68,7 +67,7 @@ class Pretrained(GP):
         return fresh[:1] if len(fresh) else self.best
 
     def promise(self, lattice: Lattice) -> Callable[[Plans], Floats]:
-        """Expected improvement, with what the critic says as the mean before the rewards are seen."""
+        """Expected improvement, with the critics' prediction as prior mean."""
         rows = thinned(self.rewards, self.most)
         played, values = self.plans[rows], standardised(self.rewards[rows])
         damage = self._damage(lattice, played)
@@ -94,7 +93,7 @@ class Pretrained(GP):
 
 
 def trend(damage: Floats, values: Floats) -> tuple[float, float]:
-    """Slope, at most 0, and level of the least-squares line of values over damage."""
+    """Slope, at most 0, and intercept of the least-squares line of values over damage."""
     apart = damage - damage.mean()
     slope = min(0.0, float(apart @ values) / max(float(apart @ apart), 1e-12))
     return slope, float(values.mean() - slope * damage.mean())

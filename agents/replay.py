@@ -1,4 +1,4 @@
-"""The memory of an off-policy learner: a ring of transitions in flat arrays."""
+"""A replay buffer: a ring of transitions in flat arrays."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ Floats = NDArray[np.float32]
 
 
 class Batch(NamedTuple):
-    """B transitions, float32: observations ``(B, n)``, actions ``(B, 1)``, and ``(B,)`` of the others."""
+    """B transitions, float32: observations ``(B, n)``, actions ``(B, 1)``, all others ``(B,)``."""
 
     observation: Tensor
     action: Tensor
@@ -22,7 +22,7 @@ class Batch(NamedTuple):
 
 
 class ReplayBuffer:
-    """The last ``capacity`` transitions; a batch is drawn with replacement, from a generator of its own."""
+    """The last ``capacity`` transitions; batches are drawn with replacement by its own generator."""
 
     def __init__(self, capacity: int, observation_size: int, rng: np.random.Generator) -> None:
         if capacity <= 0:
@@ -42,7 +42,7 @@ class ReplayBuffer:
 
     @property
     def rewards(self) -> Floats:
-        """The reward of each transition in memory, in no order."""
+        """The rewards of all stored transitions, in no particular order."""
         return self._fields["reward"][: len(self)]
 
     def add_episode(self, observations: Floats, actions: Floats, reward: float) -> None:
@@ -78,12 +78,12 @@ class ReplayBuffer:
         return Batch(**{name: torch.from_numpy(field[rows]) for name, field in self._fields.items()})
 
     def state_dict(self) -> dict[str, Any]:
-        """What is in memory, without the part of the ring that was never written."""
+        """The stored transitions and the generator."""
         filled = {name: torch.from_numpy(field[: len(self)].copy()) for name, field in self._fields.items()}
         return {"added": self.added, "fields": filled, "rng": self.rng.bit_generator.state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Back to the memory and generator that were saved."""
+        """Restore saved transitions and generator."""
         self.added = state["added"]
         for name, field in self._fields.items():
             field[: len(self)] = state["fields"][name].numpy()

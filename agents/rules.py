@@ -1,10 +1,10 @@
 """The hand-made policies that AMC is compared with: uniform, shallow and deep.
 
-They think in keep ratios and play the actions that ask for these, on any scale. Their shapes are read off the
-paper's figure 2 (Plain-20 at half of the FLOPs, 18 decisions): uniform keeps 0.70 everywhere; shallow 0.448
-on the first 7 and 0.774 on the rest; deep 0.775 on the first 10 and 0.549 on the rest. The first part is a
-multiple of the uniform share; the rest is whatever then uses up the budget, so that they work for any
-network and target.
+They choose keep ratios and play the actions that ask for them, on either scale. Their shapes are those of the
+paper's figure 2 (Plain-20 at half of the FLOPs, 18 decisions): uniform keeps 0.70 everywhere; shallow keeps
+0.448 in the first 7 decisions and 0.774 in the rest; deep keeps 0.775 in the first 10 and 0.549 in the rest.
+For other networks and targets the first part keeps a multiple of the uniform keep ratio, and the rest keeps
+what uses up the budget.
 """
 
 from bisect import bisect_right
@@ -22,11 +22,10 @@ LIMITS = {"factor": (0.0, 1_000.0), "part": (0.0, 1.0)}  # of the settings: the 
 
 @dataclass
 class Rule:
-    """A fixed policy: ``factor`` times the first share on the first ``part`` of the decisions, then the
-    share that is left.
+    """A fixed policy: ``factor`` times the uniform keep ratio in the first ``part`` of the decisions, then
+    the keep ratio that uses up the budget.
 
-    The share is the keep ratio that, applied to every decision that is left, just uses up the budget. A rule
-    has nothing to explore and nothing to learn: one episode is all of it.
+    It neither explores nor learns, so one episode is enough.
     """
 
     factor: float = 1.0
@@ -51,11 +50,11 @@ class Rule:
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What the rule is; it remembers nothing from one episode to the next."""
+        """The rule's parameters; it has no other state."""
         return {"agent": "rule", "factor": self.factor, "part": self.part}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Check that it is the same rule."""
+        """Check that the state is of the same rule."""
         check_state(state, **self.state_dict())
 
 

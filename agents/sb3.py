@@ -1,8 +1,8 @@
 """DDPG and TD3 of Stable-Baselines3 as searchers; the only module that imports it.
 
-What is theirs: networks, losses, updates. What is AMC's, and not theirs: truncated normal noise around mu in
-units of the action, a warm-up that counts episodes, the episode's reward on every transition, as many updates
-after an episode as it had decisions. ``learn()`` is never called: `agents.search` drives the environment.
+Networks, losses and updates are the library's. As in AMC are the truncated normal noise, a warm-up in
+episodes, the episode's reward on every transition, and one update after an episode for each of its decisions.
+``learn()`` is never called: `agents.search` drives the environment.
 """
 
 import copy
@@ -31,7 +31,7 @@ LIMITS = {"lr": (1e-12, 10.0)}  # of the numbers in `Settings`: the lowest and t
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(ActorCritic):
-    """What can be chosen; everything else is the library's default."""
+    """Settings of the learner; all others are the library's defaults."""
 
     algorithm: Algorithm = "ddpg"
     lr: float = 1e-3  # theirs has one for actor and critic
@@ -42,7 +42,7 @@ class Settings(ActorCritic):
 
 
 class _Spaces(gym.Env[Array, Array]):
-    """Stands in for an environment in their constructor, which only looks at its spaces."""
+    """The spaces of an environment, which is all that the library's constructor reads."""
 
     def __init__(self, observation_space: Space) -> None:
         self.observation_space = observation_space
@@ -50,11 +50,10 @@ class _Spaces(gym.Env[Array, Array]):
 
 
 class StableBaselines:
-    """An algorithm of Stable-Baselines3 as an `agents.search.Agent`; see `Settings` for what can be chosen.
+    """An algorithm of Stable-Baselines3 as an `agents.search.Agent`, with the fields of `Settings`.
 
-    Their replay and TD3's targets draw from the global generators of numpy and torch. This agent has a state
-    of its own for each, which stands in for the global one while their code runs, so that it is deterministic
-    and disturbs nobody.
+    The library draws from the global generators of numpy and torch. While its code runs, these are set to
+    states that this agent owns, so that it is deterministic and leaves the global ones as they were.
     """
 
     def __init__(self, observation_space: Space, action_space: Space, *, seed: int, **settings: Any) -> None:
@@ -81,7 +80,7 @@ class StableBaselines:
         self.model.set_logger(Logger(folder=None, output_formats=[]))
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
-        """Mu of the observation; when exploring, with noise."""
+        """The policy's action mu; with noise when exploring."""
         scaled, _ = self.model.predict(observation, deterministic=True)
         action: Array = ((scaled + 1) / 2).astype(np.float32)
         if not explore:
@@ -89,7 +88,7 @@ class StableBaselines:
         return truncated_normal(action, self.schedule(self.episodes), self.rng)
 
     def end_episode(self, episode: Episode) -> dict[str, float]:
-        """Remember the episode, its reward on each transition, and let their code update once a decision."""
+        """Store the episode with its reward on each transition; update once for each decision."""
         s, memory = self.settings, self.model.replay_buffer
         assert memory is not None
         reward, last = np.array([episode.reward]), len(episode) - 1
@@ -107,7 +106,7 @@ class StableBaselines:
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Networks, targets, optimizers, replay, generators, counters; their ``save`` leaves some out."""
+        """Networks, targets, optimizers, replay, generators, counters; the library saves fewer."""
         memory = self.model.replay_buffer
         assert memory is not None
         return (
@@ -127,7 +126,7 @@ class StableBaselines:
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where the state was taken; raises `StateError` for one of other settings."""
+        """Continue exactly where the state was taken; raises `StateError` for a state of other settings."""
         check_state(state, **self._identity())
         self.model.set_parameters(copy.deepcopy(state["parameters"]), exact_match=True)
         memory = self.model.replay_buffer

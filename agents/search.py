@@ -45,7 +45,7 @@ class RewardError(ValueError):
 
 @dataclass(frozen=True)
 class Trial:
-    """An episode of a search, its index from 0, the agent's metrics, and its seconds, learning included."""
+    """An episode of a search: its index from 0, the agent's metrics, and its seconds including learning."""
 
     index: int
     episode: Episode
@@ -54,7 +54,7 @@ class Trial:
 
 
 def search(env: Environment, agent: Agent, *, episodes: int, seed: int, start: int = 0) -> Iterator[Trial]:
-    """Explore, learn, and yield each trial; the agent's state can be taken after any of them.
+    """Explore and learn, episode by episode; the agent's state can be saved after each trial.
 
     Each reset has a seed of its own, drawn from (seed, index), so that an agent restored to the end of
     episode ``start - 1`` continues as if it had never stopped.
@@ -62,7 +62,7 @@ def search(env: Environment, agent: Agent, *, episodes: int, seed: int, start: i
     Args:
         env: evaluates.
         agent: proposes.
-        episodes: how many in all, those before ``start`` included.
+        episodes: total number, including those before ``start``.
         seed: of the environment's resets; the agent has its own.
         start: index of the first episode to play.
 

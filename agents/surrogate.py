@@ -1,4 +1,4 @@
-"""Bayesian optimisation of the plan: a Gaussian process on the keep ratios, and the expected improvement."""
+"""Bayesian optimisation: a Gaussian process over keep ratios, and expected improvement."""
 
 import warnings
 from collections.abc import Callable
@@ -26,10 +26,10 @@ LIMITS = {  # of the settings: the lowest and the highest
 
 
 class GP(PlanSearch):
-    """Plays the plan of largest expected improvement among random plans and changes of the best.
+    """Plays the plan with the largest expected improvement, among random plans and changes of the best ones.
 
-    The kernel is Matern 5/2 with one length scale, which is tried in units of sqrt(T), so that it suits any
-    number of decisions. Length scale and noise are those of largest marginal likelihood.
+    The kernel is Matern 5/2 with one length scale in units of sqrt(T), which suits any number of decisions.
+    Length scale and noise maximise the marginal likelihood over a grid.
 
     Source: Jones, Schonlau & Welch, "Efficient Global Optimization", 1998; Rasmussen & Williams, "Gaussian
     Processes for Machine Learning", 2006, equations 2.25, 2.26 and 5.8; Hvarfner et al., "Vanilla Bayesian
@@ -37,8 +37,8 @@ class GP(PlanSearch):
 
     Args:
         starts: plans before the first fit: the uniform one, then random ones.
-        candidates: random plans, and as many mutations of the best, that a proposal is chosen from.
-        most: plans that are fitted; of more, the better half and the latest, which a warning says once.
+        candidates: number of random plans, and of mutations of the best, that a proposal is chosen from.
+        most: plans that are fitted at most; beyond that the better half and the latest, with one warning.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class GP(PlanSearch):
         super().__init__(*args, starts=starts, candidates=candidates, most=most, **kwargs)
 
     def propose(self, lattice: Lattice) -> Plans:
-        """The uniform and random plans at first; then one of largest expected improvement."""
+        """The uniform and random plans at first; then the plan with the largest expected improvement."""
         if not len(self.plans):
             first = lattice.filled(lattice.uniform(), self.rng)
             return np.concatenate([first, lattice.random(self.starts - 1, self.rng)])
         return self.climbed(lattice, self.promise(lattice))
 
     def promise(self, lattice: Lattice) -> Callable[[Plans], Floats]:
-        """What gives the expected improvement of plans, after a fit to those that were played."""
+        """A function from plans to their expected improvement, after a fit to the played plans."""
         rows = thinned(self.rewards, self.most)
         if len(rows) == self.most < len(self.rewards) == self.most + 1:
             warnings.warn(f"GP fits {self.most} plans from here on, the best and the latest", stacklevel=2)
@@ -65,7 +65,7 @@ class GP(PlanSearch):
         return lambda plans: fit.improvement(lattice.ratios(plans))
 
     def climbed(self, lattice: Lattice, promise: Callable[[Plans], Floats]) -> Plans:
-        """The most promising new plan: of random ones, of changes of the best, and of those near it."""
+        """The most promising new plan among random plans, changes of the best, and their neighbours."""
         elites = self.plans[np.argsort(-self.rewards, kind="stable")[:ELITES]]
         pool = [lattice.random(self.candidates, self.rng)]
         pool += [lattice.exchanged(elites[self.rng.integers(len(elites), size=self.candidates)], self.rng)]
@@ -81,14 +81,14 @@ class GP(PlanSearch):
 
 
 class Process:
-    """A Gaussian process with mean 0 that was fitted to points ``(n, T)`` and values ``(n,)``.
+    """A Gaussian process with mean 0, fitted to points ``(n, T)`` and values ``(n,)``.
 
     Args:
-        points: where the values were taken.
+        points: of the values.
         values: standardised.
         length: the kernel's length scale.
         noise: variance of the values' noise, in units of the process's own variance.
-        correlation: ``(n, n)``, of the points at this length, where it is known.
+        correlation: ``(n, n)``, of the points at this length; None to compute it.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Process:
 
     @classmethod
     def fitted(cls, points: Floats, values: Floats) -> "Process":
-        """The process of largest marginal likelihood among the lengths and noises that are tried."""
+        """The process with the largest marginal likelihood over a grid of lengths and noises."""
         distances, tried = cdist(points, points), list[Process]()
         for length in points.shape[1] ** 0.5 * LENGTHS:
             correlation = matern(distances / length)
@@ -120,7 +120,7 @@ class Process:
         return between.T @ self.weights, np.sqrt(self.variance * np.maximum(spread, 1e-12))
 
     def improvement(self, points: Floats) -> Floats:
-        """``(m,)`` the expected improvement on the largest value."""
+        """``(m,)``, the expected improvement over the largest value."""
         return expected_improvement(*self.predict(points), self.top)
 
 
@@ -140,7 +140,7 @@ def expected_improvement(mean: Floats, deviation: Floats, top: float) -> Floats:
 
 
 def standardised(rewards: Floats) -> Floats:
-    """Mean 0 and deviation 1, after very low rewards were raised: how bad a bad plan is tells nothing."""
+    """Scale rewards to mean 0 and deviation 1, after clipping very low ones."""
     middle, upper = np.quantile(rewards, [0.5, 0.9])
     clipped = np.maximum(rewards, middle - 3 * (upper - middle))
     values: Floats = (clipped - clipped.mean()) / (clipped.std() or 1.0)
@@ -148,7 +148,7 @@ def standardised(rewards: Floats) -> Floats:
 
 
 def thinned(rewards: Floats, most: int) -> NDArray[np.int64]:
-    """Positions of at most so many rewards: the best half, then the latest of the others."""
+    """Indices of at most this many rewards: the better half, and the latest of the others."""
     if len(rewards) <= most:
         return np.arange(len(rewards))
     order = np.argsort(-rewards, kind="stable")
