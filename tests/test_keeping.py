@@ -136,7 +136,7 @@ def test_runs_that_no_table_is_made_of(tmp_path: Path) -> None:
     with pytest.raises(KeepError, match="neither a search nor a comparison"):
         keep(finished(tmp_path / "trained", {"recipe": {}}), "mine")
     rows = [{"contender": "ddpg", "target": 0.5, "seed": 0}] * 2
-    with pytest.raises(KeepError, match=r"1 rows more than once, as of contender ddpg, target 0.5, seed 0"):
+    with pytest.raises(KeepError, match=r"1 duplicate rows, such as contender ddpg, target 0.5, seed 0"):
         keep(finished(tmp_path / "twice", COMPARISON, *rows), "digits")
     with pytest.raises(KeepError, match="put digits into it"):
         keep(finished(tmp_path / "compared", COMPARISON), "mine")

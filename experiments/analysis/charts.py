@@ -1,4 +1,4 @@
-"""Charts as inline SVG: no script draws them, colours come from the page, each mark has its hover text."""
+"""Charts as inline SVG, without scripts, in the page's colours, with hover text on every mark."""
 
 import itertools
 import math
@@ -15,7 +15,7 @@ NAMED = 12  # decisions up to which the axis of a plan names each layer
 
 
 class Point(NamedTuple):
-    """A mark: place, what it belongs to, what the hover says, and whether it is drawn filled."""
+    """A mark: its position, series and hover text, and whether it is filled."""
 
     x: float
     y: float
@@ -26,7 +26,7 @@ class Point(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A line with its band; ``low`` and ``high`` are empty where there is none."""
+    """A line and its band; ``low`` and ``high`` are empty without a band."""
 
     series: str
     x: Sequence[float]
@@ -38,7 +38,7 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Axes:
-    """Where data lie in the picture: linear axes, or a logarithmic one along x."""
+    """Maps data to pixels, with a linear or logarithmic x axis."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -58,7 +58,7 @@ class Axes:
 
 
 def around(values: Iterable[float], margin: float = 0.06) -> tuple[float, float]:
-    """The range of some numbers with a margin; one number stands in the middle."""
+    """The range of some numbers with a margin; a single number lies in its middle."""
     found = list(values)
     low, high = min(found), max(found)
     room = (high - low) * margin or abs(high) * 0.1 or 1.0
@@ -66,7 +66,7 @@ def around(values: Iterable[float], margin: float = 0.06) -> tuple[float, float]
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers within a range, about so many."""
+    """About ``count`` round numbers within a range."""
     raw = (high - low) / count
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(size * times for times in (1, 2, 5, 10) if size * times >= raw)
@@ -74,7 +74,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def curves(found: Sequence[Curve], title: str, x_label: str, y_label: str) -> str:
-    """Lines with bands, x logarithmic where it spans more than a decade."""
+    """Lines with bands; x is logarithmic if it spans more than a decade."""
     every = [value for curve in found for value in (*curve.y, *curve.low, *curve.high)]
     xs = [value for curve in found for value in curve.x]
     log = min(xs) > 0 and max(xs) > 10 * min(xs)
@@ -98,7 +98,7 @@ def curves(found: Sequence[Curve], title: str, x_label: str, y_label: str) -> st
 
 
 def scatter(points: Sequence[Point], title: str, x_label: str, y_label: str) -> str:
-    """Points, and the front of those that no other is both left of and above."""
+    """Points, and the Pareto front: points with none both to the left and above."""
     axes = Axes(around(p.x for p in points), around(p.y for p in points))
     best = front([(point.x, point.y) for point in points])
     stairs = [place for a, b in itertools.pairwise(best) for place in (a, (b[0], a[1]))] + best[-1:]
@@ -114,7 +114,7 @@ def scatter(points: Sequence[Point], title: str, x_label: str, y_label: str) -> 
 
 
 def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that none is both cheaper and better than, by rising cost; of equals one."""
+    """The Pareto-optimal points by rising cost, without duplicates."""
     found = list[tuple[float, float]]()
     for x, y in sorted(set(points), key=lambda point: (point[0], -point[1])):
         if not found or y > found[-1][1]:
@@ -123,7 +123,7 @@ def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def plan(kept: Sequence[Kept], title: str) -> str:
-    """The network from left to right: a frame a decision, as high as its channels, filled by what stays."""
+    """The network from left to right: a frame a decision, as high as its channels, filled up to those kept."""
     most, step = max(one.size for one in kept), (WIDTH - LEFT - RIGHT) / len(kept)
     marks = []
     for at, one in enumerate(kept):
@@ -139,7 +139,7 @@ def plan(kept: Sequence[Kept], title: str) -> str:
 
 
 def _bar(kind: str, x: float, width: float, share: float) -> str:
-    """A bar from the floor, as high as this share of the room."""
+    """A bar from the floor, as high as this fraction of the plot."""
     high = share * (HEIGHT - TOP - BOTTOM)
     top = HEIGHT - BOTTOM - high
     return f'<rect class="{kind}" x="{x:.1f}" y="{top:.1f}" width="{width:.1f}" height="{high:.1f}"/>'

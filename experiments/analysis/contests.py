@@ -1,4 +1,4 @@
-"""Runs beside one another: a row for all seeds of a contender, and the series that charts draw."""
+"""Compares runs: a row for all seeds of an agent, and the series that charts draw."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -51,7 +51,7 @@ def budget(resource: str, target: float) -> str:
 
 
 def contests(runs: Iterable[Run]) -> list[Contest]:
-    """All runs, put beside those that they are compared with."""
+    """Groups runs by network, data set and budget."""
     found: dict[tuple[str, str, str, float], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         found[(*run.problem, run.resource, run.target)][run.agent].append(run)
@@ -59,7 +59,7 @@ def contests(runs: Iterable[Run]) -> list[Contest]:
 
 
 def summary(every: Sequence[Contest]) -> list[list[str]]:
-    """A row an agent of each contest under `HEAD`; accuracies in percent, means with 95 % intervals."""
+    """For each contest a row an agent, under `HEAD`; accuracies are means in percent with 95 % intervals."""
     rows = []
     for contest in every:
         for agent, runs in contest.runs.items():
@@ -77,12 +77,12 @@ def summary(every: Sequence[Contest]) -> list[list[str]]:
 
 
 def percent(values: Iterable[float | None], form: str = ".2f", factor: float = 100) -> str:
-    """A cell: the mean of fractions in percent, with its 95 % interval where there are several.
+    """A cell: the mean of fractions in percent; several have a 95 % interval.
 
     Args:
-        values: those that are known count.
+        values: None is left out.
         form: of each number.
-        factor: another for what is no fraction.
+        factor: 100 makes percent of fractions.
     """
     known = np.array([[factor * value] for value in values if value is not None], np.float64)
     if not known.size:
@@ -94,17 +94,17 @@ def percent(values: Iterable[float | None], form: str = ".2f", factor: float = 1
 
 
 def commits(runs: Iterable[Run]) -> str:
-    """The commits of some runs, short."""
+    """The short commits of some runs."""
     return " ".join(sorted({f"`{run.commit.removesuffix('-dirty')[:9]}`" for run in runs}))
 
 
 def evaluations(contest: Contest) -> int:
-    """Of the longest search that has a curve; 0 without one."""
+    """The evaluations of the longest search with a curve; 0 without one."""
     return max((run.evaluations for runs in contest.runs.values() for run in runs if run.curve), default=0)
 
 
 def learning(contest: Contest, points: int = 32) -> list[Curve]:
-    """Mean best reward so far against evaluations, with 95 % bands; a rule's is level."""
+    """Mean best reward so far against evaluations, with 95 % bands; rules are horizontal lines."""
     last = evaluations(contest)
     found = []
     for agent, runs in contest.runs.items():
@@ -129,13 +129,13 @@ def keeps(contest: Contest) -> list[Curve]:
 
 
 def layers(contest: Contest) -> list[str]:
-    """The layers at which the decisions of a contest stand."""
+    """The layers of a contest's decisions."""
     plans = [run.plan for runs in contest.runs.values() for run in runs if run.plan]
     return [one.layer for one in plans[0]] if plans else []
 
 
 def pareto(runs: Sequence[Run], cost: str) -> list[Point]:
-    """Accuracy against a cost, a point a run; hollow where its network was not fine-tuned."""
+    """Accuracy against a cost, a point a run; hollow if the network was not fine-tuned."""
     factor, found = COSTS[cost][1], []
     for run in runs:
         if cost in run.costs and run.accuracy is not None:
@@ -150,7 +150,7 @@ def _reached(run: Run, evaluation: int) -> float:
 
 
 def _banded(series: str, x: np.ndarray, values: np.ndarray) -> Curve:
-    """The mean over runs ``(runs, points)`` and its interval; without one for a single run."""
+    """The mean over runs ``(runs, points)`` with its interval; a single run has none."""
     middle = values.mean(0).tolist()
     if len(values) == 1:
         return Curve(series, x.tolist(), middle)

@@ -1,4 +1,4 @@
-"""Searches of one network drawn: the best reward so far, from the rows of `experiments.policies`."""
+"""Draws the best reward so far of searches, from the rows of `experiments.policies`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ Band = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]  # places, 
 
 
 def plot(rows: Rows, path: Path) -> Path:
-    """Against evaluations and against seconds, a row of panels a target, with 95 % bands; a PNG.
+    """Draw a PNG: against evaluations and against seconds, a row of panels a target, with 95 % bands.
 
     A rule, which has one evaluation, is a dotted line.
     """
@@ -57,13 +57,13 @@ def _draw(panels: Sequence[Any], rows: Rows, style: Mapping[str, Any], *, dashed
 
 
 def by_evaluation(rows: Rows) -> Band:
-    """The best so far at the evaluations of the rows' curves, which are the same ones in all."""
+    """The best reward so far at the evaluations of the rows' curves, which are the same in all rows."""
     curves = np.array([row["curve"] for row in rows], np.float64)  # (seeds, points, 2)
     return _band(curves[0, :, 0], curves[:, :, 1])
 
 
 def by_second(rows: Rows) -> Band:
-    """The best so far from the second at which all have an answer to the first at which one has ended."""
+    """The best reward so far, while every search has a result and none has ended."""
     values = np.array([row["curve"] for row in rows], np.float64)[:, :, 1]
     elapsed = np.array([row["curve_seconds"] for row in rows])
     seconds = np.geomspace(max(elapsed[:, 0].max(), 1e-3), max(elapsed[:, -1].min(), 1e-3), POINTS)

@@ -43,7 +43,7 @@ class DashboardError(RuntimeError):
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
-    """Upload offline runs where asked to, then build the dashboard, and send it where asked to."""
+    """Upload offline runs with ``sync``, build the dashboard, and send it with ``push``."""
     if cfg.sync is not None:
         sync(Path(cfg.sync))
     own = _entity() if cfg.push else ""
@@ -79,7 +79,7 @@ def workspace(entity: str, project: str) -> ws.Workspace:
 
 
 def report(entity: str, project: str) -> wr.Report:
-    """The same charts with a line of text each, runs grouped by agent."""
+    """The same charts, each with a line of text; runs grouped by agent."""
     runs = wr.Runset(entity=entity, project=project, name="agents", groupby=["Group", "JobType"])
     parts: list[tuple[str, str, list[Any]]] = [
         ("Search", "Means over seeds; the band is one standard error.", lines(SEARCH)),
@@ -113,7 +113,7 @@ def sync(folder: Path, upload: Callable[[Path], int] | None = None) -> list[Path
     """Upload the offline runs below a folder that are not yet uploaded, the oldest first.
 
     Raises:
-        DashboardError: when there is none, or one fails; those after it stay, and the same command goes on.
+        DashboardError: if there is none, or one fails; the same command then uploads the rest.
     """
     every = offline(folder)
     if not every:
@@ -132,7 +132,7 @@ def sync(folder: Path, upload: Callable[[Path], int] | None = None) -> list[Path
 
 
 def offline(folder: Path) -> list[Path]:
-    """The offline runs below a folder, by the second of their start, which their names hold."""
+    """The offline runs below a folder, sorted by the start time in their names."""
     return sorted(folder.glob(f"**/{OFFLINE}"), key=lambda path: path.name)
 
 

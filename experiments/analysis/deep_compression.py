@@ -1,4 +1,4 @@
-"""What Deep Compression left of a network: tables from the records of `experiments.deep_compress`."""
+"""Tables from the records of `experiments.deep_compress`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -35,7 +35,7 @@ def tables(records: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def rate(results: Results) -> float:
-    """How many times smaller the file is than the network's own tensors, in their own types."""
+    """How many times smaller the file is than the network's tensors in their own types."""
     return float(sum(one["dense_bytes"] for one in results["layers"]) / results["bytes"])
 
 

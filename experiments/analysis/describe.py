@@ -1,7 +1,7 @@
 """A network layer by layer: shapes, costs, times and decisions.
 
-Neither weights nor images are needed: the shape of an image is what is known of the data set, or given as
-``shape=[3,224,224] classes=1000``. MACs and decisions are those that a search sees.
+Neither weights nor images are needed: the shape of an image comes from the data set, or from
+``shape=[3,224,224] classes=1000``. MACs and decisions are the same as in a search.
 """
 
 import statistics
@@ -61,7 +61,7 @@ def measure(
 
 @contextmanager
 def _clocked(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, float]]:
-    """Milliseconds that each of these modules has run, added up over its calls while the context is open."""
+    """Milliseconds of each module, summed over its calls while the context is open."""
     spent, began = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
 
     def start(name: str, *_: object) -> None:
@@ -83,7 +83,7 @@ def _clocked(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, float
 
 
 def images(cfg: DictConfig) -> tuple[tuple[int, int, int], int]:
-    """C, H, W of an image and the number of classes: what is given, else what is known of the data set.
+    """C, H, W of an image and the number of classes, as given or from the data set.
 
     Raises:
         DataError: for an unknown data set, or an image folder without classes.
@@ -121,7 +121,7 @@ def network(cfg: DictConfig, shape: tuple[int, int, int], classes: int) -> nn.Mo
 
 
 def traced(model: nn.Module, shape: tuple[int, int, int]) -> Graph:
-    """The graph of a network that has something to show.
+    """The graph of a network with at least one layer.
 
     Raises:
         TraceError: for a network that is not understood.
@@ -134,7 +134,7 @@ def traced(model: nn.Module, shape: tuple[int, int, int]) -> Graph:
 
 
 def check(cfg: DictConfig) -> None:
-    """Refuse what cannot be done before anything is built.
+    """Refuse impossible settings before anything is built.
 
     Raises:
         ConfigError: with what can.
@@ -169,7 +169,7 @@ def _text(name: str, graph: Graph, table: Sequence[Row], repeats: int) -> str:
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """Print what a network is made of."""
+    """Print the layers of a network."""
     check(cfg)
     shape, classes = images(cfg)
     model = network(cfg, shape, classes)

@@ -1,6 +1,6 @@
-"""Ways of compressing side by side: a table and a figure from records of `experiments.policies`.
+"""Compares ways of compressing: a table and a figure from records of `experiments.policies`.
 
-A record's name says what it is compared in, of which network, and what is special in it:
+A record's name consists of the comparison, the network and data, and what is special about the record:
 ``families-plain20-cifar10-low_rank``, ``stages-plain20-cifar10-one_shot``.
 """
 
@@ -69,9 +69,9 @@ ACCURACIES = (("before", "test"), ("after", "test"), ("after", "selection"))
 
 
 def guaranteed(found: Records) -> str:
-    """A sentence: the search with the fewest parameters that keeps the dense network's selection accuracy.
+    """Names the search with the fewest parameters that keeps the dense network's selection accuracy.
 
-    It may be `MARGIN` below, as a mean over seeds.
+    As a mean over seeds it may lie `MARGIN` below.
     """
     dense = next(iter(found.values()))["results"]["dense"]
     reached = [
@@ -92,7 +92,7 @@ def guaranteed(found: Records) -> str:
 
 
 def plots(records: Records, folder: Path) -> list[Path]:
-    """A figure for each network whose ways of compressing are compared."""
+    """Draw a figure for each network with compared ways of compressing."""
     return [
         plot(found, folder / f"{subject}.png")
         for (about, subject), found in _compared(records).items()
@@ -101,7 +101,7 @@ def plots(records: Records, folder: Path) -> list[Path]:
 
 
 def plot(found: Records, path: Path) -> Path:
-    """Test accuracy against bytes, MACs and milliseconds, a colour a record, before and after tuning; a PNG.
+    """Draw a PNG: test accuracy against bytes, MACs and milliseconds, before and after tuning.
 
     Args:
         found: records of one network, by what is special in each.

@@ -1,8 +1,8 @@
-"""How well a number measured before fine-tuning ranks plans by their accuracy after it.
+"""How well metrics before fine-tuning rank plans by their accuracy after it.
 
 A *proxy* is a metric of a plan's network under one order of channels and one repair. Its fidelity is its rank
-correlation with the tuned accuracy over the same plans. Two seeds of tuning rank plans differently as well:
-their correlation with each other is the noise ceiling, which no proxy can be expected to pass by much.
+correlation with the tuned accuracy over the same plans. Two seeds of tuning also rank plans differently: the
+correlation between them is the noise ceiling, which a proxy cannot be expected to exceed by much.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Fidelity:
-    """One proxy held against the tuned accuracy.
+    """One proxy compared with the tuned accuracy.
 
     Attributes:
         repair: the order and the repair, as "elimination, sequential"; empty for a share of the cost.
@@ -52,7 +52,7 @@ class Fidelity:
 def spearman(a: Values, b: Values) -> Values:
     """``(n,)`` Spearman's rank correlations of the rows of two arrays ``(n, plans)``; ties share their rank.
 
-    A row of equal numbers ranks nothing: its correlation is 0.
+    A row of equal numbers has the correlation 0.
     """
     return _correlation(rankdata(a, axis=1), rankdata(b, axis=1))
 
@@ -71,7 +71,7 @@ def fidelities(rows: Rows) -> list[Fidelity]:
             the same names; ``tuned``, an accuracy in [0, 1] a seed; shares of the cost.
 
     Raises:
-        StatsError: for fewer than three plans, which no correlation can be taken of.
+        StatsError: for fewer than three plans.
     """
     tuned = tuned_accuracies(rows).mean(1)
     found = [_fidelity(rows, tuned, repair, metric) for repair in rows[0]["proxies"] for metric in METRICS]
@@ -99,7 +99,7 @@ def tuned_accuracies(rows: Rows) -> Values:
 
 
 def table(rows: Rows) -> str:
-    """A row a proxy in Markdown, the most faithful first, under the noise ceiling; accuracies in percent."""
+    """A row a proxy in Markdown, the highest correlation first, below the noise ceiling; in percent."""
     tuned = tuned_accuracies(rows)
     mean = tuned.mean(1)
     head = ["order, repair", "proxy", "Spearman", "Kendall", "its best plan, tuned", "seconds a plan"]
@@ -150,7 +150,7 @@ def _fidelity(rows: Rows, tuned: Values, repair: str, metric: str) -> Fidelity:
 
 
 def _estimates(a: Values, b: Values) -> tuple[Estimate, Estimate]:
-    """Both correlations with percentile bootstrap intervals, of plans drawn with replacement."""
+    """Both correlations with percentile bootstrap intervals over plans."""
     drawn = np.random.default_rng(SEED).integers(len(a), size=(RESAMPLES, len(a)))
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     found = []
@@ -165,7 +165,7 @@ def _correlation(a: Values, b: Values) -> Values:
 
 
 def _cosine(a: ArrayLike, b: ArrayLike) -> Values:
-    """``(n,)`` of the rows of two arrays; 0 where one is zero."""
+    """``(n,)`` cosines between the rows of two arrays; 0 if one is zero."""
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
     scale = np.sqrt((x * x).sum(1) * (y * y).sum(1))
     cosine: Values = np.divide((x * y).sum(1), scale, out=np.zeros(len(x)), where=scale > 0)

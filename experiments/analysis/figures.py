@@ -28,7 +28,7 @@ def curves(found: Sequence[Curve], stem: Path, title: str, x_label: str, y_label
 
 
 def scatter(points: Sequence[Point], stem: Path, title: str, x_label: str, y_label: str) -> list[Path]:
-    """Points by series, and their front."""
+    """Points by series, and their Pareto front."""
     figure, axis = _axes(title, x_label, y_label)
     best = front([(point.x, point.y) for point in points])
     axis.step(*zip(*best, strict=True), where="post", color="0.6", linewidth=1, zorder=0)

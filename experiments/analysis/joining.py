@@ -1,4 +1,4 @@
-"""Records become one: contenders, seeds or plans join a committed record, and no other is run again."""
+"""Joins records: a committed record gains contenders, seeds or plans without running the others again."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,21 +10,21 @@ OF_PART = ("part", "output")  # keys of the config in which the parts of one fid
 
 
 class JoinError(ValueError):
-    """Comparisons that do not stand side by side."""
+    """Records that cannot be joined."""
 
 
 def joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The old record with the new one's rows, which take the place of old ones of the same search.
+    """The old record with the new rows, which replace old rows of the same search.
 
-    Of a contender whose settings are others now, all old rows go. ``commits`` says of which commits each
-    contender is. The rows are in the same order, whichever record was first.
+    If a contender's settings have changed, all of its old rows go. ``commits`` lists the commits of each
+    contender. The order of the rows does not depend on which record was first.
 
     Args:
         old: a committed record of `experiments.compare` or `experiments.policies`.
         new: another of the same table or network and settings; contenders and seeds may be others.
 
     Raises:
-        JoinError: when these are not the same, with what differs.
+        JoinError: if table, network or settings differ; the message lists the differences.
     """
     _check(old, new)
     contenders = old["config"]["contenders"] | new["config"]["contenders"]
@@ -60,7 +60,7 @@ def joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def search(row: Mapping[str, Any]) -> tuple[str, float, int]:
-    """Which search a row is of: contender or policy, target and seed."""
+    """The search of a row: contender or policy, target and seed."""
     return str(row["contender"] if "contender" in row else row["policy"]), row["target"], row["seed"]
 
 
@@ -78,14 +78,14 @@ def _check(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
 
 
 def joined_parts(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """One record of `experiments.fidelity` of two that measured other plans of the same set.
+    """Joins two records of `experiments.fidelity` that measured different plans of the same set.
 
     Args:
         old: a committed record.
         new: of the same settings but for ``part`` and ``output``.
 
     Raises:
-        JoinError: when these are not the same, with what differs, or a plan is in both.
+        JoinError: if settings differ, or a plan is in both.
     """
     configs = [{k: v for k, v in each["config"].items() if k not in OF_PART} for each in (old, new)]
     if differing := [key for key in configs[1] if configs[0].get(key) != configs[1][key]]:
@@ -100,7 +100,7 @@ def joined_parts(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, An
 
 
 def gathered(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Two surveys of networks as one; a network that is in both is that of the new one.
+    """Joins two surveys; a network in both is taken from the new one.
 
     Raises:
         JoinError: for surveys of unequal numbers of plans.

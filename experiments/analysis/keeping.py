@@ -1,4 +1,4 @@
-"""Copies a finished run into the committed records, among those that it belongs to."""
+"""Copies a finished run into the folder of committed records that it belongs to."""
 
 import re
 from collections import Counter
@@ -43,14 +43,14 @@ ROW_OF = (
 
 
 class KeepError(ValueError):
-    """A run that is not kept among the committed records."""
+    """A run that cannot become a committed record."""
 
 
 def keep(folder: Path, name: str) -> Path:
-    """Copy what the tables need of a finished record into the committed results.
+    """Copy the parts of a finished record that tables need into the committed results.
 
-    Of a comparison of policies that was cut, those seeds are kept that every policy has at every target; of
-    one of ways of compressing all rows, and the table says that it was stopped.
+    An interrupted comparison of policies keeps the seeds that every policy has at every target. An
+    interrupted comparison of ways of compressing keeps all rows, and its table says that it was stopped.
 
     Raises:
         KeepError: for a run that has not finished, is kept already, or is not what its name says.
@@ -91,7 +91,7 @@ def keep(folder: Path, name: str) -> Path:
 
 
 def _shorten(record: RunRecord, group: str) -> None:
-    """Leave a comparison that was cut with its whole seeds; refuse any other run that has not finished."""
+    """Reduce an interrupted comparison to its complete seeds; refuse any other unfinished run."""
     config, rows, seeds = record.content["config"], record.rows, 0
     if group == TUNED:
         wanted = {(name, target) for name in config["contenders"] for target in config["targets"]}
@@ -105,10 +105,10 @@ def _shorten(record: RunRecord, group: str) -> None:
 
 
 def group_of(record: RunRecord) -> str:
-    """The folder of the results that a run belongs to, by what its configuration has.
+    """The folder of results that a run belongs to, by the keys of its configuration.
 
     Raises:
-        KeepError: for a run that no table is made of.
+        KeepError: for a run that no table reads.
     """
     config = record.content["config"]
     if "contenders" in config:
@@ -140,7 +140,7 @@ def _named(name: str) -> str:
 
 
 def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without the folders of a machine: of what is read, the name stays."""
+    """A configuration in which paths of this machine are replaced by the names of their files."""
     found = dict(config)
     for key in ("critic", "policy"):
         if found.get(key):
@@ -152,7 +152,7 @@ def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def agent_settings(name: str) -> dict[str, Any]:
-    """All settings of an agent as its file in ``conf/agent`` has them.
+    """All settings of an agent, by its file in ``conf/agent``.
 
     Raises:
         KeepError: where there is no such file.
@@ -170,7 +170,7 @@ def agent_settings(name: str) -> dict[str, Any]:
 
 
 def _check_search(config: Mapping[str, Any], name: str, place: Path) -> None:
-    """Hold a search against its name, AGENT-PROTOCOL-SEED, and against the network and data of the others."""
+    """Check a search against its name, AGENT-PROTOCOL-SEED, and the network and data of the others."""
     agent, protocol, seed = f"{name}--".split("-")[:3]
     _same(f"agent={agent}", agent_settings(agent), config["agent"])
     file = ROOT / "conf/protocol" / f"{protocol}.yaml"
@@ -189,7 +189,7 @@ def _check_search(config: Mapping[str, Any], name: str, place: Path) -> None:
 
 
 def _check_name(config: Mapping[str, Any], name: str) -> None:
-    """A comparison's name has that of its table, network or experiment in it."""
+    """A comparison's name contains its table or network."""
     subject = config.get("table")
     if subject is None:
         subject = f"{config['model']['name']}-{config['data']['name']}".replace("/", "-")
@@ -198,15 +198,15 @@ def _check_name(config: Mapping[str, Any], name: str) -> None:
 
 
 def _check_rows(record: RunRecord) -> None:
-    """Two processes that wrote into one folder left rows twice."""
+    """Refuse duplicate rows, which two processes in one folder leave."""
     rows = Counter(tuple((key, row.get(key)) for key in ROW_OF) for row in record.rows)
     if twice := [row for row, count in rows.items() if count > 1]:
         what = ", ".join(f"{key} {value}" for key, value in twice[0] if value is not None)
-        raise KeepError(f"{record.folder} has {len(twice)} rows more than once, as of {what}: run it again")
+        raise KeepError(f"{record.folder} has {len(twice)} duplicate rows, such as {what}: run it again")
 
 
 def _check_new(kept: Mapping[str, Any], place: Path) -> None:
-    """Refuse the same run by another name."""
+    """Refuse a run that is already kept under another name."""
     for path in sorted(place.glob("*.json")):
         other = whole(path)
         same = [key for key in ("config", "seconds", "rows", "rewards") if key in kept]
@@ -222,7 +222,7 @@ def _same(what: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Non
 
 
 def _search(record: RunRecord, name: str) -> dict[str, Any]:
-    """What the tables need of a search."""
+    """The parts of a search that tables need."""
     config = record.content["config"]
     episodes = [row for row in record.rows if "reward" in row]
     return {key: record.content[key] for key in SEARCH} | {

@@ -1,4 +1,4 @@
-"""What a network is made of, layer by layer: the rows, three ways to print them, and a picture."""
+"""A network layer by layer: rows, three ways to print them, and a picture."""
 
 import colorsys
 import csv
@@ -25,7 +25,7 @@ STAYS = "lightgrey"  # channels that no decision removes
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Median milliseconds within a forward pass: of each layer by name, and of all the rest."""
+    """Median milliseconds within a forward pass: each layer by name, and the rest."""
 
     layers: Mapping[str, float]
     rest: float
@@ -33,19 +33,19 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A layer, what a network has beside its layers, or the whole of it.
+    """A layer, the rest of a network, or its total.
 
     Attributes:
         name: of the module.
         kind: "standard", "pointwise", "grouped", "depthwise", "transposed" or "linear"; "rest", "total".
         kernel: height and width; empty where there is none.
-        input: C, H, W; of a linear layer on a vector its length.
+        input: C, H, W; for a linear layer on a vector, its length.
         output: likewise.
         macs: multiply-accumulates for one image, all calls together.
-        macs_percent: of the network's.
+        macs_percent: share of the network's MACs.
         params: weights and biases of a layer; batch norms are in the rest.
-        params_percent: of the network's.
-        ms: median milliseconds for one image, all calls together; of the total, the sum of these medians.
+        params_percent: share of the network's parameters.
+        ms: median milliseconds for one image, all calls together; the total is the sum of these medians.
         reads: the decisions whose channels it reads; None for channels that always stay.
         writes: likewise.
     """
@@ -71,9 +71,9 @@ class Separable:
     *Source*: Howard et al., "MobileNets" (2017), section 3.1.
 
     Attributes:
-        pairs: how many.
-        macs_percent: what they take of the network's.
-        standard: how many times their MACs standard convolutions of their kernels and widths would take.
+        pairs: their number.
+        macs_percent: their share of the network's MACs.
+        standard: MACs of standard convolutions with the same kernels and widths, as a multiple of theirs.
     """
 
     pairs: int
@@ -91,7 +91,7 @@ def kind(layer: Layer) -> str:
 
 
 def decisions(graph: Graph, atoms: Atoms) -> dict[int | None, int]:
-    """How many of these channels belong to each decision, in order of position; None where they stay."""
+    """How many of these channels belong to each decision, in order of position; None if they always stay."""
     of = np.full(graph.atoms, -1)
     for group in graph.groups:
         of[group.atoms] = group.index
@@ -121,7 +121,7 @@ def rows(graph: Graph, times: Times) -> list[Row]:
 
 
 def separable(graph: Graph) -> Separable | None:
-    """A network's depthwise-separable pairs; None where it has none."""
+    """A network's depthwise-separable pairs; None without any."""
     pairs = []
     for at, depthwise in enumerate(graph.layers):
         behind = (
@@ -183,7 +183,7 @@ def as_json(table: Sequence[Row], graph: Graph, model: str) -> str:
 
 
 def draw(graph: Graph, path: Path) -> None:
-    """Layers as bars of their share of the MACs; below them, which decisions each one reads and writes."""
+    """Draw layers as bars of their share of the MACs, above the decisions that each reads and writes."""
     layers, depth = graph.layers, len(graph.groups)
     width, height = max(7.0, 2.5 + 0.2 * len(layers)), 2.5 + 0.17 * depth
     figure = Figure(figsize=(width, 2.5 + height), layout="constrained", dpi=120)
@@ -211,7 +211,7 @@ def draw(graph: Graph, path: Path) -> None:
 
 
 def _half(axis: Axes, at: float, share: float, channels: Mapping[int | None, int]) -> None:
-    """Half a bar, each decision's part in proportion of its channels."""
+    """Half a bar, divided in proportion to each decision's channels."""
     low, unit = 0.0, share / sum(channels.values())
     for index, count in channels.items():
         axis.bar(at, unit * count, 0.42, low, color=_colour(index))
@@ -219,7 +219,7 @@ def _half(axis: Axes, at: float, share: float, channels: Mapping[int | None, int
 
 
 def _members(axis: Axes, graph: Graph, index: int) -> None:
-    """A line from a decision's first layer to its last, with a mark where one reads or writes it."""
+    """A line from a decision's first layer to its last, with a mark at each layer that reads or writes it."""
     read = [at - 0.21 for at, one in enumerate(graph.layers) if index in decisions(graph, one.reads)]
     written = [at + 0.21 for at, one in enumerate(graph.layers) if index in decisions(graph, one.writes)]
     colour, every = _colour(index), read + written

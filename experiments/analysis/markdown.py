@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table as it is written into a page: one line for the head, one for the rule, one a row."""
+    """A table in Markdown: a head, a rule, and a line a row."""
     return "\n".join([_line(head), "|-" * len(head) + "|", *map(_line, rows)])
 
 

@@ -32,7 +32,7 @@ Row = Mapping[str, Any]
 
 
 def fits(tables: Mapping[str, LatencyTable]) -> str:
-    """A row a latency table in Markdown: what it is of, and how well it predicts whole networks."""
+    """A row a latency table in Markdown: its network, and how well it predicts whole networks."""
     head = [
         "table", "runtime", "batch, threads", "processor", "dense ms", "plans", "Spearman", "median error, %",
         "measured in, s",
@@ -51,7 +51,7 @@ def fits(tables: Mapping[str, LatencyTable]) -> str:
 
 
 def curve(row: Row) -> str:
-    """Which curve a network belongs to: a searcher has one a resource, the uniform policy one in all."""
+    """The curve of a network: a searcher has one for each resource, the uniform policy a single one."""
     if row["policy"] in (DENSE, UNIFORM):
         return str(row["policy"])
     return f"{row['policy']} by {UNITS[row['resource']]}"
@@ -60,7 +60,7 @@ def curve(row: Row) -> str:
 def at_time(plans: Sequence[Row], ms: float) -> float:
     """The accuracy in [0, 1] of a policy's best plans at a time.
 
-    Linear between plans, none of which is both slower and less accurate than another.
+    Interpolated linearly between the Pareto-optimal plans.
 
     Args:
         plans: of one policy and seed, and the dense network; ``measured_ms`` and ``test``.
@@ -97,12 +97,12 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def above(own: Sequence[Row], rows: Sequence[Row], other: str) -> list[float]:
-    """Points of each network above another curve at its own time.
+    """Points by which each network is above another curve at the same time.
 
     Args:
         own: the networks.
         rows: all networks.
-        other: name of the curve; its plans of the network's seed count, or all where it has none of those.
+        other: name of the curve; its plans with the network's seed count, or all if there are none.
     """
     dense = [row for row in rows if row["policy"] == DENSE][:1]
     plans = [row for row in rows if curve(row) == other]

@@ -1,4 +1,4 @@
-"""Rewards of a table against accuracies after fine-tuning, from the rows of `experiments.tuned_optima`."""
+"""Compares a table's rewards with accuracies after fine-tuning, from rows of `experiments.tuned_optima`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ FEWEST = 3  # plans of which ranks are compared
 
 
 def table(rows: Rows) -> str:
-    """A table a target: of all plans and of each agent's best, test accuracy in percent after fine-tuning."""
+    """A table a target: test accuracy in percent after fine-tuning, of all plans and of each agent's best."""
     parts = []
     for target in sorted({row["target"] for row in rows}, reverse=True):
         chosen = [row for row in rows if row["target"] == target]
@@ -23,7 +23,7 @@ def table(rows: Rows) -> str:
 
 
 def summary(rows: Rows) -> str:
-    """What the reward says of the tuned accuracy, and what its best plan is worth."""
+    """How well the reward ranks plans by tuned accuracy, and the accuracy of its best plan."""
     reward, tuned = np.array([row["reward"] for row in rows]), means(rows)
     if len(rows) < FEWEST:
         return f"{len(rows)} plans are too few to compare ranks."

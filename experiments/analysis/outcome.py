@@ -1,4 +1,4 @@
-"""What a search leaves for trackers and readers: its networks as a table, its curve and plan as pictures."""
+"""Writes the results of a search as files: a table of its networks, pictures of curve and plan."""
 
 from pathlib import Path
 

@@ -27,7 +27,7 @@ STATUS = {  # how a number is known, see ``published.yaml``
 
 
 class PublishedError(ValueError):
-    """A table or a row that does not exist."""
+    """An unknown table or row."""
 
 
 def _test(stage: str) -> Callable[[Run], float | None]:
@@ -39,12 +39,12 @@ def _share(cost: str) -> Callable[[Run], float | None]:
 
 
 def _shipped(run: Run) -> float | None:
-    """Test accuracy after fine-tuning, where there is any."""
+    """Test accuracy after fine-tuning, else before it."""
     return (run.after or run.before).get("test")
 
 
 def _drop(run: Run) -> float | None:
-    """Test accuracy of what is shipped minus the dense network's."""
+    """Test accuracy of the delivered network minus the dense network's."""
     last, dense = _shipped(run), run.dense.get("test")
     return None if last is None or dense is None else last - dense
 
@@ -64,7 +64,7 @@ def _rate(run: Run) -> float | None:
 
 
 def _density(part: str) -> Callable[[Run], float | None]:
-    """The share of the weights that stays in the layers whose names begin so."""
+    """The fraction of weights kept in the layers whose names start with this."""
 
     def found(run: Run) -> float | None:
         own = [one for one in run.plan if f"{one.layer}.".startswith(f"{part}.") and one.weights]
@@ -75,7 +75,7 @@ def _density(part: str) -> Callable[[Run], float | None]:
 
 
 class Quantity(NamedTuple):
-    """A column: its name, its value of a run, and how it is printed."""
+    """A column: its name, how to read it from a run, and its format."""
 
     name: str
     value: Callable[[Run], float | None]
@@ -115,7 +115,7 @@ class Table:
 
 
 def tables() -> dict[str, dict[str, Any]]:
-    """What ``published.yaml`` says of each table."""
+    """The tables of ``published.yaml``, by name."""
     found = OmegaConf.to_container(OmegaConf.load(FILE))
     assert isinstance(found, dict)
     for table in found["tables"].values():
@@ -137,7 +137,7 @@ def spec(name: str) -> dict[str, Any]:
 
 
 def of_row(runs: Sequence[Run], row: Mapping[str, Any]) -> list[Run]:
-    """The finished runs of a row's experiment file; where there are none, those of the record it names."""
+    """The finished runs of a row's experiment file, else those in the record that the row names."""
     own = [run for run in runs if run.experiment and run.experiment == row.get("row")]
     own = [run for run in own if run.status == "finished"]
     if own or "record" not in row:
@@ -153,9 +153,9 @@ def of_row(runs: Sequence[Run], row: Mapping[str, Any]) -> list[Run]:
 
 
 def beside(name: str, runs: Sequence[Run]) -> Table:
-    """A table with a line a row: the paper's numbers, ours with 95 % intervals, and what ours cost.
+    """A table: the paper's numbers, ours with 95 % intervals, and the cost of our runs.
 
-    A column of the paper's stands where it prints any.
+    Columns that the paper does not print are left out.
     """
     asked = spec(name)
     found = [(row, of_row(runs, row)) for row in asked["rows"]]
@@ -187,7 +187,7 @@ def beside(name: str, runs: Sequence[Run]) -> Table:
 
 
 def differs(runs: Sequence[Run]) -> str:
-    """What a title says of our data and fine-tuning."""
+    """Our data and fine-tuning, in words for a title."""
     if not runs:
         return "ours has not been run"
     data = ", ".join(sorted({"images of its own" if run.data == "import" else run.data for run in runs}))
@@ -197,7 +197,7 @@ def differs(runs: Sequence[Run]) -> str:
 
 
 def keeps(name: str, runs: Sequence[Run]) -> list[Curve]:
-    """Keep ratios by decision: a line a row of the paper's, and one of ours where there are plans."""
+    """Keep ratios by decision: the paper's line of each row, and ours if there are plans."""
     found = []
     for row in spec(name)["rows"]:
         if "keep" in row:
@@ -211,7 +211,7 @@ def keeps(name: str, runs: Sequence[Run]) -> list[Curve]:
 
 
 def _printed(value: Any, status: str) -> tuple[str, bool]:
-    """A published number, and whether it is only remembered; empty where the paper prints none."""
+    """A published number, and whether it is unverified; empty if the paper prints none."""
     if value is None:
         return "", False
     if isinstance(value, dict):

@@ -1,8 +1,8 @@
 """Regret on the tabular benchmark, pooled over tables: from the records of `experiments.compare`.
 
-Regret is the known best accuracy within the budget minus that of the best plan found, in points of a percent.
-A task is a table and a target. An agent's mean is over tasks, of each task over seeds. Intervals are of 95 %
-and hold for other networks: a resample draws tables, and of each task seeds.
+Regret is the best accuracy within the budget minus the accuracy of the best plan found, in percentage points.
+A task is a table and a target. An agent's mean is over tasks, and within a task over seeds. Intervals are of
+95 % and hold for other networks: a resample draws tables, and then seeds for each task.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ Records = Mapping[str, Mapping[str, Any]]  # by table
 
 
 def runs(records: Records) -> dict[str, Runs]:
-    """By agent its runs; a curve stays where it is after its last improvement."""
+    """The runs of each agent; a curve is constant after its last improvement."""
     found: dict[str, Runs] = {}
     for table, record in records.items():
         known = record["results"]["known_best"]
@@ -44,7 +44,7 @@ def runs(records: Records) -> dict[str, Runs]:
 
 
 def table(records: Records, counts: Sequence[int] = COUNTS) -> str:
-    """A row an agent, the largest regret at the last count first."""
+    """A row an agent, sorted from the largest regret at the last count."""
     every, lines = runs(records), []
     for name in sorted(every, key=lambda name: -pooled(after(every[name], counts[-1])).value):
         own = every[name]
@@ -62,7 +62,7 @@ def table(records: Records, counts: Sequence[int] = COUNTS) -> str:
 
 
 def against(records: Records, ours: str, names: Sequence[str] = (), counts: Sequence[int] = COUNTS) -> str:
-    """By how much agents are worse than one, paired by task and seed: a row an agent; all or those named."""
+    """How much worse agents are than one of them, paired by task and seed: a row an agent."""
     every = runs(records)
     if ours not in every:
         return ""
@@ -74,7 +74,7 @@ def against(records: Records, ours: str, names: Sequence[str] = (), counts: Sequ
 
 
 def beside(records: Records, others: Records, names: Sequence[str]) -> Records:
-    """Records with the rows of more agents, from others of the same tables."""
+    """Records with the rows of further agents, taken from other records of the same tables."""
     found = {}
     for table in records.keys() & others.keys():
         more = [row for row in others[table]["rows"] if row["contender"] in names]
@@ -83,7 +83,7 @@ def beside(records: Records, others: Records, names: Sequence[str]) -> Records:
 
 
 def by_table(records: Records, count: int = 100) -> str:
-    """The mean regret on each table after so many evaluations: a row a table, a column an agent."""
+    """The mean regret on each table after some evaluations: a row a table, a column an agent."""
     every = runs(records)
     names = sorted(every, key=lambda name: -pooled(after(every[name], count)).value)
     lines = []
@@ -97,12 +97,12 @@ def by_table(records: Records, count: int = 100) -> str:
 
 
 def after(own: Runs, count: int) -> dict[Task, Floats]:
-    """``(seeds,)`` regrets of each task after so many evaluations."""
+    """For each task, regrets ``(seeds,)`` after a number of evaluations."""
     return {task: np.array([curve[count - 1] for curve in seeds.values()]) for task, seeds in own.items()}
 
 
 def differences(theirs: Runs, ours: Runs, count: int) -> dict[Task, Floats]:
-    """Theirs minus ours of each task and seed that both have; a rule's one run stands against every seed."""
+    """Theirs minus ours for each task and common seed; a rule's single run is paired with every seed."""
     found = {}
     for task in theirs.keys() & ours.keys():
         a, b = theirs[task], ours[task]
@@ -114,7 +114,7 @@ def differences(theirs: Runs, ours: Runs, count: int) -> dict[Task, Floats]:
 
 
 def pooled(values: Mapping[Task, Floats], resamples: int = stats.RESAMPLES) -> Estimate:
-    """The mean over tasks of the mean over seeds ``(seeds,)``; a resample draws tables, then seeds."""
+    """The mean over tasks of the mean over seeds; a resample draws tables, then seeds."""
     rng = np.random.default_rng(SEED)
     tables: dict[str, list[Floats]] = {}
     for (table, _), own in sorted(values.items()):
@@ -130,13 +130,13 @@ def pooled(values: Mapping[Task, Floats], resamples: int = stats.RESAMPLES) -> E
 
 
 def evaluations(curve: Floats, near: float = NEAR) -> float:
-    """The first evaluation with which a run is near the best; infinity without one."""
+    """The first evaluation at which a run is near the best plan; infinity without one."""
     reached = curve <= near + 1e-9
     return float(reached.argmax()) + 1 if reached.any() else np.inf
 
 
 def plot(records: Records, path: Path, names: Sequence[str] = PLOTTED, points: int = 30) -> Path:
-    """Mean regret so far against evaluations, pooled over tables, with 95 % bands; a PNG."""
+    """Draw a PNG of the mean regret against evaluations, pooled over tables, with 95 % bands."""
     every = runs(records)
     last = max(record["config"]["episodes"] for record in records.values())
     at = np.unique(np.geomspace(1, last, points).round().astype(int))

@@ -1,4 +1,4 @@
-"""Which repair leaves a network nearest to the dense one, before any fine-tuning."""
+"""Compares repairs by the KL divergence from the dense network, before any fine-tuning."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -15,12 +15,12 @@ HEAD = (
 
 
 def table(records: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line for each record of proxies: medians over its plans, and the largest ratio of the two repairs."""
+    """A row a record: medians over its plans, and the largest ratio between the two repairs."""
     return markdown.table(HEAD, [line(record["config"], record["rows"]) for record in records.values()])
 
 
 def measured(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Those records whose every plan was measured under all of `REPAIRS`."""
+    """The records in which every plan was measured under all `REPAIRS`."""
     wanted = {f"{ORDER}, {repair}" for repair in REPAIRS}
     return {n: r for n, r in records.items() if all(wanted <= row["proxies"].keys() for row in r["rows"])}
 
@@ -40,6 +40,6 @@ def line(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[s
 
 
 def ratios(rows: Sequence[Mapping[str, Any]]) -> list[float]:
-    """By plan, KL of the dense network and the sequentially repaired one over that of the moments'."""
+    """For each plan, the KL divergence after sequential repair divided by the one after repair by moments."""
     pairs = [[row["proxies"][f"{ORDER}, {repair}"]["kl"] for repair in REPAIRS[1:]] for row in rows]
     return [sequential / moments for moments, sequential in pairs]

@@ -1,10 +1,10 @@
 """Tables and plots from the committed records; no number in them is typed by hand.
 
 ``python -m experiments.report`` writes the tables into the pages, between their markers, and the plots and a
-page of all runs beside the records. With ``runs=FOLDER`` it makes the same of a folder of the user's own.
+page of all runs beside the records. With ``runs=FOLDER`` it reports on a folder of the user's own runs.
 ``python -m experiments.report keep RUN NAME`` copies a finished run into the committed records.
-The NAME of a search begins with its agent's, as in ``ddpg_elites-flops_30-0``. The NAME of a comparison is
-its table's; its contenders are added to those already there.
+The NAME of a search starts with its agent, as in ``ddpg_elites-flops_30-0``. The NAME of a comparison is the
+name of its table; its contenders are added to those already there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -74,11 +74,11 @@ Records = Mapping[str, Mapping[str, Any]]
 
 
 class ReportError(ValueError):
-    """A record or a page that a table cannot be made of."""
+    """A record or page that a table cannot be made from."""
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """Write every committed table into its page, report on a folder of runs, or keep a run's record."""
+    """Rebuild all committed tables, report on a folder of runs, or keep a run's record."""
     if (cfg.keep is None) != (cfg.name is None):
         raise ReportError("keep=RUN and name=NAME go together: report keep RUN NAME")
     if cfg.keep is not None:
@@ -103,7 +103,7 @@ def report_on(folder: Path, output: Path) -> None:
 
 
 def rebuild() -> None:
-    """Write what is made of the committed records."""
+    """Rebuild all pages, plots and tables from the committed records."""
     for page, blocks in pages().items():
         files.write(page, filled(page.read_text(), blocks))
         print(f"{page.relative_to(ROOT)}: written {', '.join(blocks)}")
@@ -128,7 +128,7 @@ def rebuild() -> None:
 
 
 def committed() -> list[runs.Run]:
-    """Every search that stands in a committed record."""
+    """All searches in committed records."""
     return [
         run
         for folder in (SEARCHES, TUNED, TABLES, COMPRESSED)
@@ -155,7 +155,7 @@ def paper() -> str:
 
 
 def pages() -> dict[Path, dict[str, str]]:
-    """By page, the content of each block, by the name of its markers."""
+    """The blocks of each page, by the name of their markers."""
     packed, ways = read(RESULTS / COMPRESSED), read(RESULTS / FAMILIES)
     mended = repairs.measured(read(RESULTS / FIDELITY) | read(RESULTS / REPAIRS))
     speed, compared = read(RESULTS / BENCHMARKS), read(RESULTS / REGRET)
@@ -222,7 +222,7 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def rows_of(folder: str, table: Callable[[Sequence[Mapping[str, Any]]], str]) -> str:
-    """A table for each record in a folder of the results, made from its rows, with its commit."""
+    """A table for each record in a folder of results, with its commit."""
     parts = []
     for name, record in read(RESULTS / folder).items():
         parts += [f"`{name}`:", table(record["rows"]), recorded({name: record})]
@@ -237,7 +237,7 @@ def filled(text: str, blocks: Mapping[str, str]) -> str:
 
 
 def place(text: str, name: str, block: str) -> str:
-    """The text with what stands between ``<!-- name -->`` and ``<!-- /name -->`` replaced.
+    """The text with everything between ``<!-- name -->`` and ``<!-- /name -->`` replaced.
 
     Raises:
         ReportError: when the markers are not there exactly once.

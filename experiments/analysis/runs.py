@@ -1,7 +1,7 @@
-"""Searches of any origin as one kind of thing: from a folder of runs, or from the committed records.
+"""Reads searches from a folder of runs or from committed records.
 
-A `Run` is what tables, figures and pages are made of: one search by one agent, its best plan, and what the
-plan's network measured before and after fine-tuning.
+Tables, figures and pages are made from `Run` objects: one search by one agent, its best plan, and the metrics
+of the plan's network before and after fine-tuning.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,9 +25,9 @@ class RunsError(ValueError):
 
 
 class Kept(NamedTuple):
-    """One decision of a plan: the first layer that reads the group, its size, and how much of it stays.
+    """One decision of a plan: the first layer that reads the group, the group's size, and how much is kept.
 
-    ``weights`` are those of the layer, 0 where the record does not say.
+    ``weights`` is the layer's number of weights, 0 if the record lacks it.
     """
 
     layer: str
@@ -37,7 +37,7 @@ class Kept(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """The fraction that stays."""
+        """The fraction that is kept."""
         return self.stay / self.size
 
 
@@ -49,18 +49,18 @@ class Run:
         name: of its folder or record, unique in a report.
         status: running, finished, interrupted or failed.
         model, data, agent: their names in ``conf/``.
-        resource, target: what the budget bounds, and the share of the dense cost that may stay.
+        resource, target: what the budget bounds, and the fraction of the dense cost that may be spent.
         seed: of the agent.
         evaluations: plans that were evaluated.
         curve: ``(evaluation, reward)`` of each improvement, the first evaluation being 1.
-        plan: a `Kept` a decision; empty where the record does not know the sizes.
+        plan: a `Kept` a decision; empty if the record lacks the sizes.
         before, after: top-1 in [0, 1] by split, before and after fine-tuning; empty where not measured.
         dense: likewise, of the dense network.
-        experiment: the file in ``conf/experiment`` that it was a run of; empty for none.
+        experiment: the file in ``conf/experiment`` that it ran; empty for none.
         costs: ``macs_share``, ``params_share``, ``macs``, ``params``, ``bytes``, ``ms``, those known.
-        epochs: of fine-tuning; None where it is not known.
-        seconds: of the whole run; None where it is not known.
-        commit, command: of the code that ran, and what was asked of it.
+        epochs: of fine-tuning; None if unknown.
+        seconds: of the whole run; None if unknown.
+        commit, command: the code that ran, and its command line.
         config: the resolved configuration.
         folder: where its files lie; None for a committed record.
     """
@@ -90,17 +90,17 @@ class Run:
 
     @property
     def problem(self) -> tuple[str, str]:
-        """The network and its data: what is compared with one another."""
+        """The network and its data, within which runs are compared."""
         return self.model, self.data
 
     @property
     def key(self) -> tuple[str, str, str, str, float]:
-        """What the seeds of one contender share."""
+        """The properties that all seeds of a contender share."""
         return self.model, self.data, self.agent, self.resource, self.target
 
     @property
     def accuracy(self) -> tuple[float, str] | None:
-        """The best known measure of what is shipped, and its name; None before there is any."""
+        """The accuracy of the delivered network, and what it was measured on; None before it is known."""
         for stage, found in (("tuned", self.after), ("not tuned", self.before)):
             for split in reversed(SPLITS):
                 if split in found:
@@ -109,12 +109,12 @@ class Run:
 
     @property
     def files(self) -> list[str]:
-        """The names of the files in its folder that a reader may want."""
+        """The names of files in its folder that readers may want."""
         return [] if self.folder is None else [name for name in FILES if (self.folder / name).exists()]
 
 
 def load(folder: Path) -> tuple[list[Run], list[str]]:
-    """Every search below a folder, and a line for each record that is none or cannot be read.
+    """All searches below a folder, and a note for each record that is no search or cannot be read.
 
     Raises:
         RunsError: when there is no search in it.
@@ -144,7 +144,7 @@ def read(path: Path, name: str) -> list[Run]:
 
 
 def of_record(name: str, content: Mapping[str, Any], folder: Path | None = None) -> Iterator[Run]:
-    """The search or Deep Compression of a record, or all searches of one of `experiments.policies`."""
+    """The run in a record, or all searches in a record of `experiments.policies`."""
     config = content["config"]
     if {"agent", "protocol", "model", "data"} <= config.keys():
         yield _search(name, content, folder)
@@ -156,7 +156,7 @@ def of_record(name: str, content: Mapping[str, Any], folder: Path | None = None)
 
 
 def improvements(rewards: Iterable[float]) -> tuple[tuple[int, float], ...]:
-    """The evaluation, from 1, and reward of each that is larger than all before it."""
+    """The evaluation, from 1, and the reward of each improvement over all before."""
     found = list[tuple[int, float]]()
     for at, reward in enumerate(rewards, 1):
         if not found or reward > found[-1][1]:
@@ -203,7 +203,7 @@ def _search(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
 
 
 def _row(name: str, content: Mapping[str, Any], row: Mapping[str, Any]) -> Run:
-    """A row of `experiments.policies`; ``episode`` is the one in which the plan was found."""
+    """The run in a row of `experiments.policies`."""
     config, groups = content["config"], content["results"].get("groups", [])
     rule = config["contenders"][row["policy"]]["agent"]["_target_"].startswith("agents.rules.")
     return Run(
@@ -267,12 +267,12 @@ def _kept(groups: Sequence[Mapping[str, Any]], counts: Sequence[int]) -> tuple[K
 
 
 def _phases(seconds: Mapping[str, float]) -> list[str]:
-    """The phases of a run; what the evaluator counts besides lies within them."""
+    """The phases of a run, without those of the evaluator, which lie within them."""
     return [name for name in seconds if name not in ("cut", "forward")]
 
 
 def _agent(content: Mapping[str, Any]) -> str:
-    """Its name in ``conf/agent`` with the settings that the command line changed, else that of its class."""
+    """The agent's name in ``conf/agent`` with settings from the command line, else the name of its class."""
     asked = content.get("run", {})
     name = asked.get("choices", {}).get("agent")
     if name is None:
@@ -292,7 +292,7 @@ def _accuracies(row: Mapping[str, Any] | None) -> dict[str, float]:
 
 
 def _costs(row: Mapping[str, Any] | None, dense: Mapping[str, Any] | None) -> dict[str, float]:
-    """Costs of a network, ``dense_ms`` beside its ``ms``; ``ms torch 64`` is of that runtime and batch."""
+    """Costs of a network and ``dense_ms`` beside ``ms``; ``ms torch 64`` names runtime and batch."""
     if row is None or dense is None:
         return {}
     timed = {

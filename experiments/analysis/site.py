@@ -1,4 +1,4 @@
-"""A folder of runs, or the committed records, as tables, figures and one page that needs nothing else."""
+"""Makes tables, figures and a self-contained page from runs."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -50,14 +50,14 @@ def page(
     tables: Sequence[Mapping[str, Any]] = (),
     folder: Path | None = None,
 ) -> str:
-    """The page of some runs: the same text for the same runs.
+    """The page of some runs; the same runs give the same text.
 
     Args:
         runs: at least one.
         title: of the page.
         notes: what was left out.
         tables: of the paper: ``title``, ``head``, ``rows`` and ``notes`` each.
-        folder: where the page will lie, for links to the files of a run.
+        folder: of the page, for links to the files of a run.
     """
     every = contests.contests(runs)
     searched = [one for one in every if contests.evaluations(one) > 1]
@@ -79,7 +79,7 @@ def page(
 
 
 def _row(at: int, run: Run, folder: Path | None) -> dict[str, Any]:
-    """A run for the template: its line of the leaderboard and its dialog."""
+    """A run for the template: a row of the leaderboard and a dialog."""
     measured = [run.after.get("test"), run.before.get("test"), run.before.get("selection")]
     costs = [run.costs.get(name) for name in ("macs_share", "params_share", "bytes", "ms")]
     named = [run.agent, contests.budget(run.resource, run.target), run.model, run.data]
@@ -114,7 +114,7 @@ def _link(run: Run, name: str, folder: Path | None) -> str:
 
 
 def _choices(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, list[str]]]:
-    """Column, name and options of each filter that has something to choose from."""
+    """Column, name and options of each filter with more than one option."""
     at = {name: place for place, (name, _) in enumerate(COLUMNS)}
     found = [(at[name], name, sorted({row["cells"][at[name]][0] for row in rows})) for name in CHOICES]
     return [choice for choice in found if len(choice[2]) > 1]
@@ -136,7 +136,7 @@ def _drawn(
 
 
 def _fronts(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """A chart for each network and each cost that some of its runs know."""
+    """A chart for each network and each known cost."""
     return [
         {
             "title": f"{_network(model, data)}: {COSTS[cost][0]}",
@@ -154,7 +154,7 @@ def _network(model: str, data: str) -> str:
 
 
 def _safe(svg: str) -> Any:
-    """Markup of our own making, every text in it escaped."""
+    """Markup that we made, with all text in it escaped."""
     return Markup(svg)
 
 

@@ -18,11 +18,11 @@ LEVEL = 0.95
 
 
 class StatsError(ValueError):
-    """Scores that a statistic cannot be taken of."""
+    """Scores that have no such statistic."""
 
 
 class Estimate(NamedTuple):
-    """A statistic and the ends of its interval."""
+    """A statistic and its interval."""
 
     value: float
     low: float
@@ -43,14 +43,14 @@ def estimate(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> Estimate:
-    """A statistic with its stratified percentile bootstrap interval: each task's runs are drawn anew.
+    """A statistic with its stratified percentile bootstrap interval: runs are resampled within each task.
 
     Args:
         scores: ``(runs, tasks)``.
         statistic: of arrays ``(..., runs, tasks)``.
         rng: draws the resamples.
-        resamples: how many.
-        level: share of the resamples inside of the interval.
+        resamples: their number.
+        level: fraction of resamples inside the interval.
     """
     values = _scores(scores)
     runs, tasks = values.shape
@@ -63,15 +63,15 @@ def estimate(
 def crossed(
     values: ArrayLike, rng: np.random.Generator, *, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> Estimate:
-    """The mean with its percentile bootstrap interval: runs and images are drawn anew, both at once.
+    """The mean with its percentile bootstrap interval over runs and images at once.
 
     *Source*: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1 (2007).
 
     Args:
         values: ``(runs, images)``.
         rng: draws the resamples.
-        resamples: how many.
-        level: share of the resamples inside of the interval.
+        resamples: their number.
+        level: fraction of resamples inside the interval.
     """
     scores = _scores(values)
     runs, images = (

@@ -1,7 +1,7 @@
 """The job of `experiments.survey`: networks by name, cut by random plans, counted, exported and compared.
 
-Weights are random, so nothing here says how well a network is compressed: only that what is cut computes what
-it should. Each row of the record is one network; a killed run goes on with those that have none.
+Weights are random, so this does not measure how well a network is compressed, only that the cut network is
+correct. Each row of the record is one network; a killed run continues with the networks that have none.
 """
 
 import contextlib
@@ -57,14 +57,14 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
 
 def listed(asked: str) -> list[str]:
-    """The networks that a name stands for: itself, or those of a library."""
+    """The networks that a name stands for: one network, or all of a library."""
     if asked == "torchvision":
         return [f"{zoo.TORCHVISION}{name}" for name in torchvision_names()]
     return FAMILIES.read_text().split() if asked == "timm" else [asked]
 
 
 def built(name: str) -> nn.Module:
-    """A network with random weights, and statistics of batch norm that are not those of the start."""
+    """A network with random weights and random statistics of batch norm."""
     model = zoo.build(name, classes=CLASSES, in_channels=3)
     generator = torch.Generator().manual_seed(0)
     for key, value in model.state_dict().items():
@@ -76,17 +76,17 @@ def built(name: str) -> nn.Module:
 
 
 def examine(model: nn.Module, plans: int) -> dict[str, Any]:
-    """What is found of one network.
+    """Cut, count and export one network.
 
     Args:
         model: in evaluation mode, for images of three channels.
         plans: how many random ones cut it.
 
     Returns:
-        ``refused`` with the message where it is not cut; else ``apart``, the largest difference of a cut
-        network from the masked one, ``equal``, whether MACs and parameters are those that are counted
-        independently, ``trace_seconds`` of the processor, and ``onnx``, the difference of an exported
-        network, or ``unwritten`` with the message.
+        ``refused`` with the message if it cannot be cut. Else ``apart``, the largest difference between a
+        cut network and the masked one; ``equal``, whether MACs and parameters match an independent count;
+        ``trace_seconds`` of processor time; and ``onnx``, the difference of the exported network, or
+        ``unwritten`` with the message.
     """
     side = smallest(model)
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
@@ -106,7 +106,7 @@ def examine(model: nn.Module, plans: int) -> dict[str, Any]:
 
 
 def smallest(model: nn.Module) -> int:
-    """The first of `SIDES` that a network takes; the last one where there is none."""
+    """The first of `SIDES` that a network accepts, else the last one."""
     for side in SIDES:
         with contextlib.suppress(zoo.ModelError):
             zoo.check(model, (3, side, side), CLASSES)
@@ -115,7 +115,7 @@ def smallest(model: nn.Module) -> int:
 
 
 def counted(graph: Graph, plan: Plan, network: nn.Module, image: torch.Tensor) -> bool:
-    """Whether a cut network has the MACs that PyTorch counts as it runs, and the parameters it holds."""
+    """Whether a cut network's MACs match PyTorch's count, and its parameters those that it holds."""
     widths = mask_widths(graph, graph.mask(plan.kept))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(image)
@@ -125,7 +125,7 @@ def counted(graph: Graph, plan: Plan, network: nn.Module, image: torch.Tensor) -
 
 
 def exported(network: nn.Module, images: torch.Tensor) -> dict[str, Any]:
-    """How far onnxruntime is from PyTorch, as a fraction of the largest output, or why it cannot run it."""
+    """The difference between onnxruntime and PyTorch relative to the largest output, or why there is none."""
     try:
         with TemporaryDirectory() as folder, evaluating(network):
             path = write_onnx(network, tuple(images.shape[1:]), Path(folder) / "network.onnx")
@@ -135,7 +135,7 @@ def exported(network: nn.Module, images: torch.Tensor) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each library, then what was refused, or is not as it should be."""
+    """A row a library, then the networks that were refused or are wrong."""
     lines, notes = [], []
     for library in dict.fromkeys(row["network"].partition("/")[0] for row in rows):
         found = [row for row in rows if row["network"].partition("/")[0] == library]

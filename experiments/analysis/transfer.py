@@ -1,4 +1,4 @@
-"""What a critic of other networks is worth: tables from the record of `experiments.pretrain_agent`."""
+"""How well critics transfer to new networks: tables from the record of `experiments.pretrain_agent`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def first_plans(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Regret of plans that take no evaluation, in points: a row a policy; intervals over tables."""
+    """Regret in points of plans that need no evaluation: a row a policy, with intervals over tables."""
     targets = list(rows[0]["first"])
     policies = next(found for row in rows for found in row["first"].values() if found)
     lines = []
@@ -31,7 +31,7 @@ def first_plans(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def searches(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Regret of the best plan so far after so many evaluations, in points: a row a searcher."""
+    """Regret in points of the best plan after a number of evaluations: a row a searcher."""
     names = next(list(found) for row in rows for found in row["curves"].values())
     lines = []
     for name in names:
@@ -44,7 +44,7 @@ def searches(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def after(curve: Sequence[Sequence[float]], count: int) -> float:
-    """The regret after so many evaluations; a curve holds each improvement's number and regret."""
+    """The regret after a number of evaluations; a curve holds the number and regret of each improvement."""
     return [regret for at, regret in curve if at <= count][-1]
 
 

@@ -31,7 +31,7 @@ def table(rows: Rows, resource: str = "macs") -> str:
 
 
 def looks(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A search after all its evaluations, before that, and with its candidates tuned, where it has these."""
+    """A search after all evaluations, after the first ones, and with tuned candidates, as far as recorded."""
     found = [row, *([{**row, **row["early"]}] if "early" in row else [])]
     if "halved" in row:
         found.append({**row, **row["halved"], "policy": f"{row['policy']}, candidates tuned"})

@@ -1,6 +1,6 @@
 """Policies on photographs, without fine-tuning: tables and a figure from the records of `experiments.photos`.
 
-Agreement is the share of the test images that a network classifies as the dense one does, in percent; KL the
+Agreement is the share of test images with the same class as by the dense network, in percent; KL is the
 mean divergence from its predictions, in nats; the drop is in points of top-1. Intervals are of 95 %, by a
 bootstrap over seeds and images at once.
 """
@@ -26,13 +26,13 @@ Measure = Callable[[Mapping[str, Any], int, NDArray[np.bool_]], NDArray[np.float
 
 @dataclass(frozen=True)
 class Cell:
-    """What one policy found at one target: a row of the record for each seed.
+    """The results of one policy at one target: a row a seed.
 
     Attributes:
         policy: its name.
-        target: share of the MACs that may stay.
+        target: fraction of the MACs that may be spent.
         rows: of the record.
-        dense_missed: positions of the test images that the dense network classifies otherwise than labelled.
+        dense_missed: indices of the test images that the dense network classifies wrongly.
     """
 
     policy: str
@@ -52,7 +52,7 @@ class Cell:
         return stats.crossed(self.values(measure), np.random.default_rng(SEED))
 
     def mean(self, key: str) -> float:
-        """Of what the rows say by this key."""
+        """The mean of a key over rows."""
         return float(np.mean([row[key] for row in self.rows]))
 
 
@@ -72,9 +72,9 @@ def drop(row: Mapping[str, Any], images: int, dense: NDArray[np.bool_]) -> NDArr
 
 
 def cells(records: Iterable[Mapping[str, Any]]) -> list[Cell]:
-    """What each policy found at each target, of all records together; targets from the largest.
+    """The results of each policy at each target, over all records; the largest target first.
 
-    Of a search that is in several records the last counts.
+    If a search is in several records, the last one counts.
     """
     rows: dict[tuple[float, str], dict[int, Mapping[str, Any]]] = {}
     missed: Sequence[int] = ()
@@ -130,7 +130,7 @@ def summary(records: Iterable[Mapping[str, Any]]) -> str:
 
 
 def plot(records: Iterable[Mapping[str, Any]], stem: Path) -> list[Path]:
-    """Agreement against the share of the MACs by policy, with bands; an SVG and a PNG."""
+    """Draw agreement against the share of the MACs, a line a policy with bands, as SVG and PNG."""
     every, curves = cells(records), []
     for name in sorted({cell.policy for cell in every}, key=lambda name: _order(every, name)):
         found = [(cell, cell.estimate(agreement)) for cell in every if cell.policy == name]
@@ -148,7 +148,7 @@ def plot(records: Iterable[Mapping[str, Any]], stem: Path) -> list[Path]:
 
 
 def _order(every: Sequence[Cell], name: str) -> float:
-    """Minus the mean agreement of a policy: the best comes first in the legend."""
+    """A sort key: the policy with the highest mean agreement comes first."""
     return -float(np.mean([cell.values(agreement).mean() for cell in every if cell.policy == name]))
 
 

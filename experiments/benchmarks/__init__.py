@@ -1,1 +1,1 @@
-"""How fast an episode is: beside the released code's procedure, and beside a bare forward pass."""
+"""The speed of an episode, compared with the released code's procedure and with a bare forward pass."""

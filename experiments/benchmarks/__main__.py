@@ -1,4 +1,4 @@
-"""Times an episode: ``python -m experiments.benchmarks plain20``; without a name, of all networks.
+"""Times an episode: ``python -m experiments.benchmarks plain20``; without a name, all networks.
 
 Times an episode, the released code's procedure and the bare forward pass on the same plans. Takes minutes
 with nothing else running. ``--device cuda`` runs both sides on a GPU. Writes a record a network;
@@ -32,7 +32,7 @@ FORMAT = 1
 
 
 def main() -> None:
-    """Time what is named, write a record of each, print their table."""
+    """Time the named networks, write a record of each, print the table."""
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"any of {', '.join(NETWORKS)}")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the records")
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def bench(name: str, settings: Settings) -> dict[str, Any]:
-    """The record of a shipped network."""
+    """Benchmark a shipped network and return its record."""
     model, card = checkpoints.load(checkpoints.shipped(f"{name}-{settings.data}"))
     before = torch.get_num_threads()
     with threadpool_limits(limits=settings.threads):

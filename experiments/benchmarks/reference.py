@@ -1,4 +1,4 @@
-"""The yardstick: one episode as AMC's released code goes about it, written anew.
+"""The reference: one episode by the procedure of AMC's released code, reimplemented.
 
 *Source*: the released code of He et al., ECCV 2018, ``env/channel_pruning_env.py``. What each layer reads
 and writes at sampled points of the calibration images is stored as rows once. For every plan the network is
@@ -6,11 +6,11 @@ reset, the channels are ranked by magnitude, each layer that loses inputs is reg
 the rows by scikit-learn's `LinearRegression`, and the full-size network, with zeros where inputs are gone, is
 evaluated in batches of 50.
 
-So that both sides answer the same question, four things differ from the released code: kernels of any size
-are regressed, not 1x1 alone; a bias is on neither side of the regression; channels that stand or fall
-together are ranked together; points are drawn for each image. And its images lie in memory, normalised.
+So that both sides solve the same problem, four things differ from the released code: kernels of any size are
+regressed, not only 1x1; the regression has no bias; channels that must be removed together are ranked
+together; points are drawn for each image. The images lie in memory, normalised.
 
-On a GPU the network is there, as in the released code, and scikit-learn on the processor.
+On a GPU only the network runs there; scikit-learn runs on the processor, as in the released code.
 """
 
 import copy
@@ -36,12 +36,12 @@ Rows = NDArray[np.float32]
 
 
 class BenchmarkError(ValueError):
-    """Two sides that cannot be compared."""
+    """Two procedures that cannot be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What both sides are given."""
+    """Settings of both procedures."""
 
     data: str = "fashion_mnist"
     target: float = 0.5  # of the MACs
@@ -57,7 +57,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Played:
-    """One episode: top1 in [0, 1], which positions of each group it kept, and seconds by phase."""
+    """One episode: top1 in [0, 1], the kept positions of each group, and seconds by phase."""
 
     top1: float
     kept: tuple[tuple[int, ...], ...]
@@ -70,7 +70,7 @@ class Played:
 
 
 class Reference:
-    """Plays plans as the released code does.
+    """Evaluates plans by the released code's procedure.
 
     Args:
         model: a trained network; it is copied, not changed.
@@ -79,8 +79,7 @@ class Reference:
         settings: images, points and seed are read.
 
     Attributes:
-        features: by layer name, what it reads ``(n, d)`` and what it writes of it ``(n, c_out)``, its bias
-            taken off.
+        features: by layer name, its inputs ``(n, d)`` and its outputs ``(n, c_out)`` without the bias.
     """
 
     def __init__(self, model: nn.Module, data: DataSet, graph: Graph, settings: Settings) -> None:
@@ -95,7 +94,7 @@ class Reference:
         self.features = store(self.network, data, graph, settings)
 
     def play(self, counts: Sequence[int]) -> Played:
-        """One episode, given how many positions of each group stay."""
+        """One episode, given the number of kept positions of each group."""
         clock = [time.perf_counter()]
         self.network.load_state_dict(self._dense)
         kept = tuple(
@@ -139,7 +138,7 @@ class Reference:
 def store(
     network: nn.Module, data: DataSet, graph: Graph, settings: Settings
 ) -> dict[str, tuple[Rows, Rows]]:
-    """The rows of every layer that can lose inputs, at the points that `amc_env` draws for the same seed.
+    """Store the rows of every layer that can lose inputs, at the points that `amc_env` draws for this seed.
 
     Raises:
         BenchmarkError: for a grouped convolution, which the released code does not regress.
@@ -173,7 +172,7 @@ def store(
 
 
 def _sample(module: nn.Module, x: Tensor, at: Tensor) -> Tensor:
-    """``(N * points, d)`` what a layer reads at output positions ``(N, points)`` of its images."""
+    """``(N * points, d)``, a layer's inputs at output positions ``(N, points)`` of its images."""
     if isinstance(module, nn.Linear):
         return x
     assert isinstance(module, nn.Conv2d)

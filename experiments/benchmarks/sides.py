@@ -1,4 +1,4 @@
-"""One plan on each side: our environment, the bare forward pass, and, in `reference`, the released code."""
+"""Times plans in our environment, in the reference procedure, and in a bare forward pass."""
 
 import statistics
 import time
@@ -27,12 +27,12 @@ Row = dict[str, Any]
 def compare(
     model: nn.Module, data: DataSet, settings: Settings, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Play the same random plans on both sides, in turn, in one process, and time them.
+    """Time the same random plans on both sides, in turn, in one process.
 
     Args:
         model: a trained network, in evaluation mode.
-        data: what it was trained on.
-        settings: how many plans, images and points.
+        data: that it was trained on.
+        settings: numbers of plans, images and points.
         say: receives a line after every round.
 
     Returns:
@@ -58,7 +58,7 @@ def compare(
 
 
 class Ours:
-    """Plays actions in the environment and keeps the seconds of each phase apart.
+    """Plays actions in the environment and times each phase.
 
     Args:
         model: a trained network.
@@ -83,9 +83,9 @@ class Ours:
         ]
 
     def play(self, actions: Sequence[NDArray[np.float32]]) -> Played:
-        """One episode with a new evaluator, so that nothing is answered from memory.
+        """One episode with a new evaluator, so that no plan is in its memory.
 
-        Choosing has what is neither solving, cutting nor forward passes. On a GPU each phase has the
+        "Choosing" is the time outside solving, cutting and forward passes. On a GPU each phase has the
         processor's seconds; the forward passes, which wait for the result, have the rest.
         """
         evaluator = self.env.evaluator = self.env.task.evaluator("reward", self._images)
@@ -99,7 +99,7 @@ class Ours:
         return Played(info["top1"], info["plan"].kept, seconds)
 
     def bare_seconds(self, plan: Plan) -> float:
-        """Seconds of one pass of a plan's network over the reward images; cutting it does not count."""
+        """Seconds of one pass of a plan's network over the reward images, without cutting it."""
         with evaluating(self._networks.network(plan)) as network:
             _settle()
             start = time.perf_counter()
@@ -111,7 +111,7 @@ class Ours:
 
 @dataclass(eq=False)
 class Stopwatch:
-    """A `surgery.Solve` that adds up the seconds of another one."""
+    """A `surgery.Solve` that sums the seconds of another one."""
 
     inner: Solve
     seconds: float = 0.0
@@ -125,7 +125,7 @@ class Stopwatch:
 
 
 def play(ours: Ours, reference: Reference, actions: Sequence[NDArray[np.float32]]) -> Row:
-    """One plan on both sides and through the bare network.
+    """Time one plan on both sides and in the bare network.
 
     Raises:
         BenchmarkError: when the sides keep different channels.
@@ -150,7 +150,7 @@ def medians(rows: Sequence[Mapping[str, Any]], side: str) -> dict[str, float]:
 
 
 def ratio(rows: Sequence[Mapping[str, Any]], above: str, below: str) -> dict[str, float]:
-    """Median, lowest and highest ratio of two sides' seconds an episode, each row with itself."""
+    """Median, lowest and highest ratio of two sides' seconds an episode, row by row."""
     each = [row[f"{above}_seconds"]["episode"] / row[f"{below}_seconds"]["episode"] for row in rows]
     return {"median": statistics.median(each), "lowest": min(each), "highest": max(each)}
 

@@ -1,4 +1,4 @@
-"""The tables of this suite's page, made from its records alone."""
+"""The tables of the benchmark's page, from its records."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -56,7 +56,7 @@ def _ratios(records: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _called(name: str, record: Mapping[str, Any]) -> str:
-    """A network, with the GPU that it ran on, and the number of CPU threads if it is above one."""
+    """A network's name, with its GPU and with the number of CPU threads if above one."""
     gpu, threads = record["run"].get("gpu"), record["config"]["threads"]
     if not gpu:
         return f"`{name}`"
