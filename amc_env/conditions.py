@@ -55,7 +55,7 @@ class Conditions:
         Args:
             graph: of the network.
             runtime: a name in `RUNTIMES`.
-            threads: for it.
+            threads: of the runtime.
             batch: images in a pass.
             device: "cpu" or "cuda".
         """

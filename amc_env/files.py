@@ -103,7 +103,7 @@ def read_json(path: Path, of: str = "") -> dict[str, Any]:
 
     Raises:
         DamagedError: for JSON that `parse` refuses, and an object of another digest, or without one.
-        OSError: for a file that is not there or cannot be read.
+        OSError: for a file that is missing or unreadable.
     """
     try:
         facts = parse(content(path, LONGEST))
@@ -158,7 +158,7 @@ def read_sealed(path: Path) -> bytes:
 
     Raises:
         DamagedError: for another digest.
-        OSError: for a file that is not there or cannot be read.
+        OSError: for a file that is missing or unreadable.
     """
     found = content(path)
     if hashlib.sha256(found[32:]).digest() != found[:32]:

@@ -32,7 +32,7 @@ class LatencyPrices:
     """Nanoseconds of plans.
 
     Args:
-        counts: of each group those that were measured.
+        counts: for each group, the measured counts.
         layers: their times.
         rest_ns: of a pass outside of all layers, negative where these hold the clock's own time.
         block: channels that the processor handles at once.

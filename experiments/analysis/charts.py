@@ -123,7 +123,7 @@ def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def plan(kept: Sequence[Kept], title: str) -> str:
-    """The network from left to right: a frame a decision, as high as its channels, filled up to those kept."""
+    """The network from left to right: a frame a decision, as high as its channels, filled to those kept."""
     most, step = max(one.size for one in kept), (WIDTH - LEFT - RIGHT) / len(kept)
     marks = []
     for at, one in enumerate(kept):

@@ -137,7 +137,7 @@ def check(cfg: DictConfig) -> None:
     """Refuse impossible settings before anything is built.
 
     Raises:
-        ConfigError: with what can.
+        ConfigError: says what is possible.
     """
     if cfg.format not in FORMATS:
         raise config.ConfigError(f"format is {cfg.format!r}; there are {', '.join(FORMATS)}")

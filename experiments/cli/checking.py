@@ -1,4 +1,4 @@
-"""What is checked of a configuration before anything is imported or written."""
+"""Checks a configuration before anything is imported or written."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,11 +49,11 @@ def check_settings(cfg: DictConfig) -> None:
 
 
 def plain(node: DictConfig | ListConfig, *, resolve: bool = True) -> dict[str, Any]:
-    """A group of the configuration, or the whole of it, as plain data: what keyword arguments are made of.
+    """A configuration, or a group of it, as plain data for keyword arguments.
 
     Args:
         node: the group, not a list.
-        resolve: put in what interpolations stand for.
+        resolve: replace interpolations by their values.
     """
     found = OmegaConf.to_container(node, resolve=resolve)
     assert isinstance(found, dict)
@@ -94,11 +94,11 @@ def _check_limits(key: str, value: Any, allowed: Any) -> None:
 
 
 def beyond(value: Any, allowed: Sequence[Any]) -> str | None:
-    """How a value goes beyond its allowed, None where it does not.
+    """How a value violates its limits; None if it does not.
 
     Args:
         value: of a setting.
-        allowed: two numbers, the lowest and the highest value, or the choices there are.
+        allowed: the lowest and the highest value, or the choices.
     """
     if isinstance(allowed[0], str):
         if value in allowed:
@@ -142,7 +142,7 @@ def _check_group(group: str, node: Mapping[str, Any]) -> None:
 
 
 def _check_lists(found: Mapping[str, Any]) -> None:
-    """Lists of what is run are neither empty, but for a search's targets, nor say the same twice."""
+    """Refuse empty lists of runs, except a search's targets, and duplicates in them."""
     for key in limits.LISTS:
         values = found.get(key)
         if not isinstance(values, list):
@@ -154,10 +154,10 @@ def _check_lists(found: Mapping[str, Any]) -> None:
 
 
 def check_places(cfg: DictConfig) -> None:
-    """Check that there is what a configuration wants to be read.
+    """Check that the files that a configuration names exist.
 
     Raises:
-        ConfigError: with the path that does not exist, or is not given.
+        ConfigError: names the path that is missing or not given.
     """
     if _at(cfg, "data.name") in limits.OF_FOLDERS and _at(cfg, "data.root") is None:
         raise ConfigError(suggest.needed("data.root"))

@@ -127,7 +127,7 @@ class SurveyConfig:
 
 @dataclass
 class ContendersConfig:
-    """What many agents are compared at; ``contenders`` are overrides of the main job's config."""
+    """Settings of comparisons between agents; ``contenders`` are overrides of the main job's config."""
 
     contenders: dict[str, list[str]] = MISSING
     only: list[str] | None = MISSING

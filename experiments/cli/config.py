@@ -1,4 +1,4 @@
-"""What every entry point needs of Hydra: composing, checking, instantiating, errors in one clear message."""
+"""The Hydra application of every command: compose, check, instantiate, and report errors in one message."""
 
 import importlib
 import inspect
@@ -108,7 +108,7 @@ def _folder(cfg: DictConfig, hydra_cfg: HydraConf) -> Path:
 
 
 def _worked(cfg: DictConfig, hydra_cfg: HydraConf, job: str, locks: bool) -> object:
-    """What a job returns, alone in the folder that it writes; a folder that is not free is told at once."""
+    """Run a job with its output folder locked, and return its result; a locked folder is an error at once."""
     folder = _folder(cfg, hydra_cfg)
     with _imported(ALONE)(folder) if locks and "output" in cfg else nullcontext():
         return _imported(job)(cfg, folder)
@@ -150,7 +150,7 @@ def instantiate(node: DictConfig | Mapping[str, Any], **arguments: Any) -> Any:
 
 @contextmanager
 def told_as(name: str) -> Iterator[None]:
-    """Tell a setting that our own code refused in one message, which begins with the name of what refused."""
+    """Turn a ValueError or TypeError of our own code into a `ConfigError` that starts with a name."""
     try:
         yield
     except (ValueError, TypeError) as error:
@@ -160,7 +160,7 @@ def told_as(name: str) -> Iterator[None]:
 
 
 def accepted(node: Mapping[str, Any] | DictConfig, **offered: Any) -> dict[str, Any]:
-    """Those of the offered arguments that a node's target takes by name, as some agents do ``decisions``."""
+    """The offered arguments that a node's target accepts by name, such as ``decisions`` of some agents."""
     target = located(node["_target_"])
     makers = [target]
     if isinstance(target, type):
@@ -170,7 +170,7 @@ def accepted(node: Mapping[str, Any] | DictConfig, **offered: Any) -> dict[str, 
 
 
 def _raised_here(error: Exception) -> bool:
-    """Whether it was our own code that refused, rather than a library that our code used wrongly."""
+    """Whether our own code raised the error, not a library that it used wrongly."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -178,7 +178,7 @@ def _raised_here(error: Exception) -> bool:
 
 
 def located(target: str) -> Callable[..., Any]:
-    """The class or function of a dotted name; raises `ConfigError` where there is none."""
+    """The class or function of a dotted name; raises `ConfigError` if there is none."""
     try:
         found: object = hydra.utils.get_object(target)
     except (ImportError, AttributeError, ValueError) as error:
@@ -190,7 +190,7 @@ def located(target: str) -> Callable[..., Any]:
 
 @contextmanager
 def _full_errors() -> Iterator[None]:
-    """Let Hydra's exceptions through to us instead of having them printed."""
+    """Let Hydra's exceptions propagate instead of printing them."""
     before = os.environ.get(FULL_ERROR)
     os.environ[FULL_ERROR] = "1"
     try:

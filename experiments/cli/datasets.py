@@ -1,4 +1,4 @@
-"""The data set that a configuration names, fetched where this machine lacks it."""
+"""Loads the data set that a configuration names, and fetches it if it is missing."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +23,9 @@ def run(cfg: DictConfig, folder: Path) -> None:
 
 
 def load_data(node: DictConfig, say: Callable[[str], None] = print) -> Any:
-    """Load the data set of a ``data`` group; it is fetched first where this machine lacks it.
+    """Load the data set of a ``data`` group; it is fetched first if it is missing.
 
-    With ``data=import`` it is what a function of the user's gives, a `DataSet` or `amc_env.data.own.OwnData`.
+    With ``data=import`` a user's function returns it, a `DataSet` or `amc_env.data.own.OwnData`.
 
     Raises:
         DataError: for an unknown data set, one that no source has, or an image folder without ``data.root``.

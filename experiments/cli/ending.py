@@ -1,4 +1,4 @@
-"""How a command ends: in one message for what its user can mend, with a status for what a signal ended."""
+"""How a command ends: with one message for an error that the user can fix, or the status of a signal."""
 
 import errno
 import os
@@ -27,11 +27,11 @@ KEPT = "what was written before is kept, the same command goes on from there"
 
 
 class RunError(RuntimeError):
-    """How a run of a sweep failed: a message alone, which also comes whole from another process."""
+    """A failed run of a sweep: only a message, so that it can be sent from another process."""
 
 
 class BusyRunError(RunError):
-    """A run of a sweep that another process is at work on."""
+    """A run of a sweep whose folder another process has locked."""
 
 
 class Ended(KeyboardInterrupt):
@@ -44,9 +44,9 @@ class Ended(KeyboardInterrupt):
 
 @contextmanager
 def by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise `Ended`, where nobody else handles them or has them ignored.
+    """Let SIGTERM and SIGHUP raise `Ended` unless they are handled or ignored already.
 
-    A second one is ignored, so that it does not cut off what is written at the end.
+    A second signal is ignored, so that it does not interrupt the last writes.
     """
     here = threading.current_thread() is threading.main_thread()
     numbers = [
@@ -71,10 +71,10 @@ def by_signals() -> Iterator[None]:
 
 @contextmanager
 def with_parent(command: int) -> Iterator[None]:
-    """End this process as by SIGTERM when the process that started it is gone.
+    """End this process as if by SIGTERM when its parent process is gone.
 
     Args:
-        command: the process that the command was typed for; in it nothing is watched.
+        command: id of the command's own process, which watches nothing.
     """
     if os.getpid() == command:
         yield
@@ -102,10 +102,10 @@ def stop(message: str, status: int = 2) -> None:
 
 
 def message_of(error: BaseException) -> str | None:
-    """What the user can do something about: our own errors, a full disk, missing rights or memory.
+    """The message for an error that the user can fix: our own errors, a full disk, missing rights or memory.
 
     Returns:
-        The message; None for a fault of the program.
+        The message; None for a bug.
     """
     if is_ours(error):
         return str(error)
@@ -126,10 +126,10 @@ def end_run(error: Exception, hydra_cfg: HydraConf, explain: Callable[[Exception
     Args:
         error: what ended the run.
         hydra_cfg: of the run.
-        explain: tells what of the configuration OmegaConf could not read.
+        explain: makes a message of an error of OmegaConf.
 
     Raises:
-        RunError: in a sweep, which tells it again at its end; here and now it is printed, a fault in full.
+        RunError: in a sweep, which repeats the message at its end; it is also printed now, a bug in full.
     """
     message = explain(error) if isinstance(error, OmegaConfBaseException) else message_of(error)
     if hydra_cfg.mode != RunMode.MULTIRUN:
@@ -148,16 +148,16 @@ def end_run(error: Exception, hydra_cfg: HydraConf, explain: Callable[[Exception
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether an exception was raised to tell the user something, not by a fault of the program."""
+    """Whether an exception is one of ours, meant for the user, and not a bug."""
     return type(error).__module__.partition(".")[0] in PACKAGES
 
 
 def end_command(error: BaseException, explain: Callable[[Exception], str], *, started: bool) -> None:
-    """Leave with a message and a status where there is something to tell.
+    """Exit with a message and a status if the error is not a bug.
 
     Args:
-        error: what came out of Hydra.
-        explain: tells what of the configuration Hydra could not read.
+        error: raised by Hydra or the job.
+        explain: makes a message of an error of Hydra.
         started: whether a job had begun.
     """
     if isinstance(error, HydraException | OmegaConfBaseException):

@@ -1,4 +1,4 @@
-"""Which values settings may have that a command alone reads: the lowest and the highest, or the choices."""
+"""Limits of settings that only a command reads: the lowest and the highest value, or the choices."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""From a configuration to what is searched: a trained network, its data, the environment."""
+"""Builds what a configuration names: the trained network, its data, the environment, the agent."""
 
 import json
 from collections.abc import Mapping
@@ -50,9 +50,9 @@ class Trained:
 def trained(cfg: DictConfig) -> Trained:
     """The network and data that a configuration names.
 
-    A network of the zoo comes from its checkpoint. One with ``options.weights`` and one of the user's own may
-    come trained out of their builders; a checkpoint is then read only where it is named. ``model.checkpoint``
-    may also be a bare file of weights, such as a ``.pth``.
+    A network of the zoo is read from its checkpoint. A network with ``options.weights``, or a user's own, may
+    be trained already when it is built; then a checkpoint is read only if it is given. ``model.checkpoint``
+    may also be a plain file of weights, such as a ``.pth``.
 
     Raises:
         DataError, ModelError, CheckpointError: for what is missing, unknown or does not fit.
@@ -91,7 +91,7 @@ def trained(cfg: DictConfig) -> Trained:
 
 
 def foresee(cfg: DictConfig) -> None:
-    """Find what a search would stumble over, before its folder is made: seconds, and no data are read.
+    """Find errors of a search before its folder is made, in seconds and without reading data.
 
     Raises:
         ModelError, CheckpointError, DeviceError, LatencyError, ConfigError: for what is missing, unknown or
@@ -118,7 +118,7 @@ def foresee(cfg: DictConfig) -> None:
 
 
 def check_times(table: str | None, *asked: str) -> None:
-    """Read a latency table, or see that nothing needs one.
+    """Read a latency table, or check that none is needed.
 
     Args:
         table: path of the table; None for none.
@@ -126,7 +126,7 @@ def check_times(table: str | None, *asked: str) -> None:
 
     Raises:
         LatencyError: for a table that is missing or damaged.
-        ConfigError: when a budget or reward is in milliseconds and no table is given.
+        ConfigError: if a budget or reward needs a table and none is given.
     """
     if table is not None:
         latency.read(table)
@@ -184,7 +184,7 @@ def environment(cfg: DictConfig, subject: Trained) -> CompressionEnv:
 
 
 def scale_of(cfg: DictConfig) -> str:
-    """What an action means: as ``env.scale`` says; without it, the agent's own scale, or the relative one."""
+    """The scale of actions: ``env.scale``, else the agent's own, else the relative one."""
     asked = cfg.env.scale
     return str(asked or getattr(config.located(cfg.agent["_target_"]), "scale", "relative"))
 
@@ -193,7 +193,7 @@ def build_agent(node: DictConfig | Mapping[str, Any], env: Environment, *, seed:
     """The agent that a node composed from the command line names, for an environment.
 
     Raises:
-        ConfigError: for an agent whose actions have another meaning than the environment gives them.
+        ConfigError: for an agent that needs another scale than the environment has.
     """
     task: Any = env.unwrapped
     offered = config.accepted(node, decisions=len(task.graph.groups))

@@ -33,15 +33,15 @@ SCHEMAS = {
 
 
 def keys(kind: type) -> list[str]:
-    """The keys that a command's configuration has; none for one that is no schema of ours."""
+    """The keys of a command's configuration; none for a class that is no schema."""
     return [one.name for one in fields(kind)] if is_dataclass(kind) else []
 
 
 def register() -> None:
     """Make the schemas known to Hydra; the files in ``conf/`` name theirs first in their defaults.
 
-    The `OPEN` groups take any key here, as ``agent.tau=0.02``; `experiments.cli.config.check_settings` holds
-    them against the class that the group names.
+    The `OPEN` groups accept any key here, such as ``agent.tau=0.02``; `experiments.cli.config.check_settings`
+    checks them against the class that the group names.
     """
     setattr(ConfigStore, "__deepcopy__", _shared)  # noqa: B010 - no attribute that is declared
     for name, kind in SCHEMAS.items():
@@ -53,7 +53,7 @@ def register() -> None:
 
 
 def _shared(store: ConfigStore, memo: object) -> ConfigStore:
-    """The store itself, in the place of a copy.
+    """Return the store itself instead of a copy.
 
     Hydra copies it with all its nodes whenever it asks for the choices of a group, a hundred times for one
     ``--help``, and copies each node again as it is read: what is stored stays as it is.

@@ -1,4 +1,4 @@
-"""Which settings a class or function takes: read from its source, so that nothing of ours is imported."""
+"""Reads the settings of a class or function from its source, without importing it."""
 
 import ast
 import inspect
@@ -26,7 +26,7 @@ class SignatureError(ValueError):
 class Setting:
     """A parameter with a default value: its type, `Any` where it is none of `TYPES`, and that value.
 
-    ``limits`` are as `experiments.cli.checking.beyond` takes them; None where all is possible.
+    ``limits`` are arguments of `experiments.cli.checking.beyond`; None if every value is possible.
     """
 
     kind: Any
@@ -34,7 +34,7 @@ class Setting:
     limits: Sequence[Any] | None = None
 
     def expected(self, value: Any) -> str | None:
-        """The name of the type that a value should have; None where it has it."""
+        """The name of the expected type; None if the value has it."""
         kind = self.kind
         if kind is Any and isinstance(self.default, str):
             kind = str
@@ -65,7 +65,7 @@ def settings(target: str) -> Mapping[str, Setting]:
 
 
 def is_ours(target: str) -> bool:
-    """Whether a dotted name lies in one of our three packages."""
+    """Whether a dotted name is in one of our three packages."""
     return target.partition(".")[0] in PACKAGES
 
 
@@ -97,10 +97,10 @@ def _inspected(found: Any) -> Iterator[tuple[str, Setting]]:
 
 
 def choices(module: str, name: str) -> tuple[Any, ...]:
-    """The choices that a name stands for in a module of ours: the keys of a dict, a tuple, a ``Literal``.
+    """The choices that a name has in a module of ours: keys of a dict, a tuple, or a ``Literal``.
 
     Raises:
-        SignatureError: when the module has no such name, or it stands for something else.
+        SignatureError: if the module lacks the name, or it is something else.
     """
     for node in _source(module).body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
@@ -124,7 +124,7 @@ def _members(node: ast.expr) -> tuple[Any, ...]:
 
 @cache
 def _limits(module: str) -> dict[str, Sequence[Any]]:
-    """What a module's `LIMITS` say; a name in it stands for the choices that the module knows by it."""
+    """A module's `LIMITS`; a name in it is replaced by the choices of that name."""
     for node in _source(module).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == LIMITS:
             assert isinstance(node.value, ast.Dict)
@@ -198,7 +198,7 @@ def _parameters(module: str, function: ast.FunctionDef) -> Iterator[tuple[str, S
 
 
 def _setting(module: str, annotation: ast.expr | None, default: ast.expr) -> Setting:
-    """A setting from its annotation; a ``Literal``, or a name for one, has choices."""
+    """A setting from its annotation; a ``Literal``, or a name of one, has choices."""
     limits = None
     if isinstance(annotation, ast.Name) and annotation.id not in TYPES:
         with suppress(SignatureError, ValueError):  # another class: nothing is known of its values

@@ -1,4 +1,4 @@
-"""Near names for what a user misspelt: Hydra says what is wrong, not what was probably meant."""
+"""Suggests near names for misspelt ones, which Hydra does not."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -23,7 +23,7 @@ EXTRAS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slur
 
 
 def explain(error: Exception, conf: Path, config_name: str, arguments: list[str]) -> str:
-    """What is wrong with a command line, with the nearest names that exist, else the error's own message."""
+    """Explain an error in a command line with the nearest existing names, else by its own message."""
     try:
         words = get_args_parser().parse_known_args(arguments)[0]
         overrides = OverridesParser.create().parse_overrides(words.overrides)
@@ -56,12 +56,12 @@ def unknown_choice(group: str, choice: str, choices: list[str]) -> str:
 
 
 def not_installed(group: str, choice: str, extra: str) -> str:
-    """A message for a choice that comes with an extra of this package."""
+    """A message for a choice that needs an extra of this package."""
     return f"{group}={choice} is not installed: pip install 'amc-rl[{extra}]'"
 
 
 def near(name: str, known: list[str]) -> list[str]:
-    """At most three known names that resemble this one, or else those that resemble its last part."""
+    """At most three known names similar to this one, or else similar to its last part."""
     if found := difflib.get_close_matches(name, known, n=3, cutoff=0.7):
         return found
     endings = {key.rpartition(".")[2]: key for key in reversed(known)}
@@ -106,7 +106,7 @@ def _problems(overrides: list[Override], conf: Path, config_name: str, paths: li
 
 
 def _of_classes(composed: DictConfig) -> Iterator[str]:
-    """The settings that the classes named in open groups take beside those that their files list."""
+    """The settings of the classes that open groups name, in addition to those in their files."""
     for group in OPEN:
         if target := (composed.get(group) or {}).get("_target_"):
             yield from (f"{group}.{key}" for key in settings(target))
@@ -122,7 +122,7 @@ def _problem(group: str, choice: str, choices: list[str], conf: Path) -> str | N
 
 
 def _parent(path: Path) -> str | None:
-    """The choice that a file changes, the first of its defaults; None without a file."""
+    """The choice that a file is based on, the first of its defaults; None without a file."""
     return str(OmegaConf.load(path).defaults[0]) if path.exists() else None
 
 
@@ -155,7 +155,7 @@ def _keys(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _own_message(error: Exception) -> str:
-    """Hydra's message and what OmegaConf said below it, with the near names of a key that a file misspelt."""
+    """Hydra's and OmegaConf's messages, with near names of a misspelt key."""
     lines = [str(error)]
     wrong = error.__cause__ or error.__context__ or error
     if isinstance(wrong, OmegaConfBaseException):

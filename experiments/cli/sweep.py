@@ -1,4 +1,4 @@
-"""The runs of a sweep: the folder of each, which are not finished yet, and how they ended."""
+"""The runs of a sweep: their folders, which are unfinished, and how they ended."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ LONGEST = 120  # characters of a folder's name; file systems take 255 bytes
 
 
 class SweepError(RuntimeError):
-    """A sweep whose runs cannot be told apart, or did not all end well."""
+    """A sweep with two runs of one folder, or with failed runs."""
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run of a sweep: its overrides as they were typed, its folder, and its configuration."""
+    """One run of a sweep: its overrides as typed, its folder and its configuration."""
 
     overrides: tuple[str, ...]
     folder: Path
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def job(self) -> list[str]:
-        """What a launcher is given: the folder as a whole path, for processes that start elsewhere."""
+        """The overrides for a launcher, with an absolute folder for processes that start elsewhere."""
         parent = str(self.folder.parent.absolute()).replace("'", r"\'")
         return [*self.overrides, f"hydra.sweep.dir='{parent}'", f"hydra.sweep.subdir='{self.folder.name}'"]
 
@@ -83,10 +83,10 @@ def folder_name(wanted: str) -> str:
 
 
 def finish(runs: Sequence[Run], launcher: Launcher) -> None:
-    """Launch the runs that are not finished, wait for them, and say how they ended.
+    """Launch the unfinished runs, wait for them, and report how they ended.
 
     Raises:
-        SweepError: when two runs have one folder; at the end, when runs failed, each with its message.
+        SweepError: if two runs share a folder; at the end, if runs failed, with their messages.
     """
     folders = [run.folder for run in runs]
     if shared := [run for run in runs if folders.count(run.folder) > 1]:
@@ -111,7 +111,7 @@ def finish(runs: Sequence[Run], launcher: Launcher) -> None:
 
 
 def others(busy: Sequence[Run]) -> list[Run]:
-    """Wait until a run that another process is at work on has ended; those of them that are unfinished."""
+    """Wait for runs that other processes have locked; returns those that are still unfinished."""
     if busy:
         print(f"{len(busy)} of the runs are at work in another process: waiting for the end of {busy[0]}")
         with alone(busy[0].folder, wait=True):
@@ -120,10 +120,10 @@ def others(busy: Sequence[Run]) -> list[Run]:
 
 
 def launch(runs: Sequence[Run], launcher: Launcher) -> dict[Run, Exception]:
-    """Launch runs and wait; those that did not end well, with their errors.
+    """Launch runs and wait; returns failed runs with their errors.
 
-    A process that is killed ends the launch, and with joblib and Ray all that still runs: what is left is
-    launched again in two halves, until what kills its process is alone.
+    A killed process ends the launch, with joblib and Ray also the other runs. The rest is launched again in
+    two halves, until the run that kills its process is alone.
     """
     try:
         returns = launcher.launch([run.job for run in runs], initial_job_idx=0)

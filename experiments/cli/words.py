@@ -1,4 +1,4 @@
-"""The words of a command line: what stands for something else, and paths that Hydra would not read."""
+"""Rewrites a command line: short names, and paths that Hydra's grammar does not read."""
 
 import re
 from collections.abc import Sequence
@@ -19,17 +19,16 @@ WORD = re.compile(r"(\+{0,2})([^=]*)=(.*)", re.DOTALL)
 
 
 class CommandLineError(ValueError):
-    """A command line that is no list of flags and key=value."""
+    """A command line that is not made of flags and key=value."""
 
 
 def spelled_out(words: Sequence[str]) -> list[str]:
-    """A command line as Hydra reads it, with the short names for networks from elsewhere understood.
+    """A command line as Hydra reads it, with short names expanded.
 
-    ``model=torchvision/NAME`` becomes a choice of its own: ``conf/model/torchvision.yaml`` with that name;
-    ``model=timm/NAME`` likewise.
-    Beside ``model=import``, ``target=module:function`` stands for ``model.options.target``. Both may be lists
-    of a sweep. ``output``, the folder of a run, is that of a sweep as well. A path that Hydra's grammar does
-    not have, as with an accent or ``=`` in it, is put in quotes.
+    ``model=torchvision/NAME`` becomes ``conf/model/torchvision.yaml`` with that name; ``model=timm/NAME``
+    likewise. With ``model=import``, ``target=module:function`` means ``model.options.target``. Both may be
+    lists of a sweep. ``output`` is the folder of a run, or of all runs of a sweep. A path that Hydra's
+    grammar does not allow, such as one with an accent or ``=``, is quoted.
     """
     models = [found[3] for word in words if (found := WORD.fullmatch(word)) and found[2] == "model"]
     for source, name in re.findall(r"\b(torchvision|timm)/([\w.]+)", " ".join(models)):
@@ -56,7 +55,7 @@ def spelled_out(words: Sequence[str]) -> list[str]:
 
 
 def readable(key: str, value: str) -> str:
-    """A path's value as Hydra's grammar reads it: as it stands, or in quotes."""
+    """A path as Hydra's grammar reads it, quoted if needed."""
     if PLAIN.fullmatch(value):
         return value
     try:
@@ -72,10 +71,10 @@ def quoted(value: str) -> str:
 
 
 def check_flags(words: Sequence[str]) -> None:
-    """Refuse a flag that Hydra does not have, and several choices of a group, which Hydra would merge.
+    """Refuse unknown flags, and several choices of one group, which Hydra would merge.
 
     Raises:
-        CommandLineError: with what the line is made of.
+        CommandLineError: describes a valid command line.
     """
     for word in words:
         found = WORD.fullmatch(word)

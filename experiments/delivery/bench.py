@@ -1,4 +1,4 @@
-"""Makes the probes of one network at any widths; what a network takes depends on these alone."""
+"""Makes the probes of one network at any widths, which alone determine its time."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -33,7 +33,7 @@ class Bench:
         graph: of it.
         runtime: a name in `amc_env.latency.RUNTIMES`.
         device: "cpu", or "cuda" for PyTorch.
-        threads: for it.
+        threads: of the runtime.
         batch: images in a pass.
     """
 
@@ -50,7 +50,7 @@ class Bench:
             torch.set_num_threads(threads)
 
     def layered(self, counts: Sequence[int]) -> Probe:
-        """A probe of the layers of the cut that keeps so many of each group."""
+        """A probe that times the layers of a cut, by counts of kept channels."""
         if self._sliced is not None:
             content = self._sliced.cut(_mask(self.graph, counts))
             return OnnxProbe(content, len(self.graph.layers), self._images, self.threads, self._folder)
@@ -61,7 +61,7 @@ class Bench:
         return TorchProbe(network, self.graph, images)
 
     def whole(self, counts: Sequence[int]) -> Probe:
-        """A probe of whole passes of that cut."""
+        """A probe that times whole passes of a cut."""
         if self._sliced is not None:
             return whole_onnx(self._sliced.cut(_mask(self.graph, counts)), self._images, self.threads)
         network = small(self.model, self.graph, counts)
@@ -73,7 +73,7 @@ class Bench:
 
 
 def small(model: nn.Module, graph: Graph, counts: Sequence[int]) -> nn.Module:
-    """The network that keeps the first positions of each group; its accuracy is of no interest."""
+    """The network that keeps the first positions of each group; only its widths matter."""
     plan = Plan.dense(graph)
     for group, count in enumerate(counts):
         plan = plan.with_group(group, tuple(range(count)))

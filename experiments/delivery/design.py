@@ -1,4 +1,4 @@
-"""Which plans a latency table is measured from."""
+"""Chooses the plans that a latency table is measured from."""
 
 from collections.abc import Sequence
 from itertools import count
@@ -9,7 +9,7 @@ from amc_env.cost import Ints
 
 
 def thinned(choices: Ints, most: int) -> list[int]:
-    """At most so many of ascending counts, in equal ratios; first and last are among them."""
+    """At most ``most`` of ascending counts, in equal ratios, including first and last."""
     if len(choices) <= most:
         return [int(each) for each in choices]
     wanted = np.geomspace(choices[0], choices[-1], most)
@@ -25,8 +25,8 @@ def design(ends: Sequence[tuple[int, ...]], counts: Sequence[Sequence[int]]) -> 
     slopes. With K = 2 and slopes 0 and 1 the four plans are (0, 0), (0, 1), (1, 1), (1, 0).
 
     Args:
-        ends: of each layer the groups that it touches.
-        counts: of each group those that are measured.
+        ends: for each layer, the groups that it touches.
+        counts: for each group, the counts to measure.
     """
     slopes: list[int] = []
     for group in range(len(counts)):

@@ -1,4 +1,4 @@
-"""Accuracy of a network that is read from a checkpoint, an ``.onnx`` or a ``.pt2``."""
+"""Evaluates a network from a checkpoint, an ``.onnx`` or a ``.pt2``."""
 
 from pathlib import Path
 

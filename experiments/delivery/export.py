@@ -29,18 +29,19 @@ TOLERANCE = 1e-4  # of the output's scale; float32 sums in another order differ 
 
 
 class ExportError(ValueError):
-    """A file that cannot be written, or that does not compute what the network does."""
+    """A file that cannot be written, or that computes something else than the network."""
 
 
 class UnwritableError(ExportError):
-    """A network that a form of file cannot hold."""
+    """A network that cannot be exported to this kind of file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The files of one network; those that no form of file can hold are None.
+    """The files of one network; None for a kind of file that cannot hold it.
 
-    ``difference`` is the largest between what PyTorch and onnxruntime compute, relative to the largest value.
+    ``difference`` is the largest one between PyTorch's and onnxruntime's outputs, relative to the largest
+    value.
     """
 
     weights: Path
@@ -69,11 +70,11 @@ def export(
     """Write ``<stem>.safetensors``, ``.json``, ``.pt2``, ``.onnx`` and their ``.sha256``; check all of them.
 
     Args:
-        network: what to write; a trained network, cut or whole.
-        card: of it; its plan, with the architecture's name, rebuilds the network in another process.
+        network: a trained network, cut or whole.
+        card: its card; plan and architecture rebuild the network in another process.
         stem: path without suffix.
-        images: what the network takes, ``(N, C, H, W)`` normalised float32 or another form; on these the
-            files must agree with the network.
+        images: an input of the network, ``(N, C, H, W)`` normalised float32 or another form; on it the files
+            must agree with the network.
         part: name of the module that ``.pt2`` and ``.onnx`` hold; "" for the whole network.
         forms: which of the two are written.
 
@@ -110,7 +111,7 @@ def export(
 
 @dataclass(frozen=True)
 class Called:
-    """One call of a module: what it was given, and what it returned."""
+    """One call of a module: its arguments and its result."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -118,7 +119,7 @@ class Called:
 
 
 def called(network: nn.Module, part: str, images: Any) -> Called:
-    """How a network calls a part of itself; the first call where there are several."""
+    """The first call that a network makes to one of its parts."""
     kept: list[Called] = []
     handle = network.get_submodule(part).register_forward_hook(
         lambda _, args, kwargs, returned: kept.append(Called(args, kwargs, returned)), with_kwargs=True
@@ -137,12 +138,12 @@ def _copied(value: Any) -> Any:
 
 
 def trace(network: nn.Module, part: str, images: Any) -> ExportedProgram:
-    """A network, or a part of it, as `torch.export` writes it down in evaluation mode, for any batch size.
+    """Export a network, or a part of it, by `torch.export` in evaluation mode, for any batch size.
 
     Args:
-        network: of which a copy is traced.
+        network: a copy of it is traced.
         part: name of the module; "" for the whole.
-        images: what the network is called with; sizes count.
+        images: an input of the network; its sizes matter.
 
     Raises:
         UnwritableError: for a forward that `torch.export` cannot follow.
@@ -165,7 +166,7 @@ def _trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
 
 
 def _of_two(value: Any) -> Any:
-    """Zeros for two images: of one, the exporter would take the number for fixed."""
+    """Zeros for two images; with one, the exporter would fix the batch size."""
     if not isinstance(value, Tensor) or not value.ndim:
         return value
     return torch.zeros(2, *value.shape[1:], dtype=value.dtype)
@@ -178,7 +179,7 @@ def write_onnx(network: nn.Module, shape: tuple[int, ...], path: Path) -> Path:
 
 
 def write_part(program: ExportedProgram, path: Path) -> None:
-    """An ONNX file of whatever a program takes and returns.
+    """Write an ONNX file of a program with any inputs and outputs.
 
     Raises:
         UnwritableError: for an operation that ONNX lacks.
@@ -200,7 +201,7 @@ def _save_onnx(program: ExportedProgram, path: Path, *, named: bool) -> None:
 
 @contextmanager
 def _told(form: str) -> Iterator[None]:
-    """Turn an exporter's failure, of many lines, into one message that names the form of file."""
+    """Turn an exporter's long failure into one message that names the kind of file."""
     try:
         yield
     except (RuntimeError, ValueError, TypeError) as error:
@@ -214,7 +215,7 @@ def _told(form: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Without the exporter's warnings of its own deprecations, and its optimiser's log of every pass."""
+    """Silence the exporter's deprecation warnings and its optimiser's log."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
     levels = [logger.level for logger in loggers]
     try:

@@ -1,4 +1,4 @@
-"""Times probes in turn while a monitor watches the machine; what was disturbed is timed again."""
+"""Times probes in turn while a monitor watches the machine; disturbed turns are repeated."""
 
 import math
 import statistics
@@ -24,11 +24,11 @@ T = TypeVar("T")
 
 
 class Monitor:
-    """Whether processor and memory are as fast as at their best: by a product of matrices, and by a copy.
+    """Checks by a matrix product and a copy whether processor and memory are at full speed.
 
     Args:
         clock: nanoseconds.
-        sleep: waits for so many seconds.
+        sleep: waits for a number of seconds.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Monitor:
         return statistics.median(times)
 
     def calm(self) -> bool:
-        """Whether neither takes much longer than at best."""
+        """Whether neither takes much longer than the best time so far."""
         now = [self._sample(work) for work in self._works]
         self._best = list(map(min, self._best, now))
         return all(
@@ -56,7 +56,7 @@ class Monitor:
         )
 
     def settles(self) -> bool:
-        """Whether it becomes calm within half a minute."""
+        """Whether the machine becomes calm within half a minute."""
         for _ in range(PATIENCE):
             if self.calm():
                 return True
@@ -67,13 +67,13 @@ class Monitor:
 def interleaved(
     make: Callable[[T], Probe], jobs: Sequence[T], monitor: Monitor, *, repeats: int
 ) -> Iterator[tuple[T, dict[str, Any]]]:
-    """Time networks in turn, a few at once; what was disturbed is timed again.
+    """Time networks in turn, a few at once, and repeat disturbed turns.
 
     Yields:
         A job and the times of its network: ``whole`` and each of ``layers``, median and interquartile range.
 
     Raises:
-        LatencyError: when three times more than half of a network's passes were disturbed.
+        LatencyError: if more than half of a network's passes were disturbed, three times.
     """
     rounds = -(-repeats // VISIT)
     for first in range(0, len(jobs), TOGETHER):
@@ -92,9 +92,9 @@ def interleaved(
 
 
 def take_turns(probes: Sequence[Probe], monitor: Monitor, rounds: int) -> list[list[bool]]:
-    """Run probes in turn, after a first round that warms up; of each whether its turns were undisturbed.
+    """Run probes in turn, after a warm-up round; returns for each which of its turns were undisturbed.
 
-    A turn waits until the processor is calm, and is repeated where it is not calm after it.
+    A turn waits until the processor is calm, and is repeated if it is not calm afterwards.
     """
     found: list[list[bool]] = [[] for _ in probes]
     for _ in range(1 + rounds):
@@ -112,9 +112,9 @@ def take_turns(probes: Sequence[Probe], monitor: Monitor, rounds: int) -> list[l
 def summary(passes: Sequence[Pass], calm: Sequence[bool], resolution: int) -> dict[str, Any]:
     """Medians and interquartile ranges of undisturbed passes.
 
-    The first round and the first pass of each turn warm up. A pass is disturbed when its turn was, or when it
-    takes a tenth longer than the lower quartile. ``spread`` is what the median of all calm turns is above
-    that quartile, relative to it.
+    The first round and the first pass of each turn are warm-up. A pass is disturbed if its turn was, or if it
+    takes a tenth longer than the lower quartile. ``spread`` is the relative difference between the median of
+    all calm turns and that quartile.
     """
     turns = [passes[at : at + 1 + VISIT] for at in range(0, len(passes), 1 + VISIT)]
     kept = [each for turn, fine in zip(turns[1:], calm[1:], strict=True) if fine for each in turn[1:]]
@@ -135,7 +135,7 @@ def steady(times: Mapping[str, Any]) -> bool:
 
 
 def too_busy(left: Sequence[Mapping[str, Any]]) -> str:
-    """Why the times that are left cannot be used, and what to do."""
+    """Why the remaining times cannot be used, and what to do."""
     worst = max(times["spread"] for times in left)
     spread = (
         "no turn was undisturbed" if worst == math.inf else f"the median is {worst:.0%} above the quartile"
@@ -148,14 +148,14 @@ def too_busy(left: Sequence[Mapping[str, Any]]) -> str:
 
 
 def middle(times: Sequence[int], resolution: int) -> tuple[int, int]:
-    """Median and interquartile range of nanoseconds that a clock of that resolution rounds down."""
+    """Median and interquartile range in nanoseconds, corrected for a clock that rounds down."""
     low, high = np.percentile(times, [25, 75])
     median = statistics.median_grouped(times, interval=resolution) + resolution / 2
     return round(median), round(high - low)
 
 
 def running() -> str:
-    """The processes that keep the processors busy."""
+    """The processes that use most processor time."""
     others = [process for process in psutil.process_iter(["name"]) if process.pid != psutil.Process().pid]
     for each in (psutil.cpu_percent, *(process.cpu_percent for process in others)):
         _try(each)

@@ -1,4 +1,4 @@
-"""A few photographs with what networks say of them, before and after compression."""
+"""Draws photographs with the classes that networks give them before and after compression."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ IMAGENET = 1000  # classes that have names
 
 
 def draw(data: DataSet, said: Mapping[str, Tensor], path: Path) -> Path | None:
-    """The first test photographs of which not all networks say the same; None where there are none.
+    """Draw the first test photographs that networks classify differently; None if there are none.
 
     Args:
         data: of the photographs.
@@ -52,7 +52,7 @@ def draw(data: DataSet, said: Mapping[str, Tensor], path: Path) -> Path | None:
 
 
 def _named(number: int, classes: int) -> str:
-    """A class by its name where it is one of ImageNet's."""
+    """The name of a class, if it is one of ImageNet's."""
     if classes != IMAGENET:
         return f"class {number}"
     name = str(EfficientNet_B0_Weights.DEFAULT.meta["categories"][number])

@@ -1,7 +1,7 @@
-"""Runs a network of a latency table and takes the nanoseconds of each layer, and of whole passes.
+"""Runs a network of a latency table and times each layer, and whole passes.
 
-A probe runs one pass a call and remembers the pass. `OnnxProbe` reads onnxruntime's own profile, so a layer
-is timed inside its network, with what the runtime fuses into it and in the memory format that it chose.
+A probe runs and stores one pass a call. `OnnxProbe` reads onnxruntime's own profile, so a layer is timed
+inside its network, with operations fused into it and in the memory format that the runtime chose.
 `TorchProbe` marks the time where each layer begins; `CudaProbe` does so with events in a captured graph.
 """
 
@@ -48,15 +48,15 @@ class Probe(Protocol):
 
 
 def onnx_session(content: bytes, threads: int, profile: Path | None = None) -> Any:
-    """A session of onnxruntime on the processor, as networks are delivered.
+    """A session of onnxruntime on the processor, with the options of delivered networks.
 
     Args:
         content: of an ONNX file.
-        threads: for it.
+        threads: of the runtime.
         profile: prefix of the file of its profile; None for no profile.
 
     Raises:
-        LatencyError: when the network cannot be run, as where a constant holds a number of channels.
+        LatencyError: if the network cannot run, for example because a constant holds a number of channels.
     """
     options = session_options(threads)
     options.log_severity_level = 4
@@ -73,13 +73,13 @@ def onnx_session(content: bytes, threads: int, profile: Path | None = None) -> A
 
 
 class OnnxProbe:
-    """Layer by layer from onnxruntime's profile.
+    """Times layers from onnxruntime's profile.
 
     Args:
         content: of an ONNX file of `SlicedOnnx`.
-        layers: how many there are.
+        layers: their number.
         images: ``(N, C, H, W)``.
-        threads: for it.
+        threads: of the runtime.
         folder: for the profile.
     """
 
@@ -104,7 +104,7 @@ class OnnxProbe:
 def read_profile(events: Sequence[Mapping[str, Any]], layers: int) -> list[Pass]:
     """The passes of a profile of onnxruntime, whose nodes are named by `SlicedOnnx`.
 
-    Nodes that the runtime adds, as a change of memory format, belong to the layer before them.
+    Nodes that the runtime adds, such as a change of memory format, belong to the layer before them.
     """
     found, spent, current = [], [0] * layers, 0
     for event in events:
@@ -120,7 +120,7 @@ def read_profile(events: Sequence[Mapping[str, Any]], layers: int) -> list[Pass]
 
 
 class TorchProbe:
-    """Layer by layer where PyTorch calls its module, until it calls that of the next one.
+    """Times a layer in PyTorch from the call of its module to the call of the next layer's.
 
     Args:
         network: in evaluation mode, channels last, as `runtimes.torch_forward` runs it.
@@ -150,7 +150,7 @@ class TorchProbe:
         self._marks.append((index, self._clock()))
 
     def forward(self) -> list[tuple[int, Any]]:
-        """One pass: where each layer began, the start and the end of all included."""
+        """Run one pass; returns the times at which it and its layers start, and its end."""
         self._marks = [(0, self._clock())]
         with evaluating(self._network):
             self._network(self._images)
@@ -166,7 +166,7 @@ class TorchProbe:
 
 
 class CudaProbe:
-    """Layer by layer on a graphics card: events between the layers of one captured graph, which is replayed.
+    """Times layers on a graphics card by events in a captured graph, which is replayed.
 
     Args:
         network: on the card.
@@ -208,11 +208,11 @@ def _elapsed(one: Any, other: Any) -> int:
 
 
 def between(marks: Sequence[tuple[int, Any]], layers: int, span: Callable[[Any, Any], int]) -> Pass:
-    """The pass of marks in turn, each with the layer that begins there.
+    """The times of a pass from marks, each at the start of a layer.
 
     Args:
         marks: the first at the start of the pass, the last at its end.
-        layers: how many there are.
+        layers: their number.
         span: nanoseconds from one mark to a later one.
     """
     spent = [0] * layers
@@ -248,7 +248,7 @@ class WholeProbe:
 
 
 def random_images(batch: int, shape: tuple[int, int, int]) -> Tensor:
-    """``(batch, C, H, W)`` float32 that are timed, always the same."""
+    """``(batch, C, H, W)`` float32 images for timing, always the same."""
     return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
 
 
@@ -259,7 +259,7 @@ def whole_onnx(content: bytes, images: Tensor, threads: int) -> Probe:
 
 
 def whole_torch(network: nn.Module, graph: Graph, images: Tensor, device: torch.device) -> Probe:
-    """Whole passes in PyTorch: of a graph captured on a card, else as `runtimes.torch_forward` runs it."""
+    """Whole passes in PyTorch: a captured graph on a card, else `runtimes.torch_forward`."""
     if device.type == "cuda":
         return CudaProbe(network.to(device), graph, images.to(device))
     return WholeProbe(partial(torch_forward(network), images))

@@ -1,4 +1,4 @@
-"""What a latency table promises of networks, beside what they take when they are run whole, in turn."""
+"""Compares a latency table's predictions with measured times of whole networks."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -42,11 +42,11 @@ def probes_of(
     had: Conditions,
     folder: Path,
 ) -> dict[str, Probe]:
-    """Delivered networks as a table's layers were run: in its runtime, with its threads and batch.
+    """Make probes of delivered networks with the table's runtime, threads and batch.
 
     Args:
         networks: by name.
-        files: exported ones of some of them; the others are exported and deleted again.
+        files: exported networks, if any; the others are exported and deleted again.
         graph: of the dense network.
         had: conditions of the table.
         folder: for the others.
@@ -85,7 +85,7 @@ def measured(
 def undisturbed(
     probes: Mapping[str, Probe], monitor: Monitor, *, repeats: int = REPEATS, turns: int = TURNS
 ) -> dict[str, list[float]]:
-    """The same, of turns in which the machine was calm; others are taken again, as for a table.
+    """Like `measured`, but repeats turns in which the machine was not calm, as for a table.
 
     Raises:
         LatencyError: when a network had no such turn in a repeat.
@@ -117,12 +117,12 @@ def _medians(passes: Sequence[Pass], repeats: int, turns: int) -> list[float]:
 def promises(
     table: LatencyTable, counts: Mapping[str, Sequence[int]], taken: Mapping[str, Sequence[float]]
 ) -> dict[str, Promise]:
-    """What was promised and what came.
+    """Promised and measured times.
 
     Args:
         table: of the network.
-        counts: of channels that each network keeps.
-        taken: of `measured`.
+        counts: channels that each network keeps.
+        taken: result of `measured`.
     """
     prices = table.prices()
     return {
@@ -132,7 +132,7 @@ def promises(
 
 
 def described(table: LatencyTable, graph: Graph) -> dict[str, Any]:
-    """Where promise and measurement are from, as plain data: the table's conditions, and how ours differ."""
+    """The table's conditions and how ours differ, as plain data."""
     had = table.conditions
     here = Conditions.here(
         graph, runtime=had.runtime, threads=had.threads, batch=had.batch, device=had.device

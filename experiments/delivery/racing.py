@@ -1,8 +1,8 @@
-"""Runs the networks of searches whole, in turn, with their uniform policies' and the dense one.
+"""Times whole networks of searches in turn with the uniform policy's and the dense one.
 
 ``python -m experiments.latency table=FILE runs=[runs/A,runs/B] result=FILE model=... data=...``; a run is
-one of `experiments.search`, `experiments.policies` or `experiments.photos`. Its weights are not needed,
-because what a network takes depends on its widths alone.
+one of `experiments.search`, `experiments.policies` or `experiments.photos`. Weights are not needed, because
+the time of a network depends only on its widths.
 """
 
 from collections.abc import Iterable, Mapping
@@ -40,10 +40,10 @@ class Entry:
     Attributes:
         policy: "dense", "uniform", or the name of the agent that found it.
         resource: what its budget limits; "" for the dense network.
-        target: fraction of the dense network's that may stay.
+        target: fraction of the dense network's cost that may be spent.
         seed: of the search.
         counts: of channels in each group.
-        selection: ``measure`` in [0, 1] on that split, after fine-tuning where there was any.
+        selection: ``measure`` in [0, 1] on that split, after fine-tuning if there was any.
         test: likewise.
         tuned: whether it was fine-tuned.
         measure: "accuracy"; or "agreement" with the dense network, in a comparison without labels.
@@ -106,7 +106,7 @@ def entries_of(run: Path, graph: Graph) -> list[Entry]:
 def _compared(
     content: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], sizes: Iterable[int]
 ) -> list[Entry]:
-    """Those of a comparison of many policies; one-shot methods have no counts of channels."""
+    """Entries of a comparison of policies; one-shot methods have no counts of channels."""
     config, dense = content["config"], content["results"][DENSE]
     tuned = "recipe" in config
     measure, key = ("accuracy", "after") if tuned else ("agreement", "agreement")
@@ -125,7 +125,7 @@ def _compared(
 
 
 def _searched(content: Mapping[str, Any]) -> list[Entry]:
-    """Those in the final table of a search."""
+    """Entries in the final table of a search."""
     found = content["results"]["table"]
     config, agent = content["config"], (content["run"].get("choices") or {}).get("agent", SEARCHED)
     protocol = config["protocol"]
@@ -150,10 +150,10 @@ def _searched(content: Mapping[str, Any]) -> list[Entry]:
 
 
 def measure(bench: Bench, table: LatencyTable, entries: Iterable[Entry]) -> list[dict[str, Any]]:
-    """A row an entry: what it is, and what its network was promised to take and takes; equal ones run once.
+    """A row an entry with promised and measured times; equal networks run once.
 
     Raises:
-        LatencyError: where there is nothing to measure.
+        LatencyError: if there is nothing to measure.
     """
     entries = list(entries)
     if not entries:
@@ -166,7 +166,7 @@ def measure(bench: Bench, table: LatencyTable, entries: Iterable[Entry]) -> list
 
 
 def show(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Print what each network was promised to take, and takes, as a share of the dense one's time."""
+    """Print each network's promised and measured time as a fraction of the dense network's."""
     rows = list(rows)
     dense = next(row for row in rows if row["policy"] == DENSE)
     table = Table(

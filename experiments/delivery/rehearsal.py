@@ -1,4 +1,4 @@
-"""What follows a search, tried on a random plan before it: what would fail after hours does in seconds."""
+"""Tries fine-tuning and export on a random plan before a search, so that errors show at once."""
 
 import copy
 from collections.abc import Callable
@@ -20,16 +20,16 @@ BATCH = 8  # images of the batch that is trained on
 
 
 class RehearsalError(ValueError):
-    """A network that can be cut and evaluated, but not fine-tuned."""
+    """A network that can be cut and evaluated but not fine-tuned."""
 
 
 @dataclass(frozen=True)
 class Deliverable:
-    """What can be delivered of a task.
+    """The files that can be delivered for a task.
 
     Attributes:
         part: the module that the exported files hold; "" for the whole network.
-        forms: of files that can hold it, beside weights and card.
+        forms: suffixes of the files that can hold it, besides weights and card.
     """
 
     part: str
@@ -42,7 +42,7 @@ def rehearse(task: AnyTask, *, tuned: bool, say: Callable[[str], None] = print) 
     Args:
         task: whose network is cut by a random plan; it is not changed.
         tuned: whether the network that is found is to be fine-tuned.
-        say: takes a line for each thing that the delivery will lack.
+        say: gets a line for each file that cannot be delivered.
 
     Raises:
         RehearsalError: when a batch cannot be trained on.
@@ -56,12 +56,12 @@ def rehearse(task: AnyTask, *, tuned: bool, say: Callable[[str], None] = print) 
 
 
 def exportable(network: nn.Module, task: AnyTask, say: Callable[[str], None] = print) -> Deliverable:
-    """What exported files can hold: the whole network, else the part that is compressed.
+    """Find out whether exported files can hold the whole network, or only the compressed part.
 
     Args:
         network: cut or whole.
         task: of it.
-        say: takes a line for each thing that the delivery will lack.
+        say: gets a line for each file that cannot be delivered.
     """
     part, images = task.part, next(task.data.batches("calibration", 2, 2))[0]
     if not part:
@@ -73,11 +73,11 @@ def exportable(network: nn.Module, task: AnyTask, say: Callable[[str], None] = p
 
 
 def _nothing(_: str) -> None:
-    """What fails for the whole network is tried for a part of it."""
+    """Say nothing: a failure for the whole network is tried again for a part."""
 
 
 def _forms(network: nn.Module, part: str, images: Any, say: Callable[[str], None]) -> tuple[str, ...]:
-    """Those of the two forms that can hold a network or part; ONNX is made from the other."""
+    """The kinds of file that can hold a network or part; ONNX is made from ``.pt2``."""
     try:
         program = trace(network, part, images)
     except UnwritableError as error:

@@ -24,7 +24,7 @@ CHECKPOINT = (".safetensors", ".json")
 
 
 class RuntimeFileError(ValueError):
-    """A network's file that is missing, of no known kind, damaged, or for other images."""
+    """A network file that is missing, of unknown kind, damaged, or for other images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,12 @@ class Runnable:
     """A network that was read from a file.
 
     Attributes:
-        source: what was read: the stem of a checkpoint, or the file.
+        source: the stem of a checkpoint, or the path of a file.
         runtime: "torch", "onnx" or "pt2".
         forward: images ``(N, C, H, W)`` normalised float32 to logits ``(N, classes)``.
         shape: C, H, W of the images that it takes.
         classes: number of logits.
-        card: of a checkpoint; the other files have none.
+        card: of a checkpoint; None for other files.
     """
 
     source: Path
@@ -48,7 +48,7 @@ class Runnable:
     card: Card | None = None
 
     def check(self, name: str, shape: tuple[int, ...], classes: int) -> None:
-        """Raise a `RuntimeFileError` unless images of this shape, with so many classes, are what it takes."""
+        """Raise a `RuntimeFileError` unless it takes images of this shape and has these classes."""
         if self.shape != shape:
             raise RuntimeFileError(
                 f"{self.source} takes images of shape {self.shape} (C, H, W), those of {name} are "
@@ -61,7 +61,7 @@ class Runnable:
             )
 
     def module(self) -> nn.Module:
-        """The same as a module, for what evaluates modules."""
+        """The same as a module, for functions that evaluate modules."""
         return _Called(self.forward)
 
 
@@ -77,12 +77,12 @@ class _Called(nn.Module):
 def read(path: Path | str, target: str | None = None, *, trust: bool = False) -> Runnable:
     """The network of a checkpoint, named by its stem or either of its files, a .packed, an .onnx or a .pt2.
 
-    PyTorch's reader of ``.pt2`` may run code that the file holds, unlike all others.
+    Only PyTorch's reader of ``.pt2`` may run code from the file.
 
     Args:
         path: of it.
-        target: ``module:function`` that builds a checkpoint's network where that is the user's own.
-        trust: whether a ``.pt2`` is read at all, and an ``.onnx`` without its digest beside it.
+        target: ``module:function`` that builds a user's own network for a checkpoint.
+        trust: allow a ``.pt2``, and an ``.onnx`` without its digest beside it.
 
     Raises:
         RuntimeFileError: when there is no such file, it is none of these kinds, or it may not be read.
@@ -125,7 +125,7 @@ def restored(path: Path | str, target: str | None = None) -> tuple[nn.Module, Ca
 
 
 def torch_forward(network: nn.Module) -> Forward:
-    """A network as PyTorch runs it: evaluation mode, channels last where it takes that, no gradients."""
+    """A network in PyTorch: evaluation mode, channels last if it accepts that, no gradients."""
     layout: list[torch.memory_format] = []  # found with the first images
 
     def forward(images: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ def torch_forward(network: nn.Module) -> Forward:
 
 
 def onnx_forward(path: Path, threads: int | None = None) -> Forward:
-    """An ONNX file as onnxruntime runs it on the processor, with as many threads as PyTorch has.
+    """An ONNX file in onnxruntime on the processor, with as many threads as PyTorch.
 
     Raises:
         RuntimeFileError: when onnxruntime cannot read it.
@@ -148,7 +148,7 @@ def onnx_forward(path: Path, threads: int | None = None) -> Forward:
 
 
 def pt2_program(path: Path) -> Callable[..., Any]:
-    """A file of ``torch.export`` as PyTorch runs it, for any inputs; see `read` for whom to trust.
+    """A file of ``torch.export`` in PyTorch, for any inputs; see `read` about trust.
 
     Raises:
         RuntimeFileError: when it cannot be read.
@@ -158,7 +158,7 @@ def pt2_program(path: Path) -> Callable[..., Any]:
 
 
 def onnx_run(path: Path, given: Iterable[Tensor]) -> list[Tensor]:
-    """What an ONNX file computes of any number of inputs, in its order.
+    """Run an ONNX file with any number of inputs, in its order.
 
     Raises:
         RuntimeFileError: when onnxruntime cannot read it.
@@ -170,9 +170,9 @@ def onnx_run(path: Path, given: Iterable[Tensor]) -> list[Tensor]:
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """How networks are run: with so many threads, which wait without spinning.
+    """Options with a number of threads, which wait without spinning.
 
-    A session that spins takes the processors from whatever is timed in turn with it.
+    A spinning session would slow down the networks that are timed in turn with it.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

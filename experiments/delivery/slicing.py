@@ -36,7 +36,7 @@ class SlicedOnnx:
         self._nodes = self._tagged()
 
     def _tagged(self) -> dict[int, list[int]]:
-        """Name every node after the layer that it follows; the positions of the nodes of each layer."""
+        """Name every node after the layer that it follows; returns the indices of each layer's nodes."""
         by_weight = {f"{layer.name}.weight": index for index, layer in enumerate(self.graph.layers)}
         renamed: dict[str, str] = {}
         found: dict[int, list[int]] = {index: [] for index in range(len(self.graph.layers))}
@@ -62,7 +62,7 @@ class SlicedOnnx:
         return found
 
     def cut(self, mask: NDArray[np.bool_]) -> bytes:
-        """The file of the network in which the atoms of a mask stay."""
+        """The file of the network that keeps the atoms of a mask."""
         proto, arrays = onnx.ModelProto(), dict(self._arrays)
         proto.CopyFrom(self._proto)
         for vector in self.graph.vectors:

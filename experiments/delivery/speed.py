@@ -26,11 +26,11 @@ def latencies(
     """The dense, uniform and found network under PyTorch and onnxruntime; fine-tuning changes no shape.
 
     Args:
-        networks: what the exported files hold: networks, or parts of them.
+        networks: the networks, or the parts of them, in the exported files.
         last: by name before fine-tuning, the name after it.
         written: the files of the network that was found; without an ONNX file that runtime is left out.
         folder: where the others' are written and deleted.
-        shape: C, H, W of an input; None where there is more than one: nothing is timed then.
+        shape: C, H, W of the input; None if there are several: then nothing is timed.
         batches: of images.
     """
     timed = {DENSE: networks[DENSE], UNIFORM: networks[last[UNIFORM]], FOUND: networks[last[FOUND]]}
@@ -62,13 +62,13 @@ def kept_promises(
     """The times that a task's latency table promises, and those of the same networks when they run whole.
 
     Args:
-        networks: what the exported files hold.
+        networks: the networks, or the parts of them, in the exported files.
         last: by name before fine-tuning, the name after it.
         kept: by network, the channels that each group keeps.
         task: has the table; without one the result is empty.
         written: the files of the network that was found.
         record: gets the conditions of the table and of the measurement.
-        shape: C, H, W of an input; None where there is more than one: nothing is measured then.
+        shape: C, H, W of the input; None if there are several: then nothing is measured.
     """
     table = task.latency
     if table is None or shape is None or (table.conditions.runtime == "onnxruntime" and not written.onnx):
@@ -84,7 +84,7 @@ def kept_promises(
 
 
 def shape_of(inside: Called) -> tuple[int, int, int] | None:
-    """C, H, W of the only input of a call; None where there are others."""
+    """C, H, W of the only input of a call; None if there are several."""
     given = list(tensors((inside.args, inside.kwargs)))
     if len(given) != 1 or given[0].ndim != 4 or inside.kwargs:
         return None

@@ -1,4 +1,4 @@
-"""The digests of exported files, beside them in the form that ``sha256sum --check`` reads."""
+"""Digests of exported files, in the format of ``sha256sum --check``."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,25 +11,25 @@ LONGEST = 2**16  # bytes of such a file
 
 
 class SumsError(ValueError):
-    """An exported file that is not the one whose digest stands beside it."""
+    """An exported file that does not match its digest."""
 
 
 def write(stem: Path, written: Sequence[Path]) -> Path:
-    """Write ``<stem>.sha256`` with a line a file; its path."""
+    """Write ``<stem>.sha256`` with a line a file; returns its path."""
     path = stem.with_name(f"{stem.name}{SUFFIX}")
     files.write(path, "".join(f"{_digest(each)}  {each.name}\n" for each in written))
     return path
 
 
 def check(path: Path, *, trust: bool) -> None:
-    """Refuse a file unless its digest stands beside it.
+    """Refuse a file unless it matches the digest beside it.
 
     Args:
         path: of the file.
-        trust: read it also where none stands there; another one is refused all the same.
+        trust: allow a file without a digest; a wrong one is refused all the same.
 
     Raises:
-        SumsError: for a missing or other digest, and files that cannot be read.
+        SumsError: for a missing or wrong digest, and for unreadable files.
     """
     beside = path.with_suffix(SUFFIX)
     told = _read(beside).get(path.name)
@@ -53,7 +53,7 @@ def _digest(path: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, str]:
-    """Digests by file name; none where there is no such file."""
+    """Digests by file name; empty without the file."""
     try:
         lines = files.content(path, LONGEST).decode().splitlines()
         return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}

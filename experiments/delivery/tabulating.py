@@ -47,7 +47,7 @@ Times = list[tuple[int, int]]  # of each layer, median and interquartile range i
 
 
 def main(cfg: DictConfig) -> None:
-    """Measure the table, or go on where a killed run was, and print how well it predicts whole networks."""
+    """Measure the table, or continue a killed run, and print how well it predicts whole networks."""
     check(cfg)
     path = Path(cfg.table)
     with alone(path.parent, otherwise="choose another table=FILE", name=path.name):
@@ -80,7 +80,7 @@ def _tabulate(cfg: DictConfig, path: Path) -> None:
 def made(
     bench: Bench, here: Conditions, path: Path, name: str, *, floor: float, repeats: int, force: bool
 ) -> LatencyTable:
-    """Measure a table into its file; what is measured stands in a file beside it until it is complete.
+    """Measure a table; until it is complete, the measurements are kept in a file beside it.
 
     Args:
         bench: makes probes of the network.
@@ -89,7 +89,7 @@ def made(
         name: of the network.
         floor: smallest fraction of a group.
         repeats: passes of each network that count.
-        force: go on with what was measured under other conditions.
+        force: continue measurements of other conditions.
 
     Raises:
         LatencyError: when the machine is too busy, or a file cannot be used.
@@ -108,7 +108,7 @@ def made(
 
 
 def mixed(layers: Sequence[tuple[int, ...]], whole: Sequence[tuple[int, ...]]) -> list[Job]:
-    """Both kinds of jobs, evenly among one another, so that the machine is alike for both."""
+    """Interleave both kinds of jobs evenly, so that the machine's state affects both alike."""
     each = {LAYERS: layers, WHOLE: whole}
     jobs = [
         ((at + 0.5) / len(plans), kind, plan) for kind, plans in each.items() for at, plan in enumerate(plans)
@@ -117,10 +117,10 @@ def mixed(layers: Sequence[tuple[int, ...]], whole: Sequence[tuple[int, ...]]) -
 
 
 def check(cfg: DictConfig) -> None:
-    """Refuse what cannot be measured before anything is built.
+    """Refuse impossible settings before anything is built.
 
     Raises:
-        ConfigError: with what can.
+        ConfigError: says what is possible.
     """
     if cfg.device not in ("cpu", "cuda") or (cfg.device == "cuda" and cfg.runtime != "torch"):
         raise ConfigError(f"device is {cfg.device!r} with {cfg.runtime}; cpu, or cuda with runtime=torch")
@@ -129,7 +129,7 @@ def check(cfg: DictConfig) -> None:
 
 
 def resumed(part: Path, here: Conditions, counts: Sequence[Sequence[int]], *, force: bool) -> dict[Job, Any]:
-    """What an interrupted run of the same table has measured, by job; begins its file where there is none.
+    """The measurements of an interrupted run of this table, by job; starts its file if there is none.
 
     Raises:
         LatencyError: when the file is damaged, of other conditions or counts, or cannot be written.
@@ -153,7 +153,7 @@ def resumed(part: Path, here: Conditions, counts: Sequence[Sequence[int]], *, fo
 
 
 def begin(part: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a file of what was measured so far: conditions and counts, then the rows."""
+    """Write a file of all measurements so far: conditions and counts, then rows."""
     digest, lines = START, list[str]()
     for row in rows:
         digest = chain.link(digest, row)
@@ -162,7 +162,7 @@ def begin(part: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def measure(bench: Bench, jobs: Sequence[Job], rows: dict[Job, Any], part: Path, *, repeats: int) -> None:
-    """Measure every job that has no row yet; each row is written as soon as it is there.
+    """Measure every job without a row; each row is written at once.
 
     Raises:
         LatencyError: when the machine is too busy.
@@ -194,13 +194,13 @@ def tabulated(
     counts: Sequence[Sequence[int]],
     rows: Sequence[tuple[str, tuple[int, ...], Mapping[str, Any]]],
 ) -> LatencyTable:
-    """The table of what was measured.
+    """Make the table from the measurements.
 
     Args:
         name: of the network.
         conditions: of the measurement.
         graph: of the dense network.
-        counts: of each group those that were measured.
+        counts: for each group, the measured counts.
         rows: kind, plan and times of each job.
     """
     layered = [(plan, times["layers"]) for kind, plan, times in rows if kind == LAYERS]
@@ -224,7 +224,7 @@ def _layer(
     counts: Sequence[Sequence[int]],
     found: Iterable[tuple[tuple[int, ...], tuple[int, int]]],
 ) -> LayerTimes:
-    """A layer's medians over all plans that agree in the groups that it touches."""
+    """A layer's medians over all plans with the same counts in the groups that it touches."""
     cells: dict[tuple[int, ...], Times] = {}
     for plan, (median, spread) in found:
         cells.setdefault(tuple(plan[group] for group in groups), []).append((median, spread))
@@ -239,11 +239,11 @@ def _layer(
 
 
 def fitted(prices: LatencyPrices, whole: Sequence[tuple[tuple[int, ...], int]]) -> tuple[Fit, int]:
-    """Factor and rest, in nanoseconds, of least relative error in the first half of whole networks.
+    """Fit a factor and an offset, in nanoseconds, to the first half of the whole networks.
 
     Args:
-        prices: of the table, without both.
-        whole: plans and measured nanoseconds; the second half tells the error.
+        prices: of the table, without factor and offset.
+        whole: plans and measured nanoseconds; the second half measures the error.
     """
     sums = prices(np.array([plan for plan, _ in whole])).astype(float)
     measured = np.array([ns for _, ns in whole], dtype=float)
@@ -264,7 +264,7 @@ def fitted(prices: LatencyPrices, whole: Sequence[tuple[tuple[int, ...], int]]) 
 
 
 def show(table: LatencyTable) -> None:
-    """Print what the table says of the dense network, and how well it predicts others."""
+    """Print the table's times of the dense network, and how well it predicts others."""
     dense, had = int(table.prices()([each[-1] for each in table.counts])), table.conditions
     checked = sum(not plan["fitted"] for plan in table.fit.plans)
     print(

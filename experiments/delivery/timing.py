@@ -34,7 +34,7 @@ class Latency:
 
 
 def batches_of(macs: int) -> tuple[int, ...]:
-    """One image, and 64 of them, or the power of two of images that stays within `WORK`.
+    """Batch sizes to time: 1, and 64 or the largest power of two within `WORK`.
 
     Args:
         macs: of the dense network, for one image.
@@ -56,7 +56,7 @@ def measure(
     """Time several networks in turn, A B C A B C ..., so that a drift of the machine affects all alike.
 
     Args:
-        forwards: what to call, by name; each is given images ``(N, C, H, W)`` float32.
+        forwards: by name; each is called with images ``(N, C, H, W)`` float32.
         shape: C, H, W of an image; its content is random, from a fixed generator.
         batches: batch sizes.
         repeats: timed rounds.

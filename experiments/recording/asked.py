@@ -1,4 +1,4 @@
-"""What a run was asked for, in the words of the command line."""
+"""The command line of a run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 
 
 def asked() -> dict[str, Any]:
-    """The Hydra job that is running, its overrides and the files it chose; empty without Hydra."""
+    """The running Hydra job, its overrides and chosen files; empty without Hydra."""
     if not HydraConfig.initialized():
         return {}
     hydra = HydraConfig.get()
@@ -16,7 +16,7 @@ def asked() -> dict[str, Any]:
 
 
 def group(config: Mapping[str, Any]) -> str | None:
-    """What a run is compared with: its experiment file, else its network, data and budget, else None."""
+    """The group that a run is compared in: its experiment file, else network, data and budget."""
     if experiment := asked().get("choices", {}).get("experiment"):
         return str(experiment)
     if not {"model", "data", "protocol"} <= config.keys():

@@ -1,4 +1,4 @@
-"""Rows of JSON, one a line, each with the digest of all up to it: what is damaged, lost or moved is told."""
+"""JSON rows, one a line, each with a digest of all rows up to it, so that damage and loss are detected."""
 
 import hashlib
 import json
@@ -12,12 +12,12 @@ CHAIN = "chain"  # the key of a row on the disk that holds the digest of all row
 
 
 def link(before: str, row: Mapping[str, Any]) -> str:
-    """The digest of all rows up to this one, from that of those before it."""
+    """The digest of all rows up to this one, computed from the digest before it."""
     return hashlib.sha256(before.encode() + files.canonical(row)).hexdigest()[:16]
 
 
 def line(row: Mapping[str, Any], digest: str) -> str:
-    """A row as it is written."""
+    """The line of a row in the file."""
     return json.dumps({**row, CHAIN: digest}, sort_keys=True, allow_nan=False) + "\n"
 
 
@@ -26,15 +26,15 @@ def read(path: Path, start: str) -> tuple[list[dict[str, Any]], list[str], bool]
 
     Args:
         path: of the file.
-        start: the digest before the first row, of what the rows belong to.
+        start: the digest before the first row, of the run that the rows belong to.
 
     Returns:
         The rows; their digests, the one before the first included; whether there is a last row that a kill
         cut short.
 
     Raises:
-        DamagedError: with the line that does not follow from what is before it.
-        OSError: for a file that is not there or cannot be read.
+        DamagedError: names the first line whose digest is wrong.
+        OSError: for a file that is missing or unreadable.
     """
     *whole, torn = files.content(path, files.LONGEST).split(b"\n")
     rows, digests = list[dict[str, Any]](), [start]

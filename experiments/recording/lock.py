@@ -1,4 +1,4 @@
-"""One process at a time where files are written: a run's folder, the data sets, the committed results."""
+"""Locks for folders in which files are written: a run, the data sets, the committed results."""
 
 import json
 import os
@@ -18,7 +18,7 @@ ANOTHER_OUTPUT = "choose another with output=FOLDER"
 
 
 class BusyError(RecordError):
-    """A folder in which another process is at work."""
+    """A folder that another process has locked."""
 
 
 @contextmanager
@@ -27,15 +27,14 @@ def alone(
 ) -> Iterator[None]:
     """Lock a folder, which is made if it is missing; the lock is released when the process ends.
 
-    What a process that was killed has left of files that it was writing is deleted.
-
-    The thread that holds the lock may take it again. Beside the lock stands who holds it.
+    Temporary files of a killed process are deleted. The thread that holds the lock may take it again. A file
+    beside the lock says who holds it.
 
     Args:
-        folder: to be written by this thread alone.
-        wait: for the end of another process that is at work there.
-        otherwise: what to do where the folder cannot be written, or is not free.
-        name: of the one file that is written there; "" for all.
+        folder: only this thread may write it.
+        wait: for another process to release it.
+        otherwise: advice in the message if the folder is locked or not writable.
+        name: of the only file that is written there; "" for all files.
 
     Raises:
         BusyError: when another process holds the lock, which one and since when.
@@ -65,7 +64,7 @@ def alone(
 
 
 def _sign(path: Path, otherwise: str) -> None:
-    """Write who holds a lock; half a file does no harm, for only a message is made of it."""
+    """Write who holds a lock; it is only used in a message, so a partial file does no harm."""
     content = {
         "pid": os.getpid(),
         "machine": platform.node(),
@@ -79,7 +78,7 @@ def _sign(path: Path, otherwise: str) -> None:
 
 
 def _clear(path: Path, made: Sequence[Path]) -> None:
-    """Take the sign away, and the folders that were made for nothing."""
+    """Remove the file that says who holds the lock, and folders that stayed empty."""
     with suppress(OSError):  # nobody needs either
         _beside(path).unlink(missing_ok=True)
         if made and [*path.parent.iterdir()] == [path]:
@@ -89,7 +88,7 @@ def _clear(path: Path, made: Sequence[Path]) -> None:
 
 
 def _holder(path: Path) -> str:
-    """Who holds a lock, as far as it can be read."""
+    """Who holds a lock, if that can be read."""
     try:
         found = files.parse(files.content(_beside(path), 2**16))
         return f" since {found['since']} (process {found['pid']} on {found['machine']}: {found['command']})"

@@ -1,4 +1,4 @@
-"""The record that a command goes on with, or a new one."""
+"""Opens the record that a command continues, or a new one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +11,9 @@ from experiments.recording.record import RECORD, ROWS, RecordError, RunRecord
 def opened(
     folder: Path, settings: Mapping[str, Any], *, seeds: Mapping[str, int], rows: int | None = None
 ) -> RunRecord:
-    """The folder's record, to be gone on with, or a new one.
+    """The folder's record, to be continued, or a new one.
 
-    An attempt that ended before its first row is no reason to refuse the corrected command: its record is
-    replaced.
+    A record without rows is replaced, so that a command can be corrected after a failed start.
 
     Args:
         folder: of the run.

@@ -1,4 +1,4 @@
-"""What a terminal shows of a search while it runs, below the progress bar."""
+"""The panel that a terminal shows below the progress bar of a search."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ BAR = 10  # characters of a bar that keeps all
 
 
 def search(best: Sequence[float], kept: Sequence[tuple[str, float]], budget: str) -> RenderableType:
-    """The best reward so far, the last plan by layer, and what the budget allows.
+    """The best reward so far, the last plan by layer, and the budget.
 
     Args:
         best: best reward so far, by episode; at least one.
@@ -32,7 +32,7 @@ def search(best: Sequence[float], kept: Sequence[tuple[str, float]], budget: str
 
 
 def sparkline(values: Sequence[float], width: int = WIDE) -> str:
-    """A line of blocks, the lowest value empty and the highest full; of many values every so manyth."""
+    """A line of blocks, the lowest value empty and the highest full; many values are thinned."""
     step = max(1, -(-len(values) // width))
     shown = [*values[:-1:step], values[-1]]
     low, high = min(shown), max(shown)

@@ -15,7 +15,7 @@ PLAN = "plan.json"
 
 
 def of_run(folder: Path) -> Plan:
-    """The plan of a search, which its record and its own file agree on.
+    """The plan of a search; its record and its file must agree.
 
     Raises:
         RecordError, PlanError: when one is missing or damaged, or they differ.
@@ -38,7 +38,7 @@ def counts(env: CompressionEnv, plan: Plan) -> list[int]:
 
 
 def groups(graph: Graph) -> list[dict[str, str | int]]:
-    """What the counts of a record are counted of: the first consumer of each group, its weights, the size."""
+    """For each group in a record: its first consumer, the layer's weights, and the group's size."""
     firsts = [graph.consumer(group) for group in graph.groups]
     return [
         {
@@ -67,7 +67,7 @@ def uniform(env: CompressionEnv) -> Plan:
 
 
 def best_reward(rows: Iterable[Mapping[str, Any]]) -> float:
-    """The largest reward of a record's rows; minus infinity where there are none."""
+    """The largest reward of a record's rows; minus infinity without rows."""
     return max((row["reward"] for row in rows), default=-math.inf)
 
 
@@ -94,7 +94,7 @@ def candidates(
 
 
 def difference(counts: Sequence[int], others: Sequence[int]) -> float:
-    """How far two plans are apart: positions that only one of them keeps, as a share of all that one keeps.
+    """The distance of two plans: positions that only one keeps, as a fraction of those that either keeps.
 
     It is the sum of ``|a - b|`` over that of ``max(a, b)`` of their counts a and b: 0 for equal plans.
     """

@@ -14,14 +14,13 @@ LINE_SECONDS = 10.0  # between lines, where there is no terminal
 
 
 class Meter:
-    """Counts what is done and shows the latest facts beside it; a context, so that the terminal is given
-    back.
+    """A progress bar with the latest values beside it; a context manager, which restores the terminal.
 
     Args:
-        what: what is counted, as "episodes".
-        total: how many in all.
-        done: how many were done before, in a run that is resumed; they do not count for the speed.
-        console: stdout, unless a test looks at it.
+        what: the name of the count, such as "episodes".
+        total: final count.
+        done: count before a resumed run, which the speed leaves out.
+        console: None for stdout.
         clock: seconds.
     """
 
@@ -56,7 +55,7 @@ class Meter:
         return self
 
     def update(self, done: int | None = None, **facts: str | float | None) -> None:
-        """Set how many are done (one more where left out) and facts to show; None takes a fact away."""
+        """Set the count (default: one more) and the values to show; None removes a value."""
         self.done = self.done + 1 if done is None else done
         for name, value in facts.items():
             self.facts.pop(name, None)
@@ -70,11 +69,11 @@ class Meter:
 
     @property
     def live(self) -> bool:
-        """Whether there is a terminal, so that `draw` shows something."""
+        """Whether there is a terminal, on which `draw` has an effect."""
         return self.console.is_terminal
 
     def draw(self, below: RenderableType) -> None:
-        """Set what stands below the bar; nothing of it is shown where there is no terminal."""
+        """Set the panel below the bar; without a terminal it is not shown."""
         self._below = below
 
     def _shown(self) -> RenderableType:
@@ -92,7 +91,7 @@ class Meter:
         return ", ".join([*facts, f"{self._speed():.3g}/s"])
 
     def _speed(self) -> float:
-        """How many a second, of those done here."""
+        """Counts a second, since this process started."""
         return (self.done - self.first) / max(self.clock() - self.start, 1e-9)
 
     def _left(self) -> str:

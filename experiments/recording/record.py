@@ -1,4 +1,4 @@
-"""The record of a run: configuration, a row an episode, results; tables and plots are made from it."""
+"""The record of a run: configuration, a row an episode, results."""
 
 import dataclasses
 import json
@@ -28,25 +28,25 @@ ELSEWHERE = "nothing is changed: copy it from where it is whole, or choose anoth
 
 
 class RecordError(ValueError):
-    """A record that cannot be written, read, or gone on with."""
+    """A record that cannot be written, read or continued."""
 
 
 class RunRecord:
     """A run's folder: ``record.jsonl``, one row an episode, and ``record.json``, everything else.
 
-    A row is in the file when `add` returns and outlives a kill of the process; ``record.json``, and the rows
-    before it, are on the disk when `update` returns. Each row on the disk has the digest of the rows up to it
-    and of configuration and seeds; ``record.json`` has a digest of itself, and how many rows there were at
-    least. So what is damaged, lost or of another run is told when it is read. Everything that depends on the
-    clock, the machine, the folder or the cache stands under keys that `without_clock` strips: what is left is
-    the same, byte for byte, for two runs of the same configuration and seed.
+    A row is in the file when `add` returns and survives a kill of the process; ``record.json`` and the rows
+    before it are on the disk when `update` returns. Each row has a digest of configuration, seeds and all rows
+    up to it; ``record.json`` has its own digest and a lower bound of the number of rows. Reading detects
+    damage, loss and files of another run. Everything that depends on clock, machine, folder or cache has keys
+    that `without_clock` removes: the rest is equal, byte for byte, in two runs of the same configuration and
+    seed.
 
     | key of ``record.json`` | what |
     |-|-|
     | ``config`` | resolved, without the keys in `APART` |
-    | ``seeds``, ``versions``, ``commit`` | what else the result depends on |
+    | ``seeds``, ``versions``, ``commit`` | further causes of the result |
     | ``status`` | running, finished, interrupted or failed |
-    | ``best``, ``results`` | what `update` was given |
+    | ``best``, ``results`` | set by `update` |
     | ``seconds`` | by phase, see `phase` |
     | ``run`` | command, its job, overrides and choices, folder, machine, start and end |
     """
@@ -105,7 +105,7 @@ class RunRecord:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """A record as it is on the disk; a row that a kill cut short is dropped, and `notes` says so.
+        """Read a record from the disk; a row that a kill cut short is dropped, with an entry in `notes`.
 
         Raises:
             RecordError: when there is none, or it is damaged.
@@ -143,8 +143,7 @@ class RunRecord:
 
     @classmethod
     def resume(cls, folder: Path, config: Mapping[str, Any], *, episodes: int) -> Self:
-        """Go on with a record after its first ``episodes`` rows; later ones are dropped and will be played
-        again.
+        """Continue a record after its first ``episodes`` rows; later rows are dropped and played again.
 
         Raises:
             RecordError: when there is none, it is of another configuration, or has fewer rows.
@@ -164,7 +163,7 @@ class RunRecord:
         return record
 
     def check(self, config: Mapping[str, Any]) -> None:
-        """Raise `RecordError`, and say what differs, unless the record is of this configuration."""
+        """Raise a `RecordError` that lists the differences unless the record has this configuration."""
         if differences := sorted(_differences(self.content["config"], told(config))):
             raise RecordError(
                 f"{self.folder} is of another configuration ({'; '.join(differences)}): "
@@ -196,7 +195,7 @@ class RunRecord:
         files.write(self.folder / RECORD, text + "\n")
 
     def sync(self) -> None:
-        """Have all rows on the disk."""
+        """Flush all rows to the disk."""
         if self.rows:
             with (self.folder / ROWS).open("a") as file:
                 os.fsync(file.fileno())
@@ -207,7 +206,7 @@ class RunRecord:
         self.update(status=status)
 
     def __enter__(self) -> Self:
-        """The run; leaving it writes how it ended, whatever ended it."""
+        """Enter the run; leaving it writes how it ended."""
         return self
 
     def __exit__(
@@ -220,7 +219,7 @@ class RunRecord:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the seconds that pass inside to those of a phase, also when it fails."""
+        """Add the seconds inside to those of a phase, even after an exception."""
         start = time.perf_counter()
         try:
             yield
@@ -230,7 +229,7 @@ class RunRecord:
 
 
 def told(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as a record holds it: plain data, without the keys in `APART`."""
+    """A configuration in a record: plain data, without the keys in `APART`."""
     made = plain({key: value for key, value in config.items() if key not in APART})
     assert isinstance(made, dict)
     return made
@@ -239,8 +238,8 @@ def told(config: Mapping[str, Any]) -> dict[str, Any]:
 def without_clock(value: Any) -> Any:
     """A record, or a part of it, without what depends on the clock, the machine or the folder.
 
-    Two runs of the same configuration and seed are equal in what is left. Stripped are, at any depth, the
-    keys in `CLOCK` and those that end in one of `CLOCK_ENDINGS`.
+    Two runs of the same configuration and seed are then equal. The keys in `CLOCK`, and keys that end in one
+    of `CLOCK_ENDINGS`, are removed at any depth.
     """
     if isinstance(value, Mapping):
         return {
@@ -252,10 +251,10 @@ def without_clock(value: Any) -> Any:
 
 
 def plain(value: Any, where: str = "") -> Any:
-    """Plain data for JSON: dataclasses, tuples, paths and numpy's scalars are turned into what JSON has.
+    """Convert to plain data for JSON, including dataclasses, tuples, paths, and arrays of numpy and torch.
 
     Raises:
-        RecordError: for a number that is not finite, or what JSON has no form for, with its place.
+        RecordError: for a number that is not finite, or a type that JSON lacks, with its place.
     """
     if isinstance(value, Mapping):
         return {str(key): plain(inner, f"{where}.{key}".lstrip(".")) for key, inner in value.items()}

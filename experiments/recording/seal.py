@@ -1,7 +1,7 @@
-"""Gives files of JSON from before there were digests one: ``python -m experiments.recording.seal FILE ...``.
+"""Adds digests to old JSON files: ``python -m experiments.recording.seal FILE ...``.
 
-Whoever calls it vouches for the files: committed results, cards of tables and checkpoints, plans. One that
-has a digest is left as it is.
+The caller vouches for the files: committed results, cards of tables and checkpoints, plans. A file that has a
+digest is left alone.
 """
 
 import argparse
@@ -15,7 +15,7 @@ NAMED = ("rows", "results", "n_images")  # keys of files whose names say what th
 
 
 def main() -> None:
-    """Seal the files that are named."""
+    """Seal the named files."""
     parser = argparse.ArgumentParser(prog="python -m experiments.recording.seal", description=__doc__)
     parser.add_argument("files", type=Path, nargs="+")
     for path in parser.parse_args().files:
@@ -23,7 +23,7 @@ def main() -> None:
 
 
 def seal(path: Path) -> str:
-    """Seal one file; what was done.
+    """Seal one file; returns what was done.
 
     Raises:
         RecordError: for a file that is damaged, has another digest, or is a run's record, whose rows have one

@@ -1,7 +1,7 @@
 """States on disk, from which a killed search or training resumes with the same result.
 
-A state holds tensors and plain data; reading it runs nothing. It lies beside the one before it, which takes
-its place where it is damaged. `load` gives only a search's state that is on the way to the rows.
+A state holds tensors and plain data; reading it runs no code. The previous state is kept beside it and used
+if it is damaged. `load` only returns states that match the rows of the record.
 """
 
 import io
@@ -20,7 +20,7 @@ STATE = "search.state"
 
 
 class Stateful(Protocol):
-    """An agent, as far as its state goes."""
+    """An object with a state, such as an agent."""
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data only."""
@@ -29,28 +29,28 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True)
 class State:
-    """The agent's state after so many episodes; everything else of a search follows from its record."""
+    """The agent's state after a number of episodes; the rest of a search follows from its record."""
 
     episodes: int
     agent: dict[str, Any]
 
 
 def save(record: RunRecord, agent: Stateful) -> None:
-    """Write the state after the record's last row, with the digest of the rows that it belongs to."""
+    """Write the state after the record's last row, with the digest of the rows."""
     record.sync()
     state = {"episodes": len(record.rows), "chain": record.chain[-1], "agent": agent.state_dict()}
     write(record.folder / STATE, state)
 
 
 def load(record: RunRecord, save_every: int) -> State | None:
-    """The newest state that is whole and of this record's rows; None where none was saved yet.
+    """The newest undamaged state of this record's rows; None if none was saved yet.
 
     Args:
         record: as it is on the disk.
         save_every: episodes between two states.
 
     Raises:
-        RecordError: where there was one, and none is left that can be gone on from.
+        RecordError: if there are states but none can be used.
     """
 
     def foreign(state: Mapping[str, Any]) -> str | None:
@@ -69,7 +69,7 @@ def load(record: RunRecord, save_every: int) -> State | None:
 
 
 def write(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a state after its SHA-256; the one before it is kept."""
+    """Write a state with its SHA-256; the previous one is kept."""
     content = io.BytesIO()
     torch.save(dict(state), content)
     if path.exists():
@@ -78,25 +78,25 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def previous(path: Path) -> Path:
-    """Where the state before a state is kept."""
+    """The path of the previous state."""
     return path.with_name(f"{path.name}.previous")
 
 
 def remove(path: Path) -> None:
-    """Delete a state and the one before it, where they are."""
+    """Delete a state and the previous one, if they exist."""
     for each in (path, previous(path)):
         each.unlink(missing_ok=True)
 
 
 def newest(path: Path, foreign: Callable[[Mapping[str, Any]], str | None]) -> dict[str, Any] | None:
-    """The newest state of a path that is whole and belongs here; None where there is no file.
+    """The newest undamaged state of a path that belongs here; None without a file.
 
     Args:
         path: of the newest.
-        foreign: why a state does not belong here; None for one that does.
+        foreign: returns why a state does not belong here, or None.
 
     Raises:
-        RecordError: when there are files and none can be used, with the reason of each.
+        RecordError: if there are files but none can be used, with the reasons.
     """
     reasons = []
     for each in (path, previous(path)):

@@ -1,4 +1,4 @@
-"""Names of what is logged, and the interface of trackers, which show a run outside its record."""
+"""Names of the logged metrics, and the interface of trackers, which show a run outside its record."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,7 +43,7 @@ class TrackingError(ValueError):
 
 
 class Tracker(Protocol):
-    """Takes metrics besides the record; a context manager, so that it is always closed."""
+    """Receives metrics besides the record; a context manager, so that it is always closed."""
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Log one row: the metrics of an episode or an epoch, named as in `METRICS`."""
@@ -70,7 +70,7 @@ def episode_metrics(trial: Trial, *, best_reward: float, dense: Mapping[str, int
     Args:
         trial: the episode.
         best_reward: of all episodes so far.
-        dense: cost of the dense network by resource; the row has the same resources and their shares.
+        dense: cost of the dense network by resource; the row has these resources and their shares.
     """
     final, infos = trial.episode.final, trial.episode.infos
     measured = ("top1", "std_error", "top5", "loss", "agreement", "kl", "n_images", *dense)

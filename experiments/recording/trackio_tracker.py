@@ -1,6 +1,6 @@
 """Trackio as a view of a run's record: local first, all runs of a machine in one SQLite file.
 
-``TRACKIO_DIR`` says where that file lies, by default ``runs/trackio``; ``trackio show`` reads it too.
+``TRACKIO_DIR`` is the folder of that file, by default ``runs/trackio``; ``trackio show`` reads it too.
 """
 
 import os
@@ -44,7 +44,7 @@ class TrackioTracker:
         self.run.log(dict(metrics))
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Final values are a last row, of numbers alone, below ``final``."""
+        """Log final values as a last row of numbers, below ``final``."""
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
         self.run.log({f"final/{name}": value for name, value in numbers.items()})
 

@@ -101,7 +101,7 @@ class WandbTracker:
         self.run.summary.update(dict(values))
 
     def artifact(self, name: str, kind: str, files: Sequence[Path], facts: Mapping[str, Any]) -> None:
-        """Log files as one artifact; they are copied. Pictures and tables are shown as such besides."""
+        """Log copies of files as one artifact; pictures and tables are also shown."""
         artifact = wandb.Artifact(name, kind, metadata=dict(facts))
         for path in files:
             artifact.add_file(str(path))
@@ -123,7 +123,7 @@ class WandbTracker:
 
 
 def _check_names(project: str, group: str | None, tags: Sequence[str]) -> None:
-    """Refuse what W&B would refuse, or change without a word."""
+    """Refuse names that W&B would refuse or silently change."""
     if isinstance(tags, str):
         raise TrackingError(f"tracking.tags is {tags!r}: give a list, as tracking.tags=[{tags}]")
     if refused := [tag for tag in tags if not isinstance(tag, str) or not 1 <= len(tag.strip()) <= TAG]:
@@ -140,7 +140,7 @@ def _check_names(project: str, group: str | None, tags: Sequence[str]) -> None:
 
 
 class _Environment:
-    """Environment variables that are set, and later restored."""
+    """Sets environment variables, and restores them later."""
 
     def __init__(self, **values: str) -> None:
         self.values = values

@@ -1,4 +1,4 @@
-"""What Hydra is to find of this project: it looks for plugins in ``hydra_plugins`` alone."""
+"""Plugins of Hydra, which it finds only in a package of the name ``hydra_plugins``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 
 class ResumableSweeper(Sweeper):
-    """Every combination of the values given, in folders that the same command finds again.
+    """Runs every combination of the given values, in folders that the same command finds again.
 
     Finished runs are not launched. A run that fails takes no other with it.
 
@@ -25,7 +25,7 @@ class ResumableSweeper(Sweeper):
         self.params = params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra gives, and build the launcher."""
+        """Store Hydra's objects and build the launcher."""
         from hydra.core.plugins import Plugins
 
         self.config, self.hydra_context = config, hydra_context
@@ -34,7 +34,7 @@ class ResumableSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run what is left to do of a command line.
+        """Run the unfinished runs of a command line.
 
         Raises:
             SweepError: at the end, when runs failed.
