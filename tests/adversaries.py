@@ -71,6 +71,7 @@ def written_by_index(m: Any, x: Tensor) -> Tensor:
 CUT: dict[str, tuple[Middle, dict[str, Any]]] = {
     "add_": (added_in_place, {"other": conv(8, 8)}),
     "flip": (lambda m, x: torch.flip(x, [1]), {}),
+    "torch.special": (lambda m, x: torch.special.expit(x) + F.logsigmoid(torch.special.erf(x)), {}),
     "flip of positions": (lambda m, x: x.flip(2, 3), {}),
     "split into computed halves": (halves_by_split, {}),
     "repeat": (lambda m, x: x.repeat(1, 2, 1, 1), {"width": 16}),

@@ -362,6 +362,13 @@ def test_the_layer_at_which_cut_and_masked_part_is_named() -> None:
         check(model, graph, random_plan(graph), networks.pixels(2))
 
 
+def test_a_network_that_returns_nan_equals_nothing() -> None:
+    model = networks.ready(nn.Sequential(conv(2, 6), nn.LPPool2d(3, 2), conv(6, 5), head(5)))
+    graph = trace(model, networks.PAIR)
+    with pytest.raises(TraceError, match="returns NaN or infinite numbers: check the network's weights"):
+        check(model, graph, random_plan(graph), networks.pixels(2))
+
+
 def test_channels_that_can_only_go_together_are_noted() -> None:
     model = nn.Sequential(conv(2, 6), nn.ChannelShuffle(3), conv(6, 6, groups=3), head(6))
     assert trace(networks.ready(model), networks.PAIR).notes == (

@@ -70,7 +70,8 @@ def check(model: nn.Module, graph: Graph, plan: Plan, images: Any) -> float:
         The largest difference of the logits, or of what a part returns, as a fraction of their largest value.
 
     Raises:
-        TraceError: when they differ by more than 0.001; it names the first layer at which they part.
+        TraceError: when they differ by more than 0.001; it names the first layer at which they part. Also
+            when the masked network returns NaN or infinite numbers.
     """
     small, full = cut(model, graph, plan), masked(model, graph, plan)
     with _Recorded(small, graph) as found, _outputs(small, graph) as ours, evaluating(small):
@@ -78,8 +79,13 @@ def check(model: nn.Module, graph: Graph, plan: Plan, images: Any) -> float:
     whole = full.get_submodule("network")
     with _Recorded(whole, graph) as expected, _outputs(whole, graph) as truth, evaluating(full):
         full(images)
+    if not all(bool(each.isfinite().all()) for each in truth):
+        raise TraceError(
+            "the masked network returns NaN or infinite numbers: check the network's weights and operations "
+            "(a root of a negative number, a division by 0)"
+        )
     apart = max(_apart(one, other) for one, other in zip(ours, truth, strict=True))
-    if apart > TOLERANCE:
+    if not apart <= TOLERANCE:
         where = _parting(graph, graph.mask(plan.kept), found, expected)
         raise TraceError(
             f"the cut network and the masked one part at {where!r}: the forward does something with channels "
@@ -99,7 +105,7 @@ def _parting(
         dim = -1 if layer.kind == "linear" else 1
         rows = torch.from_numpy(np.flatnonzero(mask[layer.writes]))
         for ours, theirs in zip(found[layer.name], expected[layer.name], strict=True):
-            if _apart(ours, theirs.index_select(dim, rows.to(theirs.device))) > TOLERANCE:
+            if not _apart(ours, theirs.index_select(dim, rows.to(theirs.device))) <= TOLERANCE:
                 return layer.name
     return "the end, after all layers"
 

@@ -25,7 +25,7 @@ FACTS = SIZES | {
 
 def name_of(function: Any) -> str:
     """What a function, method or attribute of torch is called, without the marks of an operator."""
-    name = str(getattr(function, "__name__", function))
+    name = str(getattr(function, "__name__", function)).removeprefix("special_")
     if name in ("__get__", "__set__"):
         owner = getattr(getattr(function, "__self__", None), "__name__", "attribute")
         return owner if name == "__get__" else f"{owner}="
@@ -65,6 +65,7 @@ UNARY = (
     "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "clamp", "clip", "neg", "abs", "exp", "log",
     "sqrt", "rsqrt", "square", "reciprocal", "sign", "erf", "floor", "round", "sin", "cos", "log1p", "expm1",
     "clamp_min", "clamp_max", "nan_to_num", "hardshrink", "softshrink", "tanhshrink", "rrelu", "logical_not",
+    "log_sigmoid", "expit",
 )  # fmt: skip
 BINARY = (
     "add", "sub", "mul", "div", "truediv", "true_divide", "pow", "maximum", "minimum", "subtract", "multiply",

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from amc_env.building import AnyTask
 from amc_env.compressors.constraints import unconstrained
 from amc_env.data.splits import DataSet
-from experiments.delivery.export import UnwritableError, trace, write_part
-from experiments.delivery.runtimes import ONNX, PT2
+from amc_env.graph.given import tensors
+from experiments.delivery.export import ExportError, UnwritableError, agree, called, trace, write_part
+from experiments.delivery.runtimes import ONNX, PT2, RuntimeFileError, onnx_run
 
 BATCH = 8  # images of the batch that is trained on
 
@@ -83,10 +84,13 @@ def _forms(network: nn.Module, part: str, images: Any, say: Callable[[str], None
     except UnwritableError as error:
         say(f"{error}. It will be delivered as weights and card, without {PT2} and {ONNX}")
         return ()
+    inside, name = called(network, part, images), f"rehearsal{ONNX}"
     try:
         with TemporaryDirectory() as folder:
-            write_part(program, Path(folder) / f"rehearsal{ONNX}")
-    except UnwritableError as error:
+            write_part(program, Path(folder) / name)
+            found = onnx_run(Path(folder) / name, tensors((inside.args, inside.kwargs)))
+        agree(found, inside.returned, Path(name))
+    except (ExportError, RuntimeFileError) as error:
         say(f"{error}. It will be delivered without an {ONNX} file")
         return (PT2,)
     return PT2, ONNX
