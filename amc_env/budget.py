@@ -1,4 +1,4 @@
-"""The bound on an action: how much a group may keep so that every limit can still be met.
+"""Bounds an action: the most that a group may keep so that every limit can still be met.
 
 *Source*: AMC, Algorithm 1, written for keep instead of sparsity and for any `Prices`. The paper's algorithm
 assumes that every later layer is cut as hard as allowed, and bounds this layer by what is then still missing.
@@ -41,12 +41,12 @@ class Limit:
 
 
 class Budget:
-    """Bounds one decision after the other.
+    """Bounds the decisions one by one.
 
     Args:
         compressor: offers each group's counts; the first of them is its floor.
-        targets: fraction in (0, 1] of the dense network's cost that may be spent, for each resource that is
-            limited. All hold; the first is the one that `dense`, `limit` and `spent` are about.
+        targets: fraction in (0, 1] of the dense network's cost that may be spent, for each limited resource.
+            All must hold; `dense`, `limit` and `spent` refer to the first.
 
     Attributes:
         unit: of the first resource.
@@ -81,16 +81,16 @@ class Budget:
     def take(self, decided: Sequence[int], keep: float) -> int:
         """The largest affordable count of the next group that is at most a fraction of it.
 
-        Where all of those are too dear, the smallest that is affordable.
+        If none of those is affordable, the smallest affordable count.
         """
         return int(snap(self.affordable(decided), np.array(keep * self.whole[len(decided)])))
 
     def bound(self, decided: Sequence[int]) -> int:
-        """The largest count for the next group with which every limit can still be met."""
+        """The largest count of the next group that can still meet every limit."""
         return int(self.affordable(decided)[-1])
 
     def affordable(self, decided: Sequence[int]) -> Ints:
-        """The counts for the next group, ascending, with which the cheapest rest meets every limit."""
+        """The counts of the next group, ascending, that meet every limit with the cheapest rest."""
         group = len(decided)
         counts = np.concatenate([np.array(decided, dtype=np.int64), self.cheapest[group:]])
         choices = self.choices[group]
@@ -100,10 +100,10 @@ class Budget:
         return choices[fits]
 
     def share(self, decided: Sequence[int]) -> float:
-        """The largest keep ratio in (0, 1] that all undecided groups can be given within every limit.
+        """The largest keep ratio in (0, 1] that all undecided groups can have within every limit.
 
-        A uniform policy only changes at ratios of allowed counts, so only these are tried. The smallest of
-        them where a uniform rest is too dear, as the floors may be where a cost is not monotone.
+        Uniform plans only differ at ratios of allowed counts, so only these are tried. If even the smallest
+        ratio is too expensive, which non-monotone costs allow, it is returned.
         """
         plans = self._uniform.copy()
         plans[:, : len(decided)] = decided
@@ -117,7 +117,7 @@ class Budget:
 
     @cached_property
     def costs(self) -> dict[str, Any]:
-        """What every plan costs, as plain data.
+        """The costs of all plans, as plain data.
 
         ``limit`` is the budget. A plan costs ``constant``, plus its entry in ``single[group]`` for each
         group, plus its entry in ``pairs[group, later group]`` for each pair of groups that a layer joins.
@@ -144,7 +144,7 @@ class Budget:
         }
 
     def _joint(self, prices: Prices, one: int, other: int, alone: Sequence[Ints], base: int) -> Ints:
-        """What two groups cost together, beyond the sum of what each costs alone."""
+        """The cost of two groups together minus the sum of their single costs."""
         counts, rows = self.cheapest.copy(), []
         for position, count in enumerate(self.choices[one]):
             counts[one] = count
@@ -157,7 +157,7 @@ class Budget:
         return int(self._price([*decided, *self.whole[len(decided) :]])) / self.dense
 
     def allows(self, counts: Sequence[int]) -> bool:
-        """Whether a network with so many channels in each group is within every limit."""
+        """Whether a network with these counts of channels is within every limit."""
         return bool(self.within(np.array(counts)))
 
     def within(self, counts: Ints) -> NDArray[np.bool_]:
@@ -214,7 +214,7 @@ def limit_of(prices: Prices, target: float, whole: Ints) -> Limit:
 
 
 def snap(choices: Ints, wanted: NDArray[np.float64]) -> Ints:
-    """The largest of ``choices`` that is at most what is wanted; at least the first."""
+    """The largest of ``choices`` that is at most the wanted value, else the first."""
     below = np.searchsorted(choices, np.floor(wanted + SLACK), side="right") - 1
     found: Ints = choices[np.maximum(below, 0)]
     return found

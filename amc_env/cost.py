@@ -1,4 +1,4 @@
-"""What a network costs under a plan, in whole numbers: MACs, parameters, and what else can be priced.
+"""The cost of a network under a plan, in whole numbers: MACs, parameters, and other prices.
 
 *Source* of the formulas: Howard et al., "MobileNets" (2017), section 3.1, for standard, depthwise and
 pointwise convolutions; a grouped convolution joins each output channel to the inputs of its group only. A
@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Widths:
-    """The numbers of channels that stay; every cost is a function of them.
+    """The numbers of kept channels, of which every cost is a function.
 
     Attributes:
         reads: ``(..., layers)`` input channels of each layer.
@@ -50,7 +50,7 @@ class Resource(Protocol):
 
 
 class Prices(Protocol):
-    """What plans of a compressor cost in one resource; a plan is its count for each group.
+    """The prices of a compressor's plans in one resource; a plan is given by its counts.
 
     Adding to a count may lower the cost.
 
@@ -77,7 +77,7 @@ def macs(layer: Layer, reads: int, writes: int) -> int:
 
 
 def weights(layer: Layer, reads: int, writes: int) -> int:
-    """Size of a layer's weight tensor when so many input and output channels stay."""
+    """The size of a layer's weight tensor with these numbers of input and output channels."""
     inputs = 1 if layer.kind == "depthwise" else reads // layer.groups
     return layer.taps * inputs * writes
 
@@ -137,7 +137,7 @@ class _Weights:
 
 
 class WidthTable:
-    """Widths as a sum of one table row for each group, so that pricing a network needs only its counts.
+    """Widths as a sum of one table row for each group, so that prices follow from counts.
 
     Args:
         graph: of the dense network.
@@ -181,7 +181,7 @@ class WidthTable:
 
 
 class WidthPrices:
-    """Costs of plans that remove channels, from the widths that they leave.
+    """Costs of plans that remove channels, computed from the widths.
 
     Args:
         table: of the network and the orders in which its channels go.
@@ -216,7 +216,7 @@ def _per_atom(graph: Graph) -> Ints:
 
 
 def mask_widths(graph: Graph, mask: NDArray[np.bool_]) -> Widths:
-    """The widths of the network in which exactly the atoms of a mask stay."""
+    """The widths of the network that keeps exactly the atoms of a mask."""
     rows: Ints = _per_atom(graph)[mask].sum(0)
     layers = len(graph.layers)
     return Widths(rows[:layers], rows[layers:-1], rows[-1])

@@ -23,19 +23,19 @@ __all__ = ["Evaluation", "EvaluationError", "Evaluator", "accuracy", "compared",
 
 
 class Evaluator:
-    """Evaluates plans of one dense network on one split, and remembers each plan's metrics.
+    """Evaluates plans of one dense network on one split, and caches each plan's metrics.
 
     Args:
         networks: make the network of each plan.
         data: the split is read from here once.
         split: name of the split.
-        images: how many of its images; None for all.
+        images: number of its images; None for all.
         batch_size: images in one forward pass; None for what runs fastest.
 
     Attributes:
-        seconds: what cutting (``cut``) and forward passes (``forward``) took so far.
-        forwards: images sent through a network so far, the dense one included.
-        evaluations: how many networks were cut so far.
+        seconds: spent so far on cutting (``cut``) and on forward passes (``forward``).
+        forwards: images sent through networks so far, including the dense one.
+        evaluations: networks cut so far.
 
     Raises:
         EvaluationError: when the dense network's logits are not finite.
@@ -101,9 +101,9 @@ class Evaluator:
 
 
 def _batch_size(graph: Graph, device: str, images: int) -> int:
-    """As many images as keep the widest layer within `ACTIVATIONS`, from 8 to `AT_MOST`.
+    """The batch size, from 8 to `AT_MOST`, that keeps the widest layer within `ACTIVATIONS`.
 
-    The images are shared out so that the last batch is about as large as the others.
+    Images are distributed so that the last batch is about as large as the others.
     """
     floats = max(
         layer.c_in * math.prod(layer.in_size) + layer.c_out * math.prod(layer.out_size)
@@ -129,14 +129,14 @@ def culprit(model: nn.Module) -> str:
 def logits(
     model: nn.Module, data: DataSet, split: str, batch_size: int | None = None, images: int | None = None
 ) -> Tensor:
-    """``(N, classes)`` float32 on the CPU: what a model answers to the images of a split; run where it is.
+    """A model's logits ``(N, classes)``, float32 on the CPU, on the images of a split; it runs on its device.
 
     Args:
         model: logits ``(N, classes)``.
         data: of the split.
         split: its name.
         batch_size: images in one pass; None for at most 500, fewer where they are large.
-        images: how many of the split's; None for all.
+        images: number of the split's images; None for all.
     """
     batch_size = batch_size or max(8, min(500, AT_ONCE // math.prod(data.shape)))
     device = next((p.device for p in model.parameters()), CPU)
@@ -146,7 +146,7 @@ def logits(
 
 
 def hits(model: nn.Module, data: DataSet, split: str, batch_size: int | None = None) -> Tensor:
-    """``(N,)`` bool, whether a model is right on each image of a split; see `logits`."""
+    """``(N,)`` bool, whether a model classifies each image of a split correctly; see `logits`."""
     return logits(model, data, split, batch_size).argmax(1) == data[split].labels
 
 
@@ -164,5 +164,5 @@ def compared(model: nn.Module, dense: Tensor, data: DataSet, split: str) -> Imag
 
 
 def accuracy(model: nn.Module, data: DataSet, split: str, batch_size: int | None = None) -> float:
-    """Top-1 accuracy in [0, 1] of a model on a split, run where the model is."""
+    """Top-1 accuracy in [0, 1] of a model on a split; it runs on its device."""
     return int(hits(model, data, split, batch_size).sum()) / len(data[split])

@@ -62,7 +62,7 @@ class Sharing:
 
 
 class JointNetworks:
-    """The networks of plans, for evaluation: cut to size, with shared weights; codebooks are remembered.
+    """Cut networks of plans, for evaluation, with shared weights; codebooks are cached.
 
     Args:
         model: the dense network.
@@ -81,7 +81,7 @@ class JointNetworks:
         self._known: dict[tuple[object, ...], Tensor] = {}
 
     def network(self, plan: Plan) -> nn.Module:
-        """The network of a plan; the next call refills the same module."""
+        """The network of a plan; the next call overwrites the same module."""
         channels, bits = self._compressor.parts(plan)
         network = self._surgeon.cut(channels, self._solve).eval()
         mask = self._channels.mask(channels.kept)
@@ -143,7 +143,7 @@ class JointTask:
         return Evaluator(networks, self.data, split=split, images=images)
 
     def network(self, plan: Plan) -> nn.Module:
-        """The smaller, trainable network that a plan leaves; its shared weights stay equal in training.
+        """The smaller, trainable network of a plan; its shared weights stay equal in training.
 
         Raises:
             PlanError: for a plan of another network or compressor.
@@ -153,7 +153,7 @@ class JointTask:
         return self._shared(small, channels, bits, self.sharing)
 
     def rehearsal(self) -> nn.Module:
-        """The smallest network on offer, without moments."""
+        """The smallest possible network, made without moments."""
         plan = Plan.dense(self.graph)
         for group, choices in enumerate(self.draft.choices):
             plan = plan.with_group(group, self.draft.choose(group, int(choices[0])))
@@ -162,7 +162,7 @@ class JointTask:
         return self._shared(small, channels, bits, Sharing(None, start=self._start, seed=self._seed))
 
     def described(self, plan: Plan) -> dict[str, Any] | None:
-        """What a card needs to build a plan's network: the plan of its channels."""
+        """The plan of the channels, from which a card rebuilds the network."""
         channels, _ = self.compressor.parts(plan)
         return channels.to_dict()
 

@@ -28,8 +28,8 @@ class LayerTask:
         model: the dense network; logits ``(N, classes)``. It is copied, not changed.
         graph: of it, by channels.
         data: its splits.
-        make: makes the method from the moments, which are None for a draft.
-        informed: whether the method looks at the moments.
+        make: makes the method from moments; they are None for a draft.
+        informed: whether the method uses the moments.
         sample: ``images``, ``points`` and ``seed`` of the calibration rows.
         device: where networks are run.
 
@@ -77,7 +77,7 @@ class LayerTask:
         return Evaluator(networks, self.data, split=split, images=images)
 
     def network(self, plan: Plan) -> nn.Module:
-        """The trainable network that a plan leaves: pruned weights stay zero, shared ones stay equal.
+        """The trainable network of a plan: pruned weights stay zero, shared ones stay equal.
 
         Raises:
             PlanError: for a plan of another network or compressor.
@@ -85,20 +85,20 @@ class LayerTask:
         return self._filled(plan, self.compressor)
 
     def rehearsal(self) -> nn.Module:
-        """The smallest network on offer, without moments."""
+        """The smallest possible network, made without moments."""
         plan = Plan.dense(self.graph)
         for group, choices in enumerate(self.draft.choices):
             plan = plan.with_group(group, self.draft.choose(group, int(choices[0])))
         return self._filled(plan, self.draft)
 
     def described(self, plan: Plan) -> dict[str, Any] | None:
-        """What a card needs to build a plan's network: nothing where only its numbers are others."""
+        """The data from which a card rebuilds the network; None if only its numbers differ."""
         if not isinstance(self.compressor.method, LowRank):
             return None
         return plan.to_dict() | {"ranks": self.ranks(plan), "split": self.compressor.method.split}
 
     def ranks(self, plan: Plan) -> dict[str, int]:
-        """By name, the counts of the layers that are not whole."""
+        """The counts of layers that are not whole, by name."""
         found = zip(self.compressor.layers, self.compressor.choices, plan.kept, strict=True)
         return {
             layer.name: len(kept)

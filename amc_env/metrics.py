@@ -1,4 +1,4 @@
-"""What is measured of a compressed network on each image, and the means over a split."""
+"""The metrics of a compressed network on each image, and their means over a split."""
 
 import math
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ class Evaluation:
     """The metrics of one network: means over ``n_images`` images of a split.
 
     Attributes:
-        top1: share of images, in [0, 1], whose label has the largest logit.
-        top5: share whose label is among the five largest; 1 if there are at most five classes.
+        top1: fraction of images, in [0, 1], whose label has the largest logit.
+        top5: fraction whose label is among the five largest; 1 with at most five classes.
         loss: mean cross-entropy in nats.
-        agreement: share of images on which the largest logit is the dense network's.
+        agreement: fraction of images with the same largest logit as in the dense network.
         kl: mean of KL(dense, compressed) between the predicted distributions, in nats.
-        n_images: how many images were run.
+        n_images: number of images.
         split: the name of their split.
     """
 
@@ -51,12 +51,12 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a metric of the user's own says of one network; it stands in the place of accuracy.
+    """The value of a user's own metric for one network, which replaces accuracy.
 
     Attributes:
         top1: the metric; higher is better.
         std_error: its standard error over the images.
-        n_images: how many images were run.
+        n_images: number of images.
         split: the name of their split.
     """
 

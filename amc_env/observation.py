@@ -17,12 +17,12 @@ Observation = NDArray[np.float32]
 
 
 class Embedding:
-    """Embeds each decision of a network as the layer at which it stands, its first consumer.
+    """Embeds each decision of a network by its layer, the first one that reads the group.
 
     Args:
         graph: of the dense network.
-        costs: ``(layers,)`` cost of each dense layer. A decision's ``cost`` is that of its own layer, its
-            ``rest`` that of all layers behind it in forward order.
+        costs: ``(layers,)`` cost of each dense layer. A decision's ``cost`` is its layer's cost, and ``rest``
+            is the cost of all later layers in forward order.
     """
 
     def __init__(self, graph: Graph, costs: Ints) -> None:

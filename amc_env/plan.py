@@ -1,4 +1,4 @@
-"""A plan: which channels of a network stay. It passes from search to fine-tuning to export."""
+"""A plan: the kept channels of a network. It passes from search to fine-tuning to export."""
 
 import hashlib
 import json
@@ -93,7 +93,7 @@ class Plan:
 
     @classmethod
     def read(cls, path: Path) -> "Plan":
-        """A plan from a file of `write`; from a larger one with a digest, as a card, its entry "plan"."""
+        """Read a plan from a file of `write`, or from the entry "plan" of a card."""
         try:
             facts = files.read_json(path)
             return cls.from_dict(facts.get("plan", facts))

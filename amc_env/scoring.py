@@ -101,12 +101,12 @@ class Scorer:
         data: the split is read from here once.
         metric: of the user's.
         split: name of the split.
-        images: how many of its images; None for all.
+        images: number of its images; None for all.
 
     Attributes:
         seconds: what cutting (``cut``) and the metric (``forward``) took so far.
         forwards: images sent through a network so far.
-        evaluations: how many networks were cut so far.
+        evaluations: networks cut so far.
 
     Raises:
         EvaluationError: when the metric gives no number for the dense network.

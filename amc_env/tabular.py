@@ -69,7 +69,7 @@ class Levels:
 
     @cached_property
     def widths(self) -> WidthTable:
-        """Of the network, by counts."""
+        """The network's widths, by counts."""
         return WidthTable(self.graph, self.orders)
 
     def prices(self, resource: str) -> WidthPrices:

@@ -1,4 +1,4 @@
-"""How an action is spent: a compressor offers each decision's counts and turns a count into positions."""
+"""Compressors: they offer the counts of each decision and turn a count into positions."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,14 +10,14 @@ Errors = Sequence[tuple[float, ...]]
 
 
 class Compressor(Protocol):
-    """What the environment asks of a compressor; it does not know which one it drives.
+    """The interface of a compressor to the environment.
 
     Attributes:
         graph: of the dense network.
         orders: for each group its positions, from the one removed last to the one removed first.
         choices: for each group the counts that may be kept, ascending; the last is the whole group.
         errors: for each of these counts the relative error of the layers that read the group, see
-            `amc_env.repair.sensitivity.errors`; None where it is not known.
+            `amc_env.repair.sensitivity.errors`; None if unknown.
     """
 
     graph: Graph
@@ -26,11 +26,11 @@ class Compressor(Protocol):
     errors: Errors | None
 
     def choose(self, group: int, count: int) -> tuple[int, ...]:
-        """The positions, ascending, that stay when ``count`` of a group stay."""
+        """The positions, ascending, that are kept if ``count`` of a group are kept."""
 
     def prices(self, resource: str) -> Prices:
-        """What its plans cost in a resource.
+        """The prices of its plans in a resource.
 
         Raises:
-            ValueError: for a resource that it does not know; the message lists those that it does.
+            ValueError: for an unknown resource; the message lists the known ones.
         """

@@ -1,4 +1,4 @@
-"""Channel pruning: which input channels of a layer stay."""
+"""Channel pruning: chooses which input channels of a layer are kept."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -24,14 +24,14 @@ NEEDED = (
 
 
 class Channels:
-    """Keeps the first channels of an order of each group, in rounded numbers.
+    """Keeps the first channels of each group's order, in rounded numbers.
 
     Args:
         graph: of the dense network.
-        orders: one a group: its positions, from the one that goes last to the one that goes first; of
-            `magnitude_orders` or `amc_env.repair.elimination.orders`.
-        round_to: numbers of channels are multiples of this wherever that leaves a group 16 choices; narrower
-            groups use the largest of its halves that does.
+        orders: for each group its positions, the one that is removed last first; from `magnitude_orders` or
+            `amc_env.repair.elimination.orders`.
+        round_to: counts are multiples of this if that leaves a group 16 choices; narrower groups halve it
+            until it does.
         floor: the smallest fraction of a group that may be kept, in (0, 1]; AMC's released code has 0.2.
         latency: a table of the network's measured times, for the resource "latency".
     """
@@ -67,14 +67,14 @@ class Channels:
 
     @cached_property
     def widths(self) -> WidthTable:
-        """Of the network, by counts."""
+        """The network's widths, by counts."""
         return WidthTable(self.graph, self.orders)
 
     def prices(self, resource: str) -> Prices:
-        """What its plans cost in a resource: a key of `amc_env.cost.RESOURCES`, or "latency".
+        """The prices of its plans in a resource: a key of `amc_env.cost.RESOURCES`, or "latency".
 
         Raises:
-            LatencyError: where there is no latency table, or it lacks counts that may be kept.
+            LatencyError: without a latency table, or if it lacks counts that may be kept.
         """
         checks.one_of("resource", resource, (*RESOURCES, "latency"))
         if resource == "latency":
@@ -87,7 +87,7 @@ class Channels:
 
 
 def magnitude_orders(model: nn.Module, graph: Graph) -> list[Ints]:
-    """For each group its positions by falling `magnitude`; the first of equals first.
+    """For each group its positions by falling `magnitude`; ties keep their order.
 
     *Source*: AMC's released code ranks a layer's input channels by the sum of absolute weights that read
     them. Where several layers read a group, each layer's sums are first divided by their mean, then added.
@@ -97,7 +97,7 @@ def magnitude_orders(model: nn.Module, graph: Graph) -> list[Ints]:
 
 
 def magnitude(model: nn.Module, graph: Graph, group: Group) -> NDArray[np.float64]:
-    """``(len(group),)`` the weight that reads each position, relative to the mean in each reading layer."""
+    """``(len(group),)``, the weight that reads each position, relative to the mean in each reading layer."""
     position = np.full(graph.atoms, -1)
     position[group.atoms] = np.arange(len(group))
     total = np.zeros(len(group))
@@ -111,7 +111,7 @@ def magnitude(model: nn.Module, graph: Graph, group: Group) -> NDArray[np.float6
 
 
 def parts_first(graph: Graph, group: Group, order: Ints) -> tuple[Ints, int]:
-    """An order of a group, and how many of its positions must be kept so that no layer is left empty.
+    """An order of a group, and the number of positions that must be kept so that no layer becomes empty.
 
     Where a layer reads or writes only a part of a group, as one branch of a concatenation does, the best
     position of each such part comes first.
@@ -128,7 +128,7 @@ def parts_first(graph: Graph, group: Group, order: Ints) -> tuple[Ints, int]:
 
 
 def _columns(layer: Layer, weight: Tensor) -> NDArray[np.float64]:
-    """``(c_in,)`` the sum of absolute weights that read each input channel."""
+    """``(c_in,)``, the sums of absolute weights that read each input channel."""
     if layer.kind == "transposed":  # (in, out / groups, ...) to (groups, out / groups, in / groups, taps)
         blocks = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(3)
     else:  # (out, in / groups, ...): the filters of a channel group read its channels only
@@ -140,7 +140,7 @@ def _columns(layer: Layer, weight: Tensor) -> NDArray[np.float64]:
 
 
 def allowed(group: Group, round_to: int, floor: float) -> Ints:
-    """The counts that a group may keep, ascending, the whole group last; none is zero."""
+    """The counts that a group may keep, ascending, from 1 to the whole group."""
     step = round_to
     while step > 1 and (
         group.width // step < WIDE_ENOUGH or step % group.per_atom or len(group) * group.per_atom % step

@@ -1,4 +1,4 @@
-"""Weights under a constraint while they are trained: pruned ones stay zero, shared ones stay equal."""
+"""Constraints on weights in training: pruned weights stay zero, shared weights stay equal."""
 
 import copy
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from amc_env.compressors.sharing import codebook
 
 
 class Pruned(nn.Module):
-    """Weights outside of a mask are zero.
+    """Weights outside a mask are zero.
 
     Args:
         mask: which weights stay, of the shape of the weight.
@@ -25,19 +25,19 @@ class Pruned(nn.Module):
         self.register_buffer("mask", mask)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weight with zeros, none of them negative: these are stored as values."""
+        """The weight with positive zeros; negative ones would be stored as values."""
         return torch.where(self.mask, weight, 0.0)
 
 
 class Shared(nn.Module):
-    """All weights that are not zero are among few values, and these are what is trained.
+    """All non-zero weights share few values, and these are trained.
 
     *Source*: Deep Compression, section 3.3: the gradient of a shared value is the sum of those of its
     weights.
 
     Args:
-        weight: that values are made for.
-        bits: of a code, 1 to 8; where weights are pruned, zero is one of its 2^bits values.
+        weight: whose values are shared.
+        bits: of a code, 1 to 8; if weights are pruned, zero is one of the 2^bits values.
         start: of k-means, see `amc_env.compressors.sharing.codebook`.
         seed: likewise.
     """
@@ -62,12 +62,12 @@ class Shared(nn.Module):
         return torch.where(self.mask, shared, 0.0)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """``(k,)`` the values: what is trained in the place of the weight."""
+        """``(k,)``, the values, which are trained instead of the weight."""
         return self.values.to(weight.device)
 
 
 class _Read(torch.autograd.Function):
-    """``values[codes]``; autograd's own gradient sorts the codes, and sums value by value."""
+    """``values[codes]`` with a fast gradient: autograd's own sorts the codes and sums value by value."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, codes: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class _Read(torch.autograd.Function):
 
 
 def constrain(model: nn.Module, constraints: Mapping[str, nn.Module]) -> None:
-    """Put each named layer's weight under a constraint, in the place of one that it may have."""
+    """Put each named layer's weight under a constraint, which replaces an existing one."""
     for name, constraint in constraints.items():
         module = model.get_submodule(name)
         if parametrize.is_parametrized(module, "weight"):
@@ -92,14 +92,14 @@ def constrain(model: nn.Module, constraints: Mapping[str, nn.Module]) -> None:
 
 
 def weight_of(module: nn.Module) -> Tensor:
-    """The weight of a layer, as its constraint, if it has one, makes it."""
+    """The weight of a layer, after its constraint if it has one."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight
 
 
 def unconstrained(network: nn.Module) -> nn.Module:
-    """A copy whose weights are plain numbers again."""
+    """A copy without constraints, whose weights are plain tensors."""
     free = copy.deepcopy(network)
     for name, module in list(free.named_modules()):
         if parametrize.is_parametrized(module, "weight"):
@@ -113,7 +113,7 @@ def unconstrained(network: nn.Module) -> nn.Module:
 def _plain(module: nn.Module) -> nn.Module:
     """The module without its constraint.
 
-    ``remove_parametrizations`` would take the weight from the class, which copies of a module share.
+    ``remove_parametrizations`` would change the class, which copies of a module share.
     """
     weight = nn.Parameter(weight_of(module).detach())
     kind = type(module).__mro__[1]

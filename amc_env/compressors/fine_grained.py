@@ -1,4 +1,4 @@
-"""Fine-grained pruning: which single weights of a layer stay."""
+"""Fine-grained pruning: chooses which single weights of a layer are kept."""
 
 import copy
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ DAMPING = 1e-4  # of the mean diagonal, before a Gram matrix is inverted
 
 
 def largest(weight: Tensor, share: float) -> Tensor:
-    """A mask of a share of the weights, those of the largest magnitude; at least one, the first of equals.
+    """A mask of the largest weights by magnitude, at least one; ties keep the first.
 
     Args:
         weight: of any shape.
@@ -37,7 +37,7 @@ def largest(weight: Tensor, share: float) -> Tensor:
 def layer_densities(
     model: nn.Module, graph: Graph, density: float, keep: Mapping[str, float]
 ) -> dict[str, float]:
-    """The fraction of each layer's weights that stays under one threshold for all.
+    """The fraction of each layer's weights that a common threshold keeps.
 
     *Source*: Han et al., "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015,
     section 3: the threshold is a quality factor times the standard deviation of a layer's weights. Here the
@@ -47,10 +47,10 @@ def layer_densities(
         model: the dense network.
         graph: of it.
         density: fraction of all weights that stays, in (0, 1].
-        keep: of single layers, which then have no part in that.
+        keep: fractions of single layers, which the threshold then leaves out.
 
     Raises:
-        ValueError: for a layer that is not there, or a fraction outside of (0, 1].
+        ValueError: for an unknown layer, or a fraction outside (0, 1].
     """
     names = [layer.name for layer in graph.layers]
     if unknown := sorted(keep.keys() - set(names)):
@@ -72,11 +72,11 @@ def layer_densities(
 
 
 class FineGrained:
-    """Keeps the weights of a layer whose absence costs its outputs most, in steps of one in a hundred.
+    """Keeps the weights of a layer whose removal would change its outputs most, in steps of a hundredth.
 
     *Source* of the second-order saliency: Hassibi & Stork, "Optimal Brain Surgeon", 1992: w² / (H⁻¹)_jj,
-    with H the second moments of the layer's inputs; where there are fewer rows than inputs, w² H_jj as in
-    "Optimal Brain Damage". The weights that stay are refitted row by row on their mask.
+    with H the second moments of the layer's inputs; with fewer rows than inputs, w² H_jj as in "Optimal
+    Brain Damage". The kept weights are refitted row by row on their mask.
 
     Args:
         model: the dense network.
@@ -100,7 +100,7 @@ class FineGrained:
         return np.arange(max(1, int(np.ceil(STEPS * self._floor - 1e-9))), STEPS + 1)
 
     def costs(self, layer: Layer, resource: str) -> Ints:
-        """The weights that stay; in bits with steps of `STEP_BITS` and fillers, the whole layer without."""
+        """The kept weights; in bits, with `STEP_BITS` for each step and fillers unless whole."""
         total = weights(layer, layer.c_in, layer.c_out)
         left = np.array([_left(total, count) for count in range(STEPS + 1)])
         if resource == "macs":
@@ -114,7 +114,7 @@ class FineGrained:
         return np.array([*found, total * FLOAT])
 
     def module(self, layer: Layer, count: int) -> nn.Module:
-        """The layer with a mask over its weights, which holds in training."""
+        """The layer with a mask over its weights, also in training."""
         module = copy.deepcopy(self._model.get_submodule(layer.name))
         weight = weight_of(module)
         order = self._order(layer)[: _left(weight.numel(), count)]
@@ -127,7 +127,7 @@ class FineGrained:
         return module
 
     def _order(self, layer: Layer) -> Tensor:
-        """``(weights,)`` int64, the one that goes last first."""
+        """``(weights,)`` int64, from the weight that is removed last."""
         if layer.name not in self._orders:
             weight = weight_of(self._model.get_submodule(layer.name)).detach().cpu().double()
             saliency = weight.square()
@@ -139,7 +139,7 @@ class FineGrained:
         return self._orders[layer.name]
 
     def _refitted(self, layer: Layer, weight: Tensor, mask: Tensor) -> Tensor:
-        """The weights that stay at their places, by least squares for each row."""
+        """The kept weights in place, by least squares for each row."""
         if not self._repair or not _known(self._moments, layer):
             return torch.where(mask, weight, 0.0)
         assert self._moments is not None
@@ -155,9 +155,9 @@ class FineGrained:
 
 
 def curvature(moments: Moments, layer: Layer) -> Tensor:
-    """``(groups, d)`` float64: how the error of an output rises with the square of a change of one weight.
+    """``(groups, d)`` float64: an output's error, divided by the square of a weight's change.
 
-    With all other weights free to make up for it where the Gram matrix is known, with none of them otherwise.
+    If the Gram matrix is known, all other weights may compensate; otherwise none.
     """
     if layer.name in moments.rows:
         return moments.rows[layer.name].double().square().mean(1)
@@ -172,5 +172,5 @@ def _known(moments: Moments | None, layer: Layer) -> bool:
 
 
 def _left(total: int, count: int) -> int:
-    """Weights that stay at a count of hundredths."""
+    """The number of weights kept at a count of hundredths."""
     return max(1, (2 * total * count + STEPS) // (2 * STEPS))

@@ -1,7 +1,7 @@
-"""Channels and bits together: how wide each layer is, and how many bits its weights have.
+"""Channels and bits together: chooses each layer's width and the bits of its weights.
 
-A plan's decisions are the channel groups and, behind those that a layer reads first, the bits of the layer:
-a count of 5 of 32 positions is 5 bits a weight, see `amc_env.compressors.weight_sharing`.
+A plan's decisions are the channel groups and, after the groups that a layer reads first, the bits of that
+layer: a count of 5 of 32 positions means 5 bits a weight, see `amc_env.compressors.weight_sharing`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ class Joint:
     """Spends an action on the channels of a group, or on the bits of a layer.
 
     Args:
-        channels: which channels stay; its graph is that of the cut network.
+        channels: chooses the channels; its graph is the one that is cut.
     """
 
     errors: Errors | None = None
@@ -46,20 +46,20 @@ class Joint:
         self._bits = {index: position for position, (_, kind, index) in enumerate(decisions) if kind}
 
     def choose(self, group: int, count: int) -> tuple[int, ...]:
-        """The positions that stay: of channels the best, of bits the first."""
+        """The kept positions: the best channels, or the first bits."""
         if group in self._widths:
             return self.channels.choose(self._widths.index(group), count)
         return tuple(range(count))
 
     def prices(self, resource: str) -> Prices:
-        """What plans cost in a resource, a key of `UNITS`."""
+        """The prices of plans in a resource, a key of `UNITS`."""
         checks.one_of("resource", resource, tuple(UNITS))
         if resource == "bits":
             return BitPrices(self.channels.graph, self.channels.widths, self._widths, self._bits)
         return ChannelPrices(self.channels.prices(resource), self._widths)
 
     def parts(self, plan: Plan) -> tuple[Plan, dict[str, int]]:
-        """The plan of the channels, and by name the bits of the layers that are shared.
+        """The plan of the channels, and the bits of shared layers by name.
 
         Raises:
             PlanError: for a plan of another network or compressor.
@@ -80,7 +80,7 @@ class ChannelPrices:
 
     Args:
         prices: of the channels.
-        columns: where their groups stand among all decisions.
+        columns: indices of their groups among all decisions.
     """
 
     def __init__(self, prices: Prices, columns: Sequence[int]) -> None:
@@ -108,8 +108,8 @@ class BitPrices:
     Args:
         graph: by channels.
         table: widths by the counts of its groups.
-        columns: where its groups stand among all decisions.
-        bits: where the decision on a layer's bits stands, by the layer's index.
+        columns: indices of its groups among all decisions.
+        bits: index of the decision on a layer's bits, by the layer's index.
     """
 
     pairwise = False
@@ -147,7 +147,7 @@ class BitPrices:
 
 
 def _graph(dense: Graph, decisions: Sequence[tuple[int, int, int]]) -> Graph:
-    """The graph with a group more for each layer whose bits are decided, of atoms that no layer touches."""
+    """The graph with another group, of atoms that no layer touches, for each layer whose bits are decided."""
     groups, atoms = list[Group](), dense.atoms
     for position, (index, kind, at) in enumerate(decisions):
         if kind:

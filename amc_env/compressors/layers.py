@@ -1,4 +1,4 @@
-"""Decisions that are layers instead of channel groups: a count says how much of a layer's weights stays.
+"""Decisions on layers instead of channel groups: a count says how much of a layer's weights is kept.
 
 A plan keeps its form. The graph of these compressors has, for each layer that is decided, a group of as many
 positions as there are steps, and a count keeps the first of them: with `fine_grained` 8 of 100 positions are
@@ -28,16 +28,16 @@ class Method(Protocol):
     """How a layer is compressed.
 
     Attributes:
-        name: of it, for messages.
+        name: for messages.
     """
 
     name: str
 
     def choices(self, layer: Layer) -> Ints:
-        """The counts on offer, ascending, the last of which is the whole layer; none where it stays so."""
+        """The possible counts, ascending, ending with the whole layer; empty if it must stay whole."""
 
     def costs(self, layer: Layer, resource: str) -> Ints:
-        """``(whole + 1,)`` what the layer's weights cost at each count from 0 on.
+        """``(whole + 1,)``, the cost of the layer's weights at each count from 0.
 
         Args:
             layer: with choices.
@@ -45,7 +45,7 @@ class Method(Protocol):
         """
 
     def module(self, layer: Layer, count: int) -> nn.Module:
-        """A trainable module in the place of the dense one."""
+        """A trainable module that replaces the dense one."""
 
 
 class LayerPrices:
@@ -53,8 +53,8 @@ class LayerPrices:
 
     Args:
         unit: of the cost.
-        tables: one a decision: its cost at each count from 0 on.
-        fixed: cost of everything else.
+        tables: for each decision, its cost at each count from 0.
+        fixed: the cost of everything else.
     """
 
     pairs: tuple[tuple[int, int], ...] = ()
@@ -85,7 +85,7 @@ class LayerCompressor:
         method: of compression.
 
     Raises:
-        ValueError: when the method leaves every layer whole.
+        ValueError: if the method leaves every layer whole.
     """
 
     errors: Errors | None = None
@@ -112,7 +112,7 @@ class LayerCompressor:
         return tuple(range(count))
 
     def prices(self, resource: str) -> LayerPrices:
-        """What plans cost in a resource, a key of `UNITS`."""
+        """The prices of plans in a resource, a key of `UNITS`."""
         if resource not in UNITS:
             raise ValueError(f"{self.method.name} cannot price {resource!r}; it knows {', '.join(UNITS)}")
         dense: int = int((Macs if resource == "macs" else Params)(self._channels)(self._dense))
@@ -126,11 +126,11 @@ class LayerCompressor:
 
 
 def by_layer(graph: Graph, sizes: Sequence[tuple[int, int]]) -> Graph:
-    """A graph whose groups are layers, with atoms of their own behind those of the channels.
+    """A graph whose groups are layers, with atoms of their own after those of the channels.
 
     Args:
         graph: of the dense network.
-        sizes: for each decision the index of its layer and its positions.
+        sizes: for each decision, the index of its layer and the number of positions.
     """
     ends = np.cumsum([graph.atoms, *(size for _, size in sizes)])
     groups = tuple(
@@ -142,7 +142,7 @@ def by_layer(graph: Graph, sizes: Sequence[tuple[int, int]]) -> Graph:
 
 
 def fill(network: nn.Module, plan: Plan, compressor: LayerCompressor, make: Callable[..., nn.Module]) -> None:
-    """Put into a network the module of each layer that a plan compresses.
+    """Replace each layer that a plan compresses by its module.
 
     Args:
         network: a copy of the dense one, changed in place; a layer that is whole must be the dense one.
@@ -160,7 +160,7 @@ def fill(network: nn.Module, plan: Plan, compressor: LayerCompressor, make: Call
 
 
 class LayerNetworks:
-    """The networks of plans, for evaluation: modules are remembered by layer and count.
+    """The networks of plans, for evaluation; modules are cached by layer and count.
 
     Args:
         model: the dense network, in evaluation mode.
@@ -176,7 +176,7 @@ class LayerNetworks:
         self._nbytes = 0
 
     def network(self, plan: Plan) -> nn.Module:
-        """The network of a plan; the next call refills the same module."""
+        """The network of a plan; the next call overwrites the same module."""
         for name, module in self._dense.items():
             self._network.set_submodule(name, module)
         fill(self._network, plan, self._compressor, self._module)

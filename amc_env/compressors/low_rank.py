@@ -1,4 +1,4 @@
-"""Low rank: two thin layers in the place of one.
+"""Low rank: two thin layers replace one layer.
 
 *Sources*: Zhang et al., "Accelerating Very Deep Convolutional Networks", 2016, for the split by channel that
 keeps the largest part of the outputs rather than of the weights; Jaderberg et al., "Speeding up Convolutional
@@ -27,15 +27,15 @@ class RankError(ValueError):
 
 
 class LowRank:
-    """Keeps so many ranks of a layer: the first of two layers has as many outputs.
+    """Keeps some ranks of a layer: the first of two layers has this number of outputs.
 
     A linear layer becomes two. A k x k convolution becomes one with few outputs and a 1 x 1 ("channel"), or a
     k x 1 and a 1 x k ("spatial", where it has both sides). A rank that leaves as many weights or MACs as
-    before is not on offer; layers with channel groups stay whole.
+    before is not possible; layers with channel groups stay whole.
 
     Args:
         model: the dense network.
-        moments: of it: what is kept is the largest part of the outputs; None for that of the weights.
+        moments: of it, to keep the largest part of the outputs; None to keep that of the weights.
         split: one of `SPLITS`.
         floor: the smallest fraction of the rank that may be kept, in (0, 1].
     """
@@ -48,7 +48,7 @@ class LowRank:
         self._bases: dict[str, Tensor] = {}
 
     def choices(self, layer: Layer) -> Ints:
-        """Ranks that pay, and the full rank, which is the whole layer."""
+        """Ranks that save something, and the full rank, which is the whole layer."""
         module = self._model.get_submodule(layer.name)
         if type(module) not in (nn.Conv2d, nn.Linear) or layer.groups > 1:
             return np.zeros(0, dtype=np.int64)
@@ -115,7 +115,7 @@ class LowRank:
         return vertical.T.view(rank, c, high, 1), horizontal.view(n, rank, 1, wide)
 
     def _gram(self, layer: Layer, inputs: int) -> Tensor:
-        """``(d, d)`` float64: E[x xᵀ], the identity where it is not known."""
+        """``(d, d)`` float64: E[x xᵀ], or the identity if it is unknown."""
         known = None if self._moments is None else self._moments.damped(layer.name, 0)
         return torch.eye(inputs, dtype=torch.float64) if known is None else known.cpu()
 
@@ -129,7 +129,7 @@ class LowRank:
         return min(layer.c_in * layer.taps, layer.c_out)
 
     def _per_rank(self, layer: Layer) -> tuple[int, int]:
-        """Weights of a rank in the first layer and in the second."""
+        """The number of weights for each rank in both layers."""
         high, wide = layer.kernel
         if self._spatial(layer):
             return layer.c_in * high, layer.c_out * wide
@@ -140,7 +140,7 @@ COSTS = ("macs", "params")
 
 
 def blank(dense: nn.Module, rank: int, *, spatial: bool) -> nn.Sequential:
-    """Two layers in the place of a dense one, with weights still to be filled in."""
+    """Two layers that replace a dense one, without weights yet."""
     bias = dense.bias is not None
     if isinstance(dense, nn.Linear):
         pair: list[nn.Module] = [
@@ -154,7 +154,7 @@ def blank(dense: nn.Module, rank: int, *, spatial: bool) -> nn.Sequential:
 
 
 def factored(model: nn.Module, ranks: Mapping[str, int], split: object) -> nn.Module:
-    """A network with two layers in the place of each named one, whose weights are still to be filled in.
+    """Replace each named layer by two layers, without weights yet.
 
     Args:
         model: the dense network; changed in place.
@@ -162,7 +162,7 @@ def factored(model: nn.Module, ranks: Mapping[str, int], split: object) -> nn.Mo
         split: one of `SPLITS`.
 
     Raises:
-        RankError: for a layer or a rank that cannot be.
+        RankError: for an impossible layer or rank.
     """
     modules = dict(model.named_modules())
     if split not in SPLITS or not isinstance(ranks, dict):
@@ -194,7 +194,7 @@ def _convolutions(dense: nn.Conv2d, rank: int, bias: bool, spatial: bool) -> lis
 def _like(
     dense: nn.Conv2d, reads: int, writes: int, sides: tuple[int, ...], *, bias: bool = False
 ) -> nn.Conv2d:
-    """A convolution that does on some sides what the dense one does, and nothing on the others."""
+    """A convolution with the dense one's kernel size, stride and padding on some axes only."""
 
     def on(values: tuple[int, ...], neutral: int) -> tuple[int, int]:
         high, wide = (value if side in sides else neutral for side, value in enumerate(values))
@@ -208,6 +208,6 @@ def _like(
 
 
 def _damped(matrix: Tensor) -> Tensor:
-    """The matrix with a little on its diagonal; more than nothing where all of it is zero."""
+    """The matrix with a small positive number added to its diagonal."""
     mean = (DAMPING * matrix.diagonal().mean()).clamp_min(torch.finfo(torch.float64).tiny)
     return matrix + mean * torch.eye(len(matrix), dtype=matrix.dtype)

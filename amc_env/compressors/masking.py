@@ -1,4 +1,4 @@
-"""A plan's network at its full size: the reference that cut networks are compared with."""
+"""The full-size masked network of a plan, with which cut networks are compared."""
 
 import copy
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from amc_env.plan import Plan
 def masked(model: nn.Module, graph: Graph, plan: Plan, solve: Solve = drop) -> nn.Module:
     """A full-size copy that computes what `cut` must compute.
 
-    Every weight that reads a removed channel is zero, and statistics over channels leave removed ones out.
+    Every weight that reads a removed channel is zero, and statistics over channels skip removed channels.
 
     Raises:
         PlanError: for a plan that does not fit the graph.
@@ -36,7 +36,7 @@ def masked(model: nn.Module, graph: Graph, plan: Plan, solve: Solve = drop) -> n
 
 
 class _Masked(nn.Module):
-    """A network in which layer norms and group norms see only some channels.
+    """A network in which layer norms and group norms only see kept channels.
 
     Args:
         network: that calls them.
@@ -83,7 +83,7 @@ class _KeptStatistics(TorchFunctionMode):
 
 
 def masked_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: Solve) -> Tensor:
-    """The weights of a layer at full size, zero wherever they read a removed atom."""
+    """A layer's full-size weights, zero if they read a removed atom."""
     reads, everything = torch.from_numpy(mask[layer.reads]), torch.ones(layer.c_out, dtype=torch.bool)
     if layer.kind == "transposed":
         return weight * reads.view(-1, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""The network that a plan leaves, made ready to be run plan after plan: cut, or at full size with zeros."""
+"""Makes the network of one plan after another for evaluation: cut, or at full size with zeros."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -21,7 +21,7 @@ Repair = Callable[[nn.Module, NDArray[np.bool_]], None]
 
 
 class Networks(Protocol):
-    """What an evaluator asks: the network of any plan.
+    """The interface to an evaluator: makes the network of any plan.
 
     Attributes:
         graph: of the dense network.
@@ -32,7 +32,7 @@ class Networks(Protocol):
     device: torch.device
 
     def network(self, plan: Plan) -> nn.Module:
-        """The network that a plan leaves, for evaluation; the next call may refill the same module."""
+        """The network of a plan, for evaluation; the next call may overwrite the same module."""
 
 
 class CutNetworks:
@@ -59,7 +59,7 @@ class CutNetworks:
         self._surgeon = Surgeon(model, graph, fold=True, device=device)
 
     def network(self, plan: Plan) -> nn.Module:
-        """The small network; the next call refills the same module."""
+        """The small network; the next call overwrites the same module."""
         network = self._surgeon.cut(plan, self._solve)
         mask = self.graph.mask(plan.kept)
         if self._repair is not None and not mask.all():
@@ -70,7 +70,7 @@ class CutNetworks:
 class MaskedNetworks:
     """Networks at their full size, with zeros where a removed channel would be read.
 
-    They compute what cut networks compute, in the same shapes for every plan. A GPU takes longer to prepare
+    They compute the same as cut networks, with the same shapes for every plan. A GPU needs longer to prepare
     for new shapes than to multiply by zeros.
 
     Args:
@@ -80,7 +80,7 @@ class MaskedNetworks:
         device: where networks are run; ``solve`` gets tensors there.
 
     Raises:
-        ValueError: for a network with statistics over its channels, which removed channels would enter.
+        ValueError: for a network with statistics over its channels, which would include removed channels.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class MaskedNetworks:
         self._solutions = Solutions(graph, self._dense)
 
     def network(self, plan: Plan) -> nn.Module:
-        """The full-size network; the next call refills the same module."""
+        """The full-size network; the next call overwrites the same module."""
         plan.check(self.graph)
         mask = self.graph.mask(plan.kept)
         with torch.no_grad():
@@ -121,7 +121,7 @@ def networks(
     device: torch.device = CPU,
     images: int,
 ) -> Networks:
-    """The faster of both on a device, for plans that are each run on so many images.
+    """The faster of both on a device, for plans that are each run on this many images.
 
     On a GPU these are `MaskedNetworks`, unless the network is repaired as a whole, has norms over channels,
     or is so large that multiplying by zeros takes longer than cuDNN prepares for new shapes.
@@ -134,13 +134,13 @@ def networks(
 
 
 def spread(layer: Layer, solved: Tensor, dense: Tensor, reads: Tensor) -> Tensor:
-    """Solved weights at full size, zero in the columns of channels that are gone.
+    """Solved weights at full size, zero in the columns of removed channels.
 
     Args:
         layer: of the graph.
-        solved: weights on the columns that stay.
-        dense: ``(c_out, c_in / groups, ...)``, of which only shape and device are read.
-        reads: ``(c_in,)`` bool, which inputs stay.
+        solved: weights on the kept columns.
+        dense: ``(c_out, c_in / groups, ...)``; only shape and device are read.
+        reads: ``(c_in,)`` bool, the kept inputs.
     """
     columns = reads.view(layer.groups, 1, -1).repeat_interleave(layer.taps, dim=2).to(dense.device)
     full = torch.zeros_like(dense, memory_format=torch.contiguous_format).view(

@@ -1,4 +1,4 @@
-"""A codebook for a layer: few values that all its weights share.
+"""A codebook for a layer: few values that all of its weights share.
 
 *Source*: Han et al., "Deep Compression", ICLR 2016, section 3: k-means over the weights of one layer, started
 from values that are equally spaced ("linear"), equally spaced in the distribution function ("density"), or
@@ -19,11 +19,11 @@ ROUNDS = 100  # of k-means at most
 
 
 def codebook(weights: Tensor, count: int, *, start: str = "linear", seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Shared values of weights, and which of them each weight takes.
+    """The shared values of weights, and the code of each weight.
 
     Args:
-        weights: ``(n,)`` of one layer; those that are pruned are left out.
-        count: of values at most, 1 to 256.
+        weights: ``(n,)`` of one layer, without pruned ones.
+        count: largest number of values, 1 to 256.
         start: one of `STARTS`.
         seed: draws the random start.
 
@@ -45,7 +45,7 @@ def codebook(weights: Tensor, count: int, *, start: str = "linear", seed: int = 
 
 
 def _start(numbers: NDArray[np.float64], count: int, start: str, seed: int) -> NDArray[np.float64]:
-    """``(count,)`` values from which k-means begins."""
+    """``(count,)`` initial values of k-means."""
     if start == "linear":
         return np.linspace(numbers.min(), numbers.max(), count)
     if start == "density":

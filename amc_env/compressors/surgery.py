@@ -1,4 +1,4 @@
-"""Cutting: from a plan and the dense weights to a physically smaller network."""
+"""Cuts networks: a plan and the dense weights give a physically smaller network."""
 
 import copy
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -27,13 +27,13 @@ REMEMBERED = 2**28  # bytes of solved weights that are remembered for the next p
 
 
 class Task(NamedTuple):
-    """The weights to find for one channel group of a layer: those on the columns that stay.
+    """The weights to solve for in one channel group of a layer, on the kept columns.
 
     Attributes:
         layer: of the graph.
         block: its channel group.
         weight: ``(rows, d)`` dense weights, kernels flattened.
-        columns: ``(k,)`` int64 on the CPU, which columns stay, ascending.
+        columns: ``(k,)`` int64 on the CPU, the kept columns, ascending.
     """
 
     layer: Layer
@@ -47,7 +47,7 @@ Solve = Callable[[Iterable[Task]], Iterable[Tensor]]
 
 
 def drop(tasks: Iterable[Task]) -> Iterator[Tensor]:
-    """A `Solve` that repairs nothing: the dense weights of the columns that stay."""
+    """A `Solve` that repairs nothing: the dense weights of the kept columns."""
     return (task.weight[:, task.columns] for task in tasks)
 
 
@@ -77,11 +77,11 @@ class Surgeon:
         self._uncut = [name for name in self._dense if name not in cut]
 
     def cut(self, plan: Plan, solve: Solve = drop) -> nn.Module:
-        """The copy, filled with the network that a plan leaves; the next call refills the same module.
+        """Fill the copy with the network of a plan; the next call overwrites it.
 
         Args:
             plan: made for this graph.
-            solve: gives the weights of a layer that lost inputs.
+            solve: computes the weights of a layer that lost inputs.
 
         Raises:
             PlanError: for a plan that does not fit the graph.
@@ -108,7 +108,7 @@ class Surgeon:
         )
 
     def _weights(self, mask: NDArray[np.bool_], solve: Solve) -> Iterator[tuple[Layer, Tensor]]:
-        """Each layer and what is left of its weights."""
+        """Each layer and its cut weights."""
         solved = self._solutions(mask, solve) if self._fold else {}
         for layer in self.graph.layers:
             if layer.name in solved:
@@ -140,7 +140,7 @@ def tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def shared_buffers(network: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
-    """By a buffer's first name, the other modules that hold the same tensor, and their names for it."""
+    """For each buffer by its first name, the other modules that hold it, and their names for it."""
     first: dict[int, str] = {}
     found: dict[str, list[tuple[nn.Module, str]]] = {}
     for path, module in network.named_modules():
@@ -152,9 +152,9 @@ def shared_buffers(network: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]
 
 
 class Solutions:
-    """Solved weights of a network's layers, for all rows, remembered by which inputs a layer keeps.
+    """Caches the solved weights of a network's layers, for all rows, by the inputs that a layer keeps.
 
-    When all of them take more than `REMEMBERED` bytes, the oldest are forgotten.
+    Beyond `REMEMBERED` bytes the oldest entries are dropped.
 
     Args:
         graph: of the dense network.
@@ -167,11 +167,11 @@ class Solutions:
         self._known: dict[Hashable, Tensor] = {}
 
     def __call__(self, mask: NDArray[np.bool_], solve: Solve) -> dict[str, Tensor]:
-        """By name of each layer that lost inputs, the weights on those that stay; one call solves them all.
+        """The weights on the kept inputs of each layer that lost some, by name; one call solves them all.
 
         Args:
-            mask: ``(atoms,)`` which atoms stay.
-            solve: gives the weights.
+            mask: ``(atoms,)``, the kept atoms.
+            solve: computes the weights.
         """
         layers = [layer for layer in self._layers if not mask[layer.reads].all()]
         keys = {layer.name: (solve, layer.name, mask[layer.reads].tobytes()) for layer in layers}
@@ -207,7 +207,7 @@ def folded(model: nn.Module, graph: Graph, device: torch.device | None = None) -
 
 
 def _vectors(graph: Graph, fold: bool) -> tuple[Vector, ...]:
-    """The vectors over channels that a network has; folded batch norms have become biases."""
+    """A network's vectors over channels; folded batch norms are biases here."""
     if not fold:
         return graph.vectors
     gone = {norm for _, norm in graph.folds}
@@ -221,7 +221,7 @@ def cut(model: nn.Module, graph: Graph, plan: Plan, solve: Solve = drop) -> nn.M
 
     Raises:
         PlanError: for a plan that does not fit the graph.
-        TraceError: when the smaller network does not compute with exactly the channels that stayed.
+        TraceError: if the smaller network does not compute with exactly the kept channels.
     """
     network = Surgeon(model, graph, fold=False).cut(plan, solve)
     verify(network, graph, graph.mask(plan.kept))
@@ -248,13 +248,13 @@ def _solve_columns(jobs: Sequence[tuple[Layer, Tensor, Tensor, Tensor]], solve: 
 
 
 def tasks_of(layer: Layer, weight: Tensor, reads: Tensor, writes: Tensor) -> Iterator[tuple[Task, Tensor]]:
-    """The task of each channel group of a layer, and the rows of the group that stay.
+    """The task of each channel group of a layer, and the kept rows of the group.
 
     Args:
         layer: of the graph.
         weight: its dense weights.
-        reads: ``(c_in,)`` bool, which inputs stay.
-        writes: ``(c_out,)`` bool, which outputs stay.
+        reads: ``(c_in,)`` bool, the kept inputs.
+        writes: ``(c_out,)`` bool, the kept outputs.
     """
     columns = reads.view(layer.groups, -1).repeat_interleave(layer.taps, dim=1)
     parts = writes.view(layer.groups, -1)
@@ -265,7 +265,7 @@ def tasks_of(layer: Layer, weight: Tensor, reads: Tensor, writes: Tensor) -> Ite
 
 
 def cut_shape(layer: Layer, mask: NDArray[np.bool_]) -> tuple[int, ...]:
-    """The shape of what `cut_weight` returns."""
+    """The shape of the result of `cut_weight`."""
     reads, writes = int(mask[layer.reads].sum()), int(mask[layer.writes].sum())
     if layer.kind == "linear":
         return writes, reads
@@ -275,7 +275,7 @@ def cut_shape(layer: Layer, mask: NDArray[np.bool_]) -> tuple[int, ...]:
 
 
 def resize(module: nn.Module, layer: Layer, mask: NDArray[np.bool_]) -> None:
-    """Set a module's own numbers of channels to those of its cut weights."""
+    """Set a module's numbers of channels to those of its cut weights."""
     reads, writes = int(mask[layer.reads].sum()), int(mask[layer.writes].sum())
     if isinstance(module, nn.Linear):
         module.in_features, module.out_features = reads, writes
@@ -285,7 +285,7 @@ def resize(module: nn.Module, layer: Layer, mask: NDArray[np.bool_]) -> None:
 
 
 def fold_batch_norm(model: nn.Module, layer: str, norm: str) -> None:
-    """Fold a batch norm into the weights and bias of the layer before it; an identity takes its place."""
+    """Fold a batch norm into the weights and bias of the layer before it; an identity replaces it."""
     conv: Any = model.get_submodule(layer)
     bn: Any = model.get_submodule(norm)
     mean = bn.running_mean

@@ -1,4 +1,4 @@
-"""Whether a network can be cut as its graph says: tried on labels, then on images."""
+"""Checks that a network can be cut by its graph, on labels and then on images."""
 
 import copy
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ TOLERANCE = 1e-3  # of the largest value; float32 sums in another order differ b
 
 
 def random_plan(graph: Graph, seed: int = 0) -> Plan:
-    """Some of each group, never the whole."""
+    """A plan that keeps a random part of each group, never all of it."""
     generator = np.random.default_rng(seed)
     plan = Plan.dense(graph)
     for group in graph.groups:
@@ -34,17 +34,17 @@ def random_plan(graph: Graph, seed: int = 0) -> Plan:
 
 
 def try_cut(model: nn.Module, graph: Graph) -> None:
-    """Cut an empty copy by a random plan and run it on labels, so that what is half understood is refused.
+    """Cut an empty copy by a random plan and run it on labels, to refuse a network with a wrong graph.
 
     Raises:
-        TraceError: when the smaller network does not compute with exactly the channels that stayed.
+        TraceError: if the smaller network does not compute with exactly the kept channels.
     """
     plan = random_plan(graph)
     verify(_Sketch(model, graph, fold=False).cut(plan), graph, graph.mask(plan.kept))
 
 
 class _Sketch(Surgeon):
-    """Cuts shapes alone: the weights of layers are one zero, expanded, and take no memory."""
+    """Cuts only shapes: the weights of layers are one expanded zero and take no memory."""
 
     def _copy(self, model: nn.Module) -> nn.Module:
         memo: dict[int, nn.Parameter] = {}
@@ -58,20 +58,20 @@ class _Sketch(Surgeon):
 
 
 def check(model: nn.Module, graph: Graph, plan: Plan, images: Any) -> float:
-    """Hold the cut network against the dense one with zeros for the removed channels, on real images.
+    """Compare the cut network with the masked one on real images.
 
     Args:
         model: the dense network.
         graph: of it.
         plan: any.
-        images: as the network takes them; two are enough.
+        images: an input of the network; two images are enough.
 
     Returns:
         The largest difference of the logits, or of what a part returns, as a fraction of their largest value.
 
     Raises:
-        TraceError: when they differ by more than 0.001; it names the first layer at which they part. Also
-            when the masked network returns NaN or infinite numbers.
+        TraceError: if they differ by more than 0.001; it names the first layer with a difference. Also if
+            the masked network returns NaN or infinite numbers.
     """
     small, full = cut(model, graph, plan), masked(model, graph, plan)
     with _Recorded(small, graph) as found, _outputs(small, graph) as ours, evaluating(small):
@@ -117,7 +117,7 @@ def _apart(ours: Tensor, theirs: Tensor) -> float:
 
 @contextmanager
 def _outputs(network: nn.Module, graph: Graph) -> Iterator[list[Tensor]]:
-    """The tensors that a network, or the part of it that is compressed, returns while this is open."""
+    """The tensors that a network, or its compressed part, returns while the context is open."""
     kept: list[Tensor] = []
     handle = network.get_submodule(graph.given.part).register_forward_hook(
         lambda _, __, output: kept.extend(tensors(output))
@@ -129,7 +129,7 @@ def _outputs(network: nn.Module, graph: Graph) -> Iterator[list[Tensor]]:
 
 
 class _Recorded:
-    """What each layer of a network returns, call by call, while this is open."""
+    """The outputs of each layer of a network, call by call, while the context is open."""
 
     def __init__(self, network: nn.Module, graph: Graph) -> None:
         self._outputs: dict[str, list[Tensor]] = {layer.name: [] for layer in graph.layers}

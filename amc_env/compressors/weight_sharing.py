@@ -1,4 +1,4 @@
-"""Weight sharing: few bits a weight, which name one of a layer's values.
+"""Weight sharing: a weight is stored in few bits, which select one of a layer's values.
 
 *Source*: Han et al., "Deep Compression", ICLR 2016, section 3.
 """
@@ -24,9 +24,9 @@ DAMPING = 1e-6  # of the mean diagonal, before values are refitted
 
 
 class WeightSharing:
-    """Gives a layer's weights so many bits: they share 2^bits values.
+    """Lets a layer's weights share 2^bits values.
 
-    Values are refitted by least squares on the layer's outputs, codes are not.
+    The values are refitted by least squares on the layer's outputs; the codes are not.
 
     Args:
         model: the dense network.
@@ -73,8 +73,8 @@ def refit_values(weight: Tensor, codes: Tensor, values: Tensor, grams: Sequence[
 
     Args:
         weight: dense W; kernels are flattened.
-        codes: int64, of its shape, which value each weight takes.
-        values: ``(k,)`` from which damping keeps them near.
+        codes: int64, of its shape, the index of each weight's value.
+        values: ``(k,)``; damping keeps the result near them.
         grams: ``(d, d)`` float64, E[x xᵀ] of each channel group.
     """
     size, blocks = len(values), len(weight) // len(grams)

@@ -14,7 +14,7 @@ def decoded(source: Path | bytes, name: object, mode: str = "RGB") -> Image.Imag
 
     Args:
         source: the file, or its content.
-        name: of it, for messages.
+        name: for messages.
         mode: Pillow's name of the result, "RGB" or "L".
 
     Raises:

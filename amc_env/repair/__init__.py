@@ -1,1 +1,1 @@
-"""Which weights make up for the channels that are gone."""
+"""Repairs weights after channels are removed."""

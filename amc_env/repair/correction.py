@@ -1,4 +1,4 @@
-"""Least squares of what a layer's outputs lack, with a ridge that is chosen on rows held out."""
+"""Least squares for the error of a layer's outputs, with a ridge chosen on held-out rows."""
 
 from typing import NamedTuple
 
@@ -15,10 +15,10 @@ Products = tuple[Tensor, Tensor]
 
 
 class Outputs(NamedTuple):
-    """What a layer makes over all sampled rows.
+    """Statistics of a layer's outputs over all sampled rows.
 
     Attributes:
-        mean: ``(c_out,)``, without what a batch norm behind it takes away.
+        mean: ``(c_out,)``, without the mean that a following batch norm subtracts.
         deviation: ``(c_out,)`` standard deviation.
     """
 
@@ -27,12 +27,12 @@ class Outputs(NamedTuple):
 
 
 def of_rows(made: Tensor) -> Outputs:
-    """Outputs ``(blocks, rows, out)`` over their rows."""
+    """The statistics of outputs ``(blocks, rows, out)``."""
     return Outputs(made.mean(1).flatten(), made.std(1).flatten())
 
 
 def of_products(gram: Tensor, weights: Tensor) -> Outputs:
-    """Outputs over rows of which only the products are known, the column of ones last."""
+    """The statistics of outputs from products of rows, with the column of ones last."""
     rows = gram[:, -1:, -1:]
     made = gram @ weights
     mean = made[:, -1:] / rows
@@ -41,22 +41,22 @@ def of_products(gram: Tensor, weights: Tensor) -> Outputs:
 
 
 def made_of(x: Tensor, weights: Tensor) -> Tensor:
-    """``(blocks, rows, out)`` of inputs ``(blocks, rows, d)``; a last row of the weights is a constant."""
+    """Outputs ``(blocks, rows, out)`` of inputs ``(blocks, rows, d)``; extra weights are a constant."""
     weights = weights.to(x.dtype)
     return x @ weights[:, : x.size(2)] + weights[:, x.size(2) :].sum(1, keepdim=True)
 
 
 def correction(x: Tensor, missing: Tensor, *, offset: bool) -> Tensor:
-    """Weights C that lower E‖missing - x C‖²; zero unless they lower it on rows that they were not fitted to.
+    """Weights C that lower E‖missing - x C‖²; zero unless they also lower it on held-out rows.
 
-    A ridge ‖C‖² holds C near zero, that is, the layer near the weights that it has. Of `RIDGES`, times the
-    mean square of x, the one is taken that fits the last quarter of the rows best when fitted to the others;
-    then C is fitted to all rows.
+    A ridge on ‖C‖² keeps the layer near its present weights. The ridge, one of `RIDGES` times the mean square
+    of x, is the one that fits the last quarter of the rows best after a fit to the others; then C is fitted
+    to all rows.
 
     Args:
         x: ``(blocks, rows, d)``, float32 or float64.
-        missing: ``(blocks, rows, out)``, what the outputs lack.
-        offset: whether a constant may be added; it is the last row of the result then, and has no ridge.
+        missing: ``(blocks, rows, out)``, target minus outputs.
+        offset: whether to add a constant, without a ridge; it is then the last row of the result.
 
     Returns:
         ``(blocks, d, out)``, or ``(blocks, d + 1, out)``, float64.
@@ -67,12 +67,12 @@ def correction(x: Tensor, missing: Tensor, *, offset: bool) -> Tensor:
 
 
 def _fitted(rows: int) -> int:
-    """How many of the rows are fitted while a ridge is chosen."""
+    """The number of rows that are fitted while a ridge is chosen."""
     return rows - rows // HELD_OUT
 
 
 def halves(x: Tensor, wanted: Tensor, *, offset: bool) -> tuple[Products, Products]:
-    """`_products` of the rows that are fitted while a ridge is chosen, and of those that choose it."""
+    """The `_products` of the rows to fit and of the held-out rows."""
     rows, fitted = x.size(1), _fitted(x.size(1))
     some, rest = (
         _products(x[:, part], wanted[:, part], offset=offset) for part in (slice(fitted), slice(fitted, rows))
@@ -92,7 +92,7 @@ def chosen(some: Products, rest: Products, inputs: int, rows: int) -> Tensor:
         return torch.cholesky_solve(cross, torch.linalg.cholesky(damped))
 
     def gain(ridge: float) -> float:
-        """By how much the sum of squares of the other rows falls."""
+        """The decrease of the sum of squares on the held-out rows."""
         found = solve(*some, fitted, ridge)
         return (found * (2 * rest[1] - rest[0] @ found)).sum().item()
 
@@ -131,7 +131,7 @@ def _products(x: Tensor, missing: Tensor, *, offset: bool) -> Products:
 
 
 def _from_rows(x: Tensor, missing: Tensor, fitted: int, *, offset: bool) -> Tensor:
-    """`correction` where there are more inputs than rows: by solves of the size of the rows."""
+    """`correction` with more inputs than rows, by systems of the size of the rows."""
     rows = x.size(1)
     if offset:
         x = torch.cat([x, x.new_ones(len(x), rows, 1)], 2)

@@ -1,9 +1,9 @@
-"""Which channels stay: backward elimination by the least-squares error of everything that reads them.
+"""Orders channels by backward elimination: by the least-squares error of all layers that read them.
 
 *Source*: the block form of Optimal Brain Surgeon (Hassibi & Stork, 1993) as Frantar & Alistarh, "Optimal
 Brain Compression", NeurIPS 2022, use it for columns of a layer; whole channels as in Meng et al., "OSSCAR",
-ICML 2024. The channels of a group go one by one, each time the one whose removal raises the error least while
-all weights that stay are refitted. So the counts of a group are nested, and one order holds them all.
+ICML 2024. The channels of a group are removed one by one, each time the one whose removal raises the error
+least when all remaining weights are refitted. So the kept sets are nested, and one order describes them all.
 """
 
 import numpy as np
@@ -55,14 +55,14 @@ class Reader:
         self._begin()
 
     def increases(self) -> Tensor:
-        """``(n,)`` what removing each channel adds to the error, as a fraction of E|W x|²."""
+        """``(n,)``, the error that removing each channel adds, as a fraction of E|W x|²."""
         if self.m == 1:
             return (self._weights / self._widths)[:, :, 0, 0].sum(0)
         solved = torch.cholesky_solve(self._weights, torch.linalg.cholesky(self._widths))
         return solved.diagonal(dim1=2, dim2=3).sum((0, 2))
 
     def remove(self, channel: int) -> None:
-        """Take a channel's columns away and refit what stays."""
+        """Remove a channel's columns and refit the others."""
         own = slice(channel * self.m, (channel + 1) * self.m)
         u, z = self._u[:, :, : self._used], self._z[:, :, : self._used]
         inverse = self._inverse[:, own] - u[:, own] @ u.mT  # (blocks, m, size): P_b: as it is now
@@ -82,7 +82,7 @@ class Reader:
         self._widths[:, channel] = torch.eye(self.m, dtype=torch.float64)
 
     def compact(self, stays: Tensor) -> None:
-        """Bring both matrices up to date, for the channels ``(k,)`` alone that are still there."""
+        """Update both matrices, for the remaining channels ``(k,)``."""
         at = (stays[:, None] * self.m + torch.arange(self.m)).flatten()
         u, z = self._u[:, at, : self._used], self._z[:, at, : self._used]
         self._inverse = self._inverse[:, at[:, None], at].baddbmm_(u, u.mT, alpha=-1)
@@ -93,21 +93,21 @@ class Reader:
         self._begin()
 
     def _begin(self) -> None:
-        """Nothing is pending."""
+        """Reset the pending updates."""
         self._widths, self._weights = self._on_diagonal(self._inverse), self._on_diagonal(self._square)
         size = (*self._inverse.shape[:2], steps(self.m) * self.m)
         self._u, self._z = torch.empty(size, dtype=torch.float64), torch.empty(size, dtype=torch.float64)
         self._used = 0
 
     def _on_diagonal(self, whole: Tensor) -> Tensor:
-        """``(blocks, n, m, m)`` the part of a matrix that joins each channel's own columns."""
+        """``(blocks, n, m, m)``, the diagonal blocks of a matrix, one a channel."""
         size = (self.n, self.m)
         parts: Tensor = whole.unflatten(2, size).unflatten(1, size).diagonal(dim1=1, dim2=3)
         return parts.permute(0, 3, 1, 2).contiguous()
 
 
 def steps(columns: int) -> int:
-    """How many channels of so many columns are removed before whole matrices are brought up to date."""
+    """The number of channels to remove between updates of whole matrices."""
     return max(1, LAZY // columns)
 
 
@@ -121,12 +121,12 @@ def damped_inverse(gram: Tensor, ridge: float) -> Tensor:
 
 
 def eliminate(readers: list[Reader], count: int, alone: Tensor) -> list[int]:
-    """The channels of a group, from the one that goes last to the one that goes first.
+    """The channels of a group, from the one that is removed last to the one that is removed first.
 
     Args:
         readers: of the group.
         count: its channels.
-        alone: ``(count,)`` float64, what each channel adds to the error whatever else is gone.
+        alone: ``(count,)`` float64, the part of a channel's error that does not depend on other channels.
     """
     left, gone = torch.arange(count), []
     cost = torch.zeros(count, dtype=torch.float64)  # infinite where a channel is gone already
@@ -149,7 +149,7 @@ def eliminate(readers: list[Reader], count: int, alone: Tensor) -> list[int]:
 
 
 def orders(model: nn.Module, graph: Graph, moments: Moments) -> list[Ints]:
-    """For each group its positions, from the one that goes last to the one that goes first.
+    """For each group its positions, from the one that is removed last to the one that is removed first.
 
     Args:
         model: the dense network.
@@ -174,7 +174,7 @@ def orders(model: nn.Module, graph: Graph, moments: Moments) -> list[Ints]:
 def orders_cached(
     model: nn.Module, graph: Graph, data: DataSet | OwnData, *, images: int, points: int, seed: int
 ) -> list[Ints]:
-    """`orders` from the moments of that sampling, kept on disk beside them."""
+    """`orders` from the moments of that sampling, cached on disk beside them."""
     sampling = {"images": images, "points": points, "seed": seed}
 
     def make() -> dict[str, Tensor]:
@@ -186,7 +186,7 @@ def orders_cached(
 
 
 def dropped(weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """``(n,)`` what a layer's outputs lose with each channel if nothing is refitted, over E|W x|².
+    """``(n,)``, the error of a layer's outputs without each channel and without refitting, over E|W x|².
 
     Args:
         weight: ``(blocks, out, d)``.
@@ -208,7 +208,7 @@ def weight_blocks(layer: Layer, weight: Tensor) -> Tensor:
 
 
 def columns_of(layer: Layer, group: Group) -> Tensor:
-    """``(len(group), m)`` the columns of each position in a block of a layer's weights, filled up with -1."""
+    """``(len(group), m)``, the columns of each position in a block of a layer's weights, padded with -1."""
     taps = 1 if layer.kind == "transposed" else layer.taps
     reads = layer.reads.reshape(layer.groups, -1)  # the same atoms in each block
     own = [np.flatnonzero(reads[0] == atom) for atom in group.atoms]
@@ -219,7 +219,7 @@ def columns_of(layer: Layer, group: Group) -> Tensor:
 
 
 def gram_of(moments: Moments, name: str) -> Tensor:
-    """``(blocks, d, d)`` float64 second moments of a layer's inputs, from its rows where those are kept."""
+    """``(blocks, d, d)`` float64 second moments of a layer's inputs, from its rows if those are stored."""
     if name in moments.grams:
         return moments.grams[name]
     rows = moments.rows[name].double()

@@ -1,6 +1,6 @@
-"""Repair of layers after some of their inputs are gone, from second moments of what they read.
+"""Repairs layers after inputs are removed, from second moments of their dense inputs.
 
-The moments of a network are taken once, at sampled points of the calibration images, and kept on disk;
+The moments of a network are computed once, at sampled points of the calibration images, and cached on disk;
 `amc_env.repair.least_squares` solves from them alone.
 """
 
@@ -34,13 +34,13 @@ ACTIVATIONS = 2**27  # bytes that one layer's input and output may take in a bat
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Second moments of what each layer reads in the dense network.
+    """Second moments of each layer's inputs in the dense network.
 
     Attributes:
         grams: by layer name, ``(groups, d, d)`` float64: E[x xᵀ] of the inputs of each channel group, d =
             c_in / groups times the kernel's area, channels first.
         rows: for layers with more inputs than rows, ``(groups, n, d)`` float32: the rows themselves.
-        counts: by layer name, how many rows were seen.
+        counts: by layer name, the number of rows.
         ridge: the least damping of a solve, as a fraction of the mean diagonal; see `damping`.
     """
 
@@ -50,14 +50,14 @@ class Moments:
     ridge: float = 1e-6
 
     def to(self, device: torch.device) -> "Moments":
-        """The same on a device."""
+        """A copy on a device."""
         grams, rows = (
             {name: value.to(device) for name, value in part.items()} for part in (self.grams, self.rows)
         )
         return Moments(grams, rows, self.counts, self.ridge)
 
     def solve(self, tasks: Iterable[Task]) -> Iterator[Tensor]:
-        """A `surgery.Solve`: refitted weights where moments are known, the dense ones where they are not.
+        """A `surgery.Solve`: refitted weights if moments are known, else the dense ones.
 
         On a GPU, layers of one shape are solved at once, see `refit_together`.
         """
@@ -67,7 +67,7 @@ class Moments:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the processor solves."""
+        """Whether systems are solved on the processor."""
         return all(value.device.type == "cpu" for value in (*self.grams.values(), *self.rows.values()))
 
     def _solve(self, task: Task) -> Tensor:
@@ -92,7 +92,7 @@ class Moments:
         return [found[index] for index in range(len(tasks))]
 
     def _refit(self, tasks: Sequence[Task]) -> list[Tensor]:
-        """Of one task, or of several of one shape."""
+        """Refit one task, or several of one shape."""
         if len(tasks) == 1:
             return [self._solve(tasks[0])]
         return refit_together(
@@ -105,7 +105,7 @@ class Moments:
     def damped(self, name: str, block: int) -> Tensor | None:
         """``(d, d)`` float64: E[x xᵀ] of a layer's channel group, with the damping of a solve on all inputs.
 
-        None where it is not known, or has more than `LARGEST` inputs and fewer rows.
+        None if it is unknown, or has more than `LARGEST` inputs and fewer rows.
         """
         if name in self.grams:
             gram = self.grams[name][block].clone()
@@ -123,10 +123,10 @@ class Moments:
 
 
 class _Sum:
-    """Rows of one layer, folded into a Gram matrix as they come unless they are fewer than their columns.
+    """Rows of one layer, added up in a Gram matrix unless there are fewer rows than columns.
 
-    All memory is taken before the first pass: small pieces that outlive the activations between which they
-    lie would keep the allocator from giving these back.
+    All memory is allocated before the first pass: long-lived pieces between activations would keep the
+    allocator from releasing these.
     """
 
     def __init__(self, layer: Layer, rows: int) -> None:
@@ -137,7 +137,7 @@ class _Sum:
         self.count = self.filled = 0
 
     def add(self, sample: Tensor) -> None:
-        """Take ``(groups, rows, d)``."""
+        """Add rows ``(groups, rows, d)``."""
         self.count += sample.size(1)
         while sample.size(1):
             part = sample[:, : self.buffer.size(1) - self.filled]
@@ -148,7 +148,7 @@ class _Sum:
                 self.flush()
 
     def flush(self) -> None:
-        """Multiply what has been gathered, in float64: in float32, a singular matrix may lose its sign."""
+        """Add the gathered rows in float64; in float32 a singular matrix may become indefinite."""
         assert self.gram is not None
         x = self.buffer[:, : self.filled].double()
         self.gram.baddbmm_(x.transpose(1, 2), x)
@@ -156,7 +156,7 @@ class _Sum:
 
 
 def _pages(*shape: int) -> Tensor:
-    """Float32 zeros on pages of their own: the allocator would keep what lay between things that stay."""
+    """Float32 zeros on memory pages of their own, which are released as a whole."""
     return torch.frombuffer(mmap(-1, 4 * math.prod(shape)), dtype=torch.float32).view(shape)
 
 
@@ -176,10 +176,10 @@ def collect(
         model: the dense network.
         graph: of it.
         data: only its calibration split is read.
-        images: how many of its images; all where there are fewer.
+        images: number of its images; all if there are fewer.
         points: positions sampled in each image and layer.
         seed: draws the positions.
-        batch_size: images in one pass, which changes nothing but time and memory; None for what fits.
+        batch_size: images in one pass, which only affects time and memory; None for a fitting size.
 
     Raises:
         ValueError: for images of another shape than the network was traced with.
@@ -232,7 +232,7 @@ def _inputs(layer: Layer) -> int:
 
 
 def _batch_size(graph: Graph) -> int:
-    """As many images as keep the widest layer's activations within `ACTIVATIONS`, from 1 to 100."""
+    """The batch size, from 1 to 100, that keeps the widest layer's activations within `ACTIVATIONS`."""
     floats = max(
         layer.c_in * math.prod(layer.in_size) + layer.c_out * math.prod(layer.out_size)
         for layer in graph.layers
@@ -250,7 +250,7 @@ def collect_cached(
     seed: int,
     ridge: float = 1e-6,
 ) -> Moments:
-    """`collect`, kept on disk under the hash of weights, images and sampling, and read from there again."""
+    """`collect`, cached on disk under the hash of weights, images and sampling."""
     sampling = {"images": images, "points": points, "seed": seed}
 
     def make() -> dict[str, Tensor]:
@@ -270,17 +270,17 @@ def cached(
     points: int,
     seed: int,
 ) -> dict[str, Tensor]:
-    """What ``make`` gives, kept on disk.
+    """The result of ``make``, cached on disk.
 
     Args:
-        kind: names what is made and its format, as "moments-3".
-        make: called where there is no such file.
+        kind: name and format version, such as "moments-3".
+        make: called if there is no such file.
         model: the dense network.
         graph: of it.
         data: only its calibration split counts.
-        images: of `collect`, as the others.
-        points: see there.
-        seed: see there.
+        images: see `collect`.
+        points: see `collect`.
+        seed: see `collect`.
     """
     key = digest([value.cpu() for value in model.state_dict().values()])[:16]
     told = digest([torch.frombuffer(bytearray(repr(model).encode()), dtype=torch.uint8)])[:8]
@@ -303,7 +303,7 @@ def cached(
 
 
 def _some_outputs(model: nn.Module, data: DataSet | OwnData) -> list[Tensor]:
-    """What the dense network makes of a few calibration images."""
+    """The dense network's outputs for a few calibration images."""
     images, _ = next(data.batches("calibration", LOOKED_AT, LOOKED_AT))
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with evaluating(model):

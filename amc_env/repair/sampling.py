@@ -1,4 +1,4 @@
-"""What layers read, sampled: the rows of the least-squares problems that `reconstruct` solves."""
+"""Samples the inputs of layers: the rows of the least-squares problems of repair."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ def refittable(graph: Graph) -> list[Layer]:
 
 
 def weighed(graph: Graph) -> list[Layer]:
-    """The layers that can lose inputs: those of `refittable`, and transposed convolutions."""
+    """The layers that can lose inputs: `refittable` ones and transposed convolutions."""
     return [
         layer for layer in graph.layers if layer.kind != "depthwise" and not graph.fixed[layer.reads].all()
     ]
@@ -32,7 +32,7 @@ def draw_positions(layer: Layer, images: int, points: int, generator: torch.Gene
     """``(calls, images, points)`` int64: output positions, row by row, of each image and call of a layer;
     input positions of a transposed one.
 
-    One is drawn from each of ``points`` equal parts of the image, so none comes twice. Where there are no
+    One is drawn from each of ``points`` equal parts of the image, so none is drawn twice. If there are no
     more positions than that, all are taken.
     """
     height, width = layer.in_size if layer.kind == "transposed" else layer.out_size
@@ -44,12 +44,12 @@ def draw_positions(layer: Layer, images: int, points: int, generator: torch.Gene
 
 
 class Seen(NamedTuple):
-    """What one call of a layer reads.
+    """The input of one call of a layer.
 
     Attributes:
         x: ``(N, C, H, W)`` or ``(N, ..., C)``.
-        left: zeros that the convolution puts left of it.
-        top: and above it.
+        left: zeros that the convolution pads on the left.
+        top: and above.
     """
 
     x: Tensor
@@ -58,7 +58,7 @@ class Seen(NamedTuple):
 
 
 def patches(module: nn.Module, layer: Layer, seen: Seen, at: Tensor) -> Tensor:
-    """``(groups, rows, d)`` what a layer reads for some of its outputs, channels before kernel taps.
+    """``(groups, rows, d)``, a layer's inputs for some of its outputs, channels before kernel taps.
 
     Args:
         module: the layer.
@@ -111,15 +111,15 @@ Hear = Callable[[Layer, nn.Module, Seen], None]
 
 
 class Listening(TorchFunctionMode):
-    """While this is open, what each call of some layers reads is passed on just before it runs.
+    """While the context is open, passes on the input of each call of some layers just before the call runs.
 
-    Layers are known by their weights, not by their modules: what a forward pads by itself before it calls
-    ``F.conv2d`` is what is passed on.
+    Layers are identified by their weights, not by their modules, so an input that a forward pads by itself
+    before ``F.conv2d`` is passed on padded.
 
     Args:
         model: the network that holds the layers.
         layers: of its graph.
-        hear: takes a layer, its module and its input; it may change the layer's weights in place.
+        hear: gets a layer, its module and its input; it may change the layer's weights in place.
     """
 
     def __init__(self, model: nn.Module, layers: list[Layer], hear: Hear) -> None:
@@ -142,7 +142,7 @@ class Listening(TorchFunctionMode):
         return function(*args, **kwargs)
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        """A layer that was never heard would be repaired from nothing."""
+        """Refuse to end if a layer was never called: it would have no rows."""
         super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
         if kind is None and self._silent:
             raise RuntimeError(f"layer {min(self._silent)!r} did not run; the network is not the traced one")
@@ -155,7 +155,7 @@ def _first_two(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, A
 
 
 def _zeros(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int]:
-    """How many zeros a convolution puts left of its input and above it."""
+    """The zeros that a convolution pads on the left and above its input."""
     if not isinstance(module, nn.Conv2d):
         return 0, 0
     padding = args[4] if len(args) > 4 else kwargs.get("padding", 0)

@@ -1,4 +1,4 @@
-"""What repair knows of a plan without a forward pass: how much each layer loses when inputs are removed."""
+"""Predicts the error of each layer when inputs are removed, without a forward pass."""
 
 from collections.abc import Sequence
 
@@ -16,17 +16,17 @@ from amc_env.repair.moments import Moments
 def errors(
     model: nn.Module, graph: Graph, moments: Moments, orders: Sequence[Ints], choices: Sequence[Ints]
 ) -> Errors:
-    """For each group and count the mean over its layers of E|W x - V x_kept|² / E|W x|², for the best V.
+    """For each group and count, the mean over its layers of E|W x - V x_kept|² / E|W x|² with the best V.
 
-    All other groups are whole. Where the layers that read a group of 4 channels lose a third of their
-    outputs' energy with 1 channel and a tenth with 3, counts (1, 3, 4) give (0.33, 0.1, 0).
+    All other groups are whole. If the layers that read a group of 4 channels lose a third of their outputs'
+    energy with 1 channel and a tenth with 3, counts (1, 3, 4) give (0.33, 0.1, 0).
 
     Args:
         model: the dense network.
         graph: of it.
         moments: of it, on the processor.
         orders: for each group its positions, from the one that goes last to the one that goes first.
-        choices: for each group the counts to tell of, ascending.
+        choices: for each group the counts, ascending.
     """
     found = []
     for group, order, counts in zip(graph.groups, orders, choices, strict=True):
@@ -46,10 +46,10 @@ def errors(
 
 
 def increments(weight: Tensor, gram: Tensor, columns: Tensor, ridge: float) -> Tensor:
-    """``(n,)`` what each channel adds to a layer's error when all behind it in the order are gone already.
+    """``(n,)``, the error that removing each channel adds after all later ones in the order.
 
-    With H = L Lᵀ in that order, what x tells of the columns from j on beyond those before is L_j: L_j:ᵀ, so
-    the error without the last ones is the energy of W L in their columns: one factor gives all counts.
+    With H = L Lᵀ in that order, L_j: L_j:ᵀ is the part of the columns from j on that earlier columns do not
+    explain. So the error without the last columns is the energy of W L in them: one factor gives all counts.
 
     Args:
         weight: ``(blocks, out, d)``.

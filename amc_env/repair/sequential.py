@@ -1,9 +1,8 @@
-"""Least-squares repair of a whole network, layer after layer, on what its smaller predecessors give it.
+"""Repairs a whole network layer by layer, by least squares on the inputs from the smaller network.
 
 *Source*: He, Zhang & Sun, "Channel Pruning", ICCV 2017, section 3.2: the target is the dense layer's output,
-the input that of the pruned network, so that a layer also makes up for the errors before it. `reconstruct`
-takes the dense input instead, which needs no forward pass; this takes one pass of the smaller network over
-the calibration images.
+the input comes from the pruned network, so that a layer also corrects the errors before it. This takes one
+forward pass of the smaller network over the calibration images; repair from moments takes none.
 """
 
 import math
@@ -37,12 +36,11 @@ class Sequential:
     """Repairs cut networks of one dense network.
 
     Args:
-        dense: whole; where its batch norms are folded, so must be those of the networks that are repaired.
+        dense: the dense network; if its batch norms are folded, those of repaired networks must be as well.
         graph: of it.
         data: only its calibration split is read.
-        images: how many of its images; all where there are fewer, at most `PASSED`, and no more than
-            `ACTIVATIONS` hold.
-        points: positions sampled in each image and layer; more of small maps where rows are few, see `SMALL`.
+        images: number of its images; at most `PASSED`, and as `ACTIVATIONS` allows.
+        points: positions sampled in each image and layer; more in small maps with few rows, see `SMALL`.
         seed: draws the positions.
     """
 
@@ -150,7 +148,7 @@ class Sequential:
 
 
 def most_images(graph: Graph) -> int:
-    """How many images pass through a network at once with its widest layer within `ACTIVATIONS`."""
+    """The number of images that a network takes at once with its widest layer within `ACTIVATIONS`."""
     floats = max(
         layer.c_in * math.prod(layer.in_size) + layer.c_out * math.prod(layer.out_size)
         for layer in graph.layers
@@ -159,12 +157,12 @@ def most_images(graph: Graph) -> int:
 
 
 def _depthwise(graph: Graph, layer: Layer) -> bool:
-    """Whether a layer is depthwise and may lose channels: what is left of it reads other values then."""
+    """Whether a layer is depthwise and may lose channels, so that its inputs change."""
     return layer.kind == "depthwise" and not graph.fixed[layer.reads].all()
 
 
 def _outputs(module: nn.Module, sample: Tensor) -> Tensor:
-    """``(rows, c_out)`` what a layer makes of sampled inputs ``(groups, rows, d)``."""
+    """``(rows, c_out)``, a layer's outputs for sampled inputs ``(groups, rows, d)``."""
     weight = module.get_parameter("weight").detach().flatten(1).unflatten(0, (len(sample), -1))
     found: Tensor = torch.einsum("grd,god->rgo", sample, weight).flatten(1)
     bias: Tensor | None = getattr(module, "bias", None)
@@ -180,7 +178,7 @@ def _normed(outputs: Tensor, norm: Any) -> Tensor:
 
 
 def _unscaled(drift: Tensor, norm: Any) -> Tensor:
-    """What a layer before a batch norm has to add for ``(rows, C)`` behind it; zero where it cannot."""
+    """The change before a batch norm that gives a change ``(rows, C)`` after it; zero if impossible."""
     if norm is None:
         return drift
     scale = _scale(norm)
@@ -194,10 +192,10 @@ def _scale(norm: Any) -> Tensor:
 
 
 def _refit(module: nn.Module, norm: nn.Module | None, sample: Tensor, target: Tensor) -> Outputs | None:
-    """Change a layer's weights, and its bias or its norm's mean, so that its outputs come near a target.
+    """Change a layer's weights, and its bias or its norm's mean, so that its outputs approach a target.
 
-    What the outputs lack, and what they are afterwards, follows from the products that are solved with: with
-    G = xᵀ x of the rows, xᵀ (y - x W) is xᵀ y - G W. So no row is multiplied by weights.
+    Errors before and outputs after the fit follow from the same products: with G = xᵀ x of the rows,
+    xᵀ (y - x W) is xᵀ y - G W. So no row is multiplied by weights.
 
     Args:
         module: the layer.
@@ -206,7 +204,7 @@ def _refit(module: nn.Module, norm: nn.Module | None, sample: Tensor, target: Te
         target: ``(rows, c_out)``.
 
     Returns:
-        The refitted outputs over the rows; None where neither a bias nor a norm's mean can move them.
+        Statistics of the refitted outputs; None if neither a bias nor a norm's mean can shift them.
     """
     weight = module.get_parameter("weight")
     center: Tensor | None = getattr(norm, "running_mean", None)
@@ -241,8 +239,8 @@ def _refit(module: nn.Module, norm: nn.Module | None, sample: Tensor, target: Te
 def _restore_spread(module: nn.Module, norm: nn.Module | None, outputs: Outputs, target: Tensor) -> None:
     """Scale each channel about its mean until it varies as much as its target does.
 
-    The best fit to inputs that have errors varies too little, layer upon layer: on EfficientNet-Lite0 at 80 %
-    of the MACs, the logits end at 0.7 of their spread.
+    The best fit to inputs with errors varies too little, and this adds up over layers: on EfficientNet-Lite0
+    at 80 % of the MACs, the logits keep 0.7 of their spread.
 
     Args:
         module: the refitted layer, with a bias or a batch norm behind it.
