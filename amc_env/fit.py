@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from amc_env.data.own import OwnData
@@ -34,8 +35,7 @@ def check_fit(model: nn.Module, data: DataSet | OwnData, *, logits: bool = True)
             found = model(images)
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError) as error:
         raise DataError(
-            f"{name} cannot take the images of {data.name}, {data.shape} each: {error}. "
-            "Build it with in_channels and a resolution that match, or choose other data"
+            f"{name} cannot take the images of {data.name}, {data.shape} each: {error}. {_advice(model)}"
         ) from error
     classifies = isinstance(data, DataSet) and _classifies(found, (len(images), data.classes))
     if logits and not classifies:
@@ -47,6 +47,13 @@ def check_fit(model: nn.Module, data: DataSet | OwnData, *, logits: bool = True)
     if isinstance(found, Tensor) and not bool(found.isfinite().all()):
         raise EvaluationError(f"the logits of {name} are not finite: {culprit(model)}")
     return classifies
+
+
+def _advice(model: nn.Module) -> str:
+    kinds = {value.dtype for value in model.parameters() if value.is_floating_point()} - {torch.float32}
+    if kinds:
+        return f"Its weights are {' and '.join(sorted(map(str, kinds)))}: call .float() on it first"
+    return "Build it with in_channels and a resolution that match, or choose other data"
 
 
 def _classifies(found: Any, shape: tuple[int, int]) -> bool:

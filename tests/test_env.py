@@ -369,6 +369,8 @@ def test_what_does_not_fit_is_found_before_any_long_work():
         make(target=1.5)
     with pytest.raises(DataError, match=r"Plain cannot take the images of noise, \(1, 8, 8\) each"):
         make_env(zoo.build("plain20", classes=4, in_channels=3), images())
+    with pytest.raises(DataError, match=r"weights are torch\.bfloat16: call \.float\(\) on it first"):
+        make_env(network("chain").bfloat16(), images())
     with pytest.raises(DataError, match=r"Sequential gives \(4,\) outputs for an image, noise has 7 classes"):
         make_env(network("chain"), images(classes=7))
     with pytest.raises(DataError, match="gives tuple for an image"):
