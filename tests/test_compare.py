@@ -55,9 +55,15 @@ def kept(record):
     return record.content | {"rows": record.rows}
 
 
-@pytest.mark.parametrize("only", [["mine"], []])
-def test_a_contender_that_is_not_there(tmp_path, only):
-    with pytest.raises(ConfigError, match=r"no contender .*; there are uniform, ours"):
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        (["our"], r"no contender 'our' \(did you mean ours\?\); there are\nuniform, ours"),
+        ([], "only is empty"),
+    ],
+)
+def test_a_contender_that_is_not_there(tmp_path, only, message):
+    with pytest.raises(ConfigError, match=message):
         compare.compare(config(only=only), tmp_path)
 
 

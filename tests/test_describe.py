@@ -322,7 +322,7 @@ def bare(classes, in_channels):
         ("model=import target=test_describe:attention", "'multi_head_attention_forward' of 'mix'"),
         ("model=import target=test_describe:bare shape=[10,8,8]", "the network has neither a convolution"),
         ("model=import", "no value for model.options.target"),
-        ("model=lenet5 data=imagefolder data.root={tmp}", "{tmp}/train holds no folders"),
+        ("model=lenet5 data=imagefolder data.root={tmp}", "data.root is {tmp}, but there is no {tmp}/train"),
         ("model=lenet5 model.checkpoint={tmp}/none", "model.checkpoint is {tmp}/none, but there is no"),
         ("formt=csv", "no key 'formt' in the configuration (did you mean format?)"),
     ],

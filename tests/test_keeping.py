@@ -8,6 +8,7 @@ import pytest
 
 from experiments.analysis import keeping, published, report
 from experiments.analysis.keeping import KeepError, agent_settings, keep
+from experiments.cli.checking import ConfigError
 from experiments.recording.record import RunRecord
 
 SEARCH: dict[str, Any] = {
@@ -71,7 +72,7 @@ def test_what_is_kept_of_a_comparison_is_what_was_recorded(tmp_path: Path, resul
     ],
 )
 def test_a_search_of_another_name(tmp_path: Path, results: Path, name: str, message: str) -> None:
-    with pytest.raises(KeepError, match=message):
+    with pytest.raises((KeepError, ConfigError), match=message):
         keep(search(tmp_path / "run"), name)
     assert not results.exists()
 

@@ -88,6 +88,7 @@ def test_a_sweep_over_the_zoo_and_torchvision(tmp_path):
 
 
 def test_a_sweep_over_ones_own_networks(tmp_path):
+    (tmp_path / "nets.py").write_text("one = two = print")
     done = run(tmp_path, "-m", "model=import", "target=nets:one,nets:two", "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if not line.startswith("[")] == [

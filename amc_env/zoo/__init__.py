@@ -111,14 +111,6 @@ def check_name(name: str) -> None:
     _builder(name)
 
 
-def check_target(target: object) -> None:
-    """Raise a `ModelError` unless ``module:function`` names a function, which is imported but not called."""
-    try:
-        external.function(str(target), "target")
-    except ValueError as error:
-        raise ModelError(f"import: {error}") from error
-
-
 def _builder(name: str) -> Callable[..., nn.Module]:
     if name in MODELS:
         return MODELS[name]

@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from amc_env.functions import function
 from amc_env.zoo.states import FILES, load_state
 
 
@@ -168,31 +168,3 @@ def _read_other_images(model: nn.Module, in_channels: int) -> None:
     first.in_channels = in_channels
     first.weight = nn.Parameter(first.weight.new_empty(first.out_channels, in_channels, *first.kernel_size))
     first.reset_parameters()
-
-
-def function(target: str, setting: str) -> Callable[..., Any]:
-    """The function ``module:function`` of the user's, imported because the command line names it.
-
-    Args:
-        target: as given.
-        setting: what it was given for, in messages.
-
-    Raises:
-        ValueError: when there is no such module or function.
-    """
-    module_name, _, name = target.partition(":")
-    if not module_name or not name:
-        raise ValueError(f"{setting} is module:function, as my_nets:build, not {target!r}")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there; something that it imports is not
-        raise ValueError(
-            f"there is no module {error.name!r} for {setting} {target!r}; is it on PYTHONPATH?"
-        ) from error
-    found: Callable[..., Any] | None = getattr(module, name, None)
-    if found is None or not callable(found):
-        there = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ValueError(f"{module_name} has no function {name!r}; it has {', '.join(there) or 'none'}")
-    return found

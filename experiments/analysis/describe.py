@@ -27,8 +27,6 @@ from experiments.analysis.layers import Row, Times, as_markdown, separable
 from experiments.cli import config
 
 FORMATS = ("md", "csv", "json")
-PICTURES = (".png", ".svg", ".pdf")
-LOWEST = {"repeats": 1, "warmup": 0, "classes": 1}
 
 
 def measure(
@@ -133,23 +131,6 @@ def traced(model: nn.Module, shape: tuple[int, int, int]) -> Graph:
     return graph
 
 
-def check(cfg: DictConfig) -> None:
-    """Refuse impossible settings before anything is built.
-
-    Raises:
-        ConfigError: says what is possible.
-    """
-    if cfg.format not in FORMATS:
-        raise config.ConfigError(f"format is {cfg.format!r}; there are {', '.join(FORMATS)}")
-    if cfg.picture is not None and Path(cfg.picture).suffix not in PICTURES:
-        raise config.ConfigError(f"picture is {cfg.picture!r}; its name ends in {' or '.join(PICTURES)}")
-    if cfg.shape is not None and (len(cfg.shape) != 3 or min(cfg.shape) < 1):
-        raise config.ConfigError(f"shape is {list(cfg.shape)}; it is [C,H,W], each at least 1")
-    for key, lowest in LOWEST.items():
-        if cfg[key] is not None and cfg[key] < lowest:
-            raise config.ConfigError(f"{key} is {cfg[key]}, it is at least {lowest}")
-
-
 def _text(name: str, graph: Graph, table: Sequence[Row], repeats: int) -> str:
     size, pairs = "x".join(map(str, graph.shape)), "no depthwise-separable pairs"
     if (found := separable(graph)) is not None:
@@ -170,7 +151,6 @@ def _text(name: str, graph: Graph, table: Sequence[Row], repeats: int) -> str:
 
 def run(cfg: DictConfig, folder: Path) -> None:
     """Print the layers of a network."""
-    check(cfg)
     shape, classes = images(cfg)
     model = network(cfg, shape, classes)
     graph = traced(model, shape)

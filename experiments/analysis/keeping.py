@@ -1,6 +1,5 @@
 """Copies a finished run into the folder of committed records that it belongs to."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from itertools import accumulate
@@ -13,6 +12,7 @@ from amc_env import files
 from experiments.analysis import published
 from experiments.analysis.families import ABOUT
 from experiments.analysis.joining import gathered, joined, joined_parts
+from experiments.cli.foreseen import check_name
 from experiments.cli.signatures import ROOT, settings
 from experiments.recording.committed import row_a_line, whole
 from experiments.recording.record import RunRecord
@@ -30,7 +30,6 @@ LATENCY, MILLISECONDS = "latency", "milliseconds"  # tables of `experiments.late
 SEARCH = ("format", "config", "seeds", "versions", "commit", "best", "results", "seconds")
 ASKED = ("job", "overrides", "choices")  # what is kept of how a search was started
 COMPARISON = ("format", "config", "seeds", "versions", "commit", "results", "seconds")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 ROW_OF = (
     "network",
     "table",
@@ -55,10 +54,7 @@ def keep(folder: Path, name: str) -> Path:
     Raises:
         KeepError: for a run that has not finished, is kept already, or is not what its name says.
     """
-    if NAME.fullmatch(name) is None:
-        raise KeepError(
-            f"the name {name!r}: letters, digits and _ . + - alone, such as ddpg_elites-flops_30-0"
-        )
+    check_name(name)
     record = RunRecord.read(folder)
     group = group_of(record)
     if group == TUNED and name.partition("-")[0] in ABOUT:

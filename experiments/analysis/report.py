@@ -79,8 +79,6 @@ class ReportError(ValueError):
 
 def run(cfg: DictConfig, folder: Path) -> None:
     """Rebuild all committed tables, report on a folder of runs, or keep a run's record."""
-    if (cfg.keep is None) != (cfg.name is None):
-        raise ReportError("keep=RUN and name=NAME go together: report keep RUN NAME")
     if cfg.keep is not None:
         with alone(RESULTS, wait=True):
             print(keep(Path(cfg.keep), cfg.name))

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -38,7 +37,7 @@ def check_settings(cfg: DictConfig) -> None:
     for key, allowed in limits.of(kind).items():
         if key == "table" and "runtime" in cfg:  # there it is a file
             continue
-        if (value := _at(found, key)) is not None:
+        if (value := at(found, key)) is not None:
             _check_limits(key, value, allowed)
     for group, target in groups.SETTINGS.items():
         _check_typed(group, found.get(group, {}), settings(target))
@@ -71,7 +70,7 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, node
 
 
-def _at(found: Any, key: str) -> Any:
+def at(found: Any, key: str) -> Any:
     """The value at a dotted key; None where there is none."""
     for part in key.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
@@ -153,26 +152,6 @@ def _check_lists(found: Mapping[str, Any]) -> None:
             raise ConfigError(f"{key} is empty: give it as {key}=[VALUE,...]")
 
 
-def check_places(cfg: DictConfig) -> None:
-    """Check that the files that a configuration names exist.
-
-    Raises:
-        ConfigError: names the path that is missing or not given.
-    """
-    if _at(cfg, "data.name") in limits.OF_FOLDERS and _at(cfg, "data.root") is None:
-        raise ConfigError(suggest.needed("data.root"))
-    asked: list[tuple[str, Any, Sequence[str]]] = [
-        ("data.root", _at(cfg, "data.root"), ("",)),
-        ("model.checkpoint", _at(cfg, "model.checkpoint"), ("", *limits.STEM)),
-        ("run", cfg.get("run"), (f"/{limits.RECORD}",)),
-        ("policy", cfg.get("policy"), (f"/{limits.RECORD}",)),
-        *(("checkpoint", path, ("", *limits.STEM)) for path in _listed(cfg.get("checkpoint"))),
-    ]
-    for key, path, endings in asked:
-        if path is not None and not any(Path(f"{path}{ending}").exists() for ending in endings):
-            what = " or ".join(f"{path}{ending}" for ending in endings)
-            raise ConfigError(f"{key} is {path}, but there is no {what}: give {key}=PATH of one that exists")
-
-
-def _listed(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
+    """A value, or those of a list, as a list."""
     return list(value) if isinstance(value, ListConfig) else [value]

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments.cli import ending, groups, schema, suggest, words
-from experiments.cli.checking import ConfigError, check_places, check_settings, plain
+from experiments.cli.checking import ConfigError, check_settings, plain
 from experiments.cli.signatures import PACKAGES, settings
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+FORESEEN = "experiments.cli.foreseen:check"  # imported when each setting is right
 ALONE = "experiments.recording.lock:alone"  # imported when a job is
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own switch: exceptions reach the caller instead of its printer
 
@@ -64,7 +65,7 @@ def command(config_name: str, *, job: str, locks: bool = True) -> Callable[[], N
         hydra_cfg = HydraConfig.get()
         try:
             check_settings(cfg)
-            check_places(cfg)
+            _imported(FORESEEN)(cfg)
             with ending.by_signals(), ending.with_parent(typed_for):
                 return _worked(cfg, hydra_cfg, job, locks)
         except Exception as error:

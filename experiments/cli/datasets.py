@@ -10,7 +10,7 @@ from amc_env.data import imagefolder, photos
 from amc_env.data.fetch import fetch, loaded
 from amc_env.data.own import OwnData
 from amc_env.data.splits import DataError, DataSet
-from amc_env.zoo.external import function
+from amc_env.functions import function
 from experiments.cli import config
 
 

@@ -18,12 +18,11 @@ from amc_env import latency, zoo
 from amc_env.actions import SCALES
 from amc_env.building import make_env
 from amc_env.checkpoints import Card
-from amc_env.compressors.channels import NEEDED
 from amc_env.data import photos
 from amc_env.data.splits import DataSet
 from amc_env.env import CompressionEnv
 from amc_env.execution import device_of
-from amc_env.zoo.external import function as imported
+from amc_env.functions import function as imported
 from amc_env.zoo.states import is_state, load_state
 from experiments.cli import commands, config, groups
 from experiments.cli.datasets import load_data
@@ -97,41 +96,15 @@ def foresee(cfg: DictConfig) -> None:
         ModelError, CheckpointError, DeviceError, LatencyError, ConfigError: for what is missing, unknown or
             does not fit.
     """
-    name, options = cfg.model.name, config.plain(cfg.model.options)
+    name = cfg.model.name
     device_of(cfg.env.device)
-    check_times(
-        cfg.protocol.latency, cfg.protocol.resource, cfg.protocol.reward, *(cfg.protocol.limits or {})
-    )
-    if name == "import":
-        zoo.check_target(options.get("target"))
-    elif cfg.model.checkpoint is None and not options.get("weights"):
-        if "/" in name:
-            raise config.ConfigError(
-                f"{name} has no weights: give a file, model.options.weights=FILE, or train it on your data, "
-                f"python -m experiments.pretrain model={name} data={cfg.data.name}, and give its "
-                "model.checkpoint=STEM"
-            )
+    if cfg.protocol.latency is not None:
+        latency.read(cfg.protocol.latency)
+    if name != "import" and cfg.model.checkpoint is None and not cfg.model.options.get("weights"):
         weights.shipped(f"{name}-{cfg.data.name}".replace("/", "-"))
     if is_ours(cfg.agent["_target_"]):
         offered = config.accepted(cfg.agent, decisions=2)
         config.instantiate(cfg.agent, **SPACES, **offered, seed=0)
-
-
-def check_times(table: str | None, *asked: str) -> None:
-    """Read a latency table, or check that none is needed.
-
-    Args:
-        table: path of the table; None for none.
-        asked: names of resources and rewards.
-
-    Raises:
-        LatencyError: for a table that is missing or damaged.
-        ConfigError: if a budget or reward needs a table and none is given.
-    """
-    if table is not None:
-        latency.read(table)
-    elif "latency" in asked:
-        raise config.ConfigError(f"time is asked for, and no latency table is given: {NEEDED}")
 
 
 def searched(run: Path, target: str | None) -> DictConfig:

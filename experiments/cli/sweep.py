@@ -15,7 +15,8 @@ from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, open_dict
 
-from experiments.cli.checking import check_places, check_settings
+from experiments.cli import foreseen
+from experiments.cli.checking import check_settings
 from experiments.cli.config import complete
 from experiments.cli.ending import BusyRunError, RunError
 from experiments.recording.lock import alone
@@ -49,7 +50,7 @@ class Run:
         with open_dict(task):
             del task["hydra"]
         check_settings(task)
-        check_places(task)
+        foreseen.check(task)
         return cls(tuple(overrides), folder, complete(task))
 
     @property

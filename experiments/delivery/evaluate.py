@@ -6,8 +6,8 @@ from omegaconf import DictConfig
 
 from amc_env.evaluator import accuracy
 from amc_env.execution import CPU
+from amc_env.functions import function
 from amc_env.scoring import batches_of, score
-from amc_env.zoo.external import function
 from experiments.cli.datasets import load_data
 from experiments.delivery.runtimes import read, restored
 

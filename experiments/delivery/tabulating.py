@@ -48,7 +48,8 @@ Times = list[tuple[int, int]]  # of each layer, median and interquartile range i
 
 def main(cfg: DictConfig) -> None:
     """Measure the table, or continue a killed run, and print how well it predicts whole networks."""
-    check(cfg)
+    if cfg.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda, but PyTorch finds no graphics card here: give device=cpu")
     path = Path(cfg.table)
     with alone(path.parent, otherwise="choose another table=FILE", name=path.name):
         _tabulate(cfg, path)
@@ -114,18 +115,6 @@ def mixed(layers: Sequence[tuple[int, ...]], whole: Sequence[tuple[int, ...]]) -
         ((at + 0.5) / len(plans), kind, plan) for kind, plans in each.items() for at, plan in enumerate(plans)
     ]
     return [(kind, plan) for _, kind, plan in sorted(jobs, key=lambda job: job[0])]
-
-
-def check(cfg: DictConfig) -> None:
-    """Refuse impossible settings before anything is built.
-
-    Raises:
-        ConfigError: says what is possible.
-    """
-    if cfg.device not in ("cpu", "cuda") or (cfg.device == "cuda" and cfg.runtime != "torch"):
-        raise ConfigError(f"device is {cfg.device!r} with {cfg.runtime}; cpu, or cuda with runtime=torch")
-    if cfg.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device=cuda, but PyTorch finds no graphics card here: give device=cpu")
 
 
 def resumed(part: Path, here: Conditions, counts: Sequence[Sequence[int]], *, force: bool) -> dict[Job, Any]:

@@ -13,8 +13,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from experiments.cli.config import ConfigError
-from experiments.cli.suggest import needed
 from experiments.delivery import racing, tabulating
 from experiments.delivery.runtimes import read
 
@@ -85,8 +83,6 @@ def run(cfg: DictConfig, folder: Path) -> None:
     if cfg.table is not None:
         (racing if cfg.runs else tabulating).main(cfg)
         return
-    if cfg.checkpoint is None:
-        raise ConfigError(f"{needed('checkpoint')}, or table=FILE for a table of layers")
     paths = [cfg.checkpoint] if isinstance(cfg.checkpoint, str) else list(cfg.checkpoint)
     networks = [read(path, cfg.target, trust=cfg.trust) for path in paths]
     for other in networks[1:]:

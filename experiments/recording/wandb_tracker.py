@@ -9,11 +9,8 @@ from typing import Any, Literal, Self
 
 import wandb
 
-from experiments.recording import asked
+from experiments.recording import asked, wandb_names
 from experiments.recording.tracking import TrackingError
-
-TAG, NAME = 64, 128  # characters at most: of a tag; of a project's, a group's or a run's name
-NOT_IN_PROJECTS = "/\\#?%:"
 
 
 class WandbTracker:
@@ -47,7 +44,7 @@ class WandbTracker:
             raise TrackingError(
                 f"unknown mode {mode!r} of W&B; there are offline, online (and tracking=none)"
             )
-        _check_names(project, group, tags)
+        wandb_names.check(project, group, tags)
         self.folder, self.config, self.mode = folder.absolute(), dict(config), mode
         self.project, self.group = project, group or asked.group(config)
         self.agent = asked.agent(config)
@@ -75,7 +72,7 @@ class WandbTracker:
                 dir=self.folder,
                 mode=self.mode,
                 project=self.project,
-                name=self.folder.name[:NAME],
+                name=self.folder.name[: wandb_names.NAME],
                 group=self.group,
                 job_type=self.agent,
                 tags=self.tags,
@@ -120,23 +117,6 @@ class WandbTracker:
             self.run.finish(exit_code=0 if error is None else 1)
         finally:
             self._environment.restore()
-
-
-def _check_names(project: str, group: str | None, tags: Sequence[str]) -> None:
-    """Refuse names that W&B would refuse or silently change."""
-    if isinstance(tags, str):
-        raise TrackingError(f"tracking.tags is {tags!r}: give a list, as tracking.tags=[{tags}]")
-    if refused := [tag for tag in tags if not isinstance(tag, str) or not 1 <= len(tag.strip()) <= TAG]:
-        raise TrackingError(f"tracking.tags: W&B takes texts of 1 to {TAG} characters, not {refused[0]!r}")
-    if len(set(tags)) < len(tags):
-        raise TrackingError(f"tracking.tags: W&B takes each tag once, not {', '.join(tags)}")
-    if not 1 <= len(project.strip()) <= NAME or set(project) & set(NOT_IN_PROJECTS):
-        raise TrackingError(
-            f"tracking.project: W&B takes a name of 1 to {NAME} characters without {NOT_IN_PROJECTS}, "
-            f"not {project!r}"
-        )
-    if group is not None and len(group) > NAME:
-        raise TrackingError(f"tracking.group: W&B takes at most {NAME} characters, not {len(group)}")
 
 
 class _Environment:

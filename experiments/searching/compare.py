@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
 from omegaconf import DictConfig
 
 from agents.search import Agent
@@ -15,7 +14,7 @@ from agents.search import search as trials
 from amc_env import tabular
 from amc_env.rewards import REWARDS
 from amc_env.tabular import Table, TabularEnv
-from experiments.cli import config
+from experiments.cli import config, foreseen
 from experiments.cli.problem import build_agent, scale_of
 from experiments.recording import opening
 from experiments.recording.progress import Meter
@@ -53,17 +52,8 @@ def compare(cfg: DictConfig, folder: Path) -> RunRecord:
 
 
 def contenders_of(cfg: DictConfig) -> dict[str, dict[str, Any]]:
-    """The settings of each contender that is asked for by name, see `contender`.
-
-    Raises:
-        ConfigError: for ``only`` with a name that is none of them, or with none.
-    """
-    names = list(cfg.contenders if cfg.only is None else cfg.only)
-    if unknown := [name for name in names if name not in cfg.contenders] or (not names and ["nobody"]):
-        raise config.ConfigError(
-            f"only={list(cfg.only)}: no contender {', '.join(unknown)}; there are {', '.join(cfg.contenders)}"
-        )
-    return {name: contender(name, cfg.contenders[name]) for name in names}
+    """The settings of each contender that is asked for by name, see `contender`."""
+    return {name: contender(name, cfg.contenders[name]) for name in foreseen.contenders(cfg)}
 
 
 def opened(cfg: DictConfig, folder: Path, contenders: Mapping[str, Any]) -> RunRecord:
@@ -92,11 +82,7 @@ def contender(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: for a setting that does not exist or is of another type.
     """
-    try:
-        cfg = compose("config", list(overrides))
-        config.check_settings(cfg)
-    except Exception as error:
-        raise config.ConfigError(f"contender {name}: {error}") from error
+    cfg = foreseen.contender(name, overrides)
     task = {"reward": cfg.protocol.reward, "scale": scale_of(cfg), "beta": cfg.env.beta}
     return {"agent": config.complete(cfg)["agent"], "env": task}
 

@@ -17,6 +17,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from amc_env import latency
 from amc_env.building import make_task
 from amc_env.compressors.networks import Networks
 from amc_env.env import CompressionEnv
@@ -25,7 +26,7 @@ from amc_env.metrics import Images, mean
 from amc_env.task import Task
 from experiments.analysis import untuned
 from experiments.cli import config
-from experiments.cli.problem import build_agent, check_times, trained
+from experiments.cli.problem import build_agent, trained
 from experiments.delivery.picture import draw
 from experiments.recording.plans import candidates, groups, plan_of
 from experiments.recording.progress import Meter
@@ -71,8 +72,9 @@ class Subject:
 
 def main(cfg: DictConfig, folder: Path) -> None:
     """Search and measure them all, and print the table."""
-    contenders = {} if cfg.only == [] and cfg.one_shot else contenders_of(cfg)
-    check_times(cfg.latency, cfg.resource)
+    contenders = contenders_of(cfg)
+    if cfg.latency is not None:
+        latency.read(cfg.latency)
     record = opened(cfg, folder, contenders)
     with record:
         with record.phase("prepare"):

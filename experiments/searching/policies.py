@@ -14,12 +14,13 @@ from omegaconf import DictConfig
 from torch import nn
 
 from agents.search import search
+from amc_env import latency
 from amc_env.building import AnyTask, make_task
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluator, accuracy
 from experiments.analysis import tuned as tables
 from experiments.cli import config
-from experiments.cli.problem import build_agent, check_times, trained
+from experiments.cli.problem import build_agent, trained
 from experiments.recording.plans import candidates, counts, groups, plan_of
 from experiments.recording.progress import Meter
 from experiments.searching import stages
@@ -75,7 +76,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
     """Search and tune them all, and print the table."""
     contenders = contenders_of(cfg)
     stages.check(cfg)
-    check_times(cfg.latency, cfg.resource)
+    if cfg.latency is not None:
+        latency.read(cfg.latency)
     record = opened(cfg, folder, contenders)
     with record:
         with record.phase("prepare"):
