@@ -24,7 +24,7 @@ RULES = "agents.rules."
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
-    """Run every search, and say where the record is."""
+    """Run every search and print the path of the record."""
     compare(cfg, folder)
     print(f"written: {folder / RECORD}; commit it: python -m experiments.report keep {folder} NAME")
 
@@ -52,7 +52,7 @@ def compare(cfg: DictConfig, folder: Path) -> RunRecord:
 
 
 def contenders_of(cfg: DictConfig) -> dict[str, dict[str, Any]]:
-    """The settings of each contender that is asked for by name, see `contender`."""
+    """The settings of the named contenders, see `contender`."""
     return {name: contender(name, cfg.contenders[name]) for name in foreseen.contenders(cfg)}
 
 
@@ -64,17 +64,17 @@ def opened(cfg: DictConfig, folder: Path, contenders: Mapping[str, Any]) -> RunR
 
 
 def seeds_of(cfg: DictConfig, settings: Mapping[str, Any]) -> range:
-    """The seeds of a contender's runs; a rule, which draws nothing, has seed 0 alone."""
+    """The seeds of a contender's runs; a rule, which is deterministic, has only seed 0."""
     return range(cfg.first_seed, 1 if is_rule(settings) else cfg.first_seed + cfg.seeds)
 
 
 def is_rule(settings: Mapping[str, Any]) -> bool:
-    """Whether a contender plays the same plan whatever it is told."""
+    """Whether a contender always plays the same plan."""
     return str(settings["agent"]["_target_"]).startswith(RULES)
 
 
 def contender(name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """What overrides of the main job's configuration say of agent and environment.
+    """The settings of agent and environment in overrides of the main job's configuration.
 
     Returns:
         ``agent`` and ``env``, their settings.
@@ -90,13 +90,13 @@ def contender(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 def run(
     settings: Mapping[str, Any], table: Table, target: float, *, episodes: int, seed: int
 ) -> dict[str, Any]:
-    """One search by a contender; see `play` for what is returned."""
+    """Run one search by a contender; returns the same as `play`."""
     env = TabularEnv(table, target=target, **settings["env"])
     return play(env, build_agent(settings["agent"], env, seed=seed), episodes=episodes, seed=seed)
 
 
 def play(env: TabularEnv, agent: Agent, *, episodes: int, seed: int) -> dict[str, Any]:
-    """Search until the known best is found, and note each improvement of the reward.
+    """Search until the known best plan is found, and record each improvement of the reward.
 
     Returns:
         ``curve``, for each improvement the number of the evaluation, from 1, and the plan's top-1 accuracy

@@ -1,4 +1,4 @@
-"""Settles on a plan: the best candidates of a search, measured again on the selection split."""
+"""Chooses a plan: the best candidates of a search are measured again on the selection split."""
 
 import math
 from collections.abc import Sequence
@@ -29,17 +29,17 @@ def confirm(
     recipe: Recipe,
     rounds: Sequence[float] = (),
 ) -> Plan:
-    """Measure the ``limit`` best plans on the whole selection split and settle on the best rewarded there.
+    """Measure the ``limit`` best plans on the whole selection split and choose the best by reward.
 
-    The reward of the best of many plans is partly luck on the reward images (design, decision 17). A reward
-    that reads no labels settles without them.
+    The reward of the best of many plans is partly luck on the reward images. A reward without labels also
+    chooses without labels.
 
     Args:
-        env: whose search it was.
-        record: of the search; takes all candidates, and the plan.
-        limit: how many candidates.
+        env: the environment that was searched.
+        record: of the search; gets all candidates and the plan.
+        limit: number of candidates.
         recipe: of their fine-tuning.
-        rounds: epochs of fine-tuning in each round, see `halved`; none: plans are compared before it.
+        rounds: epochs of fine-tuning in each round, see `halved`; empty to compare plans before fine-tuning.
     """
     rows = plans.candidates(record.rows, limit, apart=APART if rounds else 0.0)
     with record.phase("confirm"):
@@ -72,16 +72,16 @@ def confirm(
 def halved(
     task: AnyTask, found: Sequence[Plan], recipe: Recipe, rounds: Sequence[float]
 ) -> tuple[int, list[list[dict[str, float]]]]:
-    """Fine-tune plans in rounds, each for the best third of the round before, and pick the last one's best.
+    """Fine-tune plans in rounds, each for the best third of the last round, and choose the best of the last.
 
     *Source*: successive halving, Jamieson & Talwalkar, "Non-stochastic Best Arm Identification and
-    Hyperparameter Optimization", AISTATS 2016; with thirds in the place of halves.
+    Hyperparameter Optimization", AISTATS 2016; with thirds instead of halves.
 
     Args:
         task: of the plans.
         found: the plans.
-        recipe: of a round, but for its epochs.
-        rounds: epochs of each round, each after those before; 0.125 is the first eighth of the train split.
+        recipe: of a round, without its epochs.
+        rounds: further epochs in each round; 0.125 is the first eighth of the train split.
 
     Returns:
         The position of the plan with the highest accuracy on the selection split, and for each plan the
@@ -103,12 +103,12 @@ def halved(
 
 
 def _plays(plans: int, rounds: int) -> int:
-    """How many fine-tunings all rounds have."""
+    """The number of fine-tunings in all rounds."""
     return plans if rounds == 1 else plans + _plays(math.ceil(plans / STAY), rounds - 1)
 
 
 def _tuned(network: nn.Module, task: AnyTask, recipe: Recipe, epochs: float) -> float:
-    """Train a network in place for so many epochs; its accuracy on the selection split after them."""
+    """Train a network in place for some epochs; returns its accuracy on the selection split."""
     whole = math.ceil(epochs)
     images = task.data["train"].head(round(len(task.data["train"]) * epochs / whole))
     data = replace(task.data, splits={**task.data.splits, "train": images})

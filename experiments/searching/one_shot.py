@@ -1,7 +1,7 @@
-"""What other packages make of a network in one shot, for the same tables: no search, no least squares.
+"""One-shot methods of other packages, for comparison: no search, no least squares.
 
-Torch-Pruning removes the channels of smallest magnitude, the same share of every group, and knows no budget:
-the share is found by bisection. Batch norms are re-estimated on the calibration images afterwards.
+Torch-Pruning removes the channels of smallest magnitude, the same fraction of every group. It has no budget,
+so the fraction is found by bisection. Afterwards batch norms are re-estimated on the calibration images.
 """
 
 import copy
@@ -21,11 +21,11 @@ BATCH = 25  # calibration images in a pass
 
 
 class OneShotError(ValueError):
-    """A method that cannot be run here, or cannot meet the target."""
+    """A method that is not installed or cannot meet the target."""
 
 
 def torch_pruning(model: nn.Module, data: DataSet, target: float) -> nn.Module:
-    """The largest network that Torch-Pruning leaves within a share of the MACs, its batch norms as they were.
+    """The largest network of Torch-Pruning within a fraction of the MACs, with unchanged batch norms.
 
     *Source*: Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023; their package, with the L2
     norm of a group's weights as its importance and all groups cut alike.
@@ -33,10 +33,10 @@ def torch_pruning(model: nn.Module, data: DataSet, target: float) -> nn.Module:
     Args:
         model: the dense network; it is copied, not changed.
         data: for the shape of the images.
-        target: share of the MACs that may stay, in (0, 1].
+        target: fraction of the MACs that may be spent, in (0, 1].
 
     Raises:
-        OneShotError: without the package, and for a target that it does not reach.
+        OneShotError: without the package, or for a target that it cannot reach.
     """
     most = math.floor(target * total(model, data))
     low, high, found = 0.0, 1.0, None
@@ -53,13 +53,13 @@ def torch_pruning(model: nn.Module, data: DataSet, target: float) -> nn.Module:
 
 
 def total(model: nn.Module, data: DataSet) -> int:
-    """The MACs of a network, as plans are priced."""
+    """The MACs of a network, counted as for plans."""
     graph: Graph = trace(model, data.shape)
     return sum(macs(layer, layer.c_in, layer.c_out) for layer in graph.layers)
 
 
 def re_estimate(model: nn.Module, data: DataSet, images: int) -> None:
-    """Set the statistics of all batch norms to their means over so many calibration images, in place."""
+    """Set the statistics of all batch norms, in place, to their means over some calibration images."""
     device = next(model.parameters()).device
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     before = [norm.momentum for norm in norms]

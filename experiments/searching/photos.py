@@ -1,6 +1,6 @@
 """The job of `experiments.photos`: one network cut by many policies, without training and without labels.
 
-Each row of the record is one search; a killed run goes on with the searches that have none.
+Each row of the record is one search; a killed run continues with the searches that have no row.
 """
 
 import copy
@@ -41,7 +41,7 @@ UNIFORM = "uniform"
 
 @dataclass
 class Subject:
-    """The network, its evaluator, and what is the same for every search."""
+    """The network, its evaluator, and the settings that all searches share."""
 
     task: Task
     reward: Evaluator
@@ -62,16 +62,16 @@ class Subject:
         return {split: logits(network, self.task.data, split) for split in SPLITS}
 
     def compared(self, network: nn.Module, split: str) -> Images:
-        """What a network does beside the dense one on each image of a split."""
+        """Compare a network with the dense one on each image of a split."""
         return compared(network, self.dense[split], self.task.data, split)
 
     def network(self, counts: Sequence[int]) -> nn.Module:
-        """The network that keeps so many channels of each group; the next call refills the same module."""
+        """The network that keeps these counts of channels; the next call overwrites the same module."""
         return self.networks.network(plan_of(self.task, counts))
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
-    """Search and measure them all, and print the table."""
+    """Run and measure all searches, and print the table."""
     contenders = contenders_of(cfg)
     if cfg.latency is not None:
         latency.read(cfg.latency)
@@ -94,7 +94,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
 
 def all_jobs(cfg: DictConfig, contenders: Mapping[str, Any]) -> list[Job]:
-    """Every policy at every target, the first seed of all before the second; a rule or a shot has but one."""
+    """Every policy at every target, by seed; a rule or a one-shot method has only one."""
     return [
         Job(name, target, seed)
         for seed in range(cfg.first_seed, cfg.first_seed + cfg.seeds)
@@ -118,21 +118,22 @@ def prepared(cfg: DictConfig) -> Subject:
 
 
 def dense(subject: Subject) -> dict[str, Any]:
-    """The dense network on the test split: its top-1 in [0, 1], and the positions that it misses."""
+    """The dense network on the test split: top-1 in [0, 1], and the indices of wrongly classified images."""
     right = (subject.dense["test"].argmax(1) == subject.task.data["test"].labels).numpy()
     return {"test": float(right.mean()), "missed": np.flatnonzero(~right).tolist()}
 
 
 def row(subject: Subject, settings: Mapping[str, Any] | None, job: Job) -> dict[str, Any]:
-    """A row of the record: one search, confirmed on the selection split, or one shot; measured.
+    """Run one search, confirmed on the selection split, or a one-shot method; measure the network.
 
     Args:
-        subject: what is searched.
-        settings: ``agent`` and ``env``, as of `compare.contender`; None for a shot.
-        job: which search.
+        subject: the network to search.
+        settings: ``agent`` and ``env``, see `compare.contender`; None for a one-shot method.
+        job: policy, target and seed.
 
     Returns:
-        The job; what `searched` or `shot` and `measured` say; and ``search_seconds``, until the network.
+        A row of the record: the job, the results of `searched` or `shot` and of `measured`, and
+        ``search_seconds`` until the network.
     """
     start = time.perf_counter()
     found, network = shot(subject, job) if settings is None else searched(subject, settings, job)
@@ -143,7 +144,7 @@ def row(subject: Subject, settings: Mapping[str, Any] | None, job: Job) -> dict[
 
 
 def searched(subject: Subject, settings: Mapping[str, Any], job: Job) -> tuple[dict[str, Any], nn.Module]:
-    """Search, and settle on the plan whose reward on the selection split is highest.
+    """Search, and choose the plan with the highest reward on the selection split.
 
     Returns:
         ``counts``, ``reward`` and ``episode`` of the plan; ``macs_share`` and ``params_share``;
@@ -174,7 +175,7 @@ def searched(subject: Subject, settings: Mapping[str, Any], job: Job) -> tuple[d
 
 
 def shot(subject: Subject, job: Job) -> tuple[dict[str, Any], nn.Module]:
-    """A method of `one_shot`, with batch norms re-estimated; ``macs_share`` says which share it leaves."""
+    """Run a method of `one_shot` and re-estimate batch norms; ``macs_share`` is the fraction that it keeps."""
     task = subject.task
     network = getattr(one_shot, job.policy)(task.model, task.data, job.target)
     share = one_shot.total(network, task.data) / one_shot.total(task.model, task.data)
@@ -183,13 +184,12 @@ def shot(subject: Subject, job: Job) -> tuple[dict[str, Any], nn.Module]:
 
 
 def measured(subject: Subject, network: nn.Module) -> dict[str, Any]:
-    """What a network does beside the dense one.
+    """Compare a network with the dense one.
 
     Returns:
         ``top1`` and ``agreement`` in [0, 1] and ``kl`` in nats, means by split; and ``images``, for a
-        bootstrap over those of the test split: positions of the ``missed`` that are not classified as
-        labelled, of the ``changed`` that are classified otherwise than by the dense network, and of each its
-        ``kl`` and the class ``said``.
+        bootstrap over the test split: the indices of wrongly classified images, ``missed``, and of those
+        that the dense network classifies differently, ``changed``; each image's ``kl`` and class, ``said``.
     """
     found = {split: subject.compared(network, split) for split in SPLITS}
     means = {split: mean(images, split) for split, images in found.items()}
@@ -208,7 +208,7 @@ def measured(subject: Subject, network: nn.Module) -> dict[str, Any]:
 
 
 def pictures(subject: Subject, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Photographs with what the uniform policy's network and the best other say, a picture a target."""
+    """Draw photographs with the classes by the uniform policy's network and the best other, by target."""
     for target in dict.fromkeys(row["target"] for row in rows):
         here = [row for row in rows if row["target"] == target]
         uniform = [row for row in here if row["policy"] == UNIFORM]

@@ -1,6 +1,6 @@
 """The job of `experiments.policies`: one network searched by many agents, then tuned by the same recipe.
 
-Each row of the record is one search; a killed run goes on with the searches that have none.
+Each row of the record is one search; a killed run continues with the searches that have no row.
 """
 
 import copy
@@ -36,7 +36,7 @@ POINTS = 40  # of a curve
 
 @dataclass(frozen=True)
 class Job:
-    """One search: a policy, the share of the resource that may stay, and the agent's seed."""
+    """One search: a policy, the fraction of the resource that may be spent, and the agent's seed."""
 
     policy: str
     target: float
@@ -45,15 +45,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Subject:
-    """The network, its evaluators, and what is the same for every search.
+    """The network, its evaluators, and the settings that all searches share.
 
     Attributes:
-        task: of the network that is searched: the dense one, or what an earlier stage left of it.
-        left: fractions of the dense network that it is, by resource.
-        stages: shares on the way to a target.
+        task: of the network to search: the dense one, or the result of an earlier stage.
+        left: its fractions of the dense network, by resource.
+        stages: fractions on the way to a target.
         compressor: arguments of the task.
         teacher: of a recipe that distills.
-        rounds: epochs of short fine-tunings that settle on a candidate as well, see `confirm.halved`.
+        rounds: epochs of short fine-tunings that also choose a candidate, see `confirm.halved`.
     """
 
     task: AnyTask
@@ -73,7 +73,7 @@ class Subject:
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
-    """Search and tune them all, and print the table."""
+    """Run and fine-tune all searches, and print the table."""
     contenders = contenders_of(cfg)
     stages.check(cfg)
     if cfg.latency is not None:
@@ -98,7 +98,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
 
 def all_jobs(cfg: DictConfig, contenders: Mapping[str, Any]) -> list[Job]:
-    """Every policy at every target, the first seed of all before the second.
+    """Every policy at every target, by seed.
 
     A rule finds the same plan with every seed, but its fine-tuning differs.
     """
@@ -125,19 +125,18 @@ def prepared(cfg: DictConfig) -> Subject:
 
 
 def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, Any]:
-    """A row of the record: one search, confirmed on the selection split and fine-tuned.
+    """Run one search, confirm its plan on the selection split, and fine-tune its network.
 
     Args:
-        subject: what is searched.
-        settings: ``agent`` and ``env``, as of `compare.contender`.
-        job: which search.
+        subject: the network to search.
+        settings: ``agent`` and ``env``, see `compare.contender`.
+        job: policy, target and seed.
 
     Returns:
-        The job; what `delivered` has of the best plan, and `stages.costs` of its network; ``early``, the same
-        of the first so many evaluations where there are more; ``halved``, the same of the candidate that
-        short fine-tunings settle on, where there are rounds; ``stages``, what `delivered` has of earlier
-        stages, where there are some; ``distinct``, how many plans were evaluated in the last one; ``curve``
-        and ``curve_seconds``, see `curve`.
+        A row of the record: the job; the result of `delivered` for the best plan, and `stages.costs` of its
+        network; ``early``, the same after the first evaluations; ``halved``, the same for the candidate that
+        short fine-tunings choose; ``stages``, the results of `delivered` for earlier stages; ``distinct``,
+        the number of plans evaluated in the last stage; ``curve`` and ``curve_seconds``, see `curve`.
     """
     subject = replace(subject, recipe=replace(subject.recipe, seed=subject.recipe.seed + job.seed))
     parts, earlier = stages.stages_to(subject.stages, job.target), list[dict[str, Any]]()
@@ -164,7 +163,7 @@ def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, An
 def searched(
     subject: Subject, settings: Mapping[str, Any], share: float, seed: int, parts: int
 ) -> list[dict[str, Any]]:
-    """The trials of a search down to a share of the dense network, with its part of the episodes."""
+    """The trials of a search for a fraction of the dense network, with its part of the episodes."""
     target = stages.relative(share, subject.left.get(subject.resource, 1.0))
     env = CompressionEnv(
         subject.task.compressor, subject.reward, target=target, resource=subject.resource, **settings["env"]
@@ -174,7 +173,7 @@ def searched(
 
 
 def following(subject: Subject, network: nn.Module, found: Mapping[str, Any]) -> Subject:
-    """The subject of the next stage: the network that one left, cut and fine-tuned."""
+    """The subject of the next stage: the cut and fine-tuned network."""
     task = make_task(network.cpu(), subject.task.data, device=str(subject.task.device), **subject.compressor)
     images = subject.reward_images
     return replace(
@@ -194,14 +193,14 @@ def delivered(
     """The best plan of some trials, confirmed on the selection split, before and after fine-tuning.
 
     Args:
-        subject: what was searched.
+        subject: the searched network.
         trials: of `explore`.
-        known: what this gave of more trials; the same plan is not tuned twice.
-        stages: that share the epochs.
-        rounds: settle on the candidate by short fine-tunings; none: by its accuracy before any.
+        known: result of this function for more trials; the same plan is not fine-tuned twice.
+        stages: number of stages that share the epochs.
+        rounds: choose the candidate by short fine-tunings; empty: by its accuracy before fine-tuning.
 
     Returns:
-        The tuned network, where ``known`` has the plan the untuned one; and ``evaluations``; ``counts``,
+        The tuned network, or the untuned one if ``known`` has the plan; and ``evaluations``; ``counts``,
         ``reward`` and ``episode`` of the plan; ``macs_share`` and ``params_share``; top-1 in [0, 1] by split,
         ``before`` and ``after`` fine-tuning.
     """
@@ -233,7 +232,7 @@ def curve(trials: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """The best reward so far at some evaluations, spaced evenly on a log scale.
 
     Returns:
-        ``curve``, of each its number, from 1, and the reward; ``curve_seconds``, since the search's start.
+        ``curve``, pairs of evaluation, from 1, and reward; ``curve_seconds``, since the search's start.
     """
     at = np.unique(np.geomspace(1, len(trials), POINTS).round().astype(int))
     rewards = np.maximum.accumulate([trial["reward"] for trial in trials])
@@ -245,7 +244,7 @@ def curve(trials: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def explore(env: CompressionEnv, agent: Any, episodes: int, seed: int) -> list[dict[str, Any]]:
-    """Search to the end; of each trial what `plans.candidates` asks for, and its seconds."""
+    """Run a search; returns for each trial the keys that `plans.candidates` reads, and its seconds."""
     found = []
     for trial in search(env, agent, episodes=episodes, seed=seed):
         final = trial.episode.final

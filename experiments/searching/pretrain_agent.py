@@ -1,4 +1,4 @@
-"""Trains the critics of `agents.pretrained` on all tables but one, for each, and plays them on that one.
+"""Trains the critics of `agents.pretrained` on all tables but one, and plays them on that one.
 
 A row of the record is a table: the regret of first plans, by budget, and the curves of searches. At the end
 critics of all tables are trained and written.
@@ -42,7 +42,7 @@ SEARCHERS = {"additive": Additive, "gp": GP, "pretrained": Pretrained}
 
 
 class Subject:
-    """A table as the critic sees it: every plan, its cost and what it lost.
+    """A table as the critic sees it: every plan, its cost and its loss.
 
     Args:
         name: of the table.
@@ -62,7 +62,7 @@ class Subject:
         self.lost = torch.from_numpy(np.stack(each, axis=1)).float()
 
     def regrets(self, critic: Ensemble, target: float) -> dict[str, float] | None:
-        """Points by which first plans stay behind the best within a budget; None where few are within it.
+        """Regret of first plans within a budget, in points; None if few plans are within it.
 
         ``uniform`` keeps one share everywhere, ``errors`` has the least sum of errors, ``critic`` the least
         doubted damage.
@@ -99,7 +99,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
 
 def held_out(subject: Subject, critic: Ensemble, cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """What critics are worth on a table that they did not learn from."""
+    """Evaluate critics on a table that they were not trained on."""
     first = {str(target): subject.regrets(critic, target) for target in cfg.targets}
     path = folder / "critics" / subject.name
     write(critic, path, [])
@@ -141,13 +141,13 @@ class Learner(torch.nn.Module):
         return torch.log(total + 1e-4) * torch.exp(self.steep)
 
     def critic(self) -> Critic:
-        """What was learnt."""
+        """The trained critic."""
         found = {name: getattr(self, name).detach().double().numpy() for name in critics.PARAMETERS}
         return Critic(found)
 
 
 def ensemble(subjects: Sequence[Subject], *, steps: int, seed: int) -> Ensemble:
-    """Critics, each `trained` on a random half of the tables: they differ where the tables do."""
+    """Critics, each `trained` on a random half of the tables."""
     rng, count = np.random.default_rng(seed), max(1, len(subjects) // 2)
     halves = [rng.choice(len(subjects), count, replace=False) for _ in range(MEMBERS)]
     return Ensemble(
@@ -159,10 +159,10 @@ def ensemble(subjects: Sequence[Subject], *, steps: int, seed: int) -> Ensemble:
 
 
 def trained(subjects: Sequence[Subject], *, steps: int, seed: int) -> Critic:
-    """Regress ln KL of plans at random budgets, good plans weighing more; each table has a level of its own.
+    """Regress ln KL of plans at random budgets; good plans weigh more, and each table has its own intercept.
 
     Args:
-        subjects: to learn from.
+        subjects: tables to train on.
         steps: of AdamW, each on `BATCH` plans of each table.
         seed: of the first weights and the plans.
     """
@@ -183,14 +183,14 @@ def trained(subjects: Sequence[Subject], *, steps: int, seed: int) -> Critic:
 
 
 def drawn(share: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Positions of `BATCH` plans just within a random budget; none where there are hardly any."""
+    """Indices of `BATCH` plans just within a random budget; empty if there are too few."""
     target = rng.uniform(0.15, 0.8)
     rows = np.flatnonzero((share <= target) & (share >= target - BAND))
     return rng.choice(rows, min(BATCH, len(rows)), replace=False) if len(rows) >= FEW else rows[:0]
 
 
 def weighted_square(predicted: Tensor, log_kl: Tensor) -> Tensor:
-    """The mean square error after the level is taken out, a plan's weight being one over its KL."""
+    """The mean square error without the intercept, weighted by one over a plan's KL."""
     weight = torch.exp(log_kl.min() - log_kl)
     weight = weight / weight.sum()
     apart = predicted - log_kl
@@ -198,7 +198,7 @@ def weighted_square(predicted: Tensor, log_kl: Tensor) -> Tensor:
 
 
 def write(critic: Ensemble, path: Path, tables: Sequence[str]) -> None:
-    """Write critics and their card, as `agents.critic.read` wants them."""
+    """Write critics and their card in the format of `agents.critic.read`."""
     content = save(
         {
             name: np.stack([member.parameters[name] for member in critic.critics])

@@ -1,4 +1,4 @@
-"""The job of `experiments.reproduce`: the runs of a table that are missing, then it beside the paper's.
+"""The job of `experiments.reproduce`: runs what is missing of a table, then prints it beside the paper's.
 
 Every row is a file in ``conf/experiment``, so that one can be run alone. The runs are sweeps of
 `experiments.search`, in processes of their own, and go wherever a launcher sends them; what is shown here is
@@ -28,7 +28,7 @@ POLL = 5.0  # seconds between two looks at the records
 
 
 class Job(NamedTuple):
-    """How a command takes what a table varies: the keys of its seed and epochs, and what a row counts."""
+    """The keys of a command's seed and epochs, and the metric that a row counts."""
 
     seed: str
     epochs: tuple[str, ...]
@@ -48,7 +48,7 @@ JOBS = {
 
 
 class ReproduceError(RuntimeError):
-    """A table that cannot be run, or runs of it that failed."""
+    """A table that cannot be run, or has failed runs."""
 
 
 class Sweep(NamedTuple):
@@ -95,7 +95,7 @@ def chosen(asked: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     """The experiment files of a table, or those named.
 
     Raises:
-        ReproduceError: for a name that is none of the table's.
+        ReproduceError: for an unknown name.
     """
     rows = [row["row"] for row in asked["rows"] if "row" in row]
     short = {row.rpartition("/")[2]: row for row in rows}
@@ -105,7 +105,7 @@ def chosen(asked: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 
 def sweeps(cfg: DictConfig, rows: Sequence[str], folder: Path) -> list[Sweep]:
-    """The command lines for some rows: one for those that search, one for rules, which play one episode."""
+    """The command lines for some rows: one for searches, one for rules, which play one episode."""
     asked = published.spec(cfg.table)
     job = asked.get("job", "search")
     seeds = list(cfg.seeds) if cfg.seeds is not None else list(range(asked["seeds"]))
@@ -133,13 +133,13 @@ def _length(cfg: DictConfig, row: str, job: str) -> tuple[bool, int]:
 
 
 def launched(sweep: Sweep, folder: Path, meter: Meter, others: int) -> str | None:
-    """Run a sweep to its end and show its progress; the end of its log where runs failed, else None.
+    """Run a sweep and show its progress; returns the end of its log if runs failed, else None.
 
     Args:
         sweep: what is run.
         folder: of the table.
         meter: counts over the whole table.
-        others: what is done of its other sweeps.
+        others: progress of its other sweeps.
     """
     log = folder / LOG
     meter.say(f"python -m experiments.{sweep.job} -m {' '.join(sweep.words)}")
@@ -165,7 +165,7 @@ def launched(sweep: Sweep, folder: Path, meter: Meter, others: int) -> str | Non
 
 
 def counted(folder: Path, sweep: Sweep) -> tuple[int, int]:
-    """How much and how many runs of a sweep are done, by the records in the folders named after them."""
+    """The progress and the finished runs of a sweep, by the records in its folders."""
     job = JOBS[sweep.job]
     wanted = {
         key: {f"{key}={value}" for value in values.replace("/", "_").split(",")}
@@ -218,7 +218,7 @@ def show(table: str, folder: Path) -> None:
 
 
 def layer_tables(table: str, own: Sequence[known.Run]) -> list[str]:
-    """For each row whose runs wrote one file, its layers beside the paper's, of the first run."""
+    """For each row whose runs write a compressed file, the layers of the first run beside the paper's."""
     found = []
     for row in published.spec(table)["rows"]:
         for run in published.of_row(own, row)[:1]:
@@ -233,7 +233,7 @@ def _data(asked: str | None) -> list[str]:
     """Overrides for another data set, or for a folder that holds the raw files of the one asked for.
 
     Raises:
-        ReproduceError: for what is neither.
+        ReproduceError: for anything else.
     """
     if asked is None:
         return []

@@ -30,19 +30,19 @@ PLANS = ("counts", "keep_asked")  # of a row of the record, which trackers do no
 
 
 def main(cfg: DictConfig, folder: Path) -> float:
-    """Run the job; its value for a sweep's optimiser is the plan's accuracy on the selection split."""
+    """Run the job; returns the plan's accuracy on the selection split, for a sweep's optimiser."""
     record = search(cfg, folder)
     return float(record.content["best"]["selection"]["top1"])
 
 
 def search(cfg: DictConfig, folder: Path) -> RunRecord:
-    """Everything that `main` does, for a caller without Hydra.
+    """The same as `main`, for a caller without Hydra.
 
     Resumes an unfinished search of the same configuration that it finds in the folder, and reads a finished
     one.
 
     Raises:
-        ConfigError: for a value that cannot be, before anything is written.
+        ConfigError: for an impossible value, before anything is written.
         RecordError: when the folder holds a search of another configuration.
     """
     config.check_settings(cfg)
@@ -100,14 +100,14 @@ def explore(
     seed: int,
     save_every: int,
 ) -> None:
-    """Search on after the record's last row: a row for each episode, the agent's state every few.
+    """Continue a search after the record's last row, with a row an episode and regular states of the agent.
 
     Args:
         env: the environment that the agent plays.
         agent: the searcher, restored to the record's last row.
-        record: takes the rows.
-        tracker: takes the same.
-        episodes: how many in all, those in the record included.
+        record: gets the rows.
+        tracker: gets the same.
+        episodes: total number, including those in the record.
         seed: of the environment's resets.
         save_every: episodes between two states on disk.
     """
@@ -133,7 +133,7 @@ def explore(
 
 
 def _panel(env: CompressionEnv, rows: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """What the terminal shows of a search after its last row."""
+    """The terminal's panel of a search after its last row."""
     groups, counts, budget = plans.groups(env.graph), rows[-1]["counts"], env.budget
     kept = [(str(g["layer"]), n / int(g["size"])) for g, n in zip(groups, counts, strict=True)]
     spent = f"{budget.spent(counts):.1%} of the {budget.unit} taken"
@@ -142,7 +142,7 @@ def _panel(env: CompressionEnv, rows: Sequence[Mapping[str, Any]]) -> Renderable
 
 
 def save_best(env: CompressionEnv, record: RunRecord) -> None:
-    """Write the plan of largest reward so far, also after an interrupt; nothing where there is none yet."""
+    """Write the plan with the largest reward so far, also after an interrupt; nothing without rows."""
     for row in plans.candidates(record.rows, 1):
         plan = plans.plan_of(env, row["counts"])
         plan.write(record.folder / plans.PLAN)
@@ -150,7 +150,7 @@ def save_best(env: CompressionEnv, record: RunRecord) -> None:
 
 
 def note_work(env: CompressionEnv, record: RunRecord) -> None:
-    """Add to ``results.work`` how many networks were cut and how many images were sent through one."""
+    """Add the numbers of cut networks and of evaluated images to ``results.work``."""
     before = record.content["results"].get("work", {})
     evaluator: Any = env.evaluator
     done = {"evaluations": evaluator.evaluations, "forwards": evaluator.forwards}

@@ -1,4 +1,4 @@
-"""Stages of a search: the shares that it goes through, and what each leaves of the dense network.
+"""Stages of a search: fractions of the dense network that it reaches one after another.
 
 *Source*: AMC, section 4.2: ResNet-50 is compressed and fine-tuned in several rounds.
 """
@@ -19,10 +19,10 @@ REPEATS = 10  # of a timed forward pass
 
 
 def check(cfg: DictConfig) -> None:
-    """Refuse stages that do not fall, or that do not share the episodes and epochs evenly.
+    """Refuse stages that do not decrease, or do not divide episodes and epochs evenly.
 
     Raises:
-        ConfigError: with what is possible.
+        ConfigError: says what is possible.
     """
     for target in cfg.targets if cfg.stages else ():
         parts = stages_to(cfg.stages, target)
@@ -42,19 +42,19 @@ def check(cfg: DictConfig) -> None:
 
 
 def stages_to(stages: Sequence[float], target: float) -> list[float]:
-    """The shares that a search goes through: those above its target, and the target."""
+    """The fractions that a search goes through: the stages above its target, and the target."""
     return [*(share for share in stages if share > target), target]
 
 
 def relative(share: float, left: float) -> float:
-    """A share of the dense network as one of what is left of it, at most 1; never a unit above."""
+    """Convert a fraction of the dense network to a fraction of the present one, at most 1, rounded down."""
     if left == 1.0:
         return share
     return min(1.0, float(Fraction(str(share)) / Fraction(left)) - 1e-9)
 
 
 def costs(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, float]:
-    """What a network is on a disk and on the processor.
+    """Measure a network's size and speed.
 
     Returns:
         ``bytes`` of its coded tensors, see `amc_env.coding.packed`; ``ms``, the least milliseconds that

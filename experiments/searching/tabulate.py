@@ -42,7 +42,7 @@ POINTS = 10  # positions sampled in each calibration image
 
 @dataclass(frozen=True)
 class Source:
-    """What a table is made of."""
+    """The ingredients of a table."""
 
     architecture: str
     data: str
@@ -99,7 +99,7 @@ SOURCES = {
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
-    """Make the table that is named, or those that are missing; a second process waits."""
+    """Make the named table, or all missing ones; a second process waits."""
     with alone(tabular.TABLES, wait=True, otherwise="make tables from a clone of the repository"):
         _make(cfg)
 
@@ -168,7 +168,7 @@ def tabulate(
 def network_of(
     name: str, source: Source, data: DataSet, folder: Path
 ) -> tuple[torch.nn.Module, weights.Card]:
-    """The trained network of a table, and the card of its checkpoint, which is written."""
+    """Train a table's network and write its checkpoint; returns network and card."""
     options = dict(source.options)
     model = zoo.build(
         source.architecture, classes=data.classes, in_channels=data.shape[0], seed=source.recipe.seed,
@@ -205,10 +205,10 @@ def moments_of(card: Card, model: torch.nn.Module, data: DataSet) -> Moments:
 def evaluations(
     model: torch.nn.Module, graph: Graph, moments: Moments, split: Split, data: DataSet, plans: Sequence[Plan]
 ) -> Iterator[Evaluation]:
-    """The metrics of plans, as an `Evaluator` has them, by running anew only what differs from the last plan.
+    """The metrics of plans, as by an `Evaluator`, running only the parts that differ from the last plan.
 
-    A part of the network is run again where a group that it or a part before it touches has changed: of plans
-    in the order of `tabular.plans`, mostly the last part alone.
+    A part of the network runs again if a group has changed that it or an earlier part touches. In the order
+    of `tabular.plans` this is mostly the last part alone.
 
     Args:
         model: a `TinyCNN`.
@@ -243,7 +243,7 @@ def evaluations(
 
 
 def reach(graph: Graph, parts: int) -> list[int]:
-    """For each part of a `TinyCNN`, how many groups, in order, it and the parts before it depend on."""
+    """For each part of a `TinyCNN`, the number of groups, in order, that it and earlier parts depend on."""
     group_of = np.full(graph.atoms, -1)
     for group in graph.groups:
         group_of[group.atoms] = group.index
@@ -269,7 +269,7 @@ def columns(evaluations: Sequence[Evaluation], levels: Levels) -> dict[str, np.n
 
 
 def data_of(name: str, held_out: tuple[int, int, int]) -> DataSet:
-    """A data set whose official training images are held out in other numbers than by default."""
+    """A data set with other numbers of held-out training images than by default."""
     spec = datasets.SPECS[name]
     if held_out == spec.held_out:
         return datasets.load(name)

@@ -1,6 +1,6 @@
 """Tunes the settings of an agent with Optuna, on a table of the tabular benchmark.
 
-A trial is a contender of `experiments.compare`; what is minimised is its mean regret over targets and seeds.
+A trial is a contender of `experiments.compare`; its mean regret over targets and seeds is minimised.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
-    """Tune, and print the best settings as the main job takes them."""
+    """Tune, and print the best settings as arguments of the main job."""
     record = tune(cfg, folder)
     best, first = record.content["best"], record.rows[0]
     print(f"regret {first['regret']:.3f} points as it stands, {best['regret']:.3f} in trial {best['trial']}")
@@ -48,8 +48,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
 def tune(cfg: DictConfig, folder: Path) -> RunRecord:
     """Run every trial; resumes a record of the same settings that is unfinished or has fewer trials.
 
-    Row 0 is the agent with its own settings, the others are the trials. What a trial tries depends only on
-    the rows before it and a seed of its own, so that a killed tuning ends like an uninterrupted one.
+    Row 0 is the agent with its own settings, the others are the trials. A trial's settings depend only on the
+    rows before it and its own seed, so that a killed tuning ends like an uninterrupted one.
 
     Raises:
         ConfigError: for a space in which nothing varies.
@@ -75,10 +75,10 @@ def tune(cfg: DictConfig, folder: Path) -> RunRecord:
 
 
 def split(space: Mapping[str, Any]) -> tuple[list[str], dict[str, BaseDistribution]]:
-    """A space's fixed settings, as overrides, and the distributions of the others, by key.
+    """A space's fixed settings as overrides, and the distributions of the others by key.
 
     Raises:
-        ConfigError: when nothing varies, or in a way that has no distribution.
+        ConfigError: if no setting varies, or its range is not supported.
     """
     words = [f"{key}={value}" for key, value in space.items()]
     overrides = OverridesParser.create().parse_overrides(words)
@@ -95,7 +95,7 @@ def propose(
     *,
     seed: Sequence[int],
 ) -> dict[str, Any]:
-    """The next trial's values by key, after those in ``rows``, by the tree-structured Parzen estimator.
+    """The next trial's values by key, by the tree-structured Parzen estimator on ``rows``.
 
     Source: Bergstra et al., NeurIPS 2011.
     """
@@ -108,7 +108,7 @@ def propose(
 
 
 def measure(settings: Mapping[str, Any], table: Table, cfg: DictConfig) -> dict[str, list[float]]:
-    """By target, each seed's regret in points: the known best accuracy minus that of the plan found."""
+    """Each seed's regret in points by target: the known best accuracy minus that of the best plan found."""
     regrets: dict[str, list[float]] = {str(target): [] for target in cfg.targets}
     for target, seed in itertools.product(cfg.targets, range(cfg.seeds)):
         found = run(settings, table, target, episodes=cfg.episodes, seed=seed)["curve"][-1][1]

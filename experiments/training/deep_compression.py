@@ -1,4 +1,4 @@
-"""The job of `experiments.deep_compress`: prune, retrain, share, code; one file comes out.
+"""The job of `experiments.deep_compress`: prune, retrain, share and code a network into one file.
 
 *Source*: Han, Mao & Dally, "Deep Compression", ICLR 2016; retraining and the rule for the layers' densities
 are of Han et al., "Learning both Weights and Connections", NeurIPS 2015, section 3.
@@ -59,12 +59,12 @@ def run(cfg: DictConfig, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Course:
-    """What a network is put through.
+    """The steps of Deep Compression for one network.
 
     Attributes:
         subject: the dense network and its data.
         graph: of it.
-        keep: by layer, the fraction of its weights that stays in the end, in (0, 1].
+        keep: by layer, the fraction of its weights that is kept in the end, in (0, 1].
         bits: by layer, of a code.
         rounds: of pruning.
         start: of k-means.
@@ -85,7 +85,7 @@ class Course:
 
     @classmethod
     def of(cls, cfg: DictConfig, subject: Trained) -> "Course":
-        """The course of a configuration, with everything checked that can be before training."""
+        """The course of a configuration, checked as far as possible before training."""
         graph = trace(subject.model, subject.data.shape)
         keep = by_name(config.plain(cfg.keep))
         if cfg.policy is not None:
@@ -105,7 +105,7 @@ class Course:
 
 
 def by_name(keep: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Fractions by the names of layers, whose parts a command line nests: ``+keep.features.0.0=0.6``."""
+    """Fractions by layer name, from nested keys of a command line such as ``+keep.features.0.0=0.6``."""
     found: dict[str, Any] = {}
     for key, value in keep.items():
         nested = isinstance(value, Mapping)
@@ -121,8 +121,8 @@ def searched_densities(folder: Path, model: str) -> dict[str, float]:
         model: name of the network.
 
     Raises:
-        ConfigError: for a search of another network, or of something else than single weights.
-        RecordError, PlanError: when it has not ended or is damaged.
+        ConfigError: for a search of another network, or by another compressor.
+        RecordError, PlanError: if it has not ended or is damaged.
     """
     plan, content = plans.of_run(folder), RunRecord.read(folder).content
     asked = content["config"]
@@ -140,7 +140,7 @@ def searched_densities(folder: Path, model: str) -> dict[str, float]:
 
 
 def compressed(course: Course, record: RunRecord, tracker: Tracker) -> dict[str, Any]:
-    """Go the course, write the file beside the record, and read it back.
+    """Run all steps, write the file beside the record, and read it back.
 
     Returns:
         ``accuracy`` by stage and split, ``layers`` of the file, and ``bytes`` of it.
@@ -174,9 +174,9 @@ def compressed(course: Course, record: RunRecord, tracker: Tracker) -> dict[str,
 
 
 def settled(network: nn.Module) -> nn.Module:
-    """The network, in place, with each batch norm's statistics put into its scale and shift.
+    """Fold each batch norm's statistics into its scale and shift, in place; returns the network.
 
-    It computes the same, and of four vectors to store two are left: the mean is 0 and the variance 1.
+    It computes the same, and two of four vectors need not be stored: the mean is 0 and the variance 1.
     """
     for norm in network.modules():
         if isinstance(norm, nn.BatchNorm2d) and norm.affine and norm.running_var is not None:
@@ -221,7 +221,7 @@ def _check(state: Mapping[str, Tensor], read: nn.Module) -> None:
 
 
 def _of_file(content: bytes) -> dict[str, Any]:
-    """What lies in a file, tensor by tensor, and what is none of theirs."""
+    """The contents of a file by tensor, and its overhead."""
     coded = packed.contents(content)
     layers = [
         {

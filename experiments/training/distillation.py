@@ -18,11 +18,11 @@ TEMPERATURE = 4.0  # within the 2.5 to 20 that Hinton et al. try
 
 
 def teacher_of(recipe: Recipe, dense: nn.Module, data: DataSet) -> nn.Module | None:
-    """The network that a recipe learns from: a checkpoint that it names, or else a copy of the dense network.
+    """A recipe's teacher: the checkpoint that it names, else a copy of the dense network.
 
     Raises:
         CheckpointError: for a checkpoint that cannot be read.
-        RecipeError: for a teacher that does not answer these images with these classes.
+        RecipeError: for a teacher of other images or classes.
     """
     if not recipe.distill:
         return None

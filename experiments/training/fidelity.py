@@ -1,6 +1,6 @@
-"""The job of `experiments.fidelity`: what proxies say of plans, and their accuracy after fine-tuning.
+"""The job of `experiments.fidelity`: proxies of plans, and their accuracy after fine-tuning.
 
-Each row of the record is one plan; a killed run goes on with the plans that have none.
+Each row of the record is one plan; a killed run continues with the plans that have no row.
 """
 
 import copy
@@ -38,16 +38,16 @@ SHORT = "tuned {} steps"
 
 @dataclass(frozen=True)
 class Subject:
-    """Everything that a plan is measured and tuned with.
+    """The means to measure and fine-tune plans.
 
     Attributes:
         tasks: of the network, by "order, repair".
-        judges: evaluators on the reward split, by the same names.
-        images: how many of the reward split; None for all.
-        plans: that are compared.
+        judges: evaluators on the reward split, by the same keys.
+        images: number of reward images; None for all.
+        plans: to compare.
         recipe: of fine-tuning.
-        seeds: of fine-tuning, how many.
-        steps: of a short tuning, which is a proxy as well; 0 for none.
+        seeds: number of fine-tunings.
+        steps: of a short tuning, another proxy; 0 for none.
     """
 
     tasks: Mapping[str, AnyTask]
@@ -87,7 +87,7 @@ def part_of(part: Sequence[int], plans: int) -> tuple[int, int, int]:
         plans: how many in all.
 
     Raises:
-        ConfigError: for a part that there is not.
+        ConfigError: for an impossible part.
     """
     if len(part) != 2 or not 0 <= part[0] < part[1] <= plans:
         raise config.ConfigError(
@@ -124,7 +124,7 @@ def prepared(cfg: DictConfig) -> Subject:
 
 
 def row(subject: Subject, index: int) -> dict[str, Any]:
-    """A row of the record: all proxies of one plan, and its accuracy after fine-tuning."""
+    """Measure all proxies of one plan, and its accuracy after fine-tuning, as a row of the record."""
     plan, task = subject.plans[index], subject.tasks[TUNED_FROM]
     start = task.network(plan_of(task, plan.counts))
     found = measure(subject, plan.counts, start) | tune(subject, start)
@@ -135,7 +135,7 @@ def measure(subject: Subject, counts: Sequence[int], start: nn.Module) -> dict[s
     """Every proxy of a plan on the reward split.
 
     Args:
-        subject: what is measured with.
+        subject: see `Subject`.
         counts: of the plan.
         start: its network before fine-tuning.
 
@@ -171,7 +171,7 @@ def tune(subject: Subject, start: nn.Module) -> dict[str, Any]:
 
 
 def shares(task: AnyTask, counts: Sequence[int]) -> dict[str, float]:
-    """What a plan costs as fractions of the dense network, in (0, 1]: ``macs_share`` and ``params_share``."""
+    """A plan's costs as fractions of the dense network, in (0, 1]: ``macs_share`` and ``params_share``."""
     return {
         f"{resource}_share": Budget(task.compressor, {resource: 1.0}).spent(counts) for resource in RESOURCES
     }
@@ -184,19 +184,19 @@ def tuned(
     device: torch.device,
     teacher: nn.Module | None = None,
 ) -> nn.Module:
-    """A copy of a network, fine-tuned, by a teacher where the recipe distills; it stays on the device."""
+    """A fine-tuned copy of a network, by a teacher if the recipe distills; it stays on the device."""
     copied = copy.deepcopy(network)
     train(copied, data, recipe, device=device, teacher=teacher)
     return copied
 
 
 def tuned_shortly(network: nn.Module, task: AnyTask, recipe: Recipe, steps: int) -> nn.Module:
-    """A copy of a network after one epoch of so many steps, on the first images of the train split."""
+    """A copy of a network after a number of steps on the first images of the train split."""
     few = {**task.data.splits, "train": task.data["train"].head(steps * recipe.batch_size)}
     short = replace(recipe, epochs=1)
     return tuned(network, replace(task.data, splits=few), short, task.device)
 
 
 def metrics(one: Evaluation) -> dict[str, float]:
-    """The numbers of an evaluation that plans are ranked by."""
+    """The metrics of an evaluation by which plans are ranked."""
     return {name: float(getattr(one, name)) for name in fidelity.METRICS}

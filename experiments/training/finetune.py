@@ -74,10 +74,10 @@ def finetune(
         network: the physically smaller network, with its batch norms.
         data: the network is trained on the train split.
         recipe: the training recipe; a cosine schedule without warm-up is usual.
-        dense: the network that was cut: the teacher of a recipe that distills and names no other.
+        dense: the network before cutting; the teacher of a recipe that names no other.
         device: where to train; the copy comes back to the CPU.
-        record: takes a row an epoch; a killed fine-tuning resumes from the state in its folder.
-        tracker: takes the same rows.
+        record: gets a row an epoch; a killed fine-tuning resumes from the state in its folder.
+        tracker: gets the same rows.
         state: name of the file in the record's folder that a killed fine-tuning resumes from. The caller
             deletes it when nothing that follows can be killed.
     """

@@ -21,16 +21,16 @@ from experiments.training.steps import steps_an_epoch
 def opened(
     folder: Path, settings: Mapping[str, Any], *, seeds: Mapping[str, int], states: Sequence[str]
 ) -> RunRecord:
-    """The record of a training in a folder: a new one, or one that `fit` goes on with from its states.
+    """The record of a training in a folder: a new one, or one that `fit` continues from its states.
 
     Args:
         folder: of the run.
-        settings: all of the command.
+        settings: the command's configuration.
         seeds: each by what it draws.
-        states: the names of the states' files.
+        states: names of the files with states.
 
     Raises:
-        RecordError: when the record is of other settings, or has epochs that no state can give again.
+        RecordError: if the record has other settings, or epochs without a state to resume from.
     """
     if (folder / RECORD).exists():
         record = RunRecord.read(folder)
@@ -70,8 +70,8 @@ def fit(
         device: where to train.
         state: the file that a killed training resumes from; its epochs are written to the record again. It
             belongs to the record.
-        record: takes a row an epoch, and the seconds.
-        tracker: takes the same.
+        record: gets a row an epoch, and the seconds.
+        tracker: gets the same.
         phase: the name under which the record counts the seconds.
         teacher: of a recipe that distills.
         console: where the bar is shown.

@@ -45,28 +45,27 @@ def train(
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> list[Epoch]:
-    """Train a model in place on the train split; the last weights are the result, none is picked by accuracy.
+    """Train a model in place on the train split; the result is the last epoch, not the most accurate one.
 
-    On a CPU the same call gives the same weights; a GPU adds up in an order of its own.
+    On a CPU the same call gives the same weights; on a GPU the order of sums may differ.
 
     Args:
-        model: gives logits ``(N, classes)``.
-        data: the train split is learnt from, the selection split is only reported.
-        recipe: what to do.
-        device: where to; the model is left there.
-        teacher: whose logits are learnt from as the recipe says, see `distillation.teacher_of`; it is moved
-            to the device.
-        state: where everything needed to go on is kept, rewritten after each epoch; an existing file is gone
-            on from, and the result equals that of an uninterrupted run.
-        of: the run that the state belongs to; that of another is refused.
-        on_step: called with (step, steps in all, loss).
+        model: returns logits ``(N, classes)``.
+        data: trained on the train split; accuracy on the selection split is only reported.
+        recipe: the training recipe.
+        device: where to train; the model is left there.
+        teacher: for a recipe that distills, see `distillation.teacher_of`; it is moved to the device.
+        state: file to resume from, rewritten after each epoch; the result equals that of an uninterrupted
+            run.
+        of: the run that the state belongs to; a state of another run is refused.
+        on_step: called with (step, total steps, loss).
         on_epoch: called after each epoch.
 
     Raises:
         DivergedError: when the loss is not finite; the state of the last good epoch is kept.
-        RecipeError: when ``state`` belongs to another recipe or network, or when the recipe distills and
-            there is no teacher.
-        RecordError: when it is damaged or of another run, and the one before it as well.
+        RecipeError: if ``state`` belongs to another recipe or network, or if the recipe distills and there is
+            no teacher.
+        RecordError: if it and the previous state are damaged or of another run.
     """
     if (teacher is None) == bool(recipe.distill):
         raise RecipeError(f"distill is {recipe.distill} and the teacher {teacher}: give both or neither")
@@ -102,7 +101,7 @@ def train(
 
 
 def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD that decays weights of two and more dimensions only: not biases, not batch norm."""
+    """SGD with weight decay only for weights of two or more dimensions, not for biases and batch norm."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     decayed = [p for p in parameters if p.ndim > 1]
     plain = [p for p in parameters if p.ndim <= 1]
@@ -174,7 +173,7 @@ def _resume(
 
 
 def read_history(path: Path, of: str = "") -> list[Epoch]:
-    """The epochs that a run's state file has behind it; none where there is no file."""
+    """The finished epochs in a state file; empty without a file."""
     state = _read(path, of)
     return [] if state is None else [Epoch(**epoch) for epoch in state["history"]]
 

@@ -14,12 +14,12 @@ RULES: dict[str, Callable[..., Rule]] = {"uniform": Uniform, "shallow": Shallow,
 
 
 class PlanSetError(ValueError):
-    """More different plans asked for than were found within a budget."""
+    """Fewer different plans within a budget than asked for."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A plan by how many positions it keeps of each group, and where it comes from."""
+    """A plan by its counts of kept positions, and its kind."""
 
     kind: str
     counts: tuple[int, ...]
@@ -28,12 +28,12 @@ class Drawn:
 def plan_set(budget: Budget, count: int, seed: int) -> list[Drawn]:
     """``count`` different plans within a budget, in a fixed order: the rules, then the drawn kinds in turn.
 
-    *random* keeps share * exp(0.7 u) of each group, u uniform in [-1, 1] and share the ratio that all groups
-    that are left could keep; *wild* twice that exponent, so that poor plans are among them; *near* changes
-    about a third of the groups of the uniform plan.
+    *random* keeps share * exp(0.7 u) of each group, with u uniform in [-1, 1] and share the keep ratio that
+    all remaining groups could have. *wild* doubles that exponent, which gives poor plans as well. *near*
+    changes about a third of the groups of the uniform plan.
 
     Raises:
-        PlanSetError: where the draws do not give that many different plans.
+        PlanSetError: if the draws give fewer different plans.
     """
     groups = len(budget.choices)
     found: dict[tuple[int, ...], str] = {}
@@ -59,7 +59,7 @@ def plan_set(budget: Budget, count: int, seed: int) -> list[Drawn]:
 
 
 def filled(budget: Budget, factors: np.ndarray) -> tuple[int, ...]:
-    """The counts that keep ``factors[g]`` times the share that is left at group g, within the budget."""
+    """The counts that keep ``factors[g]`` times the remaining share at group g, within the budget."""
     kept: list[int] = []
     for factor in factors:
         keep = min(1.0, float(factor) * budget.share(kept))
@@ -68,7 +68,7 @@ def filled(budget: Budget, factors: np.ndarray) -> tuple[int, ...]:
 
 
 def by_rule(budget: Budget, rule: Rule) -> tuple[int, ...]:
-    """The counts that a hand-made policy keeps, without an environment that evaluates them."""
+    """The counts of a hand-made policy, without evaluating them."""
     kept: list[int] = []
     first = budget.share(kept)
     changes_at = round(rule.part * len(budget.choices))

@@ -1,4 +1,4 @@
-"""How to train, without the means to: read by the configuration schema, which must not wait for torch."""
+"""The settings of a training; the configuration schema reads them without importing torch."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ LIMITS = {
 
 
 class RecipeError(ValueError):
-    """A recipe that cannot be followed."""
+    """An impossible recipe."""
 
 
 @dataclass(frozen=True, slots=True)

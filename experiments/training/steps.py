@@ -18,12 +18,12 @@ WARM_UP = 3  # steps before a capture, in which libraries choose their kernels a
 
 
 def steps_an_epoch(images: int, batch_size: int) -> int:
-    """Batches in which an epoch goes through so many images, see `batches`."""
+    """The number of batches in an epoch of some images, see `batches`."""
     return max(1, math.ceil(images / batch_size) - (batch_size > 1 and images % batch_size == 1))
 
 
 def batches(order: Tensor, batch_size: int) -> list[Tensor]:
-    """An order cut into batches; a last single image, which batch norm refuses, joins the one before."""
+    """Split an order into batches; a single last image, which batch norm refuses, joins the batch before."""
     parts = list(order.split(batch_size))
     if len(parts) > steps_an_epoch(len(order), batch_size):
         parts[-2:] = [torch.cat(parts[-2:])]
@@ -31,7 +31,7 @@ def batches(order: Tensor, batch_size: int) -> list[Tensor]:
 
 
 class Steps:
-    """Batches, forward and backward passes and updates, one after another."""
+    """Training steps one by one: batches, forward and backward passes, updates."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Steps:
         self.half = recipe.bfloat16 and has_bfloat16(split.images.device)
 
     def epoch(self, rates: Sequence[float], generator: torch.Generator) -> Iterator[tuple[int, int, float]]:
-        """Train on every image once, in an order of the generator.
+        """Train on every image once, in a random order.
 
         Args:
             rates: the learning rate of each step.
@@ -64,7 +64,7 @@ class Steps:
             yield step, len(chosen), self.step(chosen, moves).item()
 
     def step(self, chosen: Tensor, moves: Tensor) -> Tensor:
-        """One update on the chosen images; gives the loss before it."""
+        """One update on the chosen images; returns the loss before it."""
         images, labels = augmented(self.data, self.split, chosen, moves, self.recipe)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half):
             logits = self.model(images)
@@ -82,8 +82,8 @@ class Steps:
 class CapturedSteps(Steps):
     """The same on a GPU, where a small network's kernels are shorter than their launches.
 
-    The step is captured once as a CUDA graph and replayed on batches of one size: the last batch of an epoch
-    is filled up with its first images. The loss is read every `READ_EVERY` steps.
+    The step is captured once as a CUDA graph and replayed on batches of one size; the last batch of an epoch
+    is padded with its first images. The loss is read every `READ_EVERY` steps.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class CapturedSteps(Steps):
         self.graph = self._captured()
 
     def epoch(self, rates: Sequence[float], generator: torch.Generator) -> Iterator[tuple[int, int, float]]:
-        """As `Steps.epoch`, with the mean over all images since the last look at the loss."""
+        """Like `Steps.epoch`, with mean losses since the loss was last read."""
         size = self.recipe.batch_size
         order = torch.randperm(len(self.split), generator=generator)
         order = order[torch.arange(len(rates) * size) % len(order)]
@@ -127,7 +127,7 @@ class CapturedSteps(Steps):
         self.total += self.step(self.batch[0], self.batch[1:])
 
     def _captured(self) -> torch.cuda.CUDAGraph:
-        """The graph of one step; what the warm-up learnt is taken back."""
+        """Capture the graph of one step and undo the warm-up."""
         self._warm_up()
         graph = torch.cuda.CUDAGraph()
         self.optimizer.zero_grad()
@@ -137,7 +137,7 @@ class CapturedSteps(Steps):
         return graph
 
     def _warm_up(self) -> None:
-        """Run a few steps beside the main stream, as a capture needs, and put all values back in place."""
+        """Run a few steps on another stream, as a capture needs, and restore all values."""
         weights = {name: value.clone() for name, value in self.model.state_dict().items()}
         momenta = {p: state["momentum_buffer"].clone() for p, state in self._momenta()}
         stream = torch.cuda.Stream()
@@ -178,11 +178,11 @@ def augmented(
     """A normalised batch, each image shifted and mirrored as `drawn` says, and its labels.
 
     Args:
-        data: knows how to normalise.
+        data: normalises images.
         split: where the images lie.
-        chosen: ``(n,)`` int64, which of them; this and what follows may lie on the CPU.
+        chosen: ``(n,)`` int64 indices of images; this and the next argument may lie on the CPU.
         moves: ``(3, n)`` int64; a shift of ``recipe.shift`` leaves an image where it is.
-        recipe: has the largest shift in pixels; what is moved in is 0, the mean.
+        recipe: has the largest shift in pixels; pixels that move in are 0, the mean.
     """
     device, shift = split.images.device, recipe.shift
     chosen, moves = chosen.to(device), moves.to(device)[:, :, None]

@@ -1,6 +1,6 @@
 """The job of `experiments.tuned_optima`: a sample of a table's plans, each repaired and fine-tuned.
 
-Each row of the record is one plan; a killed run goes on with the plans that have none.
+Each row of the record is one plan; a killed run continues with the plans that have no row.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ Found = dict[int, list[str]]  # plan, as its position in the table: whose best i
 
 @dataclass(frozen=True)
 class Subject:
-    """The network of a table, and what repairs and tunes it."""
+    """The network of a table, and the means to repair and fine-tune it."""
 
     table: Table
     model: nn.Module
@@ -86,7 +86,7 @@ def prepared(cfg: DictConfig) -> Subject:
 def sample(
     cfg: DictConfig, table: Table, contenders: Mapping[str, Any], target: float
 ) -> list[tuple[int, list[str]]]:
-    """Plans to tune within a budget: the best of the table, drawn ones, and the best of each contender."""
+    """Plans to fine-tune within a budget: the table's best, random ones, and each contender's best."""
     found: Found = {int(at): [] for at in drawn(table, target, cfg.plans)}
     for name, settings in contenders.items():
         for seed in seeds_of(cfg, settings):
@@ -99,7 +99,7 @@ def sample(
 
 
 def drawn(table: Table, target: float, count: int) -> NDArray[np.int64]:
-    """``(count,)`` positions of plans: a third those of largest reward, the others from the upper half."""
+    """``(count,)`` indices of plans: a third have the largest rewards, the others are from the upper half."""
     limit = Budget(table.compressor, {"macs": target}).limit
     within = np.flatnonzero(table.columns["macs"].ravel() <= limit)
     worth = table.columns["top1"].ravel()[within].astype(float)
@@ -110,7 +110,7 @@ def drawn(table: Table, target: float, count: int) -> NDArray[np.int64]:
 
 
 def row(subject: Subject, at: int) -> dict[str, Any]:
-    """Of a plan its ``reward``, top-1 in the table, and by split its top-1 after each fine-tuning."""
+    """A plan's ``reward``, its top-1 in the table, and its top-1 after each fine-tuning by split."""
     table, model = subject.table, subject.model
     index = tuple(int(i) for i in np.unravel_index(at, table.columns["top1"].shape))
     plan = plan_at(table, index)
@@ -134,7 +134,7 @@ def plan_at(table: Table, index: tuple[int, ...]) -> Plan:
 
 
 def position(table: Table, plan: Plan) -> int:
-    """A plan's position in a table's columns, laid flat."""
+    """A plan's flat index in a table's columns."""
     shape, levels = table.columns["top1"].shape, table.compressor
     index = [
         int(np.searchsorted(choices, len(order) if kept is None else len(kept)))
