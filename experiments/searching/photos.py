@@ -175,7 +175,7 @@ def searched(subject: Subject, settings: Mapping[str, Any], job: Job) -> tuple[d
 
 
 def shot(subject: Subject, job: Job) -> tuple[dict[str, Any], nn.Module]:
-    """Run a method of `one_shot` and re-estimate batch norms; ``macs_share`` is the fraction that it keeps."""
+    """Run a method of `one_shot` and re-estimate batch norms; ``macs_share`` is what it keeps."""
     task = subject.task
     network = getattr(one_shot, job.policy)(task.model, task.data, job.target)
     share = one_shot.total(network, task.data) / one_shot.total(task.model, task.data)
