@@ -1,5 +1,7 @@
 """Networks by name: cut by random plans, counted, exported; all of timm's families and torchvision's."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from amc_env.cost import mask_widths
-from experiments.analysis import survey
-from experiments.analysis.keeping import group_of
+from experiments.analysis import keeping, survey
+from experiments.analysis.keeping import group_of, keep
 from experiments.recording.record import RunRecord
 
 
@@ -47,6 +49,7 @@ def test_what_is_refused_is_a_row_with_its_message() -> None:
     assert row["side"] == 96
     assert "x.sum() > 0" in row["refused"]
     assert "\n" not in row["refused"]
+    assert "(test_survey.py:" in row["refused"]
 
 
 def rows() -> list[dict[str, Any]]:
@@ -74,6 +77,18 @@ def test_the_table_counts_and_names_what_is_not_right() -> None:
 def test_a_survey_is_kept_among_its_kind(tmp_path: Any) -> None:
     with RunRecord.create(tmp_path / "run", {"models": ["timm"], "plans": 3}, seeds={}) as record:
         assert group_of(record) == "networks"
+
+
+def test_a_survey_that_was_cut_is_kept_with_what_it_examined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "RESULTS", tmp_path / "results")
+    record = RunRecord.create(tmp_path / "run", {"models": ["timm"], "plans": 3}, seeds={})
+    for row in rows()[:2]:
+        record.add(**row)
+    record.finish("interrupted")
+    kept = json.loads(keep(tmp_path / "run", "some").read_text())
+    assert [row["network"] for row in kept["rows"]] == ["timm/a", "timm/b"]
 
 
 def test_the_listed_families() -> None:

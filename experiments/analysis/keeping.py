@@ -49,7 +49,8 @@ def keep(folder: Path, name: str) -> Path:
     """Copy the parts of a finished record that tables need into the committed results.
 
     An interrupted comparison of policies keeps the seeds that every policy has at every target. An
-    interrupted comparison of ways of compressing keeps all rows, and its table says that it was stopped.
+    interrupted comparison of ways of compressing keeps all rows, and its table says that it was stopped. An
+    interrupted survey of networks keeps those that it examined; a later one is joined to it.
 
     Raises:
         KeepError: for a run that has not finished, is kept already, or is not what its name says.
@@ -60,7 +61,7 @@ def keep(folder: Path, name: str) -> Path:
     if group == TUNED and name.partition("-")[0] in ABOUT:
         group = FAMILIES
     stopped = record.content["status"] != "finished"
-    if stopped and not (group == FAMILIES and record.rows):
+    if stopped and not (group in (FAMILIES, NETWORKS) and record.rows):
         _shorten(record, group)
     place = RESULTS / (_named(name) if group == TUNED else group)
     path = place / f"{name}.json"

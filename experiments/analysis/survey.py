@@ -5,6 +5,7 @@ correct. Each row of the record is one network; a killed run continues with the 
 """
 
 import contextlib
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from experiments.delivery.runtimes import onnx_run
 from experiments.recording.opening import opened
 from experiments.recording.progress import Meter
 
+FOLDERS = re.compile(r"/(?:[^/\s:]+/)+(?=[^/\s:]+:\d)")  # before the name of a file with a line
 FAMILIES = Path(__file__).with_name("timm_families.txt")
 LIBRARIES = ("timm", "torchvision")
 SIDES = (64, 96, 224)  # pixels: the smallest that a network takes
@@ -98,7 +100,7 @@ def examine(model: nn.Module, plans: int) -> dict[str, Any]:
         drawn = [random_plan(graph, seed) for seed in range(plans)]
         apart = max(check(model, graph, plan, images) for plan in drawn)
     except TraceError as error:
-        return {"side": side, "refused": " ".join(str(error).split())}
+        return {"side": side, "refused": line(error)}
     small = [cut(model, graph, plan).eval() for plan in drawn]
     equal = all(counted(graph, plan, network, images[:1]) for plan, network in zip(drawn, small, strict=True))
     facts = {"side": side, "layers": len(graph.layers), "groups": len(graph.groups), "apart": apart}
@@ -131,7 +133,12 @@ def exported(network: nn.Module, images: torch.Tensor) -> dict[str, Any]:
             path = write_onnx(network, tuple(images.shape[1:]), Path(folder) / "network.onnx")
             return {"onnx": agree(onnx_run(path, [images]), network(images), path)}
     except ExportError as error:
-        return {"unwritten": " ".join(str(error).split())}
+        return {"unwritten": line(error)}
+
+
+def line(error: Exception) -> str:
+    """A message in one line, in which files stand without the folders of this machine."""
+    return FOLDERS.sub("", " ".join(str(error).split()))
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
