@@ -1,6 +1,7 @@
 """The refit is the least-squares solution on the sampled rows, whatever the layer and the batches."""
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -419,6 +420,28 @@ def test_a_torn_cache_file_is_made_again(cache: Path, length: int) -> None:
     with pytest.warns(UserWarning, match="damaged: .*: it is made again"):
         assert same(cached(model, graph), fresh)
     assert path.read_bytes() == whole
+    assert len(list((cache / "moments").iterdir())) == 1
+
+
+def test_two_processes_that_make_the_same_cache_are_both_right(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = networks.ready(networks.chain())
+    graph = trace(model, networks.PAIR)
+    replace, fresh = os.replace, collect(model, graph, pictures(), images=40, points=1, seed=0)
+
+    def late(source: Path, target: Path) -> None:
+        with (
+            monkeypatch.context() as other
+        ):  # a process that begins and ends between the two steps of the first
+            other.setattr(os, "replace", replace)
+            other.setattr(os, "getpid", lambda: 1)
+            assert same(cached(model, graph), fresh)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", late)
+    assert same(cached(model, graph), fresh)
+    monkeypatch.undo()
     assert len(list((cache / "moments").iterdir())) == 1
 
 
