@@ -164,6 +164,8 @@ def end_command(error: BaseException, explain: Callable[[Exception], str], *, st
         stop(explain(error))
     if isinstance(error, ValueError) and not started and not is_ours(error):  # Hydra's, as of model=3
         stop(explain(error))
+    if type(error).__module__.partition(".")[0] == "yaml" and not started:
+        stop(f"a file of the configuration is no YAML: {error}")
     if isinstance(error, KeyboardInterrupt):
         number = error.number if isinstance(error, Ended) else signal.SIGINT
         stop(str(error) or "interrupted", INTERRUPTED + number)

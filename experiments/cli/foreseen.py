@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,29 @@ def _asked(cfg: DictConfig) -> Iterator[tuple[str, Any, Sequence[str]]]:
 def _runs(cfg: DictConfig) -> Sequence[str]:
     """Keys that name the folder of a run; what `experiments.deep_compress` keeps is no run."""
     return ("run", "policy", "keep") if "name" in cfg else ("run", "policy")
+
+
+def _data(cfg: DictConfig) -> None:
+    """Options are of data sets that have some; photographs are in a folder or a zip."""
+    name, root = at(cfg, "data.name"), at(cfg, "data.root")
+    if (options := at(cfg, "data.options")) and name not in (*limits.OF_FOLDERS, "import"):
+        given = ", ".join(options)
+        raise ConfigError(f"data.options has {given}, data={name} takes none: leave them out")
+    if name == "photos" and not Path(root).is_dir() and not zipfile.is_zipfile(root):
+        raise ConfigError(f"data.root is {root}, which is neither a folder nor a zip of images: give one")
+
+
+def _limits(cfg: DictConfig) -> None:
+    """Further bounds of a protocol are shares of the dense network's cost, each of another resource."""
+    bounds: Any = at(cfg, "protocol.limits") or DictConfig({})
+    if not isinstance(bounds, DictConfig):
+        raise ConfigError(f"protocol.limits is {bounds!r}: give shares by resource, as {{params:0.5}}")
+    known = [one for one in limits.RESOURCES if one != at(cfg, "protocol.resource")]
+    for key, share in plain(bounds).items():
+        if key not in known:
+            raise ConfigError(f"protocol.limits has {key}; there are {', '.join(known)} beside the target's")
+        if type(share) not in (int, float) or not 0 < share <= 1:
+            raise ConfigError(f"protocol.limits.{key} is {share!r}, it is above 0 and at most 1")
 
 
 def _content(cfg: DictConfig) -> None:
@@ -167,10 +191,10 @@ def _commands(cfg: DictConfig) -> None:
             raise ConfigError(f"{suggest.needed('checkpoint')}, or table=FILE for a table of layers")
         if cfg.device == "cuda" and cfg.runtime != "torch":
             raise ConfigError(f"device is cuda with {cfg.runtime}; cpu, or cuda with runtime=torch")
-        if cfg.table is not None and cfg.runs:
-            if cfg.result is None:
-                raise ConfigError("runs are measured into a file: give result=FILE")
-            _whole("table", Path(cfg.table), "measure it with the same command without runs")
+        if cfg.table is not None and cfg.runs and cfg.result is None:
+            raise ConfigError("runs are measured into a file: give result=FILE")
+        if cfg.table is not None and (cfg.runs or Path(cfg.table).exists()):
+            _whole("table", Path(cfg.table), "measure it with the same command without runs, into a new file")
     if "trials" in cfg and cfg.table.startswith(REPORTED):
         raise ConfigError(
             f"table={cfg.table} is what results are reported on; tune on another, as table=digits"
@@ -229,5 +253,6 @@ def _contenders(cfg: DictConfig) -> None:
 
 
 CHECKS: tuple[Callable[[DictConfig], Any], ...] = (
-    _commands, _places, _content, _times, _tracking, _networks, _functions, _images, _contenders,
+    _commands, _places, _data, _limits, _content, _times, _tracking, _networks, _functions, _images,
+    _contenders,
 )  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 from experiments.cli.signatures import ROOT, choices
 
 MODELS = choices("amc_env.zoo", "MODELS")
+RESOURCES = (*choices("amc_env.cost", "RESOURCES"), "latency")
 TABLES = choices("experiments.searching.tabulate", "SOURCES")  # that can be made, beside those that are
 LIMITS: dict[str, Sequence[Any]] = {
     "seed": (0, 2**32 - 1),

@@ -1,5 +1,6 @@
 """Builds what a configuration names: the trained network, its data, the environment, the agent."""
 
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -81,6 +82,9 @@ def trained(cfg: DictConfig) -> Trained:
             f"{stem} holds a {card.architecture}, asked for model.name={name}; "
             "give the checkpoint of that network"
         )
+    taken = inspect.signature(zoo.MODELS[name]).parameters if name in zoo.MODELS else options
+    if unknown := [key for key in options if key not in taken and "options" not in taken]:
+        raise config.ConfigError(f"{name} has no option {unknown[0]!r}; it has {', '.join(taken)}")
     if card.shape != data.shape:
         raise weights.CheckpointError(
             f"{stem} was trained on images of shape {card.shape}, those of {data.name} are {data.shape}; "

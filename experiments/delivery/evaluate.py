@@ -8,6 +8,7 @@ from amc_env.evaluator import accuracy
 from amc_env.execution import CPU
 from amc_env.functions import function
 from amc_env.scoring import batches_of, score
+from experiments.cli.config import told_as
 from experiments.cli.datasets import load_data
 from experiments.delivery.runtimes import read, restored
 
@@ -32,7 +33,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
 def _scored(cfg: DictConfig) -> None:
     metric, data = function(cfg.metric, "metric"), load_data(cfg.data)
     network, card = restored(cfg.checkpoint, cfg.target)
-    found = score(network, metric, batches_of(data, cfg.split, CPU), cfg.split)
+    with told_as(f"metric {cfg.metric}"):
+        found = score(network, metric, batches_of(data, cfg.split, CPU), cfg.split)
     what = f"{'dense' if card.plan is None else 'compressed'} {card.architecture}"
     where = f"{found.n_images:,} {cfg.split} images of {data.name}"
     print(f"{what} on {where}: {cfg.metric} {found.top1:.6g} ± {found.std_error:.2g}")

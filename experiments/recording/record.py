@@ -21,6 +21,7 @@ from experiments.recording.provenance import commit, versions
 
 FORMAT = 1
 RECORD, ROWS = "record.json", "record.jsonl"
+TOLD = 6  # differences of two configurations in a message
 APART = ("output",)  # keys of a configuration that do not change the result
 CLOCK = ("run", "seconds", "work")  # keys that depend on the clock, the machine, the folder or the cache,
 CLOCK_ENDINGS = ("_seconds", "_ms")  # and what others that do end in
@@ -165,8 +166,9 @@ class RunRecord:
     def check(self, config: Mapping[str, Any]) -> None:
         """Raise a `RecordError` that lists the differences unless the record has this configuration."""
         if differences := sorted(_differences(self.content["config"], told(config))):
+            more = f"; and {len(differences) - TOLD} more" if len(differences) > TOLD else ""
             raise RecordError(
-                f"{self.folder} is of another configuration ({'; '.join(differences)}): "
+                f"{self.folder} is of another configuration ({'; '.join(differences[:TOLD])}{more}): "
                 "match it or change output"
             )
 
