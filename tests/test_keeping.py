@@ -148,3 +148,9 @@ def test_held_out_networks_of_a_pretrained_agent_are_kept(tmp_path: Path, result
     path = keep(finished(tmp_path / "run", config, {"table": "a"}, {"table": "b"}), "held_out")
     assert path == results / "pretrained/held_out.json"
     assert json.loads(path.read_text())["config"]["critic"] == "critic"
+
+
+def test_photographs_within_milliseconds_are_no_row_of_the_table_of_macs(tmp_path: Path) -> None:
+    config = {"contenders": {}, "one_shot": [], "resource": "latency"}
+    with pytest.raises(KeepError, match=r"has a budget of latency, the table of photographs is of macs"):
+        keep(finished(tmp_path / "run", config), "efficientnet_lite0-photos-latency")

@@ -110,6 +110,11 @@ def group_of(record: RunRecord) -> str:
     config = record.content["config"]
     if "contenders" in config:
         if "one_shot" in config:
+            if config["resource"] != "macs":
+                raise KeepError(
+                    f"{record.folder} has a budget of {config['resource']}, the table of photographs is of "
+                    "macs: run its networks with `python -m experiments.latency runs=[...]`"
+                )
             return PHOTOS
         if "tunings" in config:
             return OPTIMA
