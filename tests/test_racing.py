@@ -9,7 +9,7 @@ from latency_tables import falling
 from amc_env import latency, zoo
 from amc_env.graph.trace import trace
 from experiments.delivery import racing
-from experiments.recording.committed import whole
+from experiments.recording.committed import row_a_line, whole
 from experiments.recording.record import RecordError, RunRecord
 
 WORDS = ("model=digits_cnn", "data=digits")
@@ -114,6 +114,9 @@ def test_a_comparison_gives_each_of_its_networks(tuned: bool, graph, tmp_path: P
     record.add(policy="gp", target=0.5, seed=2, counts=[size // 2 for size in sizes], **{key: value})
     record.add(policy="torch_pruning", target=0.5, seed=0, **{key: value})
     first, second = racing.entries_of(tmp_path / "a", graph)
+    kept = record.content | {"rows": record.rows}
+    (tmp_path / "kept.json").write_text(row_a_line(kept, "kept"))
+    assert racing.entries_of(tmp_path / "kept.json", graph) == [first, second]
     assert (first.policy, first.counts, first.test) == ("dense", tuple(sizes), 0.95 if tuned else 1.0)
     assert (second.policy, second.resource, second.target, second.seed) == ("gp", "latency", 0.5, 2)
     assert (second.test, second.tuned, second.measure) == (0.7, tuned, "accuracy" if tuned else "agreement")

@@ -24,7 +24,7 @@ from experiments.analysis.describe import images, network
 from experiments.delivery.bench import Bench
 from experiments.delivery.monitoring import Monitor
 from experiments.delivery.promise import promises, undisturbed
-from experiments.recording.committed import row_a_line
+from experiments.recording.committed import row_a_line, whole
 from experiments.recording.provenance import commit, versions
 from experiments.recording.record import RecordError, RunRecord
 
@@ -86,18 +86,27 @@ def main(cfg: DictConfig) -> None:
 def entries_of(run: Path, graph: Graph) -> list[Entry]:
     """The networks that a run found, and the dense one.
 
+    Args:
+        run: folder of a run, or the file of a comparison that is kept among the results.
+        graph: of the dense network.
+
     Raises:
         RecordError: for a run that delivered none, or one of another network.
     """
-    record = RunRecord.read(run)
-    content, compared = record.content, "contenders" in record.content["config"]
+    if run.is_file():
+        content = whole(run)
+        rows = content.get("rows", [])
+    else:
+        record = RunRecord.read(run)
+        content, rows = record.content, record.rows
+    compared = "contenders" in content["config"]
     found = content["results"].get("groups" if compared else "table")
     if found is None or not (compared or "counts" in found[DENSE]):
         raise RecordError(f"{run} has no delivered networks: let it end, a search with deliver=true")
     sizes = [group["size"] for group in found] if compared else found[DENSE]["counts"]
     if sizes != [len(group) for group in graph.groups]:
         raise RecordError(f"{run} is of another network than the table: its channel groups have other sizes")
-    return _compared(content, record.rows, sizes) if compared else _searched(content)
+    return _compared(content, rows, sizes) if compared else _searched(content)
 
 
 def _compared(
