@@ -354,7 +354,7 @@ def test_the_command(tmp_path):
     command = [sys.executable, "-m", "experiments.fetch", "data=imagefolder", f"data.root={tmp_path}"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: no folder {tmp_path}/train")
+    assert done.stderr.startswith(f"error: data.root is {tmp_path}, but there is no {tmp_path}/train")
     assert len(done.stderr.splitlines()) == 1
 
 
