@@ -47,7 +47,7 @@ def draw(data: DataSet, said: Mapping[str, Tensor], path: Path) -> Path | None:
                     -0.1, -0.08 - 0.14 * line, name, transform=axis.transAxes, ha="right", va="top",
                     fontsize=7, fontweight="bold",
                 )  # fmt: skip
-    figure.savefig(path, metadata={"Software": None})
+    figure.savefig(path, bbox_inches="tight", metadata={"Software": None})  # no line is cut off
     return path
 
 
