@@ -106,7 +106,7 @@ def test_a_backbone_goes_through_search_export_and_a_clean_process(
     )
     words = (
         *("model=import", "target=mine:net", f"+model.options.kind={kind}", *data),
-        *(f"metric=mine:{metric}", "part=backbone", "protocol.target=0.6", "agent=random", "episodes=3"),
+        *(f"metric=mine:{metric}", "part=backbone", "protocol.target=0.6", "agent=gp", "episodes=3"),
         *("compressor=channels", "compressor.calibration_images=4", "confirm=1", "finetune.epochs=0"),
         *("tracking=none", "output=run"),
     )
@@ -114,7 +114,7 @@ def test_a_backbone_goes_through_search_export_and_a_clean_process(
     sys.modules.pop("mine", None)
     assert status == 0, error
     table = json.loads((tmp_path / "run/record.json").read_text())["results"]["table"]
-    assert 0.4 < table["AMC"]["macs"] / table["dense"]["macs"] <= 0.6
+    assert 0.5 < table["AMC"]["macs"] / table["dense"]["macs"] <= 0.6
     assert table["dense"]["test"] > 0.99
     assert ("hold 'backbone' alone" in out) == bool(held)
 
