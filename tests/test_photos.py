@@ -2,18 +2,15 @@
 
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.image import imread
 from PIL import Image
 from torch import nn
 
 from amc_env.data import photos
 from amc_env.data.splits import DataError
-from experiments.delivery.picture import draw
 
 SMALL = {"seed": 0, "size": 8, "resize": 8}
 
@@ -104,18 +101,3 @@ def test_what_is_no_photograph(tmp_path):
         photos.load(tmp_path / "nothing", **SMALL)
     with pytest.raises(DataError, match="holds 3 images"):
         photos.load(write(tmp_path / "few", 3), **SMALL)
-
-
-@pytest.mark.parametrize("last", ["AMC", "a_searcher_of_a_long_name"])
-def test_no_name_is_cut_off_the_picture(tmp_path, last):
-    images = torch.zeros(10, 3, 8, 8, dtype=torch.uint8)
-
-    class Data(dict):
-        classes = 1000
-
-    data = Data(test=SimpleNamespace(images=images))
-    said = {name: torch.arange(10) + at for at, name in enumerate(("dense", "uniform", last))}
-    picture = imread(draw(data, said, tmp_path / "said.png"))[..., :3]
-    assert (picture[[0, -1]] == 1).all()
-    assert (picture[:, [0, -1]] == 1).all()
-    assert (picture[-30:] < 1).any()  # the last name

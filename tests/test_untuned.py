@@ -135,6 +135,16 @@ def test_searches_and_shots_are_measured_without_a_recipe(tmp_path, capsys):
     assert "| `torch_pruning` | 1 | 0 |" in capsys.readouterr().out
 
 
+def ink_of(path):
+    with Image.open(path) as drawn:
+        return np.asarray(drawn.convert("L")) < 255
+
+
+def bands(ink):
+    """How many runs of columns have ink in them."""
+    return int((np.diff(ink.any(0).astype(int), prepend=0) == 1).sum())
+
+
 def test_a_picture_of_the_photographs_of_which_not_all_say_the_same(tmp_path):
     data = images()
     dense = data["test"].labels
@@ -142,6 +152,16 @@ def test_a_picture_of_the_photographs_of_which_not_all_say_the_same(tmp_path):
     other = dense.clone()
     other[[1, 5]] = (dense[[1, 5]] + 1) % 4
     path = picture.draw(data, {"dense": dense, "uniform": dense, "AMC": other}, tmp_path / "some.png")
-    with Image.open(path) as drawn:
-        assert drawn.width == 270  # two photographs
+    assert bands(ink_of(path)[:60]) == 2  # photographs, above the names
     assert path.stat().st_size < 300_000
+
+
+@pytest.mark.parametrize("last", ["AMC", "a_searcher_of_a_long_name"])
+def test_no_name_is_cut_off_the_picture(last, tmp_path):
+    data = images()
+    dense = data["test"].labels
+    said = {"dense": dense, "uniform": (dense + 1) % 4, last: (dense + 2) % 4}
+    ink = ink_of(picture.draw(data, said, tmp_path / "eight.png"))
+    assert not ink[[0, -1]].any()
+    assert not ink[:, [0, -1]].any()
+    assert bands(ink.T) == 1 + len(said)  # the photographs, and a line for each network

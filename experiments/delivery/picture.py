@@ -14,6 +14,7 @@ from amc_env.data.splits import DataSet
 MOST = 8  # photographs
 SIDE = 112  # pixels of each
 LONGEST = 20  # letters of a class name
+PADDING = 3 / 72  # inches around everything, as in matplotlib's constrained layout
 IMAGENET = 1000  # classes that have names
 
 
@@ -47,7 +48,8 @@ def draw(data: DataSet, said: Mapping[str, Tensor], path: Path) -> Path | None:
                     -0.1, -0.08 - 0.14 * line, name, transform=axis.transAxes, ha="right", va="top",
                     fontsize=7, fontweight="bold",
                 )  # fmt: skip
-    figure.savefig(path, bbox_inches="tight", metadata={"Software": None})  # no line is cut off
+    # Wherever the names need more height than the figure has, it grows.
+    figure.savefig(path, bbox_inches="tight", pad_inches=PADDING, metadata={"Software": None})
     return path
 
 
