@@ -11,6 +11,7 @@ from identity import FindTheKeeps, assert_resumes, best_of
 from agents import ddpg_elites
 from agents.ddpg_elites import EliteDDPG
 from agents.elites import Guide, Revisits
+from agents.elites_alone import ElitesAlone
 from agents.episode import Episode
 from agents.search import run_episode, search
 
@@ -227,3 +228,22 @@ def test_it_ends_nearer_to_the_best_than_noise_around_mu():
 def test_a_resumed_search_is_the_uninterrupted_one():
     env = FindTheKeeps()
     assert_resumes(lambda *, seed: agent_of(env, seed=seed, revisit=0.7), env, stop=8, episodes=14)
+
+
+# -- without networks
+
+
+def test_elites_alone_find_more_than_chance_and_resume():
+    env = FindTheKeeps()
+
+    def alone(*, seed):
+        return ElitesAlone(env.observation_space, env.action_space, seed=seed)
+
+    assert_resumes(alone, env, stop=24, episodes=30)
+    agent, first = alone(seed=0), []
+    for trial in search(env, agent, episodes=120, seed=0):
+        first.append(trial.episode.reward)
+    assert max(first[21:]) > max(first[:21])  # drawn around 0.5 until then
+    replayed = run_episode(env, agent, explore=False)
+    assert replayed.reward == max(first)
+    np.testing.assert_array_equal(replayed.asked, agent.revisits.best[0][1])
