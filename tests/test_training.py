@@ -97,6 +97,18 @@ def test_without_shift_and_flip_a_batch_is_the_images():
     assert torch.equal(labels, data["train"].labels[chosen])
 
 
+def test_an_erased_square_lies_around_its_middle_and_ends_at_the_border():
+    data, recipe = stripes(flip=False), Recipe(shift=0, erase=2)
+    moves = torch.tensor([[0, 0], [0, 0], [0, 0], [1, 0], [2, 3]])  # middles (1, 2) and (0, 3)
+    images, _ = augmented(data, data["train"], torch.tensor([3, 3]), moves, recipe)
+    wanted = data.normalise(data["train"].images[[3, 3]])
+    wanted[0, :, 0:2, 1:3] = 0.0
+    wanted[1, :, 0:1, 2:4] = 0.0
+    torch.testing.assert_close(images, wanted)
+    middles = drawn(300, recipe, data, torch.Generator().manual_seed(0))[3:]
+    assert set(middles.flatten().tolist()) == {0, 1, 2, 3}
+
+
 def test_it_learns_and_repeats_itself_and_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     first, second, other = network(), network(), network()

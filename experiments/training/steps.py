@@ -13,7 +13,7 @@ from experiments.training.distillation import soft_loss, teach
 from experiments.training.recipe import Recipe
 
 READ_EVERY = 50  # steps between two looks at the loss on a GPU, each of which waits for it
-MOVES = 3  # numbers that say how an image is augmented, see `drawn`
+MOVES = 5  # numbers that say how an image is augmented, see `drawn`
 WARM_UP = 3  # steps before a capture, in which libraries choose their kernels and take their memory
 
 
@@ -160,29 +160,38 @@ class CapturedSteps(Steps):
 
 
 def drawn(count: int, recipe: Recipe, data: DataSet, generator: torch.Generator) -> Tensor:
-    """Draws the augmentation of each of ``count`` images, ``(3, count)`` int64.
+    """Draws the augmentation of each of ``count`` images, ``(5, count)`` int64.
 
-    The rows are the shift down and the shift right in 0..2 ``recipe.shift``, and whether it is mirrored.
+    The rows are the shift down and the shift right in 0..2 ``recipe.shift``, whether it is mirrored, and the
+    row and column of the middle of the square that is erased.
     """
     moves = torch.zeros(MOVES, count, dtype=torch.long)
     if recipe.shift:
         moves[:2] = torch.randint(0, 2 * recipe.shift + 1, (2, count), generator=generator)
     if data.flip:
         moves[2] = torch.rand(count, generator=generator) < 0.5
+    if recipe.erase:
+        height, width = data.shape[1:]
+        moves[3] = torch.randint(0, height, (count,), generator=generator)
+        moves[4] = torch.randint(0, width, (count,), generator=generator)
     return moves
 
 
 def augmented(
     data: DataSet, split: Split, chosen: Tensor, moves: Tensor, recipe: Recipe
 ) -> tuple[Tensor, Tensor]:
-    """A normalised batch, each image shifted and mirrored as `drawn` says, and its labels.
+    """A normalised batch, each image shifted, mirrored and partly erased as `drawn` says, and its labels.
+
+    *Source*: DeVries & Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017,
+    for the erased square, which may reach over the border.
 
     Args:
         data: normalises images.
         split: where the images lie.
         chosen: ``(n,)`` int64 indices of images; this and the next argument may lie on the CPU.
-        moves: ``(3, n)`` int64; a shift of ``recipe.shift`` leaves an image where it is.
-        recipe: has the largest shift in pixels; pixels that move in are 0, the mean.
+        moves: ``(5, n)`` int64; a shift of ``recipe.shift`` leaves an image where it is.
+        recipe: has the largest shift and the side of the square in pixels; pixels that move in or are erased
+            are 0, the mean.
     """
     device, shift = split.images.device, recipe.shift
     chosen, moves = chosen.to(device), moves.to(device)[:, :, None]
@@ -195,4 +204,9 @@ def augmented(
     picked = images.permute(0, 2, 3, 1)[
         torch.arange(count, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]
     ].permute(0, 3, 1, 2)
+    if recipe.erase:
+        top, left = (middle - recipe.erase // 2 for middle in moves[3:])
+        erased = (down >= top) & (down < top + recipe.erase)
+        erased = erased[:, :, None] & ((right >= left) & (right < left + recipe.erase))[:, None, :]
+        picked = picked.masked_fill(erased[:, None], 0.0)
     return picked, split.labels[chosen]
