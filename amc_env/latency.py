@@ -1,10 +1,10 @@
-"""Measured time as a resource: a table of each layer's nanoseconds on one machine, and what plans cost by it.
+"""Measured time as a resource: a table of each layer's nanoseconds on one machine.
 
-A layer's time is that of all that runs until the next layer begins, so the layers of a network add up to it.
-It is measured at some counts of the channel groups that the layer reads and writes. A count between two of
-them is first rounded up to the block of channels that the processor handles at once, and then interpolated
-between the two, so that the machine's steps stay. One factor and one constant, fitted to whole networks,
-correct the sum.
+A layer's time includes everything that runs until the next layer begins, so the times of all layers add up to
+the network's. It is measured at some counts of the channel groups that the layer reads and writes. A count
+between two of them is first rounded up to the block of channels that the processor handles at once, and then
+interpolated between the two, which keeps the steps in the measured times. One factor and one constant, fitted
+to whole networks, correct the sum.
 """
 
 import json
@@ -27,14 +27,14 @@ MEASURE = "python -m experiments.latency table={path} model=... data=..."
 
 @dataclass(frozen=True)
 class Fit:
-    """How the table predicts whole networks.
+    """How well the table predicts whole networks.
 
     Attributes:
-        factor: measured time of whole networks over the sum of their layers', beside a constant rest.
+        factor: measured time of whole networks over the sum of their layers' times, apart from a constant.
         spearman: rank correlation of predicted and measured time over other random plans.
-        median_error: of prediction, relative to the measured time, over these.
-        plans: ``counts``, ``predicted_ns``, ``measured_ns`` of both, and ``fitted``: whether the factor is
-            from the plan.
+        median_error: relative error of the prediction, median over the same plans.
+        plans: the plans of the fit and the others: ``counts``, ``predicted_ns``, ``measured_ns`` and
+            ``fitted``, true for a plan of the fit.
     """
 
     factor: float
@@ -45,19 +45,19 @@ class Fit:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """A measured table; `read` and `save`.
+    """A measured table, see `read` and `save`.
 
     Attributes:
         name: of the network, for people.
-        conditions: see there.
+        conditions: what it was measured on and with.
         block: channels that the processor handles at once.
-        counts: of each group those that were measured, ascending.
-        layers: their times.
-        rest_ns: of a pass outside of all layers, fitted with the factor; negative where the layers' times
-            hold the clock's own, as with a profile.
-        fit: to whole networks.
-        seconds: that it took.
-        when: it was finished.
+        counts: for each group, the measured counts, ascending.
+        layers: times of each layer.
+        rest_ns: time of a pass outside all layers, fitted together with the factor; negative if the layers'
+            times include the overhead of the clock, as in a profile.
+        fit: of whole networks.
+        seconds: duration of the measurement.
+        when: date and time of its end.
     """
 
     name: str
@@ -71,15 +71,15 @@ class LatencyTable:
     when: str
 
     def prices(self) -> "LatencyPrices":
-        """What plans cost by the table."""
+        """The cost of plans by this table."""
         return LatencyPrices(self.counts, self.layers, self.rest_ns, self.block, self.fit.factor)
 
 
 def touched(graph: Graph) -> list[tuple[int, ...]]:
-    """Of each layer the groups that it reads or writes, ascending.
+    """For each layer, the groups that it reads or writes, ascending.
 
     Raises:
-        LatencyError: where they do not tell its widths: more than two, or a part of one.
+        LatencyError: for a layer that touches more than two groups, or only a part of one.
     """
     group_of = np.full(graph.atoms, -1)
     for group in graph.groups:
@@ -146,16 +146,16 @@ def read(path: Path | str) -> LatencyTable:
 
 
 def table_for(graph: Graph, path: Path | str, *, force: bool = False) -> LatencyTable:
-    """The table of a network that is searched here.
+    """Read the table for a search of a network on this machine.
 
     Args:
-        graph: of it.
+        graph: of the network.
         path: of the table.
         force: use it although it was measured on another machine, with another runtime, or of another network
             with as many layers and the same channels.
 
     Raises:
-        LatencyError: when it is missing, damaged, of other conditions, or does not fit.
+        LatencyError: when it is missing, damaged, measured under other conditions, or does not fit.
     """
     table = read(path)
     had = table.conditions

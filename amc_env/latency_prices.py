@@ -1,4 +1,4 @@
-"""What plans cost by a latency table's times of layers."""
+"""The cost of plans in nanoseconds, by the layer times of a latency table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,14 +29,14 @@ class LayerTimes:
 
 
 class LatencyPrices:
-    """Nanoseconds of plans.
+    """Predicts the nanoseconds of plans.
 
     Args:
         counts: for each group, the measured counts.
-        layers: their times.
-        rest_ns: of a pass outside of all layers, negative where these hold the clock's own time.
+        layers: the times of each layer.
+        rest_ns: time of a pass outside all layers; negative if their times include the overhead of the clock.
         block: channels that the processor handles at once.
-        factor: the layers' times are multiplied with.
+        factor: multiplies the layers' times.
     """
 
     unit, pairwise = "nanoseconds", True
@@ -106,7 +106,7 @@ class LatencyPrices:
 
 
 def _positions(counts: Sequence[int], block: int) -> NDArray[np.float64]:
-    """``(largest + 1,)`` where each count lies among the measured ones: 1.5 is between the second and third.
+    """``(largest + 1,)`` position of each count among the measured ones: 1.5 is halfway from second to third.
 
     >>> _positions([8, 24, 64], 16)[[8, 9, 24, 25, 40, 64]].tolist()
     [0.0, 0.5, 1.0, 1.2, 1.4, 2.0]

@@ -37,7 +37,7 @@ MAKE = "make it with `python -m experiments.tabulate table={name}`"
 
 
 class TableError(ValueError):
-    """A table that is missing, damaged or made for another network, or a plan that it does not hold."""
+    """A table that is missing, damaged or made for another network, or a plan that is not in it."""
 
 
 class Levels:
@@ -73,7 +73,7 @@ class Levels:
         return WidthTable(self.graph, self.orders)
 
     def prices(self, resource: str) -> WidthPrices:
-        """What its plans cost in a resource, a key of `amc_env.cost.RESOURCES`."""
+        """The costs of its plans in a resource, a key of `amc_env.cost.RESOURCES`."""
         checks.one_of("resource", resource, RESOURCES)
         return WidthPrices(self.widths, RESOURCES[resource](self.graph))
 
@@ -89,11 +89,11 @@ def plans(compressor: Compressor) -> list[Plan]:
 
 @dataclass(frozen=True)
 class Card:
-    """What a table was made from.
+    """How a table was made.
 
     The network of ``checkpoint``, whose weights have the digest ``checkpoint_sha256``, was evaluated on
-    ``n_images`` reward images: channels go in the order of ``order``, the others are repaired from moments.
-    ``sha256`` is the digest of the table's file.
+    ``n_images`` reward images. ``order`` says which channels are removed first; the weights of the others
+    are repaired from moments. ``sha256`` is the digest of the table's file.
     """
 
     architecture: str
@@ -118,11 +118,11 @@ class Card:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The metrics of every plan; an evaluator: called with a plan, it gives its metrics.
+    """The metrics of every plan; called with a plan, as an evaluator is, it returns that plan's metrics.
 
     Attributes:
-        card: where it comes from.
-        compressor: the levels and orders that the plans are made of.
+        card: how it was made.
+        compressor: makes the plans, from levels and orders.
         columns: ``(levels,) * groups`` each: ``top1``, ``top5``, ``agreement`` in images, ``loss`` and ``kl``
             in nats, ``macs`` and ``params``. Index i of an axis stands for i + 1 levels of that group.
     """
@@ -148,7 +148,7 @@ class Table:
         return Evaluation(**counted, **real, n_images=self.card.n_images, split="reward")
 
     def known_best(self, target: float, resource: str = "macs") -> tuple[tuple[int, ...], Evaluation]:
-        """The counts and metrics of the most accurate plan within a budget; of equals, the one of least loss.
+        """The counts and metrics of the most accurate plan within a budget; ties go to the lowest loss.
 
         Args:
             target: fraction of the dense cost that may be spent, in (0, 1].
@@ -237,10 +237,10 @@ def load(name: str, folder: Path = TABLES) -> Table:
 
 
 class TabularEnv(CompressionEnv):
-    """A `CompressionEnv` that looks its plans up; same spaces, same info.
+    """A `CompressionEnv` that looks metrics up in a table; spaces and info are the same.
 
     Args:
-        table: a name of `names`, or a table.
+        table: one of `names()`, or a table.
         **settings: those of `CompressionEnv`.
 
     Raises:
@@ -260,7 +260,7 @@ class TabularEnv(CompressionEnv):
 def _unpacked(
     content: bytes, groups: int
 ) -> tuple[list[Ints], dict[str, NDArray[Any]], list[tuple[float, ...]] | None]:
-    """The orders of the groups, the columns, and the errors of the levels where a table's file has them."""
+    """The orders of the groups, the columns, and the errors of the levels if the file has them."""
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         orders = [stored[f"order{i}"].astype(np.int64) for i in range(groups)]
         columns = {key: stored[key] for key in (*COUNTED, *REAL, "macs", "params")}

@@ -20,7 +20,7 @@ from amc_env.compressors.surgery import Surgeon, cut
 from amc_env.compressors.trial import check, random_plan, try_cut
 from amc_env.graph import operations as rules
 from amc_env.graph import rule
-from amc_env.graph.labels import Labels, Scribe
+from amc_env.graph.labels import Labels, Tracer
 from amc_env.graph.operations import OPERATIONS
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import TraceError, trace, verify
@@ -112,11 +112,11 @@ def test_a_module_used_on_two_shapes_is_refused() -> None:
 @pytest.mark.parametrize(
     ("net", "shape", "message"),
     [
-        ("chain", (3, 8, 8), r"'conv2d' of '0'.*takes 2 channels, here comes \(1, 3, 8, 8\)"),
+        ("chain", (3, 8, 8), r"'conv2d' of '0'.*takes 2 channels, not \(1, 3, 8, 8\)"),
         (
             "flatten_linear",
             (2, 12, 12),
-            r"'linear' of '7'.*takes 12 channels, here comes \(1, 27\): .*images of this size",
+            r"'linear' of '7'.*takes 12 channels, not \(1, 27\): .*images of this size",
         ),
         ("flatten_linear", (2, 1, 1), r"'max_pool2d' of '2'.*cannot run: .*too small"),
     ],
@@ -236,7 +236,7 @@ def test_a_user_adds_a_rule() -> None:
         tried(model)
 
     @rule("cummax")
-    def cummax(scribe: Scribe, x: Labels, dim: int) -> tuple[Labels, Labels]:
+    def cummax(tracer: Tracer, x: Labels, dim: int) -> tuple[Labels, Labels]:
         return x, x
 
     try:

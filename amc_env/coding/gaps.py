@@ -1,4 +1,4 @@
-"""Sparse positions as steps of a few bits; where a step would be too long, a filler stands in between.
+"""Sparse positions as steps of a few bits; where a step would be too long, a filler zero is put in between.
 
 *Source*: Han et al., "Deep Compression", ICLR 2016, section 2 and figure 2: with 3 bits a step is 1 to 8, and
 a filler zero is stored after 8 zeros in a row.
@@ -11,12 +11,12 @@ Ints = NDArray[np.int64]
 
 
 def fillers(positions: Ints, bits: int) -> int:
-    """How many fillers `to_steps` puts in."""
+    """The number of fillers that `to_steps` inserts."""
     return int((_distances(positions) - 1 >> bits).sum())
 
 
 def to_steps(positions: Ints, bits: int) -> tuple[Ints, NDArray[np.bool_]]:
-    """Steps, each less by one so that it fits, and which of them lead to a position rather than a filler.
+    """The steps, each minus one, and which of them lead to a position rather than to a filler.
 
     With 3 bits, positions (0, 9) give steps (0, 7, 0), which are 1, 8 and 1; the second leads to a filler.
 
@@ -35,7 +35,7 @@ def to_steps(positions: Ints, bits: int) -> tuple[Ints, NDArray[np.bool_]]:
 
 
 def to_positions(steps: Ints) -> Ints:
-    """Where the steps lead, fillers included."""
+    """The positions that the steps lead to, those of fillers included."""
     found: Ints = (steps + 1).cumsum() - 1
     return found
 

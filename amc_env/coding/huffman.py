@@ -20,11 +20,11 @@ LONGEST = 16  # bits of a code: a reader looks codes up in a table of 2^16 entri
 def code_lengths(counts: Symbols) -> Lengths:
     """``(symbols,)`` bits of each symbol's code; 0 for a symbol that does not occur.
 
-    As (5, 1, 1, 0) gives (1, 2, 2, 0). Where counts are so uneven that a code would pass `LONGEST`, they
-    are halved until none does, which makes codes slightly longer than the best ones.
+    For example, counts (5, 1, 1, 0) give (1, 2, 2, 0). If they are so uneven that a code would be longer than
+    `LONGEST`, they are halved until none is; the codes are then slightly longer than the optimal ones.
 
     Args:
-        counts: ``(symbols,)`` how often each occurs; at most 2^16 do.
+        counts: ``(symbols,)`` how often each symbol occurs; at most 2^16 of them do.
     """
     if np.count_nonzero(counts) > 1 << LONGEST:
         raise CodingError(f"{np.count_nonzero(counts)} symbols have no codes of at most {LONGEST} bits")
@@ -57,11 +57,11 @@ def _lengths(counts: Symbols) -> Lengths:
 
 
 def encode(symbols: Symbols, lengths: Lengths) -> bytes:
-    """The codes of the symbols one after another, the last byte filled up with zeros.
+    """The codes of the symbols one after another, padded with zeros to whole bytes.
 
     Args:
-        symbols: ``(n,)``, each with a code.
-        lengths: of `code_lengths`.
+        symbols: ``(n,)``, each of which has a code.
+        lengths: from `code_lengths`.
     """
     codes, sizes = _codes(lengths)[symbols], lengths[symbols].astype(np.int64)
     ends = sizes.cumsum()
@@ -78,7 +78,7 @@ def decode(content: bytes, lengths: Lengths, count: int) -> Symbols:
     All bit positions are looked up at once; only the walk from code to code goes symbol by symbol.
 
     Raises:
-        CodingError: when the content is no sequence of so many codes.
+        CodingError: when the content is not a sequence of ``count`` codes.
     """
     if not count:
         return np.zeros(0, dtype=np.int64)
@@ -105,7 +105,7 @@ def _codes(lengths: Lengths) -> Symbols:
     sizes = lengths[order].astype(np.int64)
     spans = np.left_shift(1, LONGEST - sizes)  # of the table of all windows
     if spans.sum() > 1 << LONGEST:
-        raise CodingError("the code lengths are of no prefix code")
+        raise CodingError("the code lengths belong to no prefix code")
     codes = np.zeros(len(lengths), dtype=np.int64)
     codes[order] = (spans.cumsum() - spans) >> (LONGEST - sizes)
     return codes

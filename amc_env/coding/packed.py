@@ -1,9 +1,9 @@
 """One file for a compressed network: positions as coded steps, values as coded entries of a codebook.
 
-A tensor is taken as words, the bits of its entries, so that what is read is bit for bit what was written:
-zeros with a sign, infinities and whole numbers included. Of the words that are not zero those are stored that
-the positions lead to; if words repeat, a codebook holds each of them once. Whatever does not pay is left out:
-positions where all words stay, codebooks where hardly two are equal.
+A tensor is stored as words, the bit patterns of its entries, so that it is read back bit for bit, with signed
+zeros, infinities and integers. Words that are not zero are stored one after another, and the steps say where
+they belong; if words repeat, a codebook holds each of them once. Steps and codebook are left out where they
+would not make the file smaller.
 
     magic, version, size of the header
     header: zlib of JSON, see `Coded`; the Huffman tables are in it as code lengths
@@ -46,19 +46,19 @@ Words = NDArray[Any]  # unsigned integers of the size of an entry
 
 @dataclass(frozen=True, slots=True)
 class Coded:
-    """How one tensor lies in the file.
+    """How one tensor is stored in the file.
 
     Attributes:
         name: of the tensor.
         dtype: a key of `DTYPES`.
-        shape: of it.
-        entries: words that are stored, fillers included.
+        shape: of the tensor.
+        entries: number of stored words, fillers included.
         shared: words in the codebook; 0 where each entry is stored as it is.
         index_bits: of a step; 0 where all entries are stored, so that no positions are needed.
-        words: hexadecimal, a byte each: code lengths of the codebook's words.
+        words: code lengths of the codebook's words, a byte each, in hexadecimal.
         steps: likewise, of the steps.
         sizes: bytes of codebook or words, coded entries, coded steps.
-        zeros: how many of the entries are zero, fillers or not.
+        zeros: number of entries that are zero, fillers included.
     """
 
     name: str
@@ -84,12 +84,12 @@ class Coded:
 
     @property
     def dense_bytes(self) -> int:
-        """Of the tensor as it is."""
+        """Bytes of the uncompressed tensor."""
         return self.numbers * DTYPES[self.dtype].itemsize
 
     @property
     def nbytes(self) -> int:
-        """Of the body."""
+        """Bytes in the body of the file."""
         return sum(self.sizes)
 
 
@@ -98,7 +98,7 @@ def encode(tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None
 
     Args:
         tensors: by name, of a dtype in `DTYPES`.
-        about: whatever else a reader must know, as plain data.
+        about: further facts for readers, as plain data.
 
     Raises:
         CodingError: for a tensor of another dtype.
@@ -111,10 +111,10 @@ def encode(tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None
 
 
 def decode(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a file and what was told about them.
+    """The tensors of a file, and the facts that were given as ``about``.
 
     Raises:
-        CodingError: when anything of the content was cut off, added or changed.
+        CodingError: when the content was shortened, extended or changed.
     """
     about, coded, at = _read(content)
     tensors = {}
@@ -125,7 +125,7 @@ def decode(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def contents(content: bytes) -> tuple[Coded, ...]:
-    """How each tensor lies in a file.
+    """How each tensor of a file is stored.
 
     Raises:
         CodingError: as `decode`.
@@ -134,7 +134,7 @@ def contents(content: bytes) -> tuple[Coded, ...]:
 
 
 def _read(content: bytes) -> tuple[dict[str, Any], tuple[Coded, ...], int]:
-    """What was told, how the tensors lie, and where the first of them begins; all of it checked."""
+    """The facts, how the tensors are stored, and where the first of them begins; all of it checked."""
     if len(content) < FRONT.size + DIGEST or not content.startswith(MAGIC):
         raise CodingError("this is no compressed network: write one with experiments.deep_compress")
     _, version, size = FRONT.unpack_from(content)
@@ -155,7 +155,7 @@ def _read(content: bytes) -> tuple[dict[str, Any], tuple[Coded, ...], int]:
 
 
 def _coded(name: str, tensor: Tensor) -> tuple[Coded, bytes]:
-    """The smallest of all ways to store a tensor."""
+    """A tensor, stored in the way that takes the fewest bits."""
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
         raise CodingError(f"{name} is {dtype}; what can be written is {', '.join(DTYPES)}")
@@ -185,7 +185,7 @@ def _coded(name: str, tensor: Tensor) -> tuple[Coded, bytes]:
 
 
 def _bits(words: Words, at: NDArray[np.int64], counts: NDArray[np.int64], bits: int) -> int:
-    """What a tensor takes with steps of so many bits; 0 stores every word."""
+    """Bits that a tensor takes with steps of ``bits`` bits; 0 stores every word."""
     if not bits:
         return _entry_bits(counts, len(words) - len(at), words.itemsize)[0]
     steps, _ = gaps.to_steps(at, bits)
@@ -195,11 +195,11 @@ def _bits(words: Words, at: NDArray[np.int64], counts: NDArray[np.int64], bits: 
 
 
 def _entry_bits(counts: NDArray[np.int64], zeros: int, size: int) -> tuple[int, bool]:
-    """What the entries take, and whether a codebook makes that less.
+    """Bits that the entries take, and whether a codebook makes them fewer.
 
     Args:
-        counts: of each word that is not zero.
-        zeros: how many are.
+        counts: how often each nonzero word occurs.
+        zeros: number of words that are zero.
         size: bytes of a word.
     """
     plain = 8 * size * (int(counts.sum()) + zeros)
@@ -211,7 +211,7 @@ def _entry_bits(counts: NDArray[np.int64], zeros: int, size: int) -> tuple[int, 
 
 
 def _code_bits(counts: NDArray[np.int64]) -> int:
-    """What Huffman codes take, and about half a byte for each entry of their table."""
+    """Bits of the Huffman codes, and about half a byte for each entry of their table."""
     return int(counts @ huffman.code_lengths(counts)) + 4 * len(counts)
 
 
@@ -255,13 +255,13 @@ def _words(tensor: Tensor) -> Words:
 
 
 def bits_before(coded: Coded) -> tuple[int, int]:
-    """Bits of an entry and of a step before Huffman coding, as (5, 4)."""
+    """Bits of an entry and of a step before Huffman coding, for example (5, 4)."""
     of_word = math.ceil(math.log2(max(2, coded.shared))) if coded.shared else 8 * DTYPES[coded.dtype].itemsize
     return of_word, coded.index_bits
 
 
 def mean_bits(coded: Coded) -> tuple[float, float]:
-    """Bits of an entry and of a step as they lie in the file, tables and codebook apart."""
+    """Mean bits of an entry and of a step in the file, without tables and codebook."""
     front, entries, steps = coded.sizes
     each = 8 / max(1, coded.entries)
     return each * (entries if coded.shared else front), each * steps

@@ -1,4 +1,4 @@
-"""One image file to eight bits a channel, whatever it holds: 16-bit, palette, CMYK, grey."""
+"""Decodes an image file to eight bits a channel, whatever it holds: 16-bit, palette, CMYK, grey."""
 
 import io
 from pathlib import Path
@@ -15,10 +15,10 @@ def decoded(source: Path | bytes, name: object, mode: str = "RGB") -> Image.Imag
     Args:
         source: the file, or its content.
         name: for messages.
-        mode: Pillow's name of the result, "RGB" or "L".
+        mode: Pillow's mode of the result, "RGB" or "L".
 
     Raises:
-        DataError: for a file that is damaged, of no known kind, or larger than Pillow takes for safe.
+        DataError: for a file that is damaged, of no known kind, or larger than Pillow considers safe.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
@@ -28,7 +28,7 @@ def decoded(source: Path | bytes, name: object, mode: str = "RGB") -> Image.Imag
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
-    """Sixteen-bit grey is scaled to 0..255, where Pillow's own conversion would clip it."""
+    """Scale sixteen-bit grey to 0..255; Pillow's own conversion would clip it."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, np.float64)
         top = 255.0 if values.max(initial=0) <= 255 else 65535.0

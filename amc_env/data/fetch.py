@@ -24,14 +24,14 @@ Say = Callable[[str], None]
 
 
 def fetch(name: str, root: Path | None = None, say: Say = print) -> Path:
-    """Make the file of a data set in the data folder from the first source that has it.
+    """Create the file of a data set in the data folder, from the first source that has it.
 
     A second process waits for the first.
 
     Args:
         name: a key of `amc_env.data.splits.SPECS`.
         root: a folder that may hold the data set's raw files, tried before all other sources.
-        say: takes one line for each thing that is tried.
+        say: called with one line for each attempt.
 
     Returns:
         The path of the file; an intact one that is already there is kept.
@@ -62,15 +62,15 @@ def fetch(name: str, root: Path | None = None, say: Say = print) -> Path:
 
 
 def loaded(name: str, *, seed: int = 0, root: Path | None = None, say: Say = print) -> DataSet:
-    """The data set; it is fetched first where this machine lacks it.
+    """The data set; it is fetched first if this machine lacks it.
 
-    A folder that cannot be written or read costs a warning, for the data may be had without it.
+    If the data folder cannot be written, the data set is returned all the same, with a warning.
 
     Args:
-        name: as of `fetch`.
+        name: as in `fetch`.
         seed: draws the held-out splits.
-        root: as of `fetch`.
-        say: as of `fetch`.
+        root: as in `fetch`.
+        say: as in `fetch`.
 
     Raises:
         DataError: with every source that was tried and why it failed.
@@ -83,7 +83,7 @@ def loaded(name: str, *, seed: int = 0, root: Path | None = None, say: Say = pri
     path = data_folder() / f"{name}.safetensors"
     with _in_turn(path, say):
         try:
-            return load(name, seed=seed)  # which another process may have fetched meanwhile
+            return load(name, seed=seed)  # another process may have fetched it meanwhile
         except DataError as error:
             raw, copy = _from_source(name, root, say, error)
         try:
@@ -94,12 +94,12 @@ def loaded(name: str, *, seed: int = 0, root: Path | None = None, say: Say = pri
 
 
 def _from_source(name: str, root: Path | None, say: Say, before: DataError) -> tuple[Raw, str]:
-    """The tensors from the first source that has them, and which copy they are.
+    """The tensors from the first source that has them, and the name of that copy.
 
     Args:
-        name: as of `fetch`.
-        root: as of `fetch`.
-        say: as of `fetch`.
+        name: as in `fetch`.
+        root: as in `fetch`.
+        say: as in `fetch`.
         before: why the file in the data folder is not used.
     """
     path = data_folder() / f"{name}.safetensors"
@@ -127,7 +127,7 @@ def _from_source(name: str, root: Path | None, say: Say, before: DataError) -> t
 
 @contextmanager
 def _in_turn(path: Path, say: Say) -> Iterator[None]:
-    """Wait while another process makes a file; where no lock can be made, the file cannot be made either."""
+    """Wait while another process makes a file; where no lock can be created, the file cannot be either."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_name(f".{path.name}.lock"))

@@ -26,18 +26,18 @@ def load(
 ) -> DataSet:
     """Read ``<root>/train/<class>/*.JPEG`` and ``<root>/val/<class>/*.JPEG`` into uint8 tensors.
 
-    Classes are numbered in the order of their names. Of each class the first images by name are taken; a
-    fifth of the training images each goes to the calibration, reward and selection splits, and ``val`` is
-    the test split.
+    Classes are numbered in the order of their names. Of each class the first images by name are taken. The
+    calibration, reward and selection splits get a fifth of the training images each; ``val`` is the test
+    split.
 
     Args:
         root: the folder that holds ``train`` and ``val``.
         seed: draws the held-out splits.
         train_per_class: images of each class from ``train``; fewer where there are fewer.
         test_per_class: the same from ``val``.
-        size: side in pixels of the square that is cut out of the middle.
-        resize: length in pixels of the shorter side before that, at least ``size``.
-        memory_gib: what the tensors may take, in GiB.
+        size: side of the centre crop, in pixels.
+        resize: shorter side before the crop, in pixels, at least ``size``.
+        memory_gib: the most memory that the tensors may take, in GiB.
 
     Raises:
         DataError: for a layout that is not ImageNet's, an image that cannot be read, and too much memory.
@@ -109,7 +109,7 @@ def _check_memory(count: int, size: int, memory_gib: float, classes: int) -> Non
 
 
 def _read(files: list[tuple[Path, int]], size: int, resize: int) -> Tensor:
-    """Images ``(N, 3, size, size)`` uint8: shorter side to ``resize``, then the middle of it."""
+    """Images ``(N, 3, size, size)`` uint8: resized to a shorter side of ``resize``, then cropped."""
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
     for at, (path, _) in enumerate(files):
         image = decoded(path, path)

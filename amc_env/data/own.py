@@ -1,4 +1,4 @@
-"""Images and targets in any form that a network and its metric know: lists of images, boxes, masks."""
+"""Data of the user's own, in any form that network and metric understand: lists of images, boxes, masks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class OwnSplit:
         return sum(count(images) for images, _ in self.batches)
 
     def head(self, limit: int | None) -> OwnSplit:
-        """The first ``limit`` images; all of them where there are fewer, or where it is None."""
+        """The first ``limit`` images; all of them if there are fewer, or if it is None."""
         kept, left = [], len(self) if limit is None else limit
         for images, targets in self.batches:
             if left <= 0:
@@ -48,7 +48,7 @@ class OwnData:
             targets. Images are a tensor ``(N, ...)`` or a list of N; targets have any form.
 
     Raises:
-        DataError: for a split that is missing or empty, or images whose number cannot be told.
+        DataError: for a split that is missing or empty, or images whose number cannot be determined.
     """
 
     name: str
@@ -77,7 +77,7 @@ class OwnData:
         return OwnSplit(self.splits[split])
 
     def batches(self, split: str, size: int, limit: int | None = None) -> Iterator[Batch]:
-        """The batches as they were given, whatever size is asked for, of the first ``limit`` images."""
+        """The batches of the first ``limit`` images as they were given; ``size`` is ignored."""
         yield from self[split].head(limit).batches
 
     def joined(self, split: str, limit: int) -> Any:
@@ -107,10 +107,10 @@ class OwnData:
 
 
 def count(images: Any) -> int:
-    """How many images there are.
+    """The number of images in a batch.
 
     Raises:
-        DataError: where that cannot be told.
+        DataError: if it cannot be determined.
     """
     if isinstance(images, Tensor) and images.ndim:
         return images.size(0)

@@ -32,20 +32,20 @@ def load(
 ) -> DataSet:
     """Read every image below a folder, or in a zip, in the order of the names.
 
-    Of the images, drawn by ``seed``, 40 % go to calibration (which is the train split as well), 20 % to
-    reward, 10 % to selection and 30 % to test. Where each image lies in a folder of its class and there are
-    as many folders as ``classes``, the folders in sorted order are the labels; else all labels are 0 until
-    `labelled_by` gives the dense network's own.
+    A split drawn by ``seed`` gives 40 % of the images to calibration (which is the train split as well), 20 %
+    to reward, 10 % to selection and 30 % to test. If there are as many folders with images as ``classes``,
+    each is taken for a class and they are numbered in sorted order; else all labels are 0, until
+    `labelled_by` replaces them by the dense network's predictions.
 
     Args:
         root: the folder or zip.
         seed: draws the splits.
         classes: number of classes of the network that will see the images.
-        size: side in pixels of the square that is cut out of the middle.
-        resize: length in pixels of the shorter side before that, at least ``size``.
-        mean: a channel, of images in [0, 1]; three numbers.
+        size: side of the centre crop, in pixels.
+        resize: shorter side before the crop, in pixels, at least ``size``.
+        mean: of each channel, for images in [0, 1]; three numbers.
         std: likewise, above 0.
-        limit: how many images are taken, the first by name; None for all.
+        limit: number of images to take, the first by name; None for all.
 
     Raises:
         DataError: for no such folder, fewer than 20 images, an image that cannot be read, and numbers that
@@ -121,7 +121,7 @@ def _contents(root: Path, names: list[PurePath]) -> Iterator[tuple[PurePath, byt
 
 
 def _square(content: bytes, name: PurePath, size: int, resize: int) -> Tensor:
-    """``(3, size, size)`` uint8: the shorter side to ``resize``, then the middle of it."""
+    """``(3, size, size)`` uint8: resized to a shorter side of ``resize``, then cropped."""
     image = decoded(content, name)
     scale = resize / min(image.size)
     width, height = (max(resize, round(scale * side)) for side in image.size)

@@ -1,4 +1,4 @@
-"""A data set as class folders of small images, or as an archive of them, as many public copies come."""
+"""Reads a data set from class folders of small images, or from an archive of them."""
 
 import lzma
 import tarfile
@@ -29,17 +29,17 @@ def holds_pictures(root: Path) -> bool:
 
 
 def read(spec: DataSpec, root: Path) -> tuple[dict[str, Tensor], str]:
-    """The images of ``train/<class>/*`` and ``test/<class>/*``, and what kind of copy they are.
+    """The images of ``train/<class>/*`` and ``test/<class>/*``, and the name of that kind of copy.
 
-    Labels number the class names in alphabetical order. Images are sorted by file name before class, so that
-    where every class counts its files from 0 the first images of a part are of all classes.
+    Labels number the class names in alphabetical order. Images are sorted by file name, then
+    by class: where every class numbers its files from 0, the first images of a part come from all classes.
 
     Args:
-        spec: what is wanted; its shape, classes and sizes are held against what is found.
-        root: a folder, or a zip or tar archive; folders above ``train`` and ``test`` are passed over.
+        spec: the expected data set; shape, classes and sizes are checked against it.
+        root: a folder, or a zip or tar archive; folders above ``train`` and ``test`` are ignored.
 
     Raises:
-        DataError: for other classes, counts, sizes or kinds of files, with what was found and what is wanted.
+        DataError: for other classes, counts, sizes or kinds of files, found and expected.
     """
     entries, images, suffixes = [], [], set()
     for entry, content in _files(root):
@@ -59,7 +59,7 @@ def read(spec: DataSpec, root: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def _files(root: Path) -> Iterator[tuple[Entry, bytes]]:
-    """Each image file's place and content; folders and files of other kinds are passed over."""
+    """Each image file's place and content; other files are ignored."""
     try:
         if root.is_dir():
             for path in sorted(root.glob("*/*/*")):
@@ -88,7 +88,7 @@ def _entry(name: str) -> Entry | None:
 
 
 def _pixels(spec: DataSpec, name: str, content: bytes) -> np.ndarray:
-    """One image ``(C, H, W)`` uint8 of the size that is wanted; nothing is scaled."""
+    """One image ``(C, H, W)`` uint8 of the expected size; nothing is scaled."""
     channels, height, width = spec.shape
     image = decoded(content, name, "RGB" if channels == 3 else "L")
     if image.size != (width, height):
@@ -100,7 +100,7 @@ def _pixels(spec: DataSpec, name: str, content: bytes) -> np.ndarray:
 
 
 def _classes(spec: DataSpec, root: Path, entries: list[Entry]) -> list[str]:
-    """The class names in order, the same in both parts and the ones that are wanted."""
+    """The class names in order; checks that both parts have the expected ones."""
     train, test = (sorted({name for at, name, _ in entries if at == part}) for part in ("train", "test"))
     if not train or not test:
         kinds = ", ".join(COPIES)

@@ -1,4 +1,4 @@
-"""Where the raw images of a data set can be had; each source gives checked tensors or says why it cannot."""
+"""Sources of a data set's raw images; each returns checked tensors, or raises with the reason."""
 
 import gzip
 import os
@@ -34,7 +34,7 @@ APT_SECONDS = 300.0
 
 
 def sources(spec: DataSpec, root: Path | None) -> Iterator[tuple[str, Callable[[], tuple[Raw, str]]]]:
-    """Name and reader of each source in the order of trial; a reader also says which copy it read."""
+    """Name and reader of each source in the order of trial; a reader also returns the name of its copy."""
     fashion = spec.name == "fashion_mnist"
     if root is not None and not fashion and pictures.holds_pictures(root):
         yield f"images in {root}", lambda: from_pictures(spec, root)
@@ -64,7 +64,7 @@ def from_folder(spec: DataSpec, root: Path) -> Raw:
 
 
 def from_torchvision(spec: DataSpec) -> Raw:
-    """Torchvision's download, given up within seconds where its host does not answer."""
+    """Torchvision's download, abandoned within seconds if its host does not answer."""
     host, port = HOSTS[spec.name]
     probe(host, port, PROBE_SECONDS)
     datasets = _datasets()
@@ -75,7 +75,7 @@ def from_torchvision(spec: DataSpec) -> Raw:
                 raw = _idx_files(Path(folder))
             else:
                 raw = _cifar(spec.name, Path(folder), download=True)
-        except RuntimeError as error:  # torchvision's word for a download that failed or came damaged
+        except RuntimeError as error:  # torchvision raises it for a failed or damaged download
             raise DataError(str(error)) from error
     check_raw(spec, raw, host)
     return raw
@@ -97,14 +97,14 @@ def from_debian(spec: DataSpec) -> Raw:
                 raise
             (folder / "lists" / "partial").mkdir(parents=True)
             options += ["-o", f"Dir::State::lists={folder / 'lists'}", "-o", f"Dir::Cache={folder}"]
-            _call(["apt-get", *options, "update"], folder)  # lists of our own: the machine's need root
+            _call(["apt-get", *options, "update"], folder)  # own lists: the machine's need root
             _call(["apt-get", *options, "download", PACKAGE], folder)
         _call(["dpkg-deb", "-x", str(next(folder.glob("*.deb"))), "unpacked"], folder)
         return from_folder(spec, folder / "unpacked" / SYSTEM.relative_to("/"))
 
 
 def probe(host: str, port: int, seconds: float) -> None:
-    """Raise a `DataError` unless a host takes a connection in time; a name look-up that hangs is left."""
+    """Raise a `DataError` unless a host accepts a connection in time; a look-up that hangs is left alone."""
     failure: list[OSError | None] = []
 
     def connect() -> None:
@@ -214,7 +214,7 @@ def _call(command: list[str], folder: Path) -> None:
 
 @contextmanager
 def _stalling(seconds: float) -> Iterator[None]:
-    """Bound every wait of a socket that is opened inside; torchvision has no setting for it."""
+    """Set a timeout for sockets that are opened inside; torchvision has no setting for it."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -34,13 +34,13 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class DataSpec:
-    """What is known of a data set before it is read.
+    """What is known about a data set before it is read.
 
     ``mean`` and ``std`` are per channel, of images in [0, 1]. ``held_out`` are the sizes of the calibration,
     reward and selection splits, all cut from the official training images; the rest is the train split. With
     ``calibration_in_train`` the calibration images stay in the train split, as in the paper.
     ``sizes`` are the official numbers of training and test images. ``sha256`` is the digest of the canonical
-    tensors where they are known, see `digest`.
+    tensors, if known, see `digest`.
     """
 
     name: str
@@ -89,13 +89,13 @@ class Split:
         return len(self.labels)
 
     def head(self, count: int | None) -> "Split":
-        """The first ``count`` images; all of them where there are fewer, or where it is None."""
+        """The first ``count`` images; all of them if there are fewer, or if it is None."""
         return Split(self.images[:count], self.labels[:count])
 
 
 @functools.cache
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """A value a channel in 0..255, ``(1, C, 1, 1)``; cached: a CUDA graph cannot copy it."""
+    """One value for each channel, in 0..255, ``(1, C, 1, 1)``; cached, as a CUDA graph cannot copy it."""
     return torch.tensor(values, device=device).view(1, -1, 1, 1) * 255
 
 
@@ -109,8 +109,8 @@ class DataSet:
     std: tuple[float, ...]
     flip: bool
     splits: Mapping[str, Split]
-    indices: Mapping[str, Tensor]  # where each held-out image stood among the official training images
-    copy: str = ""  # which copy the pixels are of, where there are several; goes into cards and records
+    indices: Mapping[str, Tensor]  # positions of each split's images among the official training images
+    copy: str = ""  # name of the copy that was read, if there are several; goes into cards and records
 
     def __post_init__(self) -> None:
         check_scale(self.mean, self.std, self.shape[0])
@@ -149,7 +149,7 @@ class DataSet:
 
 
 def check_scale(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
-    """Raise a `DataError` unless these can normalise images in [0, 1] of so many channels."""
+    """Raise a `DataError` unless these can normalise images in [0, 1] with ``channels`` channels."""
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != channels or not all(math.isfinite(value) for value in values):
             raise DataError(
@@ -169,7 +169,7 @@ def load(name: str, *, seed: int = 0, root: Path | None = None) -> DataSet:
     Args:
         name: a key of `SPECS`.
         seed: draws the held-out splits; the same seed gives the same splits on any machine.
-        root: the data folder; `data_folder` when left out.
+        root: the data folder; `data_folder()` if left out.
 
     Raises:
         DataError: for an unknown name, and for a file that is missing or damaged.
@@ -185,12 +185,12 @@ def load(name: str, *, seed: int = 0, root: Path | None = None) -> DataSet:
 
 
 def data_folder() -> Path:
-    """Where data sets lie: ``$AMC_CACHE/data``, or ``~/.cache/amc-rl/data``."""
+    """The folder of data sets: ``$AMC_CACHE/data``, or ``~/.cache/amc-rl/data``."""
     return cache_folder() / "data"
 
 
 def cache_folder() -> Path:
-    """Where everything that can be made again lies: ``$AMC_CACHE``, or ``~/.cache/amc-rl`` without it."""
+    """The folder of everything that can be made again: ``$AMC_CACHE``, or ``~/.cache/amc-rl``."""
     return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "amc-rl")
 
 
@@ -223,7 +223,7 @@ def from_tensors(
     std: tuple[float, ...] | None = None,
     flip: bool = False,
 ) -> DataSet:
-    """A data set of one's own.
+    """A data set made from the user's own tensors.
 
     Args:
         train_images: ``(N, C, H, W)`` uint8; calibration, reward and selection splits are cut from these.
@@ -232,9 +232,9 @@ def from_tensors(
         test_labels: ``(M,)`` int64 from 0.
         seed: draws the held-out splits.
         name: for messages and records.
-        classes: one more than the largest training label where left out.
-        held_out: sizes of the three splits; a tenth each, at most 2,000, 5,000 and 5,000, where left out.
-        mean: a channel, of images in [0, 1]; measured on the first 10,000 training images where left out.
+        classes: number of classes; one more than the largest training label if left out.
+        held_out: sizes of the three splits; a tenth each, at most 2,000, 5,000 and 5,000, if left out.
+        mean: of each channel, for images in [0, 1]; if left out, that of the first 10,000 training images.
         std: likewise.
         flip: whether training may mirror the images.
 
@@ -275,14 +275,14 @@ def from_tensors(
 
 
 def _mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Of each channel, with images in [0, 1]; a channel without variance keeps its scale."""
+    """Mean and deviation of each channel, for images in [0, 1]; a deviation is at least one grey level."""
     sample = images.float().div_(255)
     deviation = sample.std((0, 2, 3)).clamp_min(1 / 255)
     return tuple(sample.mean((0, 2, 3)).tolist()), tuple(deviation.tolist())
 
 
 def read_raw(spec: DataSpec, root: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a data set's file, checked against `SPECS`, and which copy it holds."""
+    """The tensors of a data set's file, checked against its `DataSpec`, and the name of their copy."""
     path, again = root / f"{spec.name}.safetensors", FETCH.format(name=spec.name)
     try:
         raw, facts = tensor_files.read(path)
@@ -295,7 +295,7 @@ def read_raw(spec: DataSpec, root: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def check_raw(spec: DataSpec, raw: Mapping[str, Tensor], source: Path | str) -> None:
-    """Raise a `DataError` unless the tensors are whole and of the data set that they claim to be."""
+    """Raise a `DataError` unless the tensors are complete and those of the data set."""
     names = ("train_images", "train_labels", "test_images", "test_labels")
     if set(raw) != set(names):
         raise DataError(f"{source}: holds {sorted(raw)}, expected {sorted(names)}")

@@ -1,6 +1,7 @@
-"""How a network is read: labels, what each operation does to them, and the two scribes that keep the record.
+"""Reads a network into layers and channel groups, by running it on channel labels.
 
-`amc_env.graph.trace` is the way in; `amc_env.graph.structure` holds what comes out; `rule` adds an operation.
+`amc_env.graph.trace` is the entry point, `amc_env.graph.structure` holds the result, and `rule` adds support
+for an operation.
 """
 
 from amc_env.graph.operations import rule

@@ -1,4 +1,4 @@
-"""The scribe that holds a cut network against the graph of the dense one."""
+"""The tracer that checks a cut network against the graph of the dense one."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ ADVICE = (
 )
 
 CLOSURE = (
-    "A forward that was replaced on the instance by a closure runs the dense network still: bind it with "
+    "A forward that was replaced on the instance by a closure still runs the dense network: bind it with "
     "types.MethodType(function, model)"
 )
 
@@ -41,16 +41,16 @@ def verify(cut: nn.Module, graph: Graph, mask: NDArray[np.bool_]) -> None:
 
 
 def _replaced(network: nn.Module) -> Iterator[Any]:
-    """The forwards that stand on an instance."""
+    """Forward functions that were set on module instances."""
     return (vars(module)["forward"] for module in network.modules() if "forward" in vars(module))
 
 
 @dataclass
 class Checker:
-    """Each layer must read, and each parameter and operation meet, exactly the atoms that stayed, in order.
+    """Checks that each layer reads, and each parameter and operation meets, exactly the kept atoms, in order.
 
-    Labels are atoms here; what is tied must already be equal. So a network that does something with channel
-    numbers that tracing did not see is refused before it computes anything.
+    Labels are atoms here, and labels that are tied must already be equal. A network that uses channel counts
+    in a way that tracing did not see is therefore refused before it computes anything.
     """
 
     graph: Graph
@@ -64,15 +64,15 @@ class Checker:
         self._numbers = iter(self.graph.numbers)
         self._left_out = set(self._layers)
 
-    def hear_from(self, place: Callable[[], str]) -> None:
-        """Where something is wrong, the error says."""
+    def set_place(self, place: Callable[[], str]) -> None:
+        """Not needed: errors name the place themselves."""
 
     def vector_dim(self, name: str) -> int | None:
-        """As in the dense network, where it may have had more entries."""
+        """The dimension in the dense network, where the parameter may have more entries."""
         return self._dims.get(name)
 
     def layer(self, name: str, module: nn.Module, reads: Tensor, in_size: Size, out_size: Size) -> Tensor:
-        """What stayed of what the dense layer reads; the atoms that it writes."""
+        """Check the atoms that the layer reads; the kept atoms that it writes."""
         if name not in self._layers:
             raise TraceError(f"{name!r} runs in the cut network alone")
         layer = self._layers[name]
@@ -83,7 +83,7 @@ class Checker:
         return self._left(layer.writes)
 
     def vector(self, name: str, value: Tensor, dim: int, ids: Tensor | None = None) -> Tensor:
-        """One entry for each channel that stayed."""
+        """Check that there is one entry for each kept channel."""
         left = self._left(self._vectors[name])
         if value.size(dim) != len(left):
             raise TraceError(f"{name} has {value.size(dim)} entries for {len(left)} channels")
@@ -92,19 +92,19 @@ class Checker:
         return left
 
     def whole(self, macs: int) -> None:
-        """Nothing to hold against: what it reads and writes is."""
+        """Nothing to check: its input and output channels always stay."""
 
     def fold(self, source: Source | None, norm: str) -> None:
-        """Nothing to hold against."""
+        """Nothing to check."""
 
     def no_channels_last(self) -> None:
-        """Nothing to hold against."""
+        """Nothing to check."""
 
     def norm(self, weight: str) -> None:
-        """Nothing to hold against."""
+        """Nothing to check."""
 
     def tie(self, a: Tensor, b: Tensor) -> Tensor:
-        """Equal, unless one is a single channel that always stays: it may be broadcast over what is left."""
+        """Check that both are equal; a single channel that always stays may be broadcast over the others."""
         for one, other in ((a, b), (b, a)):
             small = compact(one)
             if small.numel() == 1 and self.graph.fixed[int(small)]:
@@ -113,22 +113,22 @@ class Checker:
         return a
 
     def keep(self, ids: Tensor, why: str) -> None:
-        """Was seen by the recorder."""
+        """Nothing to check: the recorder marked these channels as fixed."""
 
     def blank(self, count: int) -> Tensor:
-        """What the recorder called blank at this point."""
+        """The atoms that the recorder gave to these channels."""
         atoms = next(self._blanks, np.empty(0, dtype=np.int64))
         if len(atoms) != count:
             raise TraceError(f"{count} blank channels, {len(atoms)} in the dense network")
         return torch.from_numpy(atoms)
 
     def number(self, value: float) -> None:
-        """The same as in the dense network."""
+        """Check that the dense network has the same number here."""
         if value != next(self._numbers, None):
             raise TraceError(f"the values depend on the number of channels, here {value}")
 
     def finish(self, ids: Tensor) -> None:
-        """The logits are those of the dense network."""
+        """Check that the outputs are those of the dense network."""
         if self._left_out:
             raise TraceError(f"{min(self._left_out)!r} does not run in the cut network")
         if next(self._numbers, None) is not None or next(self._blanks, None) is not None:

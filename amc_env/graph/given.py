@@ -1,4 +1,4 @@
-"""What a network, or a part of one, is called with: nested arguments, with sizes in the place of tensors."""
+"""The arguments of a network, or of a part of one, with sizes in place of tensors."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ PLAIN = (bool, int, float, str, type(None))
 
 @dataclass(frozen=True)
 class Sizes:
-    """A tensor of one image: ``(1, ...)``."""
+    """The shape ``(1, ...)`` of a tensor argument, for one image."""
 
     sizes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Given:
-    """How a module is called in a forward pass.
+    """The arguments that a module is called with in a forward pass.
 
     Attributes:
         part: its name in the network; "" for the network itself.
@@ -36,12 +36,12 @@ class Given:
 
     @classmethod
     def of_image(cls, shape: tuple[int, int, int]) -> Given:
-        """A classifier's: one image."""
+        """The argument of a classifier: one image."""
         return cls("", (Sizes((1, *shape)),))
 
     @classmethod
     def of_call(cls, part: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Given:
-        """What a part was called with, of which one image is taken.
+        """The arguments that a part was called with, reduced to one image.
 
         Raises:
             TraceError: for anything else than tensors, plain values, and lists, tuples or dicts of them.
@@ -60,7 +60,7 @@ class Given:
         return cls(part, nested(args, sizes), nested(dict(kwargs), sizes))
 
     def filled(self, make: Callable[[tuple[int, ...]], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments, with what ``make`` gives for the sizes of each tensor."""
+        """The arguments, with ``make(sizes)`` in place of each `Sizes`."""
 
         def fill(value: Any) -> Any:
             return make(value.sizes) if isinstance(value, Sizes) else value
@@ -88,7 +88,7 @@ class Given:
 
 
 def nested(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Lists, tuples and dicts, with everything in them changed."""
+    """Nested lists, tuples and dicts with ``change`` applied to every other value."""
     if isinstance(value, tuple | list):
         found = [nested(each, change) for each in value]
         return tuple(found) if isinstance(value, tuple) else found
@@ -98,7 +98,7 @@ def nested(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def tensors(values: object) -> Iterator[Tensor]:
-    """Everything in nested arguments that is a tensor."""
+    """All tensors in nested arguments."""
     if isinstance(values, Tensor):
         yield values
     elif isinstance(values, tuple | list):

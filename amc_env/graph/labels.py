@@ -1,4 +1,4 @@
-"""Channel labels, which stand for the values while a network is traced, and who keeps the record of them."""
+"""Channel labels, which replace the values while a network is traced, and the protocol of a tracer."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class TraceError(ValueError):
 
 
 class Labels(Tensor):
-    """What stands for the activations of one image: a label for each number, and no values.
+    """The activations of one image in a trace: a label for each number, and no values.
 
-    A tensor of the activations' shape without storage, so that the network's own code takes it for one.
+    A tensor subclass without storage, so that the network's own code accepts it.
 
     Args:
-        ids: int64, of the shape that the values have; equal numbers are one channel.
-        source: the layer that wrote it, where it is nothing else.
+        ids: int64, of the shape of the activations; equal numbers are one channel.
+        source: the layer whose unchanged output this is; None for anything else.
 
     Attributes:
-        value: the numbers, where parameters alone made them; None for activations.
+        value: the numbers, if computed from parameters alone; None for activations.
         in_order: whether the forward has just put it into the default memory format.
     """
 
@@ -36,7 +36,7 @@ class Labels(Tensor):
 
     @staticmethod
     def __new__(cls, ids: Tensor, source: Source | None = None) -> Labels:
-        """Make one of that shape."""
+        """Make one of the shape of ``ids``."""
         made: Labels = Tensor._make_wrapper_subclass(cls, ids.shape, dtype=torch.float32)
         made.ids, made.source, made.value, made.in_order = ids, source, None, False
         return made
@@ -45,7 +45,7 @@ class Labels(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """What reaches this was called past Python, where nothing can be followed."""
+        """Refuse an operation that compiled code calls: it cannot be traced."""
         raise TraceError(f"the operation {func} is called by compiled code, which is not traced")
 
 
@@ -58,7 +58,7 @@ class Source:
 
 
 class Count(int):
-    """A size that the forward read from its input, or computed of such: it follows the channels."""
+    """A size that the forward read from its input, or computed from one: it shrinks with the channels."""
 
 
 def _following(name: str) -> Callable[..., Any]:
@@ -78,7 +78,7 @@ setattr(Count, "__neg__", _following("__neg__"))  # noqa: B010
 
 
 def literal(size: object) -> bool:
-    """Whether a size is a number that the forward writes, which stays when channels go."""
+    """Whether a size is a literal of the forward, which does not shrink with the channels."""
     return isinstance(size, int) and not isinstance(size, Count) and size > 1
 
 
@@ -102,54 +102,54 @@ class Constant:
 Size = tuple[int, int]
 
 
-class Scribe(Protocol):
-    """Emits labels and hears of everything that happens to them."""
+class Tracer(Protocol):
+    """Gives layers their output labels, and is called for everything that happens to labels."""
 
-    def hear_from(self, place: Callable[[], str]) -> None:
-        """Learn how to ask, at any time, which operation runs."""
+    def set_place(self, place: Callable[[], str]) -> None:
+        """Take a function that says which operation is running, for notes."""
 
     def vector_dim(self, name: str) -> int | None:
-        """Of a parameter that is known to hold an entry for each channel, along which dimension."""
+        """The dimension along which a parameter holds one entry for each channel; None if unknown."""
 
     def layer(self, name: str, module: nn.Module, reads: Tensor, in_size: Size, out_size: Size) -> Tensor:
-        """Hear of one call of a convolution or linear layer; the labels ``(c_out,)`` that it writes."""
+        """Record a call of a convolution or linear layer; the labels ``(c_out,)`` that it writes."""
 
     def whole(self, macs: int) -> None:
-        """Hear of a convolution or linear layer that no plan cuts, and what it costs for one image."""
+        """Record a convolution or linear layer that no plan cuts, with its MACs for one image."""
 
     def fold(self, source: Source | None, norm: str) -> None:
-        """Hear of one call of a batch norm, and whether it reads what a layer wrote as it is."""
+        """Record a call of a batch norm, and the layer whose unchanged output it reads, if any."""
 
     def vector(self, name: str, value: Tensor, dim: int, ids: Tensor | None = None) -> Tensor:
-        """Hear that entry i of a parameter or buffer, along a dimension, belongs to the channel ``ids[i]``.
+        """Record that entry i of a parameter or buffer, along a dimension, belongs to the channel ``ids[i]``.
 
-        Without ``ids`` it has channels of its own; either way its labels are returned.
+        Without ``ids`` it gets labels of its own. Its labels are returned.
         """
 
     def no_channels_last(self) -> None:
-        """Hear of a view that only numbers in the default memory format have."""
+        """Record a view that is possible only in the default memory format."""
 
     def norm(self, weight: str) -> None:
-        """Hear of a norm whose statistics run over channels, by the name of its weight."""
+        """Record a norm whose statistics run over channels, by the name of its weight."""
 
     def tie(self, a: Tensor, b: Tensor) -> Tensor:
         """Unify two label tensors of one shape; the unified labels."""
 
     def keep(self, ids: Tensor, why: str) -> None:
-        """Hear that these channels cannot be removed."""
+        """Record that these channels cannot be removed, and why."""
 
     def blank(self, count: int) -> Tensor:
         """Labels for channels that no layer writes (the image, padding): they always stay."""
 
     def number(self, value: float) -> None:
-        """Hear of a number that enters the values; it must not depend on how many channels are left."""
+        """Record a number that enters the values; it must not depend on how many channels are left."""
 
     def finish(self, ids: Tensor) -> None:
-        """Hear of the labels of the logits."""
+        """Record the labels of the outputs."""
 
 
 def compact(ids: Tensor) -> Tensor:
-    """Every dimension along which the labels do not change, cut to 1."""
+    """The labels, with every dimension along which they do not change cut to size 1."""
     for dim in range(ids.ndim):  # expanded dimensions first: the comparisons below then see few numbers
         if ids.size(dim) > 1 and ids.stride(dim) == 0:
             ids = ids.narrow(dim, 0, 1)
@@ -185,9 +185,9 @@ def spread(ids: Tensor, shape: Sequence[int], dim: int) -> Tensor:
     return ids.view(view).expand(*shape)
 
 
-def tie_along(scribe: Scribe, ids: Tensor, dim: int) -> Tensor:
-    """Unify all slices along one dimension: they stand or fall together, position by position."""
+def tie_along(tracer: Tracer, ids: Tensor, dim: int) -> Tensor:
+    """Unify all slices along one dimension, position by position."""
     first = ids.narrow(dim, 0, 1)
     for at in range(1, ids.size(dim)):
-        scribe.tie(first, ids.narrow(dim, at, 1))
+        tracer.tie(first, ids.narrow(dim, at, 1))
     return first.expand_as(ids)

@@ -1,4 +1,4 @@
-"""What convolutions, linear layers and norms do to channel labels.
+"""The effect of convolutions, linear layers and norms on channel labels.
 
 A layer is cut where its weight is the ``weight`` of a `torch.nn` convolution or linear module, however it is
 called. Other weights (computed in the forward, fixed kernels, one dimension) stay whole, and so do the
@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from amc_env.graph.labels import (
     Constant,
     Labels,
-    Scribe,
     Size,
     Source,
     TraceError,
+    Tracer,
     channels,
     spread,
     tie_along,
@@ -36,7 +36,7 @@ def depthwise(module: nn.Module) -> bool:
 
 
 def conv2d(
-    scribe: Scribe,
+    tracer: Tracer,
     x: Labels,
     weight: Any,
     bias: Any = None,
@@ -53,12 +53,12 @@ def conv2d(
     if module is None or _pairs(stride, dilation, groups) != _pairs(
         module.stride, module.dilation, module.groups
     ):
-        return _whole(scribe, x, out, math.prod(out[1:]) * value[0].numel())
-    return _layer(scribe, weight, module, bias, x, (out[2], out[3]))
+        return _whole(tracer, x, out, math.prod(out[1:]) * value[0].numel())
+    return _layer(tracer, weight, module, bias, x, (out[2], out[3]))
 
 
 def conv_transpose2d(
-    scribe: Scribe,
+    tracer: Tracer,
     x: Labels,
     weight: Any,
     bias: Any = None,
@@ -74,12 +74,12 @@ def conv_transpose2d(
     out = _positions(F.conv_transpose2d, x, value, settings | {"groups": groups, "dilation": dilation})
     module = _module(weight, nn.ConvTranspose2d)
     if module is None or groups != module.groups:
-        return _whole(scribe, x, out, math.prod(x.shape[1:]) * value[0].numel())
-    return _layer(scribe, weight, module, bias, x, (out[2], out[3]))
+        return _whole(tracer, x, out, math.prod(x.shape[1:]) * value[0].numel())
+    return _layer(tracer, weight, module, bias, x, (out[2], out[3]))
 
 
 def conv1d(
-    scribe: Scribe,
+    tracer: Tracer,
     x: Labels,
     weight: Any,
     bias: Any = None,
@@ -88,61 +88,61 @@ def conv1d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Labels:
-    """A convolution over one dimension, as that of channel attention over the channels."""
+    """A convolution over one dimension, as in channel attention; it is never cut."""
     settings = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     value = _input(x, weight, 1, _value(weight).size(1) * groups)
     out = _positions(F.conv1d, x, value, settings)
-    return _whole(scribe, x, out, math.prod(out[1:]) * value[0].numel())
+    return _whole(tracer, x, out, math.prod(out[1:]) * value[0].numel())
 
 
-def linear(scribe: Scribe, x: Labels, weight: Any, bias: Any = None) -> Labels:
+def linear(tracer: Tracer, x: Labels, weight: Any, bias: Any = None) -> Labels:
     """A matrix product over the last dimension."""
     value = _input(x, weight, -1, _value(weight).size(1))
     module, positions = _module(weight, nn.Linear), math.prod(x.shape[1:-1])
     if module is None:
-        return _whole(scribe, x, (*x.shape[:-1], len(value)), positions * value.numel(), -1)
+        return _whole(tracer, x, (*x.shape[:-1], len(value)), positions * value.numel(), -1)
     source = Source(_owner(weight.name))
-    writes = scribe.layer(source.layer, module, channels(x.ids, -1), (positions, 1), (positions, 1))
-    _bias(scribe, weight, bias, writes)
+    writes = tracer.layer(source.layer, module, channels(x.ids, -1), (positions, 1), (positions, 1))
+    _bias(tracer, weight, bias, writes)
     return Labels(spread(writes, (*x.shape[:-1], len(writes)), x.ids.ndim - 1), source)
 
 
-def _layer(scribe: Scribe, weight: Constant, module: Any, bias: Any, x: Labels, out: Size) -> Labels:
-    """A convolution that is cut; channel groups keep the same positions of each."""
+def _layer(tracer: Tracer, weight: Constant, module: Any, bias: Any, x: Labels, out: Size) -> Labels:
+    """A convolution that is cut; a grouped one keeps the same positions in each of its groups."""
     tied = module.groups > 1 and not depthwise(module)
     reads = channels(x.ids, 1)
     if tied:
-        reads = tie_along(scribe, reads.view(module.groups, -1), 0).flatten()
+        reads = tie_along(tracer, reads.view(module.groups, -1), 0).flatten()
     source = Source(_owner(weight.name))
-    writes = scribe.layer(source.layer, module, reads, (x.shape[2], x.shape[3]), out)
+    writes = tracer.layer(source.layer, module, reads, (x.shape[2], x.shape[3]), out)
     if tied:
-        writes = tie_along(scribe, writes.view(module.groups, -1), 0).flatten()
-    _bias(scribe, weight, bias, writes)
+        writes = tie_along(tracer, writes.view(module.groups, -1), 0).flatten()
+    _bias(tracer, weight, bias, writes)
     return Labels(spread(writes, (1, len(writes), *out), 1), source)
 
 
-def _bias(scribe: Scribe, weight: Constant, bias: Any, writes: Tensor) -> None:
-    """A bias that is not the module's own; of that the scribe knows."""
+def _bias(tracer: Tracer, weight: Constant, bias: Any, writes: Tensor) -> None:
+    """Record a bias that is not the module's own, which the tracer knows already."""
     if not isinstance(bias, Constant) or bias.name != f"{_owner(weight.name)}.bias":
-        entries(scribe, bias, writes)
+        entries(tracer, bias, writes)
 
 
-def _whole(scribe: Scribe, x: Labels, out: tuple[int, ...], macs: int, dim: int = 1) -> Labels:
-    """A layer that is not cut: all that it reads and writes stays."""
-    scribe.keep(x.ids, "weights that are not of a Conv2d, ConvTranspose2d or Linear of the network")
-    scribe.whole(macs)
+def _whole(tracer: Tracer, x: Labels, out: tuple[int, ...], macs: int, dim: int = 1) -> Labels:
+    """A layer that is not cut: all its input and output channels stay."""
+    tracer.keep(x.ids, "weights that are not of a Conv2d, ConvTranspose2d or Linear of the network")
+    tracer.whole(macs)
     dims = {dim % len(out), *(d for d in varying(x.ids) if d > 1)}
     shape = [size if d in dims else 1 for d, size in enumerate(out)]
-    return Labels(scribe.blank(math.prod(shape)).view(shape).expand(out))
+    return Labels(tracer.blank(math.prod(shape)).view(shape).expand(out))
 
 
 def _input(x: object, weight: Any, dim: int, expected: int) -> Tensor:
-    """The weight's numbers, once it is known that the input fits."""
+    """The weight's numbers; checks that the input fits them."""
     if not isinstance(x, Labels):
         raise TraceError(f"it takes {type(x).__name__}, expected the activations of an image batch")
     if x.shape[dim] != expected:
         hint = "" if dim == 1 else ": build the network for images of this size, or pool before it"
-        raise TraceError(f"it takes {expected} channels, here comes {tuple(x.shape)}{hint}")
+        raise TraceError(f"it takes {expected} channels, not {tuple(x.shape)}{hint}")
     return _value(weight)
 
 
@@ -168,7 +168,7 @@ def _value(weight: Any) -> Tensor:
 
 
 def _module(weight: Any, kind: type[nn.Module]) -> Any:
-    """The module whose ``weight`` this is, where it is of a kind."""
+    """The module whose ``weight`` this is, if it is of that kind; else None."""
     own = isinstance(weight, Constant) and weight.name.endswith(".weight") and isinstance(weight.owner, kind)
     return weight.owner if own else None
 
@@ -178,22 +178,22 @@ def _owner(name: str) -> str:
 
 
 def _pairs(*settings: Any) -> list[tuple[int, ...]]:
-    """With a number for each of two dimensions."""
+    """Each setting as a pair, one number for each dimension."""
     return [tuple(value) if isinstance(value, tuple | list) else (value, value) for value in settings]
 
 
-def entries(scribe: Scribe, value: Any, ids: Tensor) -> None:
-    """Hear that a vector, of whatever origin, has an entry for each channel."""
+def entries(tracer: Tracer, value: Any, ids: Tensor) -> None:
+    """Record that a vector, whatever its origin, has one entry for each channel."""
     if isinstance(value, Constant):
-        scribe.vector(value.name, value.value, 0, ids)
+        tracer.vector(value.name, value.value, 0, ids)
     elif isinstance(value, Labels):
-        scribe.tie(ids, value.ids)
+        tracer.tie(ids, value.ids)
     elif isinstance(value, Tensor):
-        scribe.keep(ids, "a vector of fixed size; make it a parameter or buffer")
+        tracer.keep(ids, "a vector of fixed size; make it a parameter or buffer")
 
 
 def batch_norm(
-    scribe: Scribe,
+    tracer: Tracer,
     x: Labels,
     running_mean: Any,
     running_var: Any,
@@ -203,21 +203,21 @@ def batch_norm(
     *settings: Any,
     **named: Any,
 ) -> Labels:
-    """By running statistics: an affine map of each channel."""
+    """A batch norm by its running statistics: an affine map of each channel."""
     ids = channels(x.ids, 1)
     if running_mean is None or training:
         raise TraceError("it has no running statistics: what it computes depends on the other images")
     if len(_value(running_mean)) != len(ids):
-        raise TraceError(f"it normalises {len(_value(running_mean))} channels, here come {len(ids)}")
+        raise TraceError(f"it normalises {len(_value(running_mean))} channels, not {len(ids)}")
     for value in (weight, bias, running_mean, running_var):
-        entries(scribe, value, ids)
+        entries(tracer, value, ids)
     if isinstance(running_mean, Constant) and type(running_mean.owner) in FOLDABLE:
-        scribe.fold(x.source, _owner(running_mean.name))
+        tracer.fold(x.source, _owner(running_mean.name))
     return Labels(x.ids)
 
 
 def instance_norm(
-    scribe: Scribe,
+    tracer: Tracer,
     x: Labels,
     running_mean: Any = None,
     running_var: Any = None,
@@ -226,17 +226,17 @@ def instance_norm(
     *settings: Any,
     **named: Any,
 ) -> Labels:
-    """Over the positions of each channel."""
+    """An instance norm, over the positions of each channel."""
     ids = channels(x.ids, 1)
     for value in (running_mean, running_var, weight, bias):
-        entries(scribe, value, ids)
+        entries(tracer, value, ids)
     return Labels(x.ids)
 
 
 def layer_norm(
-    scribe: Scribe, x: Labels, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+    tracer: Tracer, x: Labels, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Labels:
-    """Over the last dimension; its statistics run over the channels that are kept."""
+    """A layer norm over the last dimension; its statistics run over the kept channels."""
     if tuple(normalized_shape) != (x.shape[-1],) or not isinstance(weight, Constant):
         given = f"{tuple(normalized_shape)}, {'without a' if weight is None else 'with a'} weight"
         raise TraceError(
@@ -245,30 +245,30 @@ def layer_norm(
         )
     ids = channels(x.ids, -1)
     for value in (weight, bias):
-        entries(scribe, value, ids)
-    scribe.norm(weight.name)
+        entries(tracer, value, ids)
+    tracer.norm(weight.name)
     return Labels(x.ids)
 
 
 def group_norm(
-    scribe: Scribe, x: Labels, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
+    tracer: Tracer, x: Labels, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Labels:
-    """Its statistics run over the kept channels of each group; groups keep the same positions."""
+    """A group norm, over the kept channels of each group; all groups keep the same positions."""
     ids = channels(x.ids, 1)
     if not isinstance(weight, Constant) or len(weight.value) != len(ids):
         raise TraceError(f"a group norm is understood with a weight of the network, for {len(ids)} channels")
     if num_groups == len(ids):
-        scribe.keep(ids, "a group norm with one channel a group; use a batch norm")
+        tracer.keep(ids, "a group norm with one channel a group; use a batch norm")
     elif num_groups > 1:
-        tie_along(scribe, ids.view(num_groups, -1), 0)
+        tie_along(tracer, ids.view(num_groups, -1), 0)
     for value in (weight, bias):
-        entries(scribe, value, ids)
-    scribe.norm(weight.name)
+        entries(tracer, value, ids)
+    tracer.norm(weight.name)
     return Labels(x.ids)
 
 
-def prelu(scribe: Scribe, x: Labels, weight: Any) -> Labels:
-    """A slope for all channels, or for each."""
+def prelu(tracer: Tracer, x: Labels, weight: Any) -> Labels:
+    """A PReLU with one slope for all channels, or one for each."""
     if _value(weight).numel() > 1:
-        entries(scribe, weight, channels(x.ids, 1))
+        entries(tracer, weight, channels(x.ids, 1))
     return Labels(x.ids)

@@ -24,7 +24,7 @@ FACTS = SIZES | {
 
 
 def name_of(function: Any) -> str:
-    """What a function, method or attribute of torch is called, without the marks of an operator."""
+    """The name of a torch function, method or attribute, without the underscores of an operator."""
     name = str(getattr(function, "__name__", function)).removeprefix("special_")
     if name in ("__get__", "__set__"):
         owner = getattr(getattr(function, "__self__", None), "__name__", "attribute")
@@ -35,21 +35,21 @@ def name_of(function: Any) -> str:
 
 
 def known(function: Any) -> Operation | None:
-    """What a function does to labels; None where nothing is known of it."""
+    """The rule of a function; None if there is none."""
     home = getattr(function, "__module__", None) or "torch"
     if isinstance(function, OpOverload | OpOverloadPacket) or home.partition(".")[0] != "torch":
-        return OPERATIONS.get(str(function))  # another library's operation may bear any name
+        return OPERATIONS.get(str(function))  # another library's operation may have any name
     return OPERATIONS.get(name_of(function))
 
 
 def rule(name: str) -> Callable[[Operation], Operation]:
-    """Say what an operation does to labels, in place of what is known or where nothing is.
+    """Add the rule of an operation, or replace it.
 
     Args:
-        name: of a function or tensor method of torch, as "roll"; of a custom one as "mylib.roll".
+        name: of a function or tensor method of torch, such as "roll"; for a custom one, "mylib.roll".
 
     Returns:
-        A decorator of a function ``(scribe, x, ...) -> Labels`` that takes the operation's own arguments.
+        A decorator of a function ``(tracer, x, ...) -> Labels`` that takes the operation's own arguments.
     """
 
     def add(operation: Operation) -> Operation:
@@ -162,4 +162,4 @@ WITH_PARAMETERS = {
     for operation in OPERATIONS.values()
     if operation in _MANY or operation.__module__ == layers.__name__
 }
-"""Rules that take parameters as they are; to others a parameter is labels of its own."""
+"""Rules that take parameters as `Constant`; all others get a parameter as `Labels` of its own."""

@@ -1,4 +1,4 @@
-"""A part of a network, as the network itself calls it."""
+"""Finds out how a network calls one of its parts."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from amc_env.graph.running import untouched
 
 
 def observe(model: nn.Module, part: str, images: Any) -> Given:
-    """Run the whole network once and see what it calls a part with.
+    """Run the whole network once; the arguments that it calls a part with.
 
     Args:
         model: the whole network; left as it was.
         part: the name of a module in it.
-        images: what the network is called with, in any form.
+        images: the argument of the network, in any form.
 
     Raises:
         TraceError: for a part that does not exist, is not called exactly once, shares modules with the rest
-            of the network, or is given something else than tensors and lists, tuples or dicts of them.
+            of the network, or is called with anything but tensors and lists, tuples or dicts of them.
     """
     module = _found(model, part)
     _refuse_shared(model, module, part)
@@ -41,7 +41,7 @@ def observe(model: nn.Module, part: str, images: Any) -> Given:
 
 
 class _Watch:
-    """Keeps what a part is called with, and refuses that its layers run while it does not."""
+    """Hooks that record the arguments of a part, and refuse calls of its layers from outside it."""
 
     def __init__(self, part: str) -> None:
         self.part, self.given, self._inside = part, list[Given](), 0

@@ -1,4 +1,4 @@
-"""Which channels stand or fall together, and which of them make one decision."""
+"""Finds which channels are removed together, and which of these sets make one decision."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from amc_env.graph.structure import Atoms, Group, Layer
 
 
 class Partition:
-    """Numbers 0, 1, ... in disjoint sets that can be joined (union-find); the least stands for its set."""
+    """Disjoint sets of the numbers 0, 1, ... (union-find); the smallest number represents its set."""
 
     def __init__(self, count: int = 0) -> None:
         self._parent = list(range(count))
@@ -18,33 +18,32 @@ class Partition:
         return len(self._parent)
 
     def grow(self, count: int) -> range:
-        """So many new numbers, each alone in its set."""
+        """Add ``count`` numbers, each in a set of its own."""
         start = len(self._parent)
         self._parent.extend(range(start, start + count))
         return range(start, start + count)
 
     def root(self, number: int) -> int:
-        """The number that stands for the set of this one."""
+        """The representative of a number's set."""
         parent = self._parent
         while parent[number] != number:
             parent[number] = number = parent[parent[number]]
         return number
 
     def join(self, one: int, other: int) -> None:
-        """Make one set of two."""
+        """Merge the sets of two numbers."""
         a, b = self.root(one), self.root(other)
         self._parent[max(a, b)] = min(a, b)
 
     def roots(self) -> Atoms:
-        """``(numbers,)`` what stands for each."""
+        """``(numbers,)`` the representative of each number's set."""
         return np.array([self.root(number) for number in range(len(self))], dtype=np.int64)
 
 
 def find_groups(layers: Sequence[Layer], fixed: NDArray[np.bool_]) -> tuple[Group, ...]:
-    """Channels that one layer writes are one decision, and so are channels that share an atom; in consumer
-    order.
+    """The decisions, in consumer order; all free channels that one layer writes are in one group.
 
-    Atoms that no layer reads, and those that stand alone in their group, are marked as fixed.
+    Atoms that no layer reads, and those that are alone in their group, are marked as fixed.
     """
     sets = Partition(len(fixed))
     for layer in layers:

@@ -1,4 +1,4 @@
-"""The scribe that writes a `Graph` down."""
+"""The tracer that builds a `Graph`."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from amc_env.graph.structure import Atoms, Graph, Layer, Vector
 
 @dataclass
 class _Call:
-    """A layer as it is met during tracing; labels are numbers of the recorder, not yet atoms."""
+    """A layer met during tracing; its labels are the recorder's numbers, not yet atoms."""
 
     module: nn.Module
     reads: Tensor
@@ -29,12 +29,12 @@ class _Call:
 
 @dataclass
 class Recorder:
-    """Emits fresh labels, unifies them, and makes the graph of what it heard."""
+    """Emits fresh labels, unifies them, and builds the graph from what it recorded."""
 
     model: nn.Module
     shape: tuple[int, int, int]
     given: Given
-    keep_whole: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by name, its layers
+    keep_whole: Mapping[str, Sequence[str]] = field(default_factory=dict)  # a module's name: its layers
     labels: Partition = field(default_factory=Partition)
     calls: dict[str, _Call] = field(default_factory=dict)
     vectors: dict[str, tuple[Tensor, int, Tensor]] = field(default_factory=dict)
@@ -48,12 +48,12 @@ class Recorder:
     place: Callable[[], str] = str
     outputs: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
-    def hear_from(self, place: Callable[[], str]) -> None:
-        """Notes say where."""
+    def set_place(self, place: Callable[[], str]) -> None:
+        """Keep it for the notes."""
         self.place = place
 
     def vector_dim(self, name: str) -> int | None:
-        """The dense network's own sizes say it."""
+        """None: the sizes of the dense network show it."""
         return None
 
     def layer(self, name: str, module: nn.Module, reads: Tensor, in_size: Size, out_size: Size) -> Tensor:
@@ -73,7 +73,7 @@ class Recorder:
         return writes
 
     def vector(self, name: str, value: Tensor, dim: int, ids: Tensor | None = None) -> Tensor:
-        """Ties the labels of a parameter that is used twice."""
+        """Store a parameter's labels; those of a parameter that is used twice are unified."""
         if name in self.vectors:
             known = self.vectors[name][2]
             return known if ids is None else self.tie(known, ids)
@@ -84,19 +84,19 @@ class Recorder:
         return ids
 
     def whole(self, macs: int) -> None:
-        """Its cost is paid by every plan."""
+        """Add its cost, which every plan pays."""
         self.fixed_macs += macs
 
     def fold(self, source: Source | None, norm: str) -> None:
-        """Whether others read the layer too is known at the end."""
+        """Store both; whether anything else reads the layer is known only at the end."""
         self.sources.append((source, norm))
 
     def no_channels_last(self) -> None:
-        """The graph says so."""
+        """Store it for the graph."""
         self.channels_last = False
 
     def norm(self, weight: str) -> None:
-        """Its statistics run over what is kept."""
+        """Store its name."""
         self.norms.append(weight)
 
     def tie(self, a: Tensor, b: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class Recorder:
         return a
 
     def keep(self, ids: Tensor, why: str) -> None:
-        """Note where and why."""
+        """Store the channels, with a note of where and why."""
         self.kept.append((compact(ids).flatten(), f"{self.place()}: {why}"))
 
     def blank(self, count: int) -> Tensor:
@@ -116,11 +116,11 @@ class Recorder:
         return self.blanks[-1]
 
     def number(self, value: float) -> None:
-        """Remember it for the `Checker`."""
+        """Store it for the `Checker`."""
         self.numbers.append(float(value))
 
     def finish(self, ids: Tensor) -> None:
-        """The classes stay."""
+        """Store the outputs, which always stay."""
         self.outputs = ids
 
     def _fresh(self, count: int) -> Tensor:
@@ -201,7 +201,7 @@ class Recorder:
 
 
 def _unchanged(module: nn.Module) -> bool:
-    """Whether a module computes what its class says and nothing hangs on it."""
+    """Whether a module has its class's own forward and no hooks."""
     return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 

@@ -1,4 +1,4 @@
-"""Run a network on channel labels: its forward is called once, and rules answer each operation."""
+"""Runs a network on channel labels: its forward is called once, and a rule handles each operation."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from torch.overrides import TorchFunctionMode
 from amc_env.execution import evaluating
 from amc_env.graph.arithmetic import binary, label_constant
 from amc_env.graph.given import Given, tensors
-from amc_env.graph.labels import Constant, Count, Labels, Scribe, TraceError, compact, spread
+from amc_env.graph.labels import Constant, Count, Labels, TraceError, Tracer, compact, spread
 from amc_env.graph.operations import CASTS, FACTS, LAYERS, READS, SIZES, WITH_PARAMETERS, known, name_of
 
 OURS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
 
 
-def propagate(model: nn.Module, scribe: Scribe, given: Given) -> Run:
+def propagate(model: nn.Module, tracer: Tracer, given: Given) -> Run:
     """Run a network, or a part of it, on labels, as it is evaluated.
 
     Args:
-        model: the whole; left as it was, also where its forward keeps something.
-        scribe: says what layers emit and hears what they read.
-        given: what the network or part is called with. All that comes in and goes out stays whole.
+        model: the whole network; left unchanged, even if its forward stores something.
+        tracer: gives the labels that layers write, and records what they read.
+        given: the arguments of the network or part. All its input and output channels stay.
 
     Returns:
         Which parameters were used, and how.
 
     Raises:
-        TraceError: names the operation, its module and the line of the forward that stand in the way.
+        TraceError: names the operation, its module and the line of the forward that caused it.
     """
-    run = Run(model, scribe)
-    scribe.hear_from(run.note)
+    run = Run(model, tracer)
+    tracer.set_place(run.note)
     module = model.get_submodule(given.part)
-    args, kwargs = given.filled(lambda sizes: _blank(scribe, sizes))
+    args, kwargs = given.filled(lambda sizes: _blank(tracer, sizes))
     with evaluating(model), untouched(model), torch.random.fork_rng(devices=[]), run.following(), run:
         try:
             result = module(*args, **kwargs)
@@ -53,20 +53,20 @@ def propagate(model: nn.Module, scribe: Scribe, given: Given) -> Run:
             raise TraceError(
                 f"{type(module).__name__} cannot run on an image of {shapes}{_at(_frame_of(error))}: {error}"
             ) from error
-    _finish(scribe, module, result, one=not given.part)
+    _finish(tracer, module, result, one=not given.part)
     return run
 
 
-def _blank(scribe: Scribe, sizes: tuple[int, ...]) -> Labels:
+def _blank(tracer: Tracer, sizes: tuple[int, ...]) -> Labels:
     """An input, with labels for its channels."""
     dim = 1 if len(sizes) in (2, 4) else len(sizes) - 1
     if dim < 1:
         raise TraceError(f"a tensor of {sizes} is given to the part: it has no channels")
-    return Labels(spread(scribe.blank(sizes[dim]), sizes, dim))
+    return Labels(spread(tracer.blank(sizes[dim]), sizes, dim))
 
 
-def _finish(scribe: Scribe, module: nn.Module, result: object, *, one: bool) -> None:
-    """Hear what comes out; of a whole network that is one tensor of logits."""
+def _finish(tracer: Tracer, module: nn.Module, result: object, *, one: bool) -> None:
+    """Record the outputs; a whole network has one, a tensor of logits."""
     if one and not isinstance(result, Labels):
         raise TraceError(
             f"{type(module).__name__} returns {type(result).__name__}, not one tensor of logits "
@@ -81,24 +81,24 @@ def _finish(scribe: Scribe, module: nn.Module, result: object, *, one: bool) -> 
     for value in found:
         if value.source is not None:
             value.source.readers += 1
-    scribe.finish(torch.cat([compact(value.ids).flatten() for value in found]))
+    tracer.finish(torch.cat([compact(value.ids).flatten() for value in found]))
 
 
 class Run(TorchFunctionMode):
-    """Answers every call into torch while the network runs: by a rule where labels go in, as usual otherwise.
+    """Handles every torch call while the network runs: by a rule if an argument has labels, else as usual.
 
     Attributes:
-        used: names of the parameters and buffers that were computed with.
-        borrowed: of those that something else than a layer computed with, by name, where.
+        used: names of the parameters and buffers that were used.
+        borrowed: by name, where a parameter or buffer was used by something other than a layer.
     """
 
-    def __init__(self, model: nn.Module, scribe: Scribe) -> None:
+    def __init__(self, model: nn.Module, tracer: Tracer) -> None:
         super().__init__()
         self.used: set[str] = set()
         self.borrowed: dict[str, str] = {}
-        self._scribe = scribe
+        self._tracer = tracer
         self._paths = {id(module): name for name, module in model.named_modules()}
-        self._constants = dict(_constants(model, scribe))
+        self._constants = dict(_constants(model, tracer))
         first = next(model.parameters(), torch.empty(0))
         self._device, self._dtype = first.device, first.dtype
         self._modules: list[str] = []
@@ -106,7 +106,7 @@ class Run(TorchFunctionMode):
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Know at any time which module runs."""
+        """Keep track of which module is running."""
         before = register_module_forward_pre_hook(
             lambda m, _: self._modules.append(self._paths.get(id(m), ""))
         )
@@ -121,7 +121,7 @@ class Run(TorchFunctionMode):
         self._modules.pop()
 
     def note(self) -> str:
-        """Where the network is, without folders: for what is kept in records."""
+        """The running operation and its line, without folders, so that records can hold it."""
         frame = _user_frame(sys._getframe())
         line = f" ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})" if frame else ""
         return f"{self._where()}{line}"
@@ -133,7 +133,7 @@ class Run(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """One call."""
+        """Handle one call."""
         self._operation = name_of(func)
         try:
             return self._call(func, args, kwargs or {})
@@ -151,7 +151,7 @@ class Run(TorchFunctionMode):
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name, given = self._operation, list(tensors((args, kwargs)))
-        if not args and "input" in kwargs:  # what all operations call their first argument
+        if not args and "input" in kwargs:  # the name of the first argument of all operations
             args, kwargs = (kwargs["input"],), {key: kwargs[key] for key in kwargs if key != "input"}
         labels = [value for value in given if isinstance(value, Labels)]
         constants = [self._constants[id(value)] for value in given if id(value) in self._constants]
@@ -170,7 +170,7 @@ class Run(TorchFunctionMode):
         return self._on_parameters(func, args, kwargs, all(len(c.dims) == 1 for c in constants))
 
     def _rule(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Activations go in: what comes out is said by a rule."""
+        """An operation on activations: a rule gives the labels of its result."""
         if name in READS:
             raise TraceError(
                 "the forward reads values of its activations; which channels stay may not depend on them: "
@@ -181,8 +181,8 @@ class Run(TorchFunctionMode):
         operation = known(func)
         if operation is None:
             raise TraceError(
-                f"the operation {name!r} is not understood: nothing says what it does to channels. Write it "
-                "with those of amc_env.graph.operations.OPERATIONS, add a rule (amc_env.graph.rule), or "
+                f"the operation {name!r} is not understood: no rule says what it does to channels. Use one "
+                "of amc_env.graph.operations.OPERATIONS, add a rule (amc_env.graph.rule), or "
                 "compress the convolutional part of the network alone"
             )
         for value in tensors((args, kwargs)):
@@ -190,7 +190,7 @@ class Run(TorchFunctionMode):
                 value.source.readers += 1 if self._is_of_module(name, args) else 2
         change = self._named if operation in WITH_PARAMETERS else self._labelled
         args, kwargs = self._map((args, kwargs), change)
-        result = operation(self._scribe, *args, **kwargs)
+        result = operation(self._tracer, *args, **kwargs)
         if isinstance(result, Labels) and result.source and [result.source.layer] != self._modules[-1:]:
             result.source = None  # the layer's weights are used without its module, which cannot be folded
         return result
@@ -204,7 +204,7 @@ class Run(TorchFunctionMode):
         return self._constants.get(id(value), value)
 
     def _on_parameters(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], vectors: bool) -> Any:
-        """Parameters alone go in: their numbers are computed, and labels where they are vectors."""
+        """An operation on parameters alone: computes its result, and its labels if they are vectors."""
         plain, named = self._map(
             (args, kwargs), lambda value: value.value if isinstance(value, Labels) else value
         )
@@ -216,7 +216,7 @@ class Run(TorchFunctionMode):
         if not ours and operation is not binary:
             return result
         args, kwargs = self._map((args, kwargs), self._labelled)
-        labels = operation(self._scribe, *args, **kwargs)
+        labels = operation(self._tracer, *args, **kwargs)
         if isinstance(labels, Labels):
             labels.value = result
         return labels
@@ -225,10 +225,10 @@ class Run(TorchFunctionMode):
         constant = self._constants.get(id(value))
         if constant is None or not constant.dims:
             return value
-        return label_constant(self._scribe, constant)
+        return label_constant(self._tracer, constant)
 
     def _fact(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
-        """What is asked of a tensor that is no value."""
+        """A property of a tensor that does not depend on its values."""
         if name == "data":
             return args[0]
         if isinstance(args[0], Labels) and name in ("device", "dtype", "is_cuda"):
@@ -251,19 +251,19 @@ class Run(TorchFunctionMode):
         return values
 
 
-def _constants(model: nn.Module, scribe: Scribe) -> Iterator[tuple[int, Constant]]:
-    """By identity, what the network calls its own; the first of several names counts."""
+def _constants(model: nn.Module, tracer: Tracer) -> Iterator[tuple[int, Constant]]:
+    """The network's parameters and buffers by ``id``, each under the first of its names."""
     for named in (model.named_parameters(), model.named_buffers()):
         for name, value in named:
             many = [dim for dim, size in enumerate(value.shape) if size > 1]
-            dim = scribe.vector_dim(name)
+            dim = tracer.vector_dim(name)
             owner = model.get_submodule(name.rpartition(".")[0])
             yield id(value), Constant(name, value, owner, many if dim is None else [dim])
 
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Put back what a forward keeps in its modules and writes into its buffers."""
+    """Restore the attributes and buffers of modules that a forward changes."""
     fields = [(module, dict(vars(module))) for module in model.modules()]
     inner = [(found, dict(found)) for _, kept in fields for found in kept.values() if isinstance(found, dict)]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_meta]
@@ -283,7 +283,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 
 def _user_frame(frame: FrameType | None) -> FrameType | None:
-    """The innermost line that is neither torch's nor of this package."""
+    """The innermost frame outside torch and this package."""
     while frame is not None and frame.f_code.co_filename.startswith(OURS):
         frame = frame.f_back
     return frame

@@ -1,8 +1,8 @@
-"""What compression needs to know of a CNN: its layers, and which of their channels stand or fall together.
+"""What compression needs to know about a CNN: its layers, and which channels are removed together.
 
 The unit is an *atom*: a set of channels, anywhere in the network, that can only be removed together. The two
 ends of a residual addition share their atoms position by position, and so do a convolution, its batch norm
-and the depthwise convolution behind it. Everything else follows from one boolean for each atom: a layer's
+and the depthwise convolution after it. Everything else follows from one boolean for each atom: a layer's
 rows are those whose written atom stays, its columns those whose read atom stays.
 """
 
@@ -88,8 +88,8 @@ class Group:
     """One decision: which of these atoms stay.
 
     ``atoms`` are in order of position; ``layers`` are the indices of the layers that read them, in forward
-    order. ``width`` is the number of their channels in the layer that writes most of them, ``per_atom`` how
-    many each atom holds.
+    order. ``width`` is the number of their channels in the layer that writes most of them, ``per_atom`` the
+    number of channels of one atom there.
     """
 
     index: int
@@ -116,18 +116,18 @@ class Graph:
         fixed: ``(atoms,)`` bool, true where an atom is in no group: the image, the classes, and what must
             stay.
         notes: why some channels must stay, a line each.
-        fixed_params: parameters, of the part that is compressed, that no decision touches.
-        fixed_macs: multiply-accumulates for one image of layers that are in no plan: one-dimensional
+        fixed_params: parameters of the compressed network or part that no decision changes.
+        fixed_macs: multiply-accumulates, for one image, of layers that no plan cuts: one-dimensional
             convolutions, fixed kernels, weights that the forward computes.
         channels_last: whether images and weights may lie channels last in memory, which is faster; a forward
             with ``x.view(n, -1)`` takes the default format alone.
         shape: C, H, W of the image it was traced with.
-        given: what the network, or the part of it that is compressed, is called with for that image. Names
-            are those of the whole network.
+        given: the arguments of the network, or of the part that is compressed, for that image. Names are
+            those of the whole network.
         keep_whole: names of modules that the user keeps whole.
         blanks: atoms of the channels that no layer writes: the image, then all padding, in the order of the
             forward.
-        numbers: that enter the values by themselves, in the order of the forward.
+        numbers: plain numbers that operations take beside activations, in the order of the forward.
         outputs: ``(classes,)`` the atoms of the logits, or of all that a part returns.
     """
 
@@ -151,7 +151,7 @@ class Graph:
 
     @cached_property
     def hash(self) -> str:
-        """Names the structure: a plan made for one graph fits another exactly when their hashes are equal."""
+        """Identifies the structure: a plan of one graph fits another exactly when their hashes are equal."""
         facts = [
             [layer.name, layer.kind, layer.kernel, layer.groups, layer.reads.tolist(), layer.writes.tolist()]
             for layer in self.layers
@@ -164,7 +164,7 @@ class Graph:
         return next(layer for layer in self.layers if layer.name == name)
 
     def consumer(self, group: Group) -> Layer:
-        """The first layer that reads a group: where its decision stands."""
+        """The first layer that reads a group, where its decision is taken."""
         return self.layers[group.layers[0]]
 
     def mask(self, kept: Iterable[Iterable[int] | None]) -> NDArray[np.bool_]:

@@ -1,10 +1,10 @@
 """Trace a CNN into a `Graph` by running it on channel labels instead of values.
 
-The network's own forward is called once, on an image that holds for each number that would stand there the
-label of its channel. View operations are run on the labels as they are. A convolution or linear layer records
-the labels that it reads and emits fresh ones, element-wise operations unify the labels of their operands, and
-what must stay rectangular is unified position by position. No model is named anywhere; an operation that is
-not understood is an error that names it and the line of the forward.
+The network's own forward is called once, on an image in which each number is replaced by the label of its
+channel. View operations are run on the labels themselves. A convolution or linear layer records the labels
+that it reads and emits fresh ones, element-wise operations unify the labels of their operands, and dimensions
+of literal size are unified position by position so that they keep it. No model is treated specially; an
+operation that is not understood is an error that names it and the line of the forward.
 """
 
 import difflib
@@ -36,16 +36,16 @@ def trace(
 ) -> Graph:
     """The graph of a classifier for images of a shape, or of a part of any network.
 
-    A network that does more with channel numbers than tracing sees is found when it is cut:
-    `amc_env.compressors.trial.try_cut` does so before a search.
+    Tracing cannot see everything that a forward does with channel counts; cutting the network reveals the
+    rest, which `amc_env.compressors.trial.try_cut` does before a search.
 
     Args:
         model: its forward takes one image batch and returns logits ``(N, classes)``, unless a part of it is
             traced; left as it was.
         shape: C, H, W of an image.
         keep_whole: names of layers, or of modules with layers in them, that lose no input and no output.
-        given: names a part, and what the network calls it with, see `amc_env.graph.part.observe`; None for
-            the whole network.
+        given: a part and the arguments that the network calls it with, see `amc_env.graph.part.observe`;
+            None for the whole network.
 
     Raises:
         TraceError: for control flow that depends on values, an operation that is not understood, a module
@@ -66,7 +66,7 @@ def trace(
 
 
 def _layers_of(model: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
-    """Of each module that is named, by any of its names, the layers in it, by their first."""
+    """The layers in each named module; it may be named by any of its names, layers are by their first."""
     first = {id(module): name for name, module in model.named_modules()}
     known, found = dict(model.named_modules(remove_duplicate=False)), {}
     for asked in names:
@@ -82,7 +82,7 @@ def _layers_of(model: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _refuse_wrappers(model: nn.Module) -> None:
-    """What is compressed is the network itself."""
+    """Refuse wrappers: the network itself is compressed."""
     if isinstance(model, torch.jit.ScriptModule):
         raise TraceError("a scripted network cannot be traced or cut; pass the network that was scripted")
     wrappers = {"_orig_mod": "OptimizedModule", "module": "DataParallel"}
@@ -92,7 +92,7 @@ def _refuse_wrappers(model: nn.Module) -> None:
 
 
 def _refuse_parametrizations(model: nn.Module) -> None:
-    """Weights that are computed at every call would stay whole; those of lazy layers are not there yet."""
+    """Refuse weights that are computed at every call, which cannot be cut, and those of lazy layers."""
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module):
             raise TraceError(
@@ -109,7 +109,7 @@ def _refuse_parametrizations(model: nn.Module) -> None:
 
 
 def _refuse_shared_parameters(model: nn.Module) -> None:
-    """One tensor in two modules would be cut twice, and differently."""
+    """Refuse a tensor in two modules: it would be cut twice, and differently."""
     owners: dict[int, str] = {}
     for name, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
@@ -122,7 +122,7 @@ def _refuse_shared_parameters(model: nn.Module) -> None:
 
 
 def _refuse_borrowed_weights(graph: Graph, run: Run) -> None:
-    """What else reads the weights of a layer does not expect fewer of them."""
+    """Refuse other uses of a layer's weights, which do not expect fewer of them."""
     for layer in graph.layers:
         name = f"{layer.name}.weight"
         if name in run.borrowed:
@@ -133,11 +133,11 @@ def _refuse_borrowed_weights(graph: Graph, run: Run) -> None:
 
 
 def _refuse_idle_parameters(model: nn.Module, run: Run, part: str) -> None:
-    """What evaluation does not run was not traced, and would be left with the wrong channels for training."""
+    """Refuse parameters that evaluation does not use: they were not traced, and would not be cut."""
     prefix = f"{part}." if part else ""
     idle = [n for n, _ in model.named_parameters() if n.startswith(prefix) and n not in run.used]
     if idle:
         raise TraceError(
-            f"{idle[0]} and {len(idle) - 1} more parameters idle when {type(model).__name__} is evaluated "
-            "(an auxiliary head?); set such modules to None, with what switches them on"
+            f"{idle[0]} and {len(idle) - 1} more parameters are unused when {type(model).__name__} is "
+            "evaluated (an auxiliary head?); set such modules to None, and switch their use off"
         )

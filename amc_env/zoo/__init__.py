@@ -47,7 +47,7 @@ def names() -> list[str]:
 
 
 def build(name: str, *, classes: int, in_channels: int, seed: int = 0, **options: Any) -> nn.Module:
-    """A network by name, in training mode, with weights drawn from ``seed``; no global generator moves.
+    """A network by name, in training mode, with weights drawn from ``seed``; global generators are untouched.
 
     Args:
         name: one of `names`; ``torchvision/<name>`` or ``timm/<name>`` for any image classifier of those;
@@ -55,7 +55,7 @@ def build(name: str, *, classes: int, in_channels: int, seed: int = 0, **options
         classes: number of logits.
         in_channels: channels of the images.
         seed: of the initial weights.
-        options: the builder's own, as ``width`` and ``small`` of the MobileNets.
+        options: of the builder, such as ``width`` and ``small`` of the MobileNets.
 
     Raises:
         ModelError: for an unknown name or option, or a value that the network cannot have.
@@ -75,12 +75,12 @@ def build(name: str, *, classes: int, in_channels: int, seed: int = 0, **options
 
 
 def check(model: nn.Module, shape: tuple[int, int, int], classes: int) -> None:
-    """Refuse a network that does not give so many logits for such images.
+    """Refuse a network that does not return ``classes`` logits for images of this shape.
 
     Args:
         model: is run once, in evaluation mode, on two black images.
         shape: ``(C, H, W)`` of the images.
-        classes: number of logits wanted.
+        classes: expected number of logits.
 
     Raises:
         ModelError: with the network's own error, or with what it returned.

@@ -25,9 +25,9 @@ IMAGENET = "imagenet"
 
 
 class SamePad(nn.Module):
-    """Zeros around an image, so that a convolution behind it gives ceil(size / stride) pixels a side.
+    """Pads images with zeros, so that the next convolution returns ceil(size / stride) pixels a side.
 
-    The convolution itself pads nothing: what it reads is then what its repair sees.
+    That convolution pads nothing itself, so its repair sees exactly what it reads.
     """
 
     def __init__(self, kernel: int, stride: int) -> None:
@@ -128,7 +128,7 @@ def _package_file() -> Path:
 
 
 def _load_in_order(model: nn.Module, path: Path) -> None:
-    """Copy a state whose tensors lie in this network's order, under other names."""
+    """Load a state whose tensors are in this network's order, but have other names."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Networks from elsewhere: torchvision's and timm's classifiers by name, and the user's own function."""
+"""Networks from outside the zoo: torchvision's and timm's by name, and those of the user's own function."""
 
 import importlib
 import inspect
@@ -31,11 +31,11 @@ def torchvision_model(
         classes: number of logits.
         in_channels: other than 3 replaces the first convolution, which reads the image.
         weights: None for random ones, "DEFAULT" or another of torchvision's names for its own download, or
-            the path of a file of its state, see `amc_env.zoo.states.load_state`.
-        options: arguments of the network's class, as ``width_mult``.
+            the path of a weights file, see `amc_env.zoo.states.load_state`.
+        options: arguments of the network's class, such as ``width_mult``.
 
     Raises:
-        ValueError: for weights that do not exist, cannot be had, or are of another network.
+        ValueError: for weights that do not exist, cannot be downloaded, or belong to another network.
     """
     models = _torchvision()
     file = Path(weights) if weights is not None and Path(weights).suffix in FILES else None
@@ -77,11 +77,11 @@ def timm_model(
         name: one of `timm_names`; a tag behind a dot, as timm's own names of weights have, is allowed.
         classes: number of logits.
         in_channels: channels of the images.
-        weights: None for random ones, or the path of a file of its state, see `states.load_state`.
-        options: arguments of the network's class, as ``drop_rate``.
+        weights: None for random ones, or the path of a weights file, see `states.load_state`.
+        options: arguments of the network's class, such as ``drop_rate``.
 
     Raises:
-        ValueError: for weights that do not exist or are of another network, or an unknown tag or option.
+        ValueError: for weights that do not exist or belong to another network, or an unknown tag or option.
     """
     for option in ("pretrained", "checkpoint_path"):
         if option in options:
@@ -90,7 +90,7 @@ def timm_model(
     if file is not None and file.suffix not in FILES:
         raise ValueError(f"weights={weights} is no path of a file ({', '.join(FILES)}); download it first")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of names that timm renamed
+        warnings.simplefilter("ignore")  # about names that timm has renamed
         try:
             model: nn.Module = _timm().create_model(
                 name, pretrained=False, num_classes=classes, in_chans=in_channels, **options
@@ -139,7 +139,7 @@ def _timm() -> ModuleType:
 
 
 def _refuse_misfit(published: Any, asked: str, classes: int, in_channels: int) -> None:
-    """Before any download, refuse weights that torchvision does not have or that do not fit."""
+    """Refuse, before any download, weights that torchvision does not have or that do not fit."""
     there = ["DEFAULT", *(entry.name for entry in published)]
     if asked not in there:
         raise ValueError(
@@ -163,7 +163,7 @@ def _drop_auxiliary_heads(model: nn.Module) -> None:
 
 
 def _read_other_images(model: nn.Module, in_channels: int) -> None:
-    """Replace the first convolution's weights by fresh ones for so many input channels."""
+    """Replace the first convolution's weights by random ones for ``in_channels`` input channels."""
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
     first.in_channels = in_channels
     first.weight = nn.Parameter(first.weight.new_empty(first.out_channels, in_channels, *first.kernel_size))

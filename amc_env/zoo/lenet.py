@@ -1,7 +1,7 @@
 """The LeNets that Deep Compression compresses.
 
 *Sources*: LeCun et al., "Gradient-Based Learning Applied to Document Recognition", 1998; in the sizes of
-Han et al., "Deep Compression", ICLR 2016, tables 2 and 3. For LeNet-5 those are of Caffe's MNIST example.
+Han et al., "Deep Compression", ICLR 2016, tables 2 and 3. Those of LeNet-5 are from Caffe's MNIST example.
 """
 
 from collections import OrderedDict

@@ -101,8 +101,8 @@ def shufflenet_v1(
     """ShuffleNet V1; ``groups`` of the pointwise convolutions, ``width`` scales every layer's channels.
 
     The very first pointwise convolution is not grouped (section 3.2 of the paper). Scaled channels are
-    rounded to what the groups divide; none of the published 1x networks needs it. The stem has 24 channels at
-    1.5x too, as in the authors' code, whose cost is the published one.
+    rounded to a multiple of the groups; none of the published 1x networks needs it. The stem has 24 channels
+    at 1.5x too, as in the authors' code, whose cost is the published one.
     """
     if groups not in V1_CHANNELS:
         raise ValueError(f"groups is one of {', '.join(map(str, V1_CHANNELS))}, not {groups}")

@@ -1,4 +1,4 @@
-"""Weights as people have them: files of a network's state, as trainers and wrappers save it."""
+"""Reads weights files as trainers and wrappers save them."""
 
 import warnings
 from collections.abc import Collection, Mapping
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 FILES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
-STATES = (  # where trainers put a network's state, the first that is there
+STATES = (  # keys under which trainers save a network's state; the first that exists is read
     "state_dict", "model_ema", "model", "model_state_dict", "ema_state_dict", "params_ema", "params", "net",
 )  # fmt: skip
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # of DataParallel, torch.compile and Lightning
@@ -25,11 +25,11 @@ def is_state(checkpoint: str | None) -> bool:
 
 
 def load_state(model: nn.Module, file: Path) -> None:
-    """Fill in weights from a file, reading only tensors; a warning says what was taken off their names.
+    """Load weights from a file, reading only tensors; a warning lists what was removed from their names.
 
     Args:
         model: the network; an error leaves it unchanged.
-        file: its name ends as in `FILES`. Half precision becomes the network's own.
+        file: with a suffix of `FILES`. Half precision is converted to the network's own.
 
     Raises:
         ValueError: for a file that cannot be read as tensors, or is of another network.
@@ -63,18 +63,18 @@ def load_state(model: nn.Module, file: Path) -> None:
 
 
 def unwrapped(saved: Any, own: Collection[str], file: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a state under the names that the network has.
+    """The tensors of a saved state, under the network's own names.
 
     Args:
-        saved: a state, or a mapping that holds one.
-        own: the network's names.
+        saved: a state, or nested mappings that hold one.
+        own: names of the network's tensors.
         file: for messages.
 
     Returns:
-        The state, and the keys and prefixes that were taken off, such as ``state_dict: module.``.
+        The state, and the keys and prefixes that were removed, such as ``state_dict: module.``.
 
     Raises:
-        ValueError: for something else than named tensors.
+        ValueError: for anything but named tensors.
     """
     off = []
     while isinstance(saved, Mapping) and (key := next((k for k in STATES if _holds(saved, k)), None)):
