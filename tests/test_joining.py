@@ -58,6 +58,16 @@ def test_what_is_not_the_same_is_refused():
         joined(comparison("a", ddpg=0.5), other)
 
 
+def test_seeds_of_a_network_trained_anew_are_refused():
+    old, new = comparison("a", gp=0.5), comparison("b", seed=1, gp=0.6)
+    for record, test in ((old, 0.87), (new, 0.8702)):
+        record["results"]["dense"] = {"selection": 0.86, "test": test}
+    assert len(joined(old, new)["rows"]) == 2
+    new["results"]["dense"]["test"] = 0.88
+    with pytest.raises(JoinError, match=r"dense network's test accuracy is 0\.87 and 0\.88"):
+        joined(old, new)
+
+
 def part(number, *plans, target=0.3):
     return {
         "config": {"protocol": target, "part": [number, 2], "output": f"runs/{number}"},

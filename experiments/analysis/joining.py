@@ -6,6 +6,7 @@ from typing import Any
 APART = ("contenders", "one_shot", "first_seed", "seeds")  # keys of the config that may differ
 SAME = ("known_best", "table", "groups")  # of the results, what may not
 AND = " and "  # between the commits of one contender
+DENSE = 0.002  # accuracies of one network that two machines measure differ by less
 OF_PART = ("part", "output")  # keys of the config in which the parts of one fidelity table differ
 
 
@@ -71,6 +72,12 @@ def _check(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         if key not in APART
     ]
     pairs += [(key, old["results"].get(key), new["results"].get(key)) for key in SAME]
+    dense, again = (record["results"].get("dense") or {} for record in (old, new))
+    pairs += [
+        (f"the dense network's {split} accuracy", dense[split], again[split])
+        for split in ("selection", "test")
+        if split in dense and split in again and abs(dense[split] - again[split]) > DENSE
+    ]
     if differing := [f"{key} is {a!r} and {b!r}" for key, a, b in pairs if a != b]:
         raise JoinError(
             f"these comparisons cannot be joined: {'; '.join(differing)}; keep it by another name"
