@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.analysis.milliseconds import above, at_time, curve, plot, table
+from experiments.analysis.milliseconds import above, at_time, curve, plot, raced, table
+from tests.test_site import run
 
 DENSE = {"policy": "dense", "resource": "", "target": 1.0, "seed": 0, "promised_ms": 2.0,
          "measured_ms": 2.0, "test": 0.9, "measure": "accuracy"}  # fmt: skip
@@ -50,6 +51,17 @@ def test_the_table_has_a_row_a_policy_and_budget() -> None:
     assert [line.split(" | ")[0] for line in lines[2:6]] == [
         "| dense", "| `gp`", "| `gp`", "| `uniform`",
     ]  # fmt: skip
+
+
+def test_a_run_gets_the_costs_of_a_network_as_wide_as_its_own() -> None:
+    dense = row("dense", "", 1.0, 0, 4.0, 0.9) | {"ms": {"onnx 1": 4.0}, "counts": [8, 16], "bytes": 90}
+    half = row("gp", "macs", 0.5, 0, 2.0, 0.8) | {"ms": {"onnx 1": 2.0}, "counts": [4, 12], "bytes": 30}
+    found = [run("gp", 5, 0.8, costs={"bytes": 7.0}), run("gp", 0, 0.8, plan=(), costs={})]
+    races = {"net-digits": {"rows": [dense, half, row("old", "macs", 0.5, 0, 2.0, 0.8)]}}
+    timed, other = raced(found, races)
+    assert timed.costs == {"bytes": 7.0, "ms": 2.0, "ms onnx 1": 2.0, "dense_ms onnx 1": 4.0}
+    assert other == found[1]
+    assert raced(found, {"net-cifar10": races["net-digits"], "net-digits": {"rows": [half]}}) == found
 
 
 def test_the_figure_is_the_same_bytes_again(tmp_path: Path) -> None:

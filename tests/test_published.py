@@ -35,6 +35,11 @@ def test_a_row_alone_is_an_experiment(composed, name):
         assert cfg.data.name == ("import" if cfg.metric else "cifar10")
         assert (cfg.finetune.epochs > 0) == (cfg.metric is None)
         assert (cfg.episodes == 1) == cfg.agent._target_.startswith("agents.rules.")
+    needed = {
+        one["file"] for key, one in TABLES[name.partition("/")[0]].get("prepare", {}).items() if key in name
+    }
+    if cfg.model.checkpoint is not None:
+        assert f"{cfg.model.checkpoint}.safetensors" in needed
     assert f"experiments.{job} experiment={name}" in (CONF / f"experiment/{name}.yaml").read_text()
 
 

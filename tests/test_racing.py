@@ -64,10 +64,12 @@ def test_each_network_is_measured_once_and_keeps_its_accuracy(
     real = racing.Bench.whole
     monkeypatch.setattr(racing.Bench, "whole", lambda self, counts: made.append(counts) or real(self, counts))
     result = tmp_path / "result.json"
+    both = f"runs=[{runs[0]},{runs[1]}]"
     racing.main(
-        composed("latency", f"table={table}", f"runs=[{runs[0]},{runs[1]}]", f"result={result}", *WORDS)
-    )
-    assert len(made) == 3  # dense, halves, and one channel more
+        composed("latency", f"table={table}", both, f"result={result}", "batches=[2]", *WORDS)
+    )  # fmt: skip
+    assert len(set(made)) == 3  # dense, halves, and one channel more
+    assert len(made) == 3 * 3  # by the table's conditions, and 2 images in either runtime
     rows = whole(result)["rows"]
     assert [(row["policy"], row["seed"], row["tuned"], row["test"]) for row in rows] == [
         ("dense", 0, False, 0.7), ("uniform", 0, True, 0.9), ("gp", 0, True, 0.9),
@@ -78,6 +80,9 @@ def test_each_network_is_measured_once_and_keeps_its_accuracy(
         assert row["promised_ms"] == int(prices(row["counts"])) / 1e6
         assert row["measured_ms"] == sorted(row["repeats_ms"])[2]
     assert rows[1]["measured_ms"] == rows[4]["measured_ms"]
+    assert all(row["ms"].keys() == {"onnx 2", "torch 2"} and min(row["ms"].values()) > 0 for row in rows)
+    half, more = (rows[at]["bytes"] for at in (1, 2))
+    assert rows[0]["bytes"] > more > half
     assert "50% latency" in capsys.readouterr().out
 
 

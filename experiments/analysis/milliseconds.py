@@ -5,6 +5,7 @@ Made from records of ``experiments.latency runs=[...]``.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 
 from amc_env.latency import LatencyTable
 from experiments.analysis import markdown, stats
+from experiments.analysis.runs import BATCH, RUNTIME, Run
 
 SEED = 0  # of the resamples
 DENSE, UNIFORM = "dense", "uniform"
@@ -48,6 +50,32 @@ def fits(tables: Mapping[str, LatencyTable]) -> str:
             f"{made.seconds:.0f}",
         ])  # fmt: skip
     return markdown.table(head, body)
+
+
+def raced(found: Sequence[Run], races: Mapping[str, Mapping[str, Any]]) -> list[Run]:
+    """Runs with the costs of networks as wide as theirs: the time depends on nothing else.
+
+    Args:
+        found: runs; what they know of their own stays.
+        races: records, by the names of network and data, as in ``mobilenet_v1-cifar10``.
+    """
+    known = dict[tuple[str, tuple[int, ...]], dict[str, float]]()
+    for name, race in races.items():
+        rows = [row for row in race["rows"] if "ms" in row]
+        dense = [row["ms"] for row in rows if row["policy"] == DENSE][:1]
+        for row in rows if dense else ():
+            times = {"ms": row["ms"], "dense_ms": dense[0]}
+            costs = {f"{key} {side}": ms for key, each in times.items() for side, ms in each.items()}
+            own = {"bytes": row["bytes"], "ms": row["ms"].get(f"{RUNTIME} {BATCH}")} | costs
+            known[name, tuple(row["counts"])] = {key: each for key, each in own.items() if each is not None}
+    return [
+        replace(run, costs={**known.get((f"{run.model}-{run.data}", _counts(run)), {}), **run.costs})
+        for run in found
+    ]
+
+
+def _counts(run: Run) -> tuple[int, ...]:
+    return tuple(one.stay for one in run.plan)
 
 
 def curve(row: Row) -> str:

@@ -126,13 +126,14 @@ def rebuild() -> None:
 
 
 def committed() -> list[runs.Run]:
-    """All searches in committed records."""
-    return [
+    """All searches in committed records, and what races measured of their networks."""
+    found = [
         run
         for folder in (SEARCHES, TUNED, TABLES, COMPRESSED)
         for path in sorted((RESULTS / folder).rglob("*.json"))
         for run in runs.read(path, str(path.relative_to(RESULTS / folder).with_suffix("")))
     ]
+    return milliseconds.raced(found, read(RESULTS / MILLISECONDS))
 
 
 def committed_page() -> str:

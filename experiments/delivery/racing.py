@@ -5,8 +5,10 @@ one of `experiments.search`, `experiments.policies` or `experiments.photos`. Wei
 the time of a network depends only on its widths.
 """
 
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,15 @@ from omegaconf import DictConfig
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from amc_env import files
-from amc_env.conditions import LatencyError
+from amc_env.conditions import Conditions, LatencyError
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
 from amc_env.latency import LatencyTable, table_for
 from experiments.analysis.describe import images, network
-from experiments.delivery.bench import Bench
+from experiments.delivery.bench import Bench, small
 from experiments.delivery.monitoring import Monitor
 from experiments.delivery.promise import promises, undisturbed
 from experiments.recording.committed import row_a_line, whole
@@ -30,6 +33,7 @@ from experiments.recording.record import RecordError, RunRecord
 
 DENSE, UNIFORM, SEARCHED = "dense", "uniform", "AMC"
 TUNED = "{}, tuned"  # after fine-tuning
+SIDES = {"onnxruntime": "onnx", "torch": "torch"}  # runtimes beside the table's, and how tables call them
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ def main(cfg: DictConfig) -> None:
         rows = measure(bench, table, entries)
     finally:
         bench.close()
+    beside = sides(model, graph, had, cfg.batches, [row["counts"] for row in rows])
+    rows = [row | beside[tuple(row["counts"])] for row in rows]
     path = Path(cfg.result)
     content = {
         "format": 1, "commit": commit(), "versions": versions(), "conditions": asdict(had),
@@ -169,6 +175,44 @@ def measure(bench: Bench, table: LatencyTable, entries: Iterable[Entry]) -> list
     taken = undisturbed(probes, Monitor())
     kept = promises(table, {name: counts for counts, name in names.items()}, taken)
     return [asdict(entry) | asdict(kept[names[entry.counts]]) for entry in entries]
+
+
+def sides(
+    model: nn.Module,
+    graph: Graph,
+    had: Conditions,
+    batches: Iterable[int],
+    counts: Iterable[Sequence[int]],
+) -> dict[tuple[int, ...], dict[str, Any]]:
+    """Time networks in every runtime and batch, all in turn, and weigh them.
+
+    Args:
+        model: the dense network.
+        graph: of it.
+        had: conditions of the table; on a graphics card PyTorch alone is timed.
+        batches: images in a pass.
+        counts: of kept channels, a network each; equal ones are timed once.
+
+    Returns:
+        For each network ``ms``, medians by "onnx 64", "torch 1" and so on, and ``bytes`` of its tensors.
+    """
+    networks = {tuple(each): small(model, graph, each) for each in counts}
+    times: dict[tuple[int, ...], dict[str, float]] = {each: {} for each in networks}
+    for runtime, batch in product(SIDES if had.device == "cpu" else ("torch",), batches):
+        bench = Bench(model, graph, runtime=runtime, device=had.device, threads=had.threads, batch=batch)
+        try:
+            taken = undisturbed({str(each): bench.whole(each) for each in networks}, Monitor())
+        finally:
+            bench.close()
+        for each, own in times.items():
+            own[f"{SIDES[runtime]} {batch}"] = statistics.median(taken[str(each)])
+    return {
+        each: {
+            "ms": times[each],
+            "bytes": sum(value.numel() * value.element_size() for value in network.state_dict().values()),
+        }
+        for each, network in networks.items()
+    }
 
 
 def show(rows: Iterable[Mapping[str, Any]]) -> None:
