@@ -2,7 +2,7 @@
 
 from experiments.cli import config
 
-main = config.command("tune", job="experiments.searching.tune:main")
+main = config.command("tune", job="experiments.searching.tune:main", locks=False)
 
 if __name__ == "__main__":
     main()

@@ -23,7 +23,7 @@ def status(folder: Path) -> str:
     return str(RunRecord.read(folder).content["status"])
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "sweep"])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("sweep", "tune")])
 def test_a_second_process_is_refused_and_disturbs_nothing(name: str, tmp_path: Path) -> None:
     words = [*COMMANDS[name][1], "output=run"]
     if name in BEFORE:
@@ -52,6 +52,17 @@ def test_a_sweep_that_is_started_twice_is_shared(tmp_path: Path) -> None:
         assert "failed" not in text
     assert forks.run(words, tmp_path / "alone")[0] == 0
     assert forks.left(tmp_path / "both") == forks.left(tmp_path / "alone")
+
+
+def test_a_tuning_that_is_started_twice_is_shared(tmp_path: Path) -> None:
+    words = ["tune", "table=digits", "seeds=1", "episodes=60", "trials=9", "output=run"]
+    processes = [forks.start(words, tmp_path / "both", name=name) for name in ("log", "second")]
+    assert [forks.ended(pid) for pid in processes] == [0, 0], (tmp_path / "both.log").read_text()
+    record = RunRecord.read(tmp_path / "both" / "run")
+    assert sorted(row["trial"] for row in record.rows) == [*range(10)]
+    assert record.content["status"] == "finished"
+    told = [(tmp_path / f"both.{name}").read_text().splitlines()[-1] for name in ("log", "second")]
+    assert told == [f"python -m experiments.search {' '.join(record.content['best']['overrides'])}"] * 2
 
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])

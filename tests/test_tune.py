@@ -4,6 +4,7 @@ import importlib
 import sys
 
 import pytest
+from filelock import FileLock
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
@@ -35,6 +36,11 @@ def config(**changes):
     return OmegaConf.create({**settings, "trials": 13, "seed": 0, "output": "runs/x", **changes})
 
 
+def best_of(rows):
+    best = min(rows, key=lambda row: row["regret"])
+    return {key: best[key] for key in ("trial", "regret", "overrides")}
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -49,9 +55,7 @@ def test_the_best_trial_is_the_one_of_least_mean_regret(whole, composed):
         assert len(every) == 4
         assert min(every) >= 0
         assert row["regret"] == pytest.approx(sum(every) / 4)
-    best = whole.content["best"]
-    assert best["regret"] == min(row["regret"] for row in whole.rows)
-    assert best["overrides"] == whole.rows[best["trial"]]["overrides"]
+    assert whole.content["best"] == best_of(whole.rows)
 
     tried = composed("config", *whole.rows[13]["overrides"])
     params = whole.rows[13]["params"]
@@ -95,6 +99,24 @@ def test_more_trials_go_on_with_the_same_record_and_other_settings_do_not(whole,
     assert tune.tune(config(trials=4), tmp_path).rows == whole.rows[:5]
     with pytest.raises(RecordError, match=r"another configuration \(seed was 0, is 1\)"):
         tune.tune(config(seed=1), tmp_path)
+
+
+def test_a_trial_of_another_process_is_left_to_it_until_that_ends(whole, tmp_path):
+    record = tune.opened(tmp_path, {}, seeds={})
+    for row in whole.rows[:2]:
+        record.add(**row)
+    with FileLock(tmp_path / ".trial2.lock"):  # not a lock of this process's own
+        trial, rows, lock = tune.claimed(tmp_path, 3)
+        with lock:
+            assert (trial, [row["trial"] for row in rows]) == (3, [1])
+            tune.added(tmp_path, whole.rows[3], seconds=1.0)
+    trial, rows, lock = tune.claimed(tmp_path, 3)
+    with lock:
+        assert (trial, [row["trial"] for row in rows]) == (2, [1, 3])
+        tune.added(tmp_path, whole.rows[2], seconds=1.0)
+    assert tune.claimed(tmp_path, 3) is None
+    assert tune.ended(tmp_path, 3).content["best"] == best_of(whole.rows[:4])
+    assert not [*tmp_path.glob(".trial*")]
 
 
 def test_the_sampler_learns_from_what_was_tried_and_its_seed():

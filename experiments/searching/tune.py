@@ -1,12 +1,15 @@
 """Tunes the settings of an agent with Optuna, on a table of the tabular benchmark.
 
-A trial is a contender of `experiments.compare`; its mean regret over targets and seeds is minimised.
+A trial is a contender of `experiments.compare`; its mean regret over targets and seeds is minimised. The same
+command, started several times, shares the trials between its processes.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from omegaconf import DictConfig
 from amc_env import tabular
 from amc_env.tabular import Table
 from experiments.cli import config
+from experiments.recording.lock import BusyError, alone
 from experiments.recording.opening import opened
 from experiments.recording.progress import Meter
 from experiments.recording.record import RunRecord
@@ -36,20 +40,24 @@ except ModuleNotFoundError as error:
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+Row = dict[str, Any]
+
 
 def main(cfg: DictConfig, folder: Path) -> None:
     """Tune, and print the best settings as arguments of the main job."""
     record = tune(cfg, folder)
-    best, first = record.content["best"], record.rows[0]
+    best, first = record.content["best"], in_order(record)[0]
     print(f"regret {first['regret']:.3f} points as it stands, {best['regret']:.3f} in trial {best['trial']}")
     print(f"python -m experiments.search {' '.join(best['overrides'])}")
 
 
 def tune(cfg: DictConfig, folder: Path) -> RunRecord:
-    """Run every trial; resumes a record of the same settings that is unfinished or has fewer trials.
+    """Run trials until the record has all; resumes one of the same settings that has fewer.
 
-    Row 0 is the agent with its own settings, the others are the trials. A trial's settings depend only on the
-    rows before it and its own seed, so that a killed tuning ends like an uninterrupted one.
+    Other processes may work on the same record: the folder is locked only while it is read and written, and
+    each trial while it runs. Trial 0 is the agent with its own settings. The settings of the others depend
+    only on their own seed and on the trials that had ended, so that without other processes a killed tuning
+    ends like an uninterrupted one.
 
     Raises:
         ConfigError: for a space in which nothing varies.
@@ -58,20 +66,84 @@ def tune(cfg: DictConfig, folder: Path) -> RunRecord:
     contender("of trial 0", fixed)  # what cannot be is told before a record is made
     settings = config.plain(cfg)
     del settings["trials"]  # more of them go on with the same record
-    record = opened(folder, settings, seeds={"sampler": cfg.seed, "runs": cfg.seeds})
+    with alone(folder, wait=True):
+        record = opened(folder, settings, seeds={"sampler": cfg.seed, "runs": cfg.seeds})
+    done = max(len(record.rows) - 1, 0)
     table = tabular.load(cfg.table)
-    done = len(record.rows)
-    with record, record.phase("search"), Meter("trials", cfg.trials, done=max(done - 1, 0)) as meter:
-        for trial in range(done, cfg.trials + 1):
-            params = propose(space, record.rows[1:], seed=(cfg.seed, trial)) if trial else {}
-            overrides = fixed + [f"{key}={value}" for key, value in params.items()]
-            regrets = measure(contender(f"of trial {trial}", overrides), table, cfg)
-            regret = sum(map(sum, regrets.values())) / (len(cfg.targets) * cfg.seeds)
-            record.add(trial=trial, params=params, overrides=overrides, regret=regret, regrets=regrets)
-            meter.update(trial, best=min(row["regret"] for row in record.rows))
-        best = min(record.rows, key=lambda row: row["regret"])
-        record.update(best={key: best[key] for key in ("trial", "regret", "overrides")})
+    with told(folder), Meter("trials", cfg.trials, done=done) as meter:
+        while (found := claimed(folder, cfg.trials)) is not None:
+            trial, rows, lock = found
+            with lock:
+                start = time.monotonic()
+                params = propose(space, rows, seed=(cfg.seed, trial)) if trial else {}
+                overrides = fixed + [f"{key}={value}" for key, value in params.items()]
+                regrets = measure(contender(f"of trial {trial}", overrides), table, cfg)
+                regret = sum(map(sum, regrets.values())) / (len(cfg.targets) * cfg.seeds)
+                row = {"trial": trial, "params": params, "overrides": overrides}
+                best = added(folder, row | {"regret": regret, "regrets": regrets}, time.monotonic() - start)
+            meter.update(len(rows) + bool(trial), best=best)
+    return ended(folder, cfg.trials)
+
+
+@contextmanager
+def told(folder: Path) -> Iterator[None]:
+    """Write into the record that this process was interrupted or failed."""
+    try:
+        yield
+    except BaseException:
+        with alone(folder, wait=True), RunRecord.read(folder):
+            raise
+
+
+def claimed(folder: Path, last: int) -> tuple[int, list[Row], ExitStack] | None:
+    """The first trial that nobody has run or is running, the rows to learn from, and the trial's lock.
+
+    While others run all that is left it waits, because one that is killed leaves its trial to be run.
+
+    Returns:
+        None when the record has every trial up to the last one.
+    """
+    while True:
+        with alone(folder, wait=True):
+            rows = in_order(RunRecord.read(folder))
+            left = sorted({*range(last + 1)} - {row["trial"] for row in rows})
+            for trial in left:
+                lock = ExitStack()
+                with suppress(BusyError):
+                    lock.enter_context(alone(folder, name=f"trial{trial}"))
+                    return trial, [row for row in rows if row["trial"]], lock
+        if not left:
+            return None
+        with alone(folder, name=f"trial{left[0]}", wait=True):
+            pass
+
+
+def added(folder: Path, row: Row, seconds: float) -> float:
+    """The least regret so far, with one more trial in the record."""
+    with alone(folder, wait=True):
+        record = RunRecord.read(folder)
+        record.add(**row)
+        spent = record.content["seconds"].get("search", 0.0) + seconds
+        record.update(seconds={"search": round(spent, 3)})
+    return min(float(row["regret"]) for row in record.rows)
+
+
+def ended(folder: Path, last: int) -> RunRecord:
+    """The finished record, with its best trial; locks of trials are removed."""
+    with alone(folder, wait=True):
+        record = RunRecord.read(folder)
+        if record.content["status"] != "finished":
+            best = min(in_order(record), key=lambda row: row["regret"])
+            record.update(best={key: best[key] for key in ("trial", "regret", "overrides")})
+            record.finish()
+        for trial in range(last + 1):
+            (folder / f".trial{trial}.lock").unlink(missing_ok=True)
     return record
+
+
+def in_order(record: RunRecord) -> list[Row]:
+    """The rows by trial; those of several processes are in the file as they ended."""
+    return sorted(record.rows, key=lambda row: int(row["trial"]))
 
 
 def split(space: Mapping[str, Any]) -> tuple[list[str], dict[str, BaseDistribution]]:
