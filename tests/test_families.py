@@ -52,3 +52,14 @@ def test_each_network_has_a_figure(tmp_path):
 def test_a_record_that_was_stopped_says_so():
     (name, record), *_ = RECORDS.items()
     assert "| channels, stopped early |" in families.tables({name: record | {"stopped": True}})
+
+
+def test_costs_of_a_thinner_network_are_fractions_of_the_first_dense_one():
+    def of(macs, label):
+        costs = DENSE["dense_costs"] | {"macs": macs, "params": macs // 4}
+        rows = [row("uniform", 1.0, 0, 0.9, 1.0)]
+        return {f"widths-net-digits-{label}": {"results": {**DENSE, "dense_costs": costs}, "rows": rows}}
+
+    lines = families.tables(of(800, "pruned") | of(200, "width")).splitlines()
+    assert lines[5].startswith("| pruned | `uniform` | 100 % | 1 | 50.0 % | 100.0 % |")
+    assert lines[6].startswith("| width | `uniform` | 100 % | 1 | 12.5 % | 25.0 % |")

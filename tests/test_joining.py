@@ -43,6 +43,14 @@ def test_seeds_are_added_in_any_order():
     assert forward["commits"] == backward["commits"] == {"ddpg": "a and b"}
 
 
+def test_targets_are_added_from_the_largest():
+    old, new = comparison("a", gp=0.5), comparison("a", gp=0.4)
+    new["config"]["targets"], new["rows"][0]["target"] = [0.7], 0.7
+    both = joined(old, new)
+    assert both["config"]["targets"] == [0.7, 0.5]
+    assert [row["target"] for row in both["rows"]] == [0.5, 0.7]
+
+
 def test_of_a_contender_with_other_settings_no_old_seed_stays():
     both = joined(comparison("a", ddpg=0.5, gp=0.4), comparison("b", seed=1, setting=2, ddpg=0.6))
     assert [(row["contender"], row["seed"]) for row in both["rows"]] == [("ddpg", 1), ("gp", 0)]

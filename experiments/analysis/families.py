@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
+from amc_env.cost import RESOURCES
 from experiments.analysis import markdown, stats
 
 SEED = 0  # of the resamples
@@ -21,7 +22,7 @@ ABOUT = {  # by how the names of their records begin
     "stages": "Stages against one shot, with the same evaluations and epochs",
     "distill": "Fine-tuning with and without the dense network as a teacher",
     "guaranteed": "Accuracy-guaranteed: the fewest parameters",
-    "widths": "The width multiplier, trained as the dense network and then fine-tuned as the pruned ones",
+    "widths": "The width multiplier: thinner networks from scratch, and pruned ones, fine-tuned alike",
 }
 COSTS = {"bytes": "bytes of the coded file", "macs_share": "share of the MACs", "ms": "ms for 64 images"}
 MARGIN = 0.001  # of accuracy, that a guarantee may cost
@@ -40,9 +41,9 @@ def tables(records: Records) -> str:
 
 
 def table(found: Records) -> str:
-    """A row for each record, policy and target; the dense network first.
+    """A row for each record, policy and target; the dense network of the first record first.
 
-    Several seeds are a mean with its 95 % bootstrap interval.
+    Its costs are the whole of all rows. Several seeds are a mean with its 95 % bootstrap interval.
     """
     head = ["", "policy", "target", "runs", "MACs", "params", "bytes", "ms", "before tuning", "tuned"]
     head += ["tuned, selection"]
@@ -54,7 +55,7 @@ def table(found: Records) -> str:
     body.append(["dense", "", "", "", *whole, top1[0], "", top1[1]])
     for label, record in found.items():
         for (policy, target), rows in _searches(record).items():
-            shares = [f"{100 * np.mean([row[key] for row in rows]):.1f} %" for key in SHARES]
+            shares = [f"{100 * _share(record, rows, dense, resource):.1f} %" for resource in RESOURCES]
             body.append(
                 [label, f"`{policy}`", f"{100 * target:g} %", f"{len(rows)}", *shares]
                 + [f"{np.mean([row['bytes'] for row in rows]):,.0f}"]
@@ -64,7 +65,15 @@ def table(found: Records) -> str:
     return markdown.table(head, body)
 
 
-SHARES = ("macs_share", "params_share")
+def _share(
+    record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], dense: Mapping[str, Any], resource: str
+) -> float:
+    """The mean cost of networks as a fraction of the first record's dense one."""
+    own = record["results"]["dense_costs"].get(resource, 1)
+    whole = dense["dense_costs"].get(resource, own)
+    return float(own / whole * np.mean([row[f"{resource}_share"] for row in rows]))
+
+
 ACCURACIES = (("before", "test"), ("after", "test"), ("after", "selection"))
 
 

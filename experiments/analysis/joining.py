@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-APART = ("contenders", "one_shot", "first_seed", "seeds")  # keys of the config that may differ
+APART = ("contenders", "targets", "one_shot", "first_seed", "seeds")  # keys of the config that may differ
 SAME = ("known_best", "table", "groups")  # of the results, what may not
 AND = " and "  # between the commits of one contender
 DENSE = 0.002  # accuracies of one network that two machines measure differ by less
@@ -22,7 +22,7 @@ def joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         old: a committed record of `experiments.compare` or `experiments.policies`.
-        new: another of the same table or network and settings; contenders and seeds may be others.
+        new: another of the same table or network and settings; contenders, targets and seeds may be others.
 
     Raises:
         JoinError: if table, network or settings differ; the message lists the differences.
@@ -44,7 +44,8 @@ def joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     for record, names in ((old, before), (new, now)):
         for name in names:
             commits[name] |= set((record.get("commits") or {}).get(name, record["commit"]).split(AND))
-    config = new["config"] | {"contenders": contenders} | seeds
+    targets = sorted({*old["config"]["targets"], *new["config"]["targets"]}, reverse=True)
+    config = new["config"] | {"contenders": contenders, "targets": targets} | seeds
     if "one_shot" in config:
         config["one_shot"] = sorted({*old["config"]["one_shot"], *config["one_shot"]})
     return {

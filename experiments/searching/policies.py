@@ -15,9 +15,12 @@ from torch import nn
 
 from agents.search import search
 from amc_env import latency
+from amc_env.budget import Budget
 from amc_env.building import AnyTask, make_task
+from amc_env.cost import RESOURCES
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluator, accuracy
+from amc_env.rewards import REWARDS, WEIGHED
 from experiments.analysis import tuned as tables
 from experiments.cli import config
 from experiments.cli.problem import build_agent, trained
@@ -85,6 +88,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
             dense = copy.deepcopy(subject.task.model).to(subject.task.device)
             top1 = {split: accuracy(dense, subject.task.data, split) for split in SPLITS}
             costs = stages.costs(dense, subject.task.data.shape)
+            costs |= {name: Budget(subject.task.compressor, {name: 1.0}).dense for name in RESOURCES}
             record.update(results={"groups": groups(subject.task.graph), "dense": top1, "dense_costs": costs})
         jobs = all_jobs(cfg, contenders)
         done = {Job(row["policy"], row["target"], row["seed"]) for row in record.rows}
@@ -140,21 +144,24 @@ def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, An
     """
     subject = replace(subject, recipe=replace(subject.recipe, seed=subject.recipe.seed + job.seed))
     parts, earlier = stages.stages_to(subject.stages, job.target), list[dict[str, Any]]()
+    reward = settings["env"]["reward"]
     for share in parts[:-1]:
         trials = searched(subject, settings, share, job.seed, len(parts))
-        network, found = delivered(subject, trials, stages=len(parts))
+        network, found = delivered(subject, trials, stages=len(parts), reward=reward)
         earlier.append({"target": share, **found})
         subject = following(subject, network, found)
     trials = searched(subject, settings, job.target, job.seed, len(parts))
-    network, found = delivered(subject, trials, stages=len(parts))
+    network, found = delivered(subject, trials, stages=len(parts), reward=reward)
     found |= {"policy": job.policy, "target": job.target, "seed": job.seed}
     found |= stages.costs(network, subject.task.data.shape)
     if earlier:
         found["stages"] = earlier
     elif subject.early is not None and subject.early < len(trials):
-        found["early"] = delivered(subject, trials[: subject.early], known=found)[1]
+        found["early"] = delivered(subject, trials[: subject.early], known=found, reward=reward)[1]
     if subject.rounds and len(trials) > 1:
-        both = delivered(subject, trials, known=found, stages=len(parts), rounds=subject.rounds)
+        both = delivered(
+            subject, trials, known=found, stages=len(parts), reward=reward, rounds=subject.rounds
+        )
         found["halved"] = both[1]
     distinct = len({tuple(trial["counts"]) for trial in trials})
     return found | {"distinct": distinct, **curve(trials)}
@@ -188,6 +195,7 @@ def delivered(
     known: Mapping[str, Any] | None = None,
     *,
     stages: int = 1,
+    reward: str = "error",
     rounds: Sequence[float] = (),
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The best plan of some trials, confirmed on the selection split, before and after fine-tuning.
@@ -197,7 +205,8 @@ def delivered(
         trials: of `explore`.
         known: result of this function for more trials; the same plan is not fine-tuned twice.
         stages: number of stages that share the epochs.
-        rounds: choose the candidate by short fine-tunings; empty: by its accuracy before fine-tuning.
+        reward: of the search, a key of `REWARDS`, by which the candidate is chosen.
+        rounds: choose the candidate by short fine-tunings; empty: by its reward before fine-tuning.
 
     Returns:
         The tuned network, or the untuned one if ``known`` has the plan; and ``evaluations``; ``counts``,
@@ -206,11 +215,11 @@ def delivered(
     """
     task = subject.task
     tried = candidates(trials, subject.confirm, apart=APART if rounds else 0.0)
-    plans = [plan_of(task, trial["counts"]) for trial in tried]
     if rounds:
+        plans = [plan_of(task, trial["counts"]) for trial in tried]
         best = tried[halved(task, plans, subject.recipe, rounds)[0]]
     else:
-        best = tried[int(np.argmax([subject.selection(plan).top1 for plan in plans]))]
+        best = max(tried, key=lambda trial: worth(subject, reward, trial["counts"]))
     evaluations = {"evaluations": len(trials)}
     network = task.network(plan_of(task, best["counts"])).to(task.device).eval()
     if known is not None and known["counts"] == list(best["counts"]):
@@ -226,6 +235,13 @@ def delivered(
         "params_share": spent["params_share"] * subject.left["params"], "before": before,
         "after": {split: accuracy(network, task.data, split) for split in SPLITS}, **evaluations,
     }  # fmt: skip
+
+
+def worth(subject: Subject, reward: str, kept: Sequence[int]) -> float:
+    """The reward of a plan on the selection split, by its counts."""
+    read = [WEIGHED[reward]] if reward in WEIGHED else []
+    costs = {resource: int(subject.task.compressor.prices(resource)(kept)) for resource in read}
+    return REWARDS[reward](subject.selection(plan_of(subject.task, kept)), costs)
 
 
 def curve(trials: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

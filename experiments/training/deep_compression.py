@@ -211,7 +211,10 @@ def _shared(course: Course, network: nn.Module) -> dict[str, nn.Module]:
 
 
 def _measured(course: Course, network: nn.Module) -> dict[str, float]:
-    return {split: accuracy(network, course.subject.data, split) for split in SPLITS}
+    network.to(course.device)
+    found = {split: accuracy(network, course.subject.data, split) for split in SPLITS}
+    network.cpu()
+    return found
 
 
 def _check(state: Mapping[str, Tensor], read: nn.Module) -> None:
