@@ -37,3 +37,16 @@ class ActorCritic:
     def schedule(self) -> SigmaSchedule:
         """Sigma of each episode."""
         return SigmaSchedule(self.sigma, self.warmup, self.sigma_decay)
+
+    def updates(self, decisions: int) -> int:
+        """The number of updates after an episode with this many decisions.
+
+        Raises:
+            ValueError: if it rounds to none.
+        """
+        if count := round(self.updates_per_step * decisions):
+            return count
+        raise ValueError(
+            f"updates_per_step {self.updates_per_step} rounds to no update in an episode of {decisions} "
+            f"decisions; give {1 / decisions:.2g} or more"
+        )

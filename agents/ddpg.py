@@ -100,20 +100,11 @@ class DDPG:
             self.average = episode.reward
         metrics = {"sigma": self.schedule(self.episodes), "baseline": self.average}
         if self.episodes >= s.learn_after:
-            updates = [self._update() for _ in range(self._updates(len(episode)))]
+            updates = [self._update() for _ in range(s.updates(len(episode)))]
             metrics |= dict(zip(("critic_loss", "q"), np.mean(updates, axis=0).tolist(), strict=True))
         self.average = moving_average(self.average, episode.reward, s.baseline_rate)
         self.episodes += 1
         return metrics
-
-    def _updates(self, decisions: int) -> int:
-        """The number of updates after an episode with this many decisions."""
-        if count := round(self.settings.updates_per_step * decisions):
-            return count
-        raise ValueError(
-            f"updates_per_step {self.settings.updates_per_step} rounds to no update in an episode of "
-            f"{decisions} decisions; give {1 / decisions:.2g} or more"
-        )
 
     def _update(self) -> tuple[float, float]:
         """One step of critic, actor and targets; returns the critic's loss and Q(s, mu(s))."""

@@ -98,7 +98,7 @@ class StableBaselines:
         metrics = {"sigma": self.schedule(self.episodes)}
         if self.episodes >= s.learn_after:
             with self._own_generators():
-                self.model.train(round(s.updates_per_step * len(episode)), batch_size=s.batch)
+                self.model.train(s.updates(len(episode)), batch_size=s.batch)
             for name in ("critic_loss", "actor_loss"):
                 if f"train/{name}" in self.model.logger.name_to_value:
                     metrics[name] = float(self.model.logger.name_to_value[f"train/{name}"])

@@ -117,3 +117,9 @@ def test_wrong_settings_and_states_are_errors():
         make(algorithm="ppo")
     with pytest.raises(StateError, match="saved with algorithm 'ddpg', but this agent has 'td3'"):
         make(algorithm="td3").load_state_dict(make().state_dict())
+
+
+def test_no_update_an_episode_is_an_error_that_names_the_least():
+    agent = make(**QUICK | {"updates_per_step": 0.01})
+    with pytest.raises(ValueError, match=r"no update in an episode of 4 decisions; give 0.25 or more"):
+        agent.end_episode(episode_of(0.0))
