@@ -22,13 +22,17 @@ def found(boxes: list[list[float]], labels: list[int], scores: list[float]) -> d
 def test_average_precision_by_hand() -> None:
     wanted = {"boxes": torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]]), "labels": torch.tensor([1, 1])}
     exact = found([[0, 0, 10, 10], [20, 20, 30, 30]], [1, 1], [0.9, 0.8])
-    assert detection.average_precision([(exact, wanted)], 1) == 1.0
+    assert detection.average_precision([(exact, wanted)], 1, 0.5) == 1.0
     twice = found([[0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]], [1, 1, 1], [0.9, 0.8, 0.7])
-    assert detection.average_precision([(twice, wanted)], 1) == pytest.approx(0.5 + 0.5 * 2 / 3)
+    assert detection.average_precision([(twice, wanted)], 1, 0.5) == pytest.approx(0.5 + 0.5 * 2 / 3)
     other = found([[0, 0, 10, 10]], [2], [0.9])
-    assert detection.average_precision([(other, wanted)], 1) == 0.0
-    assert detection.average_precision([(found([], [], []), wanted)], 1) == 0.0
+    assert detection.average_precision([(other, wanted)], 1, 0.5) == 0.0
+    assert detection.average_precision([(found([], [], []), wanted)], 1, 0.5) == 0.0
     assert detection.precision(lambda images: [exact], [([None], [wanted])]) == 1.0
+    near = found([[0, 0, 10, 10], [20, 20, 30, 27.8]], [1, 1], [0.9, 0.8])  # 0.78 of the second box
+    assert detection.average_precision([(near, wanted)], 1, 0.8) == 0.5
+    mean = detection.precision(lambda images: [near], [([None], [wanted])])
+    assert mean == pytest.approx(0.6 * 1.0 + 0.4 * 0.5)
 
 
 def test_images_are_of_their_seed_and_boxes_lie_in_them() -> None:

@@ -5,25 +5,31 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments.analysis.charts import Curve, Point, front
 
 SIZE = (5.6, 3.6)  # inches
+PAPER, OURS = ", paper", ", ours"  # at the end of a series' name
 SALT = "amc-rl"  # what matplotlib makes the ids in an SVG of
 
 
 def curves(found: Sequence[Curve], stem: Path, title: str, x_label: str, y_label: str) -> list[Path]:
-    """Lines with bands."""
+    """Lines with bands; one of a paper is dashed, in the color of ours."""
     figure, axis = _axes(title, x_label, y_label)
-    for at, curve in enumerate(found):
-        color = f"C{at % 10}"
-        style = "--" if curve.series.endswith(", paper") else "-"
+    names = dict.fromkeys(curve.series.removesuffix(PAPER).removesuffix(OURS) for curve in found)
+    colors = {name: f"C{at % 10}" for at, name in enumerate(names)}
+    for curve in found:
+        color = colors[curve.series.removesuffix(PAPER).removesuffix(OURS)]
+        style = "--" if curve.series.endswith(PAPER) else "-"
         axis.plot(curve.x, curve.y, style, color=color, label=curve.series, linewidth=1.4)
         if curve.low:
             axis.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.15, linewidth=0)
     xs = [value for curve in found for value in curve.x]
     if min(xs) > 0 and max(xs) > 10 * min(xs):
         axis.set_xscale("log")
+    elif all(isinstance(value, int) for value in xs):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _saved(figure, stem)
 
 
@@ -52,7 +58,7 @@ def _axes(title: str, x_label: str, y_label: str) -> tuple[Figure, mpl.axes.Axes
 
 def _saved(figure: Figure, stem: Path) -> list[Path]:
     if figure.axes[0].get_legend_handles_labels()[0]:
-        figure.axes[0].legend(fontsize=7)
+        figure.legend(loc="outside lower center", ncols=4, fontsize=7, frameon=False)
     paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("svg", "png")]
     with mpl.rc_context({"svg.hashsalt": SALT}):
         figure.savefig(paths[0], metadata={"Date": None})

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from experiments.analysis import markdown
 from experiments.analysis.charts import Curve
 from experiments.analysis.contests import commits, percent
+from experiments.analysis.figures import OURS, PAPER
 from experiments.analysis.runs import Run
 from experiments.analysis.stats import LEVEL
 
@@ -201,12 +202,12 @@ def keeps(name: str, runs: Sequence[Run]) -> list[Curve]:
     found = []
     for row in spec(name)["rows"]:
         if "keep" in row:
-            found.append(Curve(f"{row['name']}, paper", list(range(len(row["keep"]))), row["keep"]))
+            found.append(Curve(f"{row['name']}{PAPER}", list(range(len(row["keep"]))), row["keep"]))
         plans = np.array([[one.ratio for one in run.plan] for run in of_row(runs, row) if run.plan])
         if plans.size:
             x = list(range(plans.shape[1]))
             low, high = plans.min(0).tolist(), plans.max(0).tolist()
-            found.append(Curve(f"{row['name']}, ours", x, plans.mean(0).tolist(), low, high))
+            found.append(Curve(f"{row['name']}{OURS}", x, plans.mean(0).tolist(), low, high))
     return found
 
 

@@ -25,7 +25,7 @@ from experiments.recording.provenance import commit
 SIDE = 64  # pixels of an image
 STEPS, BATCH, LR = 600, 16, 0.008  # of training
 SPLITS = {"calibration": 64, "reward": 64, "selection": 64, "test": 128}  # images
-OVERLAP = 0.5  # of a box that is found
+OVERLAPS = tuple(at / 100 for at in range(50, 100, 5))  # with a wanted box, from which a box counts as found
 Boxes = Mapping[str, Tensor]
 
 
@@ -123,25 +123,26 @@ def drawn(count: int, seed: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]
 
 
 def precision(network: Any, batches: Sequence[tuple[Any, Any]]) -> float:
-    """Mean average precision over the classes at an overlap of 0.5, in [0, 1]."""
+    """Mean average precision over the classes and overlaps of 0.5, 0.55, ... 0.95, as in COCO, in [0, 1]."""
     pairs = [pair for images, targets in batches for pair in zip(network(images), targets, strict=True)]
     labels = sorted({int(label) for _, wanted in pairs for label in wanted["labels"]})
-    return float(np.mean([average_precision(pairs, label) for label in labels]))
+    return float(np.mean([average_precision(pairs, each, least) for each in labels for least in OVERLAPS]))
 
 
-def average_precision(pairs: Sequence[tuple[Boxes, Boxes]], label: int) -> float:
+def average_precision(pairs: Sequence[tuple[Boxes, Boxes]], label: int, least: float) -> float:
     """The area under precision against recall for one class; each wanted box is found at most once."""
     scores, right, count = list[float](), list[bool](), 0
     for found, wanted in pairs:
         boxes, of = wanted["boxes"][wanted["labels"] == label], found["labels"] == label
         count += len(boxes)
-        free = torch.ones(len(boxes), dtype=torch.bool)
-        for at in found["scores"][of].argsort(descending=True):
-            overlap = box_iou(found["boxes"][of][at][None], boxes)[0] * free
-            hit = len(boxes) > 0 and float(overlap.max()) >= OVERLAP
+        shared, free = box_iou(found["boxes"][of].cpu(), boxes).numpy(), np.ones(len(boxes), bool)
+        own = found["scores"][of].cpu().numpy()
+        for at in np.argsort(-own, kind="stable"):
+            overlap = shared[at] * free
+            hit = len(boxes) > 0 and float(overlap.max()) >= least
             if hit:
                 free[overlap.argmax()] = False
-            scores.append(float(found["scores"][of][at]))
+            scores.append(float(own[at]))
             right.append(hit)
     if not count or not scores:
         return 0.0
