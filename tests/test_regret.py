@@ -86,16 +86,6 @@ def test_the_tables_against_one_and_by_table(records):
     assert lines[3] == "| `b` |  | 1.00 | 2.00 |"
 
 
-def test_agents_of_other_records_stand_beside(records):
-    short = {"b": record([("mine", 0.3, 0, [[1, 0.5]])]), "c": record([])}
-    short["b"]["config"] = {"episodes": 2}
-    both = regret.beside(short, records, ["gp"])
-    assert list(both) == ["b"]
-    found = regret.runs(both)
-    assert set(found) == {"mine", "gp"}
-    assert found["gp"]["b", 0.5][0] == pytest.approx([2, 2])
-
-
 def test_the_plot_is_drawn(records, tmp_path):
     path = regret.plot(records, tmp_path / "regret.png", names=("mine", "gp", "absent"))
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -18,7 +18,7 @@ from experiments.analysis.stats import Estimate
 
 NEAR = 0.1  # points: as good as the best
 SEED = 0  # of every bootstrap here
-OURS = "ddpg_elites"
+OURS, ALONE = "ddpg_elites", "elites_alone"  # with networks, and the same without
 BEST = "gp"  # the main job's agent, which others are held against
 COUNTS = (50, 100, 200, 400)  # evaluations
 PLOTTED = ("random", "cmaes", "evopress", "additive", "ddpg_paper", "sb3_td3", OURS, BEST, "pretrained")
@@ -71,15 +71,6 @@ def against(records: Records, ours: str, names: Sequence[str] = (), counts: Sequ
     for name in sorted(others, key=lambda name: -_worse(every[name], every[ours], counts[-1]).value):
         lines.append([f"`{name}`", *(cell(_worse(every[name], every[ours], n), "+") for n in counts)])
     return markdown.table([f"worse than `{ours}` by, after", *map(str, counts)], lines)
-
-
-def beside(records: Records, others: Records, names: Sequence[str]) -> Records:
-    """Records with the rows of further agents, taken from other records of the same tables."""
-    found = {}
-    for table in records.keys() & others.keys():
-        more = [row for row in others[table]["rows"] if row["contender"] in names]
-        found[table] = {**records[table], "rows": [*records[table]["rows"], *more]}
-    return dict(sorted(found.items()))
 
 
 def by_table(records: Records, count: int = 100) -> str:

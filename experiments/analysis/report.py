@@ -65,9 +65,7 @@ RESULTS_PAGE = RESULTS / "README.md"
 AGENTS_PAGE = ROOT / "agents/README.md"
 BENCHMARKS_PAGE = ROOT / "experiments/benchmarks/README.md"
 BENCHMARKS = "benchmarks"  # a folder in results/ and the name of a block
-ELITES = "elites"  # a folder in results/ and the name of a block: what the networks of `regret.OURS` add
-BESIDE = ("gp", "additive", "evopress", "random")  # searchers without networks that it shows too
-FEWER = (50, 100, 200)  # evaluations in its records
+ELITES = "elites"  # the name of a block: what the networks of `regret.OURS` add to `regret.ALONE`
 FRONT = "plain20-cifar10"  # the record of `TUNED` on the front page
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -158,7 +156,6 @@ def pages() -> dict[Path, dict[str, str]]:
     packed, ways = read(RESULTS / COMPRESSED), read(RESULTS / FAMILIES)
     mended = repairs.measured(read(RESULTS / FIDELITY) | read(RESULTS / REPAIRS))
     speed, compared = read(RESULTS / BENCHMARKS), read(RESULTS / REGRET)
-    elites = regret.beside(read(RESULTS / ELITES), compared, BESIDE)
     return {
         README: {"results": tuned.summary(read(RESULTS / TUNED)[FRONT]["rows"])},
         RESULTS_PAGE: {
@@ -179,15 +176,11 @@ def pages() -> dict[Path, dict[str, str]]:
             "metrics": metrics(),
         },
         AGENTS_PAGE: {
-            REGRET: f"{regret.table(compared)}\n\n{regret.against(compared, regret.BEST)}",
-            PRETRAINED: rows_of(PRETRAINED, transfer.tables),
-            ELITES: "\n\n".join(
-                (
-                    regret.table(elites, FEWER),
-                    regret.against(elites, regret.OURS, counts=FEWER),
-                    recorded(elites),
-                )
+            REGRET: "\n\n".join(
+                (regret.table(compared), regret.against(compared, regret.BEST), recorded(compared))
             ),
+            PRETRAINED: rows_of(PRETRAINED, transfer.tables),
+            ELITES: regret.against(compared, regret.ALONE, (regret.OURS, "no_actor")),
         },
         BENCHMARKS_PAGE: {BENCHMARKS: f"{tables.table(speed)}\n\n{recorded(speed)}"},
     }
