@@ -225,6 +225,24 @@ def test_one_row_a_network_over_its_seeds(whole):
     assert "| `lenet` | 2 |" in text
 
 
+def test_a_row_for_each_layer_and_one_for_all_vectors():
+    def tensor(name, numbers):
+        bits = {"bits": (4, 8), "coded_bits": (3.5, 4.0)}
+        return (
+            {"name": name, "numbers": numbers, "kept": numbers, "bytes": 2 * numbers}
+            | bits
+            | {"dense_bytes": 4 * numbers}
+        )
+
+    names = [("0.weight", 100), ("0.bias", 10), ("1.weight", 7), ("1.running_mean", 7), ("2.weight", 50)]
+    text = analysis.layers_table({"layers": [tensor(*each) for each in names], "overhead": 3, "bytes": 351})
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
+    assert [row[0] for row in rows] == [
+        "0.weight", "2.weight", "biases, batch norms", "header, tables, digest", "file",
+    ]  # fmt: skip
+    assert (rows[2][1], rows[2][7], rows[2][8]) == ("24", "48", "2.0x")
+
+
 def test_settled_batch_norms_compute_the_same_from_two_vectors():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.BatchNorm2d(5)).train()

@@ -14,11 +14,22 @@ STAGES = ("dense", "pruned", "file")
 def layers_table(results: Results) -> str:
     """A row a layer in Markdown, as in the paper's tables 2 to 5, with all bytes of the file.
 
-    Bits are those of a stored weight and of a step between two, before and after Huffman coding; a bias is
-    stored as it is. The last row but one holds header, Huffman tables and digest.
+    Bits are those of a stored weight and of a step between two, before and after Huffman coding. One row has
+    what is stored as it is, biases and batch norms; the last but one header, Huffman tables and digest.
     """
     head = ["layer", "weights", "kept", "weight bits", "coded", "index bits", "coded", "bytes", "rate"]
-    rows = [_layer(one) for one in results["layers"]]
+    rows, vectors = list[list[str]](), list[Mapping[str, Any]]()
+    norms = {one["name"].removesuffix("running_mean") for one in results["layers"]}
+    for one in results["layers"]:
+        module, _, kind = one["name"].rpartition(".")
+        if kind == "weight" and f"{module}." not in norms:
+            rows.append(_layer(one))
+        else:
+            vectors.append(one)
+    numbers, size, dense = (sum(one[key] for one in vectors) for key in ("numbers", "bytes", "dense_bytes"))
+    if vectors:
+        cells = [f"{size:,}", f"{dense / max(1, size):.1f}x"]
+        rows.append(["biases, batch norms", f"{numbers:,}", *[""] * 5, *cells])
     rows.append(["header, tables, digest", *[""] * 6, f"{results['overhead']:,}", ""])
     numbers, kept = (sum(one[key] for one in results["layers"]) for key in ("numbers", "kept"))
     total = [f"{numbers:,}", f"{kept / numbers:.1%}", "", "", "", ""]
