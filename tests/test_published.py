@@ -84,6 +84,20 @@ def test_speed_size_and_densities_of_a_run():
     assert (of["density_stem"](one), of["density_0"](one), of["density_1"](one)) == (0.25, 0.625, None)
 
 
+def test_densities_are_drawn_by_part_of_the_network(monkeypatch):
+    theirs = {"name": "P", "density_stem": 50, "density_classifier": 20}
+    mine = {"row": "t/r", "name": "A", "record": {"name": "t/net", "policy": "ddpg", "target": 0.5}}
+    asked = table() | {"columns": ["after", "density_stem", "density_0", "density_classifier"]}
+    monkeypatch.setattr(published, "spec", lambda name: asked | {"rows": [theirs, mine]})
+    plans = [(Kept("stem.0", 4, stay, 100), Kept("classifier", 4, 1, 10)) for stay in (1, 3)]
+    runs = [run("ddpg", at, 0.5, name=f"net-ddpg-50-{at}", plan=plan) for at, plan in enumerate(plans)]
+    paper, ours = published.densities("t", runs, "ddpg")
+    assert (paper.series, paper.x, paper.y) == ("P, paper", [0, 2], [50, 20])
+    assert (ours.series, ours.x, ours.y) == ("A, ours", [0, 2], [50.0, 25.0])
+    assert (ours.low, ours.high) == ([25.0, 25.0], [75.0, 25.0])
+    assert published.densities("t", runs, "gp") == [paper]
+
+
 def test_layers_of_a_file_stand_beside_the_papers():
     layer = {"numbers": 200, "kept": 20, "coded_bits": [4.25, 3.5], "bytes": 10, "dense_bytes": 800}
     results = {"layers": [layer | {"name": "ip1.weight"}, layer | {"name": "ip1.bias"}]}

@@ -18,6 +18,7 @@ from experiments.analysis.stats import LEVEL
 FILE = Path(__file__).parent / "published.yaml"
 MEMORY = "memory"  # the status of a number that is not verified
 WHOSE = ("paper", "ours")
+DENSITY = "density_"  # before a part of the network, in the name of a column
 STATUS = {  # how a number is known, see ``published.yaml``
     "image": "read from a picture of its page",
     "quoted": "quoted by a public note, slide or repository of the authors",
@@ -99,9 +100,9 @@ QUANTITIES = {
     "megabytes": Quantity("MB", _share("bytes"), 1e-6),
     "kilobytes": Quantity("kB", _share("bytes"), 1e-3, ".1f"),
     "rate": Quantity("times smaller", _rate, 1, ".1f"),
-    "density_stem": Quantity("first layer, %", _density("stem"), form=".1f"),
-    **{f"density_{i}": Quantity(f"stage {i + 1}, %", _density(f"stages.{i}"), form=".1f") for i in range(4)},
-    "density_classifier": Quantity("classifier, %", _density("classifier"), form=".1f"),
+    f"{DENSITY}stem": Quantity("first layer, %", _density("stem"), form=".1f"),
+    **{f"{DENSITY}{i}": Quantity(f"stage {i + 1}, %", _density(f"stages.{i}"), form=".1f") for i in range(4)},
+    f"{DENSITY}classifier": Quantity("classifier, %", _density("classifier"), form=".1f"),
 }
 
 
@@ -208,6 +209,31 @@ def keeps(name: str, runs: Sequence[Run]) -> list[Curve]:
             x = list(range(plans.shape[1]))
             low, high = plans.min(0).tolist(), plans.max(0).tolist()
             found.append(Curve(f"{row['name']}{OURS}", x, plans.mean(0).tolist(), low, high))
+    return found
+
+
+def densities(name: str, runs: Sequence[Run], policy: str) -> list[Curve]:
+    """Percent of the weights kept by part of the network: the paper's lines, and ours of one policy.
+
+    Parts are counted as their columns: the first layer 0, then the stages, last the classifier.
+    """
+    asked = spec(name)
+    parts = [key for key in asked["columns"] if key.startswith(DENSITY)]
+    found = []
+    for row in asked["rows"]:
+        theirs = {at: row[key] for at, key in enumerate(parts) if key in row}
+        if theirs:
+            found.append(Curve(f"{row['name']}{PAPER}", list(theirs), list(theirs.values())))
+        if row.get("record", {}).get("policy") != policy:
+            continue
+        every = {
+            at: [QUANTITIES[key].value(run) for run in of_row(runs, row)] for at, key in enumerate(parts)
+        }
+        known = {at: [100 * one for one in own if one is not None] for at, own in every.items()}
+        known = {at: own for at, own in known.items() if own}
+        if known:
+            low, mean, high = ([float(f(own)) for own in known.values()] for f in (min, np.mean, max))
+            found.append(Curve(f"{row['name']}{OURS}", list(known), mean, low, high))
     return found
 
 

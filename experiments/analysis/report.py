@@ -115,12 +115,19 @@ def rebuild() -> None:
         print(milliseconds.plot(record["rows"], RESULTS / MILLISECONDS / f"{name}.png", name))
     if unlabelled := read(RESULTS / PHOTOS):
         print(*untuned.plot(unlabelled.values(), RESULTS / PHOTOS / "agreement"))
-    kept = published.keeps("figure2", committed())
-    title = "Plain-20 at 50 % of the FLOPs: the paper's plans and ours"
-    for path in figures.curves(kept, RESULTS / TABLES / "figure2", title, *site.KEEPS):
-        print(path)
+    print(*papers_figures(committed()))
     files.write(RESULTS / site.PAGE, committed_page())
     print(RESULTS / site.PAGE)
+
+
+def papers_figures(found: Sequence[runs.Run]) -> list[Path]:
+    """The papers' figures with ours in them."""
+    title = "Plain-20 at 50 % of the FLOPs: the paper's plans and ours"
+    made = figures.curves(published.keeps("figure2", found), RESULTS / TABLES / "figure2", title, *site.KEEPS)
+    title = "Weights kept: the paper's ResNet-50 and our ResNet-56"
+    labels = "first layer (0), stages, classifier (5)", "weights kept, %"
+    drawn = published.densities("densities", found, "ddpg_paper")
+    return made + figures.curves(drawn, RESULTS / TABLES / "densities", title, *labels)
 
 
 def committed() -> list[runs.Run]:
