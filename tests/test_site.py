@@ -55,6 +55,22 @@ def test_a_mean_has_its_interval_and_one_run_has_none():
     assert (rows["`ddpg`"]["seeds"], rows["`ddpg`"]["budget"]) == ("2", "50 % of the MACs")
 
 
+def test_seeds_of_unlike_settings_have_no_common_mean():
+    made = {"compressor": {"method": "channels", "repair": "moments"}}
+    other = {"compressor": {"method": "channels", "repair": "sequential"}}
+    settings = [(made, 3, 0.5), (made, 3, 0.5), (other, 3, 0.5), (other, 5, 0.51)]
+    found = [
+        run("gp", at, 0.8, config=config, epochs=epochs, dense={"test": dense})
+        for at, (config, epochs, dense) in enumerate(settings)
+    ]
+    budgets = {row[2]: row[4] for row in contests.summary(contests.contests(found))}
+    assert budgets == {
+        "50 % of the MACs, moments, 3 epochs, dense 50.0 %": "2",
+        "50 % of the MACs, sequential, 3 epochs, dense 50.0 %": "1",
+        "50 % of the MACs, sequential, 5 epochs, dense 51.0 %": "1",
+    }
+
+
 def test_series_are_means_of_what_was_reached():
     (contest,) = contests.contests(RUNS)
     ddpg, _ = contests.learning(contest)

@@ -26,12 +26,16 @@ HEAD = [
 
 @dataclass(frozen=True)
 class Contest:
-    """The runs of one network on one data set within one budget, by agent."""
+    """The runs of one network on one data set within one budget, by agent.
+
+    ``setting`` is how plans become networks, in words; empty where all runs of the budget share it.
+    """
 
     model: str
     data: str
     resource: str
     target: float
+    setting: str
     runs: dict[str, list[Run]]
 
     @property
@@ -41,8 +45,8 @@ class Contest:
 
     @property
     def budget(self) -> str:
-        """As "50 % of the MACs"."""
-        return budget(self.resource, self.target)
+        """As "50 % of the MACs", and the setting."""
+        return ", ".join(part for part in (budget(self.resource, self.target), self.setting) if part)
 
 
 def budget(resource: str, target: float) -> str:
@@ -51,11 +55,22 @@ def budget(resource: str, target: float) -> str:
 
 
 def contests(runs: Iterable[Run]) -> list[Contest]:
-    """Groups runs by network, data set and budget."""
-    found: dict[tuple[str, str, str, float], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    """Groups runs by network, data set and budget, and by setting where there are several."""
+    budgets: dict[tuple[str, str, str, float], list[Run]] = defaultdict(list)
     for run in runs:
-        found[(*run.problem, run.resource, run.target)][run.agent].append(run)
-    return [Contest(*key, dict(sorted(agents.items()))) for key, agents in sorted(found.items())]
+        budgets[(*run.problem, run.resource, run.target)].append(run)
+    found = []
+    for key, own in sorted(budgets.items()):
+        settings = sorted({run.setting for run in own})
+        shared = set[str].intersection(*map(set, settings))
+        for setting in settings:
+            agents: dict[str, list[Run]] = defaultdict(list)
+            for run in own:
+                if run.setting == setting:
+                    agents[run.agent].append(run)
+            words = ", ".join(word for word in setting if word not in shared)
+            found.append(Contest(*key, words, dict(sorted(agents.items()))))
+    return found
 
 
 def summary(every: Sequence[Contest]) -> list[list[str]]:

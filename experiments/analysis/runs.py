@@ -99,6 +99,18 @@ class Run:
         return self.model, self.data, self.agent, self.resource, self.target
 
     @property
+    def setting(self) -> tuple[str, ...]:
+        """How its networks are made and tuned: seeds of one mean share this.
+
+        Of a committed record also from which dense network, as those that ship are trained anew.
+        """
+        known = self.config.get("compressor") or {}
+        words = [str(known[key]) for key in ("method", "repair") if key in known]
+        words += [f"{self.epochs} epochs"] if self.epochs is not None else []
+        words += [f"dense {100 * self.dense['test']:.1f} %"] if self.folder is None and self.dense else []
+        return tuple(words)
+
+    @property
     def accuracy(self) -> tuple[float, str] | None:
         """The accuracy of the delivered network, and what it was measured on; None before it is known."""
         for stage, found in (("tuned", self.after), ("not tuned", self.before)):

@@ -1,6 +1,7 @@
 """Makes tables, figures and a self-contained page from runs."""
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,8 @@ def _figures(runs: Sequence[Run], every: Sequence[Contest], folder: Path) -> lis
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for one in every:
-        stem = f"{one.model}-{one.data}-{one.resource}-{100 * one.target:g}".replace("/", "-")
+        stem = f"{one.model}-{one.data}-{one.resource}-{100 * one.target:g}-{one.setting}"
+        stem = re.sub(r"[^\w.]+", "-", stem).strip("-")
         for name, series, labels in (
             ("curves", contests.learning, CURVES),
             ("keep", contests.keeps, KEEPS),
