@@ -6,9 +6,8 @@ Nothing in a checkpoint is executed: weights are plain tensors, and the architec
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from amc_env import files as whole
+from amc_env.card import Card, CheckpointError, as_card
 from amc_env.compressors.low_rank import RankError, factored
 from amc_env.compressors.surgery import cut
 from amc_env.graph.given import Given
@@ -23,50 +23,10 @@ from amc_env.graph.trace import TraceError, trace
 from amc_env.plan import Plan, PlanError
 from amc_env.zoo import ModelError, build
 
-FORMAT = 1
 TRAIN = "python -m experiments.pretrain model={model} data={data}"
 
 
-CARD_TYPES: dict[type, tuple[str, ...]] = {
-    str: ("architecture", "data", "commit", "note", "sha256"),
-    int: ("classes", "in_channels", "seed"),
-    dict: ("options", "recipe", "accuracy"),
-    list: ("shape", "keep_whole"),
-}
-LATER = {"keep_whole", "given"}  # not in the first cards of this format
-
 SHIPPED = Path(__file__).resolve().parent / "zoo" / "checkpoints"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, or of another network."""
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """What a checkpoint's weights are and where they came from.
-
-    ``accuracy`` is top-1 in [0, 1] by split. ``options`` are those of `amc_env.zoo.build`. ``plan`` cut
-    that network; None for a dense one; ``keep_whole`` and ``given`` are what it was traced with. `save` fills
-    in ``sha256``, the weights file's digest.
-    """
-
-    architecture: str
-    classes: int
-    in_channels: int
-    data: str
-    shape: tuple[int, ...]  # C, H, W of the images
-    seed: int
-    commit: str
-    options: dict[str, Any] = field(default_factory=dict)
-    recipe: dict[str, Any] = field(default_factory=dict)
-    accuracy: dict[str, float] = field(default_factory=dict)
-    plan: dict[str, Any] | None = None
-    note: str = ""
-    sha256: str = ""
-    format: int = FORMAT
-    keep_whole: list[str] = field(default_factory=list)
-    given: dict[str, Any] | None = None  # of `amc_env.graph.given.Given`, where a part is compressed
 
 
 def save(stem: Path | str, model: nn.Module, card: Card) -> Card:
@@ -166,18 +126,6 @@ def read_card(stem: Path | str) -> Card:
     return as_card(content, path)
 
 
-def as_card(content: Any, path: Path) -> Card:
-    """Plain data, checked to be a card.
-
-    Raises:
-        CheckpointError: naming the file and the first problem.
-    """
-    problem = _card_problem(content)
-    if problem:
-        raise CheckpointError(f"{path} is not a checkpoint's card: {problem}")
-    return Card(**{**content, "shape": tuple(content["shape"])})
-
-
 def shipped(name: str) -> Path:
     """The stem of a checkpoint in the repository's ``amc_env/zoo/checkpoints``.
 
@@ -232,30 +180,6 @@ def _cut(model: nn.Module, card: Card, card_file: Path) -> nn.Module:
         return cut(model, graph, Plan.from_dict(card.plan or {}))
     except (PlanError, TraceError, RankError) as error:
         raise CheckpointError(f"{card_file}: plan: {error}") from error
-
-
-def _card_problem(content: object) -> str | None:
-    """The first problem of a card file's content; None if there is none."""
-    if not isinstance(content, dict):
-        return f"it holds a {type(content).__name__}, not an object"
-    if content.get("format") != FORMAT:
-        return f"its format is {content.get('format')!r}, this version reads {FORMAT}"
-    known = {entry.name for entry in fields(Card)}
-    if content.keys() | LATER != known:
-        return f"missing {sorted(known - content.keys() - LATER)}, unknown {sorted(content.keys() - known)}"
-    content = dict[str, Any]({"keep_whole": [], "given": None}) | content
-    for kind, keys in CARD_TYPES.items():
-        for key in keys:
-            if not isinstance(content[key], kind) or isinstance(content[key], bool):
-                return f"{key} is {content[key]!r}, not of type {kind.__name__}"
-    for key in ("plan", "given"):
-        if not (content[key] is None or isinstance(content[key], dict)):
-            return f"{key} is {content[key]!r}, not an object or null"
-    if len(content["shape"]) != 3 or not all(type(size) is int and size > 0 for size in content["shape"]):
-        return f"shape is {content['shape']}, not three sizes C, H, W"
-    if not all(type(share) in (int, float) and 0 <= share <= 1 for share in content["accuracy"].values()):
-        return f"accuracy is {content['accuracy']}, not numbers in [0, 1]"
-    return None
 
 
 def _refuse_damaged(path: Path, content: bytes, card: Card) -> None:

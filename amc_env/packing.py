@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from amc_env import checkpoints, files
-from amc_env.checkpoints import Card, CheckpointError
+from amc_env.card import Card, CheckpointError, as_card
 from amc_env.coding import CodingError, packed
 
 SUFFIX = ".packed"
@@ -40,7 +40,7 @@ def read(path: Path) -> tuple[nn.Module, Card]:
         tensors, about = packed.decode(content)
     except CodingError as error:
         raise CodingError(f"{path}: {error}") from error
-    card = checkpoints.as_card(about, path)
+    card = as_card(about, path)
     model = checkpoints.empty(card, path)
     checkpoints.fill(model, tensors, path)
     return model.eval(), card

@@ -26,7 +26,7 @@ from agents import critic
 from agents.pretrained import SHIPPED
 from amc_env import checkpoints, files, latency, packing, tabular, tensor_files
 from amc_env import zoo as nets
-from amc_env.checkpoints import Card
+from amc_env.card import Card
 from amc_env.compressors.channels import magnitude_orders
 from amc_env.data.splits import read_raw
 from amc_env.graph.trace import trace

@@ -19,7 +19,8 @@ from agents import ddpg, sb3
 from agents.search import Agent
 from amc_env import building
 from amc_env.building import LIMITS, make_env
-from amc_env.data.splits import SPECS, DataError
+from amc_env.data.specs import SPECS
+from amc_env.data.splits import DataError
 from amc_env.rewards import REWARDS
 from amc_env.zoo import build, names
 from experiments.cli.config import (
@@ -233,7 +234,7 @@ def test_instantiate_passes_objects_on_untouched():
     with pytest.raises(ConfigError, match="no _target_"):
         instantiate({"factor": 1})
     with pytest.raises(ConfigError, match="is not callable"):
-        instantiate({"_target_": "amc_env.data.splits.SPECS"})
+        instantiate({"_target_": "amc_env.data.specs.SPECS"})
     with pytest.raises(ConfigError, match=r"agents\.rules\.Rule: .*unexpected keyword argument 'parts'"):
         instantiate({"_target_": "agents.rules.Rule", "parts": 1})
 

@@ -14,12 +14,11 @@ from PIL import Image
 
 from amc_env import tensor_files
 from amc_env.data import imagefolder, pictures
+from amc_env.data.specs import SPECS, DataSpec
 from amc_env.data.splits import (
     CACHE,
-    SPECS,
     SPLITS,
     DataError,
-    DataSpec,
     cache_folder,
     check_raw,
     digest,

@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from amc_env import checkpoints, packing
-from amc_env.checkpoints import CheckpointError
+from amc_env.card import CheckpointError
 from amc_env.coding import CodingError
 from amc_env.compressors.constraints import Pruned, Shared, constrain, unconstrained
 from amc_env.compressors.fine_grained import largest, layer_densities

@@ -17,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from amc_env import checkpoints as weights
 from amc_env import zoo
-from amc_env.checkpoints import Card
+from amc_env.card import Card
 from amc_env.compressors.surgery import cut
-from amc_env.data.splits import SPECS
+from amc_env.data.specs import SPECS
 from amc_env.graph.trace import trace
 from amc_env.plan import Plan
 from experiments import describe as command

@@ -24,7 +24,7 @@ from amc_env import checkpoints as weights
 from amc_env import zoo
 from amc_env.budget import BudgetError, snap
 from amc_env.building import make_env
-from amc_env.checkpoints import CheckpointError
+from amc_env.card import CheckpointError
 from amc_env.compressors.channels import Channels, magnitude_orders
 from amc_env.compressors.surgery import cut
 from amc_env.data.splits import DataError, data_folder, load

@@ -12,7 +12,7 @@ from torch import nn
 
 from amc_env import checkpoints as weights
 from amc_env import zoo
-from amc_env.checkpoints import Card, CheckpointError
+from amc_env.card import Card, CheckpointError
 from amc_env.compressors.surgery import cut
 from amc_env.graph.trace import trace
 from amc_env.plan import Plan

@@ -11,7 +11,7 @@ from torch import nn
 
 from amc_env import checkpoints as weights
 from amc_env import zoo
-from amc_env.checkpoints import Card
+from amc_env.card import Card
 from amc_env.zoo.external import torchvision_names
 
 SMALL = "torchvision/shufflenet_v2_x0_5"

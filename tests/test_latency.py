@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from amc_env import checkpoints as weights
 from amc_env import zoo
-from amc_env.checkpoints import Card
+from amc_env.card import Card
 from amc_env.data.splits import load
 from amc_env.evaluator import accuracy
 from experiments import evaluate, latency

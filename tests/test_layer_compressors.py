@@ -10,7 +10,7 @@ from torch import nn
 from amc_env import checkpoints
 from amc_env.budget import BudgetError
 from amc_env.building import make_env, make_task
-from amc_env.checkpoints import CheckpointError
+from amc_env.card import CheckpointError
 from amc_env.compressors.constraints import Shared, unconstrained
 from amc_env.compressors.fine_grained import FineGrained, curvature
 from amc_env.compressors.low_rank import LowRank, RankError, factored

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
 
 from amc_env import checkpoints as weights
+from amc_env.card import CheckpointError
 from amc_env.data.splits import load
 from amc_env.evaluator import accuracy
 from experiments.cli.config import CONF, ConfigError
@@ -162,15 +163,13 @@ def test_counts_below_one_are_refused_before_anything_is_written(wrong: str, tmp
 def test_a_checkpoint_of_other_images_is_refused(tmp_path: Path) -> None:
     stem = weights.shipped("plain20-fashion_mnist")
     asked = config(tmp_path / "run", "model=plain20", f"model.checkpoint={stem}")
-    with pytest.raises(
-        weights.CheckpointError, match=r"\(1, 28, 28\).*digits are \(1, 8, 8\).*data=fashion_mnist"
-    ):
+    with pytest.raises(CheckpointError, match=r"\(1, 28, 28\).*digits are \(1, 8, 8\).*data=fashion_mnist"):
         search(asked, tmp_path / "run")
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     stem = weights.shipped("plain20-fashion_mnist")
-    with pytest.raises(weights.CheckpointError, match=r"holds a plain20, asked for model\.name=digits_cnn"):
+    with pytest.raises(CheckpointError, match=r"holds a plain20, asked for model\.name=digits_cnn"):
         search(config(tmp_path / "run", f"model.checkpoint={stem}"), tmp_path / "run")
 
 

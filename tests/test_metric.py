@@ -8,7 +8,7 @@ from torch import nn
 
 from amc_env import checkpoints as weights
 from amc_env.building import make_env, make_task
-from amc_env.checkpoints import Card
+from amc_env.card import Card
 from amc_env.compressors.masking import masked
 from amc_env.compressors.surgery import cut
 from amc_env.compressors.trial import check, random_plan

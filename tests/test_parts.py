@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from amc_env import checkpoints as weights
 from amc_env import zoo
 from amc_env.building import make_task
-from amc_env.checkpoints import Card
+from amc_env.card import Card
 from amc_env.compressors.surgery import cut
 from amc_env.compressors.trial import random_plan, try_cut
 from amc_env.data.splits import from_tensors

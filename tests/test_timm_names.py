@@ -8,7 +8,8 @@ import safetensors.torch
 import torch
 
 from amc_env import zoo
-from amc_env.checkpoints import Card, load, save
+from amc_env.card import Card
+from amc_env.checkpoints import load, save
 
 NAME = "timm/lcnet_035"
 

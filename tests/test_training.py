@@ -14,7 +14,8 @@ from rich.console import Console
 from torch import nn
 
 from amc_env import checkpoints as weights
-from amc_env.data.splits import DataSet, DataSpec, split_dataset
+from amc_env.data.specs import DataSpec
+from amc_env.data.splits import DataSet, split_dataset
 from amc_env.zoo import build
 from experiments.cli.config import ConfigError
 from experiments.recording.record import RecordError, RunRecord, without_clock

@@ -12,7 +12,7 @@ import torch
 
 from amc_env import checkpoints as weights
 from amc_env import zoo
-from amc_env.checkpoints import Card, CheckpointError
+from amc_env.card import Card, CheckpointError
 from amc_env.files import seal
 
 CARD = Card(

@@ -8,7 +8,7 @@ import torch
 
 from amc_env import checkpoints as weights
 from amc_env import files, zoo
-from amc_env.checkpoints import Card, CheckpointError
+from amc_env.card import Card, CheckpointError
 from amc_env.compressors.masking import masked
 from amc_env.compressors.surgery import cut
 from amc_env.graph.trace import trace

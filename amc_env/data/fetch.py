@@ -9,16 +9,8 @@ from filelock import FileLock, Timeout
 
 from amc_env import files, tensor_files
 from amc_env.data.sources import Raw, sources
-from amc_env.data.splits import (
-    CACHE,
-    SPECS,
-    DataError,
-    DataSet,
-    data_folder,
-    load,
-    read_raw,
-    split_dataset,
-)
+from amc_env.data.specs import SPECS
+from amc_env.data.splits import CACHE, DataError, DataSet, data_folder, load, read_raw, split_dataset
 
 Say = Callable[[str], None]
 
@@ -29,7 +21,7 @@ def fetch(name: str, root: Path | None = None, say: Say = print) -> Path:
     A second process waits for the first.
 
     Args:
-        name: a key of `amc_env.data.splits.SPECS`.
+        name: a key of `amc_env.data.specs.SPECS`.
         root: a folder that may hold the data set's raw files, tried before all other sources.
         say: called with one line for each attempt.
 

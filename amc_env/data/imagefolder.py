@@ -8,7 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from amc_env.data.decoding import check_sides, decoded
-from amc_env.data.splits import DataError, DataSet, DataSpec, split_dataset
+from amc_env.data.specs import DataSpec
+from amc_env.data.splits import DataError, DataSet, split_dataset
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's weights expect them
 SUFFIXES = (".jpeg", ".jpg", ".png")

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from amc_env.data.decoding import decoded
-from amc_env.data.splits import DataError, DataSpec
+from amc_env.data.specs import DataSpec
+from amc_env.data.splits import DataError
 
 COPIES = {".jpg": "JPEG copies", ".jpeg": "JPEG copies", ".png": "PNG copies"}
 CLASSES = {

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from amc_env.data import pictures
-from amc_env.data.splits import OFFICIAL, DataError, DataSpec, check_raw
+from amc_env.data.specs import DataSpec
+from amc_env.data.splits import OFFICIAL, DataError, check_raw
 
 Raw = dict[str, Tensor]  # train_images, train_labels, test_images, test_labels
 SYSTEM = Path("/usr/share/datasets/fashion-mnist")

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import linecache
-import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -17,12 +13,11 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 
 from amc_env.execution import evaluating
+from amc_env.graph import lines
 from amc_env.graph.arithmetic import binary, label_constant
 from amc_env.graph.given import Given, tensors
 from amc_env.graph.labels import Constant, Count, Labels, TraceError, Tracer, compact, spread
 from amc_env.graph.operations import CASTS, FACTS, LAYERS, READS, SIZES, WITH_PARAMETERS, known, name_of
-
-OURS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
 
 
 def propagate(model: nn.Module, tracer: Tracer, given: Given) -> Run:
@@ -50,8 +45,9 @@ def propagate(model: nn.Module, tracer: Tracer, given: Given) -> Run:
             raise
         except Exception as error:  # a forward raises what it likes
             shapes = ", ".join(str(tuple(each.shape[1:])) for each in tensors((args, kwargs)))
+            where = _at(lines.of_error(error))
             raise TraceError(
-                f"{type(module).__name__} cannot run on an image of {shapes}{_at(_frame_of(error))}: {error}"
+                f"{type(module).__name__} cannot run on an image of {shapes}{where}: {error}"
             ) from error
     _finish(tracer, module, result, one=not given.part)
     return run
@@ -122,9 +118,8 @@ class Run(TorchFunctionMode):
 
     def note(self) -> str:
         """The running operation and its line, without folders, so that records can hold it."""
-        frame = _user_frame(sys._getframe())
-        line = f" ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})" if frame else ""
-        return f"{self._where()}{line}"
+        line = lines.of_call()
+        return f"{self._where()}{f' ({Path(line.file).name}:{line.number})' if line else ''}"
 
     def _where(self) -> str:
         module = next((name for name in reversed(self._modules) if name), "")
@@ -143,7 +138,7 @@ class Run(TorchFunctionMode):
             raise TraceError(f"{self._place()} cannot run: {error}") from error
 
     def _place(self) -> str:
-        return f"{self._quoted()}{_at(_user_frame(sys._getframe()))}"
+        return f"{self._quoted()}{_at(lines.of_call())}"
 
     def _quoted(self) -> str:
         module = next((name for name in reversed(self._modules) if name), "")
@@ -282,29 +277,5 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
 
 
-def _user_frame(frame: FrameType | None) -> FrameType | None:
-    """The innermost frame outside torch and this package."""
-    while frame is not None and frame.f_code.co_filename.startswith(OURS):
-        frame = frame.f_back
-    return frame
-
-
-def _frame_of(error: BaseException) -> Any:
-    trace, frames = error.__traceback__, []
-    while trace is not None:
-        frames.append(trace)
-        trace = trace.tb_next
-    users = [t for t in frames if not t.tb_frame.f_code.co_filename.startswith(OURS)]
-    return users[-1] if users else None
-
-
-def _at(frame: Any) -> str:
-    """File, line and code of a frame or an entry of a traceback."""
-    if frame is None:
-        return ""
-    code, line = (
-        (frame.f_code, frame.f_lineno)
-        if isinstance(frame, FrameType)
-        else (frame.tb_frame.f_code, frame.tb_lineno)
-    )
-    return f" ({code.co_filename}:{line}: {linecache.getline(code.co_filename, line).strip()})"
+def _at(line: lines.Line | None) -> str:
+    return f" ({line})" if line else ""

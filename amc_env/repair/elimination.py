@@ -14,8 +14,9 @@ from amc_env.cost import Ints
 from amc_env.data.own import OwnData
 from amc_env.data.splits import DataSet
 from amc_env.graph.structure import Graph, Group, Layer
+from amc_env.repair.cache import cached
 from amc_env.repair.least_squares import damping
-from amc_env.repair.moments import Moments, cached, collect_cached
+from amc_env.repair.moments import Moments, collect_cached
 
 FORMAT = 3  # of cache files
 LAZY = 128  # columns that are removed before whole matrices are brought up to date, in one product

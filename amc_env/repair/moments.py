@@ -5,22 +5,19 @@ The moments of a network are computed once, at sampled points of the calibration
 """
 
 import math
-import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from mmap import mmap
 
 import torch
 from torch import Tensor, nn
 
-from amc_env import tensor_files
 from amc_env.compressors.surgery import Task
 from amc_env.data.own import OwnData, count
-from amc_env.data.splits import DataSet, cache_folder, digest
+from amc_env.data.splits import DataSet
 from amc_env.execution import evaluating
-from amc_env.files import DamagedError
-from amc_env.graph.given import nested, tensors
 from amc_env.graph.structure import Graph, Layer
+from amc_env.repair.cache import cached
 from amc_env.repair.least_squares import damping, refit, refit_rows, refit_together
 from amc_env.repair.sampling import Listening, Seen, draw_positions, patches, weighed
 
@@ -28,7 +25,6 @@ FORMAT = 6  # of cache files; another number makes them again
 FOLD = 1024  # rows that are gathered before they are multiplied: few rows make slow products
 TOGETHER = 2**26  # numbers in the matrices that a GPU solves at once
 LARGEST = 8192  # inputs of a layer whose Gram matrix is made from rows
-LOOKED_AT = 8  # images whose logits tell one forward from another
 ACTIVATIONS = 2**27  # bytes that one layer's input and output may take in a batch
 
 
@@ -257,58 +253,6 @@ def collect_cached(
         return _pack(collect(model, graph, data, **sampling))
 
     return _unpack(cached(f"moments-{FORMAT}", make, model, graph, data, **sampling), ridge)
-
-
-def cached(
-    kind: str,
-    make: Callable[[], dict[str, Tensor]],
-    model: nn.Module,
-    graph: Graph,
-    data: DataSet | OwnData,
-    *,
-    images: int,
-    points: int,
-    seed: int,
-) -> dict[str, Tensor]:
-    """The result of ``make``, cached on disk.
-
-    Args:
-        kind: name and format version, such as "moments-3".
-        make: called if there is no such file.
-        model: the dense network.
-        graph: of it.
-        data: only its calibration split counts.
-        images: see `collect`.
-        points: see `collect`.
-        seed: see `collect`.
-    """
-    key = digest([value.cpu() for value in model.state_dict().values()])[:16]
-    told = digest([torch.frombuffer(bytearray(repr(model).encode()), dtype=torch.uint8)])[:8]
-    sample = f"{data.fingerprint('calibration', images)}-{images}-{points}-{seed}"
-    forward = digest(_some_outputs(model, data))[:8]  # two forwards may share weights and repr
-    name = f"{kind}-{graph.hash}-{key}-{told}-{forward}-{sample}.safetensors"
-    path = cache_folder() / "moments" / name
-    try:
-        return tensor_files.read(path)[0]
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, DamagedError) as error:
-        warnings.warn(f"{error}: it is made again", stacklevel=2)
-    stored = make()
-    try:
-        tensor_files.write(path, stored)
-    except OSError as error:
-        warnings.warn(f"{path} cannot be written ({error}): it will be made again", stacklevel=2)
-    return stored
-
-
-def _some_outputs(model: nn.Module, data: DataSet | OwnData) -> list[Tensor]:
-    """The dense network's outputs for a few calibration images."""
-    images, _ = next(data.batches("calibration", LOOKED_AT, LOOKED_AT))
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    with evaluating(model):
-        found = model(nested(images, lambda each: each.to(device) if isinstance(each, Tensor) else each))
-    return [value.cpu() for value in tensors(found)]
 
 
 def _pack(moments: Moments) -> dict[str, Tensor]:

@@ -17,7 +17,8 @@ from torch import nn
 
 from amc_env import checkpoints as weights
 from amc_env import zoo
-from amc_env.data.splits import SPECS, DataError
+from amc_env.data.specs import SPECS
+from amc_env.data.splits import DataError
 from amc_env.execution import evaluating, lay_out
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace

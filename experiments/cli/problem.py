@@ -18,7 +18,7 @@ from amc_env import checkpoints as weights
 from amc_env import latency, zoo
 from amc_env.actions import SCALES
 from amc_env.building import make_env
-from amc_env.checkpoints import Card
+from amc_env.card import Card, CheckpointError
 from amc_env.data import photos
 from amc_env.data.splits import DataSet
 from amc_env.env import CompressionEnv
@@ -78,7 +78,7 @@ def trained(cfg: DictConfig) -> Trained:
     stem = cfg.model.checkpoint or weights.shipped(f"{name}-{cfg.data.name}".replace("/", "-"))
     model, card = weights.load(stem)
     if card.architecture != name:
-        raise weights.CheckpointError(
+        raise CheckpointError(
             f"{stem} holds a {card.architecture}, asked for model.name={name}; "
             "give the checkpoint of that network"
         )
@@ -86,7 +86,7 @@ def trained(cfg: DictConfig) -> Trained:
     if unknown := [key for key in options if key not in taken and "options" not in taken]:
         raise config.ConfigError(f"{name} has no option {unknown[0]!r}; it has {', '.join(taken)}")
     if card.shape != data.shape:
-        raise weights.CheckpointError(
+        raise CheckpointError(
             f"{stem} was trained on images of shape {card.shape}, those of {data.name} are {data.shape}; "
             f"choose data={card.data}, or the checkpoint of a network trained on {data.name}"
         )

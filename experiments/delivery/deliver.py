@@ -8,7 +8,7 @@ import safetensors.torch
 from omegaconf import DictConfig
 from torch import nn
 
-from amc_env.checkpoints import Card
+from amc_env.card import Card
 from amc_env.compressors.constraints import unconstrained
 from amc_env.env import CompressionEnv
 from amc_env.plan import Plan

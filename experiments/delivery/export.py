@@ -19,7 +19,7 @@ from torch.fx import GraphModule
 
 from amc_env import checkpoints as weights
 from amc_env import files
-from amc_env.checkpoints import Card
+from amc_env.card import Card
 from amc_env.execution import evaluating
 from amc_env.graph.given import nested, tensors
 from experiments.delivery import sums

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 
 from amc_env import checkpoints as weights
 from amc_env import packing, zoo
-from amc_env.checkpoints import Card
+from amc_env.card import Card
 from amc_env.execution import evaluating, lay_out
 from experiments.delivery import sums
 

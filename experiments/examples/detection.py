@@ -18,7 +18,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import box_iou
 
 from amc_env import checkpoints
-from amc_env.checkpoints import Card
+from amc_env.card import Card
 from amc_env.data.own import OwnData
 from experiments.recording.provenance import commit
 

@@ -16,8 +16,10 @@ from torch.nn import functional as F
 
 from amc_env import checkpoints as weights
 from amc_env import tabular, zoo
+from amc_env.card import Card as WeightsCard
 from amc_env.compressors.surgery import Surgeon
 from amc_env.data import splits as datasets
+from amc_env.data.specs import SPECS
 from amc_env.data.splits import DataSet, Split
 from amc_env.evaluator import Evaluation, accuracy
 from amc_env.execution import evaluating
@@ -165,9 +167,7 @@ def tabulate(
     return tabular.save(name, Table(card, levels, columns(found, levels)), tables)
 
 
-def network_of(
-    name: str, source: Source, data: DataSet, folder: Path
-) -> tuple[torch.nn.Module, weights.Card]:
+def network_of(name: str, source: Source, data: DataSet, folder: Path) -> tuple[torch.nn.Module, WeightsCard]:
     """Train a table's network and write its checkpoint; returns network and card."""
     options = dict(source.options)
     model = zoo.build(
@@ -179,7 +179,7 @@ def network_of(
     trained = weights.save(
         folder / f"tabular-{name}",
         model,
-        weights.Card(
+        WeightsCard(
             architecture=source.architecture,
             classes=data.classes,
             in_channels=data.shape[0],
@@ -270,7 +270,7 @@ def columns(evaluations: Sequence[Evaluation], levels: Levels) -> dict[str, np.n
 
 def data_of(name: str, held_out: tuple[int, int, int]) -> DataSet:
     """A data set with other numbers of held-out training images than by default."""
-    spec = datasets.SPECS[name]
+    spec = SPECS[name]
     if held_out == spec.held_out:
         return datasets.load(name)
     whole = datasets.load(name)

@@ -8,7 +8,7 @@ from torch import nn
 
 from amc_env import checkpoints as weights
 from amc_env import zoo
-from amc_env.checkpoints import Card
+from amc_env.card import Card
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import accuracy
 from amc_env.execution import device_of
