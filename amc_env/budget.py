@@ -85,10 +85,6 @@ class Budget:
         """
         return int(snap(self.affordable(decided), np.array(keep * self.whole[len(decided)])))
 
-    def bound(self, decided: Sequence[int]) -> int:
-        """The largest count of the next group that can still meet every limit."""
-        return int(self.affordable(decided)[-1])
-
     def affordable(self, decided: Sequence[int]) -> Ints:
         """The counts of the next group, ascending, that meet every limit with the cheapest rest."""
         group = len(decided)
@@ -155,10 +151,6 @@ class Budget:
     def spent(self, decided: Sequence[int]) -> float:
         """The cost with all undecided groups whole, as a fraction of the dense network's."""
         return int(self._price([*decided, *self.whole[len(decided) :]])) / self.dense
-
-    def allows(self, counts: Sequence[int]) -> bool:
-        """Whether a network with these counts of channels is within every limit."""
-        return bool(self.within(np.array(counts)))
 
     def within(self, counts: Ints) -> NDArray[np.bool_]:
         """``(...)`` bool, whether plans ``(..., groups)`` are within every limit."""

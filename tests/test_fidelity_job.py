@@ -42,7 +42,7 @@ def test_plans_are_different_within_the_budget_and_the_same_for_a_seed(budget):
     plans = plan_set(budget, 12, seed=1)
     assert [plan.kind for plan in plans[:3]] == ["uniform", "shallow", "deep"]
     assert len({plan.counts for plan in plans}) == 12
-    assert all(budget.allows(plan.counts) for plan in plans)
+    assert all(budget.within(plan.counts) for plan in plans)
     assert plans == plan_set(budget, 12, seed=1)
     assert plans != plan_set(budget, 12, seed=2)
 

@@ -207,7 +207,7 @@ def test_one_environment_for_all_of_them(digits, name):
         assert done
         assert np.isfinite(reward)
         counts = [len(kept) for kept in info["plan"].kept]
-        assert env.budget.allows(counts)
+        assert env.budget.within(counts)
         assert Plan.from_dict(info["plan"].to_dict()) == info["plan"]
         small = env.task.network(info["plan"]).eval()
         assert env.evaluator(info["plan"]).top1 == info["top1"]

@@ -55,9 +55,9 @@ def test_every_rule_spends_the_budget_on_either_scale(rule):
     for scale in ("absolute", "relative"):
         env = TabularEnv("fashion", target=0.5, scale=scale)
         plans.append(run_episode(env, make(rule)).final["plan"])
-        assert env.budget.allows(env.counts)
+        assert env.budget.within(env.counts)
         last = env.counts[-1] + env.budget.whole[-1] // 8
-        assert last > env.budget.whole[-1] or not env.budget.allows([*env.counts[:-1], last])
+        assert last > env.budget.whole[-1] or not env.budget.within([*env.counts[:-1], last])
     assert plans[0] == plans[1]
 
 

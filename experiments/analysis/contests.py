@@ -143,12 +143,6 @@ def keeps(contest: Contest) -> list[Curve]:
     return found
 
 
-def layers(contest: Contest) -> list[str]:
-    """The layers of a contest's decisions."""
-    plans = [run.plan for runs in contest.runs.values() for run in runs if run.plan]
-    return [one.layer for one in plans[0]] if plans else []
-
-
 def pareto(runs: Sequence[Run], cost: str) -> list[Point]:
     """Accuracy against a cost, a point a run; hollow if the network was not fine-tuned."""
     factor, found = COSTS[cost][1], []

@@ -6,7 +6,6 @@ of the plan's network before and after fine-tuning.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,11 +93,6 @@ class Run:
         return self.model, self.data
 
     @property
-    def key(self) -> tuple[str, str, str, str, float]:
-        """The properties that all seeds of a contender share."""
-        return self.model, self.data, self.agent, self.resource, self.target
-
-    @property
     def setting(self) -> tuple[str, ...]:
         """How its networks are made and tuned: seeds of one mean share this.
 
@@ -174,11 +168,6 @@ def improvements(rewards: Iterable[float]) -> tuple[tuple[int, float], ...]:
         if not found or reward > found[-1][1]:
             found.append((at, reward))
     return tuple(found)
-
-
-def elapsed(rows: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Seconds since the start of a search at the end of each episode."""
-    return list(accumulate(row["episode_seconds"] for row in rows))
 
 
 def _search(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:

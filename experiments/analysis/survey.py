@@ -35,7 +35,6 @@ from experiments.recording.progress import Meter
 
 FOLDERS = re.compile(r"/(?:[^/\s:]+/)+(?=[^/\s:]+:\d)")  # before the name of a file with a line
 FAMILIES = Path(__file__).with_name("timm_families.txt")
-LIBRARIES = ("timm", "torchvision")
 SIDES = (64, 96, 224)  # pixels: the smallest that a network takes
 CLASSES = 10
 TOLERANCE = 1e-4  # of the outputs' scale

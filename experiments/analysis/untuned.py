@@ -18,7 +18,6 @@ from experiments.analysis.charts import Curve
 from experiments.analysis.tuned import NAMES
 
 SEED = 0  # of the resamples
-BASELINE = "uniform"
 
 Measure = Callable[[Mapping[str, Any], int, NDArray[np.bool_]], NDArray[np.float64]]
 """(row, images, which of them the dense network classifies as labelled) -> a number an image"""
@@ -106,27 +105,6 @@ def table(records: Iterable[Mapping[str, Any]], resource: str = "macs") -> str:
         ]  # fmt: skip
         parts.append(f"**{100 * target:g} % of the {NAMES[resource]}**\n\n{markdown.table(head, lines)}")
     return "\n\n".join(parts)
-
-
-def summary(records: Iterable[Mapping[str, Any]]) -> str:
-    """A row a policy in Markdown with its agreement at each target, the highest on average first."""
-    every = {(cell.policy, cell.target): cell for cell in cells(records)}
-    targets = sorted({target for _, target in every}, reverse=True)
-    last = {
-        name: cell.estimate(agreement).value
-        for (name, target), cell in every.items()
-        if target == targets[-1]
-    }
-    names = sorted({name for name, _ in every}, key=lambda name: (-last.get(name, 0.0), name))
-    lines = [
-        [f"`{name}`"]
-        + [
-            _told(every[name, target].estimate(agreement), ".1f") if (name, target) in every else ""
-            for target in targets
-        ]
-        for name in names
-    ]
-    return markdown.table(["policy", *(f"{100 * target:g} % of the MACs" for target in targets)], lines)
 
 
 def plot(records: Iterable[Mapping[str, Any]], stem: Path) -> list[Path]:
