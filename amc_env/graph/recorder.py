@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from amc_env.graph.given import Given
@@ -138,52 +139,47 @@ class Recorder:
     def graph(self) -> Graph:
         """Atoms are numbered in the order in which the forward pass first meets them."""
         _, atom_of = np.unique(self.labels.roots(), return_inverse=True)
-
-        def atoms(ids: Tensor) -> Atoms:
-            found: Atoms = atom_of[ids.numpy()]
-            return found
-
-        layers = tuple(
-            _layer(name, call, atoms(call.reads), atoms(call.writes)) for name, call in self.calls.items()
-        )
-        vectors = tuple(
-            Vector(name, dim, atoms(ids), value.numel() // value.size(dim), isinstance(value, nn.Parameter))
-            for name, (value, dim, ids) in self.vectors.items()
-        )
+        layers = tuple(_layer(name, call, atom_of) for name, call in self.calls.items())
         fixed = np.zeros(int(atom_of.max()) + 1, dtype=bool)
         for ids in (*self.blanks, self.outputs, *(ids for ids, _ in self.kept)):
-            fixed[atoms(ids)] = True
-        notes = [why for _, why in self.kept]
+            fixed[atom_of[ids.numpy()]] = True
         pinned = fixed.copy()
         groups = find_groups(layers, fixed)
-        for layer in layers:
-            alone = fixed & ~pinned
-            if layer.kind != "depthwise" and alone[layer.writes].any():
-                notes.append(f"{layer.name}: its channels can only be removed all at once")
-        counted = {f"{layer.name}.weight" for layer in layers} | set(self.vectors)
-        part = f"{self.given.part}." if self.given.part else ""
         return Graph(
             layers=layers,
-            vectors=vectors,
+            vectors=tuple(_vector(name, *found, atom_of) for name, found in self.vectors.items()),
             groups=groups,
             folds=tuple(self._folds()),
             norms=tuple(dict.fromkeys(self.norms)),
             atoms=len(fixed),
             fixed=fixed,
-            notes=tuple(dict.fromkeys(notes)),
-            fixed_params=sum(
-                parameter.numel()
-                for name, parameter in self.model.named_parameters()
-                if name.startswith(part) and name not in counted
-            ),
+            notes=tuple(dict.fromkeys(self._notes(layers, fixed & ~pinned))),
+            fixed_params=self._fixed_params(),
             fixed_macs=self.fixed_macs,
             channels_last=self.channels_last,
             shape=self.shape,
             given=self.given,
             keep_whole=tuple(self.keep_whole),
-            blanks=tuple(atoms(ids) for ids in self.blanks),
+            blanks=tuple(atom_of[ids.numpy()] for ids in self.blanks),
             numbers=tuple(self.numbers),
-            outputs=atoms(self.outputs),
+            outputs=atom_of[self.outputs.numpy()],
+        )
+
+    def _notes(self, layers: Sequence[Layer], alone: NDArray[np.bool_]) -> Iterator[str]:
+        """Why channels stay; those ``alone`` in their group, ``(atoms,)`` bool, stay without having to."""
+        yield from (why for _, why in self.kept)
+        for layer in layers:
+            if layer.kind != "depthwise" and alone[layer.writes].any():
+                yield f"{layer.name}: its channels can only be removed all at once"
+
+    def _fixed_params(self) -> int:
+        """The number of parameters that no decision changes."""
+        counted = {f"{name}.weight" for name in self.calls} | set(self.vectors)
+        part = f"{self.given.part}." if self.given.part else ""
+        return sum(
+            parameter.numel()
+            for name, parameter in self.model.named_parameters()
+            if name.startswith(part) and name not in counted
         )
 
     def _folds(self) -> Iterator[tuple[str, str]]:
@@ -205,14 +201,20 @@ def _unchanged(module: nn.Module) -> bool:
     return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
-def _layer(name: str, call: _Call, reads: Atoms, writes: Atoms) -> Layer:
+def _vector(name: str, value: Tensor, dim: int, ids: Tensor, atom_of: Atoms) -> Vector:
+    size = value.numel() // value.size(dim)
+    return Vector(name, dim, atom_of[ids.numpy()], size, isinstance(value, nn.Parameter))
+
+
+def _layer(name: str, call: _Call, atom_of: Atoms) -> Layer:
     module, kind, kernel, stride, groups = call.module, "linear", (1, 1), 1, 1
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         kind = "transposed" if isinstance(module, nn.ConvTranspose2d) else "conv"
         kind = "depthwise" if depthwise(module) else kind
         kernel = (module.kernel_size[0], module.kernel_size[1])
         stride, groups = module.stride[0], module.groups
-    bias = module.bias is not None
+    reads, writes = atom_of[call.reads.numpy()], atom_of[call.writes.numpy()]
     return Layer(
-        name, kind, kernel, stride, groups, call.in_size, call.out_size, call.calls, bias, reads, writes
-    )
+        name, kind, kernel, stride, groups, call.in_size, call.out_size, call.calls,
+        module.bias is not None, reads, writes,
+    )  # fmt: skip

@@ -75,30 +75,34 @@ def command(config_name: str, *, job: str, locks: bool = True) -> Callable[[], N
 
     entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
 
-    def guarded() -> None:
+    def run() -> None:
         nonlocal started
         started = False
-        if debugging:
-            entry()
-            return
-        try:
-            with _full_errors(), ending.by_signals():
-                words.check_flags(sys.argv[1:])
+        with _spelled_out():
+            if debugging:
                 entry()
-                sys.stdout.flush()
-        except BaseException as error:
-            ending.end_command(error, explained, started=started)
-            raise
-
-    def run() -> None:
-        typed = sys.argv
-        sys.argv = [typed[0], *words.spelled_out(typed[1:])]
-        try:
-            guarded()
-        finally:
-            sys.argv = typed
+                return
+            try:
+                with _full_errors(), ending.by_signals():
+                    words.check_flags(sys.argv[1:])
+                    entry()
+                    sys.stdout.flush()
+            except BaseException as error:
+                ending.end_command(error, explained, started=started)
+                raise
 
     return run
+
+
+@contextmanager
+def _spelled_out() -> Iterator[None]:
+    """Replace short names in the command line, see `words.spelled_out`."""
+    typed = sys.argv
+    sys.argv = [typed[0], *words.spelled_out(typed[1:])]
+    try:
+        yield
+    finally:
+        sys.argv = typed
 
 
 def _folder(cfg: DictConfig, hydra_cfg: HydraConf) -> Path:
