@@ -19,11 +19,17 @@ from experiments.cli.groups import (
 
 
 @dataclass
-class SearchConfig:
-    """Everything that `experiments.search` reads."""
+class SubjectConfig:
+    """A network and its data."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass
+class SearchConfig(SubjectConfig):
+    """Everything that `experiments.search` reads."""
+
     protocol: Any = field(default_factory=ProtocolConfig)
     compressor: Any = field(default_factory=CompressorConfig)
     env: Any = field(default_factory=EnvConfig)
@@ -43,11 +49,9 @@ class SearchConfig:
 
 
 @dataclass
-class PretrainConfig:
+class PretrainConfig(SubjectConfig):
     """Everything that `experiments.pretrain` reads."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
     tracking: dict[str, Any] = field(default_factory=dict)
     recipe: Any = field(default_factory=RecipeConfig)
     device: str = MISSING
@@ -78,7 +82,7 @@ class EvaluateConfig:
 
 
 @dataclass
-class LatencyConfig:
+class LatencyConfig(SubjectConfig):
     """Everything that `experiments.latency` reads."""
 
     checkpoint: Any = None  # as above, or a list of them
@@ -90,8 +94,6 @@ class LatencyConfig:
     table: str | None = None  # measure a table of model's layers into this file, instead of checkpoints
     runs: list[str] | None = None  # searches, whose networks are run beside what the table promises
     result: str | None = None  # the file of what they take
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
     shape: list[int] | None = None
     classes: int | None = None
     runtime: str = MISSING
@@ -103,11 +105,9 @@ class LatencyConfig:
 
 
 @dataclass
-class DescribeConfig:
+class DescribeConfig(SubjectConfig):
     """Everything that `experiments.describe` reads."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
     shape: list[int] | None = None
     classes: int | None = None
     repeats: int = MISSING
@@ -168,11 +168,9 @@ class PretrainAgentConfig:
 
 
 @dataclass
-class FidelityConfig:
+class FidelityConfig(SubjectConfig):
     """Everything that `experiments.fidelity` reads."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
     protocol: Any = field(default_factory=ProtocolConfig)
     compressor: Any = field(default_factory=CompressorConfig)
     plans: int = MISSING
@@ -187,11 +185,9 @@ class FidelityConfig:
 
 
 @dataclass
-class DeepCompressConfig:
+class DeepCompressConfig(SubjectConfig):
     """Everything that `experiments.deep_compress` reads."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
     tracking: dict[str, Any] = field(default_factory=dict)
     density: float = MISSING
     keep: dict[str, Any] = MISSING  # fractions by layer, nested where a name has dots
@@ -207,11 +203,9 @@ class DeepCompressConfig:
 
 
 @dataclass
-class PoliciesConfig(ContendersConfig):
+class PoliciesConfig(SubjectConfig, ContendersConfig):
     """Everything that `experiments.policies` reads."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
     compressor: Any = field(default_factory=CompressorConfig)
     resource: str = MISSING
     latency: str | None = None
@@ -225,11 +219,9 @@ class PoliciesConfig(ContendersConfig):
 
 
 @dataclass
-class PhotosConfig(ContendersConfig):
+class PhotosConfig(SubjectConfig, ContendersConfig):
     """Everything that `experiments.photos` reads."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
     compressor: Any = field(default_factory=CompressorConfig)
     resource: str = MISSING
     latency: str | None = None
