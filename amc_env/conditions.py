@@ -1,4 +1,4 @@
-"""What times were measured of, on and with: those of other conditions cannot be compared."""
+"""The conditions of a measurement; only times under equal conditions can be compared."""
 
 import os
 import platform
@@ -17,22 +17,22 @@ BLOCK = {"avx512f": 16, "avx2": 8}  # float32 channels in a vector register, by 
 
 
 class LatencyError(ValueError):
-    """A latency table that is missing, damaged or of something else, or a network that has none."""
+    """A latency table that is missing, damaged or of another network, or a network that cannot have one."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a table was measured of, on and with; times of other conditions cannot be compared.
+    """The network, machine and settings of a measurement.
 
     Attributes:
         network: hash of the graph.
         shape: C, H, W of an image.
         device: "cpu" or "cuda".
-        processor: its name, or that of the graphics card.
+        processor: name of the processor or graphics card.
         features: vector instructions of the processor.
         runtime: a name in `RUNTIMES`.
         version: of the runtime.
-        threads: that it had.
+        threads: of the runtime.
         batch: images in a pass.
     """
 
@@ -50,7 +50,7 @@ class Conditions:
     def here(
         cls, graph: Graph, *, runtime: str, threads: int, batch: int, device: str = "cpu"
     ) -> "Conditions":
-        """Those of this machine.
+        """The conditions of this machine.
 
         Args:
             graph: of the network.
@@ -69,10 +69,10 @@ class Conditions:
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "Conditions":
-        """Those that a file holds.
+        """The conditions in a file.
 
         Raises:
-            LatencyError: when it lacks one or holds another.
+            LatencyError: when one is missing, or there are others.
         """
         known = {entry.name for entry in fields(cls)}
         if content.keys() != known:
@@ -83,7 +83,7 @@ class Conditions:
         return cls(**given)
 
     def differences(self, other: "Conditions") -> list[str]:
-        """One line for each condition that is another one."""
+        """One line for each condition that differs."""
         ours, theirs = asdict(self), asdict(other)
         return [
             f"{name}: the table has {_text(ours[name])}, here it is {_text(theirs[name])}"
@@ -92,7 +92,7 @@ class Conditions:
         ]
 
     def check(self, other: "Conditions", path: Path, *, force: bool) -> None:
-        """Raise a `LatencyError` that names each difference, unless it is to be used all the same."""
+        """Raise a `LatencyError` that names each difference, unless ``force`` is set."""
         if not force and (found := self.differences(other)):
             raise LatencyError(
                 f"{path} was measured under other conditions; {'; '.join(found)}. Measure another table, or "
@@ -101,7 +101,7 @@ class Conditions:
 
 
 def block_of(features: Sequence[str]) -> int:
-    """Channels that a processor with these features handles at once; 4 where it has neither AVX."""
+    """Channels that a processor with these features handles at once; 4 without AVX."""
     return next((size for feature, size in BLOCK.items() if feature in features), 4)
 
 

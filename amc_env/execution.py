@@ -1,4 +1,4 @@
-"""Where networks are run, and a model borrowed for evaluation."""
+"""Devices, memory formats, and evaluation mode."""
 
 import functools
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Evaluation mode without gradients; on the way out every submodule gets its mode back."""
+    """Evaluation mode without gradients; the mode of every submodule is restored afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -54,13 +54,13 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def lay_out(model: nn.Module, images: Tensor) -> torch.memory_format:
-    """Lay a model's weights channels last, as convolutions are fastest, where its forward takes that.
+    """Lay a model's weights channels last, in which convolutions are fastest, if its forward allows that.
 
-    A forward with ``x.view(n, -1)`` takes the default format alone, and is left in it.
+    A forward with ``x.view(n, -1)`` works in the default format only; such a model keeps it.
 
     Args:
-        model: is changed, and run once on the images.
-        images: ``(N, C, H, W)``, where the model is; two are enough.
+        model: changed in place, and run once on the images.
+        images: ``(N, C, H, W)`` on the model's device; two are enough.
 
     Returns:
         The format for its images.

@@ -1,9 +1,9 @@
-"""Files that are written whole and read whole.
+"""Writes and reads files as a whole.
 
-A reader sees the old content or the new one, never a part of it. What a later step believes has a digest:
-`seal` puts one into JSON, `sealed_bytes` before any other content; `read_json` and `read_sealed` refuse a
-file that is not what was written. A digest finds damage and files that were mixed up; it does not say who
-wrote one.
+A reader sees the old content or the new one, never a part of it. Files that later steps rely on hold a
+digest: `seal` puts one into JSON, `sealed_bytes` before any other content; `read_json` and `read_sealed`
+refuse a file that is not what was written. A digest detects damage and files that were mixed up, not who
+wrote them.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ DIGITS = 40  # of a whole number
 
 
 class DamagedError(ValueError):
-    """A file that is not what was written, or is nothing that is read."""
+    """A file that is not what was written, or is of a kind that is not read."""
 
 
 def write(path: Path, content: bytes | str) -> None:
@@ -57,10 +57,10 @@ def write_all(contents: Mapping[Path, bytes | str]) -> None:
 
 
 def remove_partials(folder: Path, name: str) -> None:
-    """Delete what a killed process has left of files that it was writing.
+    """Delete the temporary files that a killed process has left.
 
     Args:
-        folder: in which nobody else is writing them now.
+        folder: where no other process is writing them.
         name: of the file, or a pattern of names.
     """
     for partial in folder.glob(f".{name}.*.part"):
@@ -72,7 +72,7 @@ def content(path: Path, longest: int | None = None) -> bytes:
 
     Raises:
         DamagedError: for a folder, a device, or a file of more than ``longest`` bytes.
-        OSError: for one that is not there or cannot be read.
+        OSError: for a file that is missing or unreadable.
     """
     size = path.stat().st_size
     if not path.is_file():
@@ -83,26 +83,26 @@ def content(path: Path, longest: int | None = None) -> bytes:
 
 
 def canonical(value: Any) -> bytes:
-    """JSON in the one form that digests are made of."""
+    """JSON in a canonical form, for digests."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def seal(facts: Mapping[str, Any], of: str = "") -> dict[str, Any]:
-    """JSON's object with the digest of its content.
+    """A JSON object with the digest of its content.
 
     Args:
         facts: plain data with text as keys.
-        of: what it is of, where its place says so, as the name of a table; the digest holds for that alone.
+        of: what the file belongs to if only its name says so, such as a table; it enters the digest.
     """
     rest = {key: value for key, value in facts.items() if key != DIGEST}
     return rest | {DIGEST: hashlib.sha256(of.encode() + canonical(rest)).hexdigest()}
 
 
 def read_json(path: Path, of: str = "") -> dict[str, Any]:
-    """The object that a file of `seal` holds, without its digest.
+    """The object in a file of `seal`, without its digest.
 
     Raises:
-        DamagedError: for JSON that `parse` refuses, and an object of another digest, or without one.
+        DamagedError: for JSON that `parse` refuses, and for a wrong or missing digest.
         OSError: for a file that is missing or unreadable.
     """
     try:
@@ -123,7 +123,7 @@ def read_json(path: Path, of: str = "") -> dict[str, Any]:
 
 
 def parse(text: bytes) -> Any:
-    """What bytes of JSON say.
+    """The value of JSON text.
 
     Raises:
         DamagedError: for what is not JSON in UTF-8, repeats a key, is nested deeper than `DEEPEST`, or holds
@@ -149,7 +149,7 @@ def parse(text: bytes) -> Any:
 
 
 def sealed_bytes(found: bytes) -> bytes:
-    """Content after its SHA-256."""
+    """Content with its SHA-256 before it."""
     return hashlib.sha256(found).digest() + found
 
 
@@ -157,7 +157,7 @@ def read_sealed(path: Path) -> bytes:
     """The content of a file of `sealed_bytes`.
 
     Raises:
-        DamagedError: for another digest.
+        DamagedError: for a wrong digest.
         OSError: for a file that is missing or unreadable.
     """
     found = content(path)

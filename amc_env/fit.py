@@ -1,4 +1,4 @@
-"""Whether a network and its data belong together, found before any long work."""
+"""Checks that a network and its data fit, before any long work."""
 
 from typing import Any
 
@@ -18,14 +18,14 @@ def check_fit(model: nn.Module, data: DataSet | OwnData, *, logits: bool = True)
     Args:
         model: run where it is.
         data: what it is run on.
-        logits: whether it has to answer with a logit for each class; not so where a metric of the user's own
+        logits: whether it has to return a logit for each class; False if a metric of the user's own
             measures it.
 
     Returns:
-        Whether it does, and the data have class labels: only then can it be fine-tuned.
+        Whether it returns logits and the data have class labels; only then can it be fine-tuned.
 
     Raises:
-        DataError: when the model does not take a data set's images, or does not answer with its classes.
+        DataError: when the model does not take the images, or does not return a logit for each class.
         EvaluationError: when its logits are not finite.
     """
     images, _ = next(data.batches("calibration", 2))

@@ -1,4 +1,4 @@
-"""Functions of the user's own, by name."""
+"""Imports the user's own functions by name."""
 
 import importlib
 from collections.abc import Callable
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def function(target: str, setting: str) -> Callable[..., Any]:
-    """The function ``module:function`` of the user's, imported because the command line names it.
+    """The user's function ``module:function``, which is imported because the command line names it.
 
     Args:
         target: as given.
-        setting: what it was given for, in messages.
+        setting: the setting that names it, for messages.
 
     Raises:
         ValueError: when there is no such module or function.

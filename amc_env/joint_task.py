@@ -23,7 +23,7 @@ class Sharing:
     """Makes codebooks for the layers of a cut network.
 
     Args:
-        moments: of the dense network; None leaves the values as k-means found them.
+        moments: of the dense network; with None the values of k-means are not refitted.
         start: of k-means, one of `amc_env.compressors.sharing.STARTS`.
         seed: of its random start.
     """
@@ -32,7 +32,7 @@ class Sharing:
         self._moments, self._start, self._seed = moments, start, seed
 
     def __call__(self, layer: Layer, weight: Tensor, mask: NDArray[np.bool_], bits: int) -> Shared:
-        """The shared values of a layer, refitted on the inputs that stay.
+        """The shared values of a layer, refitted on its kept inputs.
 
         Args:
             layer: of the dense network.
@@ -47,7 +47,7 @@ class Sharing:
         return shared
 
     def _grams(self, layer: Layer, mask: NDArray[np.bool_]) -> list[Tensor]:
-        """E[x xᵀ] of the inputs that stay, for each channel group that does; none where one is not known."""
+        """E[x xᵀ] of the kept inputs, for each kept channel group; none if one is unknown."""
         if self._moments is None or layer.kind == "transposed":
             return []
         found = []
@@ -111,7 +111,7 @@ class JointTask:
     Attributes:
         graph: of the plans.
         draft: the compressor with the channels' draft, whose budgets are known before any long work.
-        latency: no table of times.
+        latency: None, as there is no table of times.
     """
 
     metric: Any = None

@@ -1,4 +1,4 @@
-"""Rewards: what a compressed network is worth, from its metrics and its cost.
+"""Rewards of a compressed network, from its metrics and its cost.
 
 *Source*: AMC, section 3.3. R_err goes with a bound on the action (resource-constrained search). R_FLOPs and
 R_Param go without a bound and weigh the cost themselves (accuracy-guaranteed search); the logarithm is

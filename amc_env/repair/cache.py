@@ -34,7 +34,7 @@ def cached(
         kind: name and format version, such as "moments-3".
         make: called if there is no such file.
         model: the dense network.
-        graph: of it.
+        graph: of that network.
         data: only its calibration split counts.
         images: number of images that count.
         points: positions sampled in each image and layer.

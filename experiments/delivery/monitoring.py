@@ -15,10 +15,10 @@ from experiments.delivery.probes import VISIT, Pass, Probe
 
 TOGETHER = 8  # networks that take turns
 TRIES = 3
-SPREAD = 0.10  # above the lower quartile something has disturbed
+SPREAD = 0.10  # above the lower quartile, from which a pass counts as disturbed
 SLOWER = (0.10, 0.40)  # likewise above the monitor's best, of processor and memory
-PATIENCE, PAUSE = 600, 0.05  # times that a turn waits for a calm machine, and seconds each
-BUSY = 5.0  # percent of a processor from which a process is named
+PATIENCE, PAUSE = 600, 0.05  # how often a turn waits for a calm machine, and seconds of each wait
+BUSY = 5.0  # percent of a processor; processes that use more are named
 
 T = TypeVar("T")
 

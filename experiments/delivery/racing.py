@@ -224,7 +224,7 @@ def show(rows: Iterable[Mapping[str, Any]]) -> None:
         "budget",
         "seed",
         "promised",
-        "came",
+        "measured",
         "ms",
         f"test {dense['measure']}, %",
         box=box.SIMPLE_HEAD,

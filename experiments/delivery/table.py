@@ -72,26 +72,26 @@ def show(rows: Mapping[str, Row], gain: Gain, files: Sequence[Path], console: Co
         kept = [row.promise for row in rows.values() if row.promise is not None]
         whole = dense.promise
         table.add_row("promised, ms", *(_ms(one.promised_ms, whole.promised_ms) for one in kept))
-        table.add_row("came, ms", *(_ms(one.measured_ms, whole.measured_ms) for one in kept))
+        table.add_row("measured, ms", *(_ms(one.measured_ms, whole.measured_ms) for one in kept))
     console.print(table)
     if dense.promise is not None:
         console.print(
-            "promised by the latency table; came: the median of "
+            "promised: by the latency table; measured: median of "
             f"{len(dense.promise.repeats_ms)} repeats in the table's runtime",
             highlight=False,
         )
-    console.print(brought(gain), highlight=False)
-    console.print("ms: median of a batch of so many images", highlight=False)
+    console.print(told(gain), highlight=False)
+    console.print("ms: median time of a batch of that many images", highlight=False)
     console.print("written:", highlight=False)
     for path in files:
         console.print(f"  {path}", highlight=False, soft_wrap=True)
 
 
-def brought(gain: Gain) -> str:
+def told(gain: Gain) -> str:
     """One line on the gain of the search over the uniform policy."""
     when = "after the same fine-tuning" if gain.tuned else "without training"
     return (
-        f"the search brought {gain.points:+.2f} points over the uniform policy, {when} "
+        f"the search gained {gain.points:+.2f} points over the uniform policy, {when} "
         f"(standard error {gain.error:.2f}, {gain.images:,} test images)"
     )
 

@@ -1,4 +1,4 @@
-"""A detector of torchvision on generated images, measured by mean average precision: a metric of one's own.
+"""A detector of torchvision on generated images, measured by a metric of its own, mean average precision.
 
 A model for your own detector: the files in ``conf/experiment/detection`` name a function each for network,
 data and metric, and the backbone as the part that is compressed.
