@@ -1,4 +1,4 @@
-"""Networks that do arithmetic with their channels, and what tracing must make of each of them."""
+"""Networks that compute with channel counts, and what tracing must do with each of them."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the slow tests of faults have counted, kept in ``tests/faults``, and the tables of it on a page."""
+"""Counts of the slow fault tests, kept in ``tests/faults``, and the tables made from them."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Commands in forks of this process, killed at an operation on a file of theirs, and what they leave."""
+"""Runs commands in forked processes, kills them at a file operation, and compares what they leave."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""Files that a later step believes, ways to damage them, and what reading a damaged one may end in."""
+"""Files that later steps rely on, ways to damage them, and the allowed results of reading a damaged one."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The generators that nothing of ours may draw from."""
+"""The global random generators, which our code must not draw from."""
 
 import random
 

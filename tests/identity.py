@@ -1,4 +1,4 @@
-"""Small environments whose best policy is known, with the spaces and info of a compression environment."""
+"""Small environments with a known best policy, and the spaces and info of a compression environment."""
 
 import io
 import random

@@ -1,4 +1,4 @@
-"""Latency tables made up by hand, for tests."""
+"""Hand-made latency tables for tests."""
 
 from amc_env.conditions import Conditions
 from amc_env.graph.structure import Graph

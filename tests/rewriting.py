@@ -1,4 +1,4 @@
-"""Files changed by hand, with the digests that their content then has."""
+"""Changes files by hand and updates their digests."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The snippets of agents/README.md run as they stand, in their order."""
+"""The snippets of agents/README.md run in order."""
 
 import io
 import re

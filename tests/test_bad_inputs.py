@@ -1,4 +1,4 @@
-"""Command lines that cannot be: one message that says what can, exit status 2, nothing written."""
+"""Wrong command lines end with one helpful message and exit status 2, and write nothing."""
 
 import importlib
 import os

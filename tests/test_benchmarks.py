@@ -1,4 +1,4 @@
-"""The speed suite on a tiny network: both sides agree, and its figures are what they are said to be."""
+"""The speed suite on a tiny network: both sides agree, and the figures are computed correctly."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Black-box optimisers: known answers, the box, exact resume, and what each does step by step."""
+"""Black-box optimisers: known optima, bounds, exact resume, and each algorithm step by step."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Properties of the bound, for any actions: never over the target, and not stingy."""
+"""Properties of the bound for any actions: never above the target, and as much as it allows."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""The file of a compressed network: what is read is bit for bit what was written, or nothing is read."""
+"""Compressed files: tensors are read back bit for bit, or the file is refused."""
 
 import hashlib
 import subprocess

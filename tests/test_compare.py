@@ -1,4 +1,4 @@
-"""Comparisons on the tabular benchmark: every run is there, and a killed one goes on."""
+"""Comparisons on the tabular benchmark: all runs are there, and a killed comparison is resumed."""
 
 import pytest
 from omegaconf import OmegaConf

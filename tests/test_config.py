@@ -1,4 +1,4 @@
-"""Configurations: they compose, fit the classes they are for, and are wrong out loud."""
+"""Configurations compose and match their classes, and wrong ones are refused with a message."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""Candidates are measured again, and fine-tuned in rounds where that is asked for."""
+"""The best candidates are measured again, and fine-tuned in rounds if asked for."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Costs by hand, against torch's own counter, and of networks whose numbers were published."""
+"""Costs against hand-computed values, torch's own counter, and published networks."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""What a GPU does is what the CPU does, but for rounding; nothing of this runs where there is none."""
+"""A GPU gives the results of the CPU up to rounding; skipped without a GPU."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The learner: each formula by hand, a task with a known answer, and exact resume."""
+"""DDPG: each formula against hand-computed values, a task with a known optimum, and exact resume."""
 
 import statistics
 

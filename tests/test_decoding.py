@@ -1,4 +1,4 @@
-"""Images as people have them: 16-bit, palette, CMYK, grey, alpha, damaged, too large; odd numbers."""
+"""Decoding of images: 16-bit, palette, CMYK, grey, alpha, damaged, too large; wrong numbers."""
 
 import numpy as np
 import pytest

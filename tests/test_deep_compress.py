@@ -1,4 +1,4 @@
-"""Prune, share, code: the constraints hold through training, and the file is the network."""
+"""Deep Compression: constraints hold during training, and the file holds the network."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a network is made of: by hand, against torch's own counter, and printed in each format."""
+"""Descriptions of networks against hand-computed values and torch's own counter, in each format."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""The example of a detector: boxes, their precision, and the verb that compresses its backbone."""
+"""The detection example: boxes, mean average precision, and compressing the backbone."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Backbones of torchvision's detectors and segmenters: through search, export and a clean process."""
+"""Backbones of torchvision's detectors and segmenters: search, export, and use in a clean process."""
 
 import functools
 import json

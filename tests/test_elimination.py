@@ -1,4 +1,4 @@
-"""The order of removal is the exact greedy one, for every way in which layers read a group."""
+"""The elimination order is the exact greedy one, for every way in which layers read a group."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The environment: its contract, its books, and everything that can be asked of it wrongly."""
+"""The environment: its contract, its accounting, and wrong calls."""
 
 import doctest
 import math

@@ -1,4 +1,4 @@
-"""What the evaluator answers, remembers, saves and refuses, and whom it disturbs."""
+"""The evaluator: results, caching, timing, refusals, and no side effects."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Where networks are run, and how: what is chosen, what is refused, how far the options are from float32."""
+"""The choice of the device, and evaluation mode."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Files of a network: written, read back alike by three runtimes, and every wrong one named."""
+"""Exported files are read back alike by three runtimes, and each kind of wrong file is refused."""
 
 import json
 from dataclasses import replace

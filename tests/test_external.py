@@ -1,4 +1,4 @@
-"""Networks from torchvision and from the user: built, adapted to the images, and bad input named."""
+"""Networks of torchvision and of the user's own: built, adapted to the images, wrong input refused."""
 
 import sys
 from urllib.error import URLError

@@ -1,4 +1,4 @@
-"""Ways of compressing side by side, from records of policies."""
+"""Comparisons of ways to compress, from records of policies."""
 
 from experiments.analysis import families
 

@@ -1,4 +1,4 @@
-"""Every source of a data set, and what is said when none has it."""
+"""Every source of a data set, and the message if no source has it."""
 
 import gzip
 import itertools

@@ -1,4 +1,4 @@
-"""Small file systems that run full: one line says so, what was written is kept, the same command goes on."""
+"""Full disks: one message, nothing that was written is lost, and the same command continues."""
 
 import subprocess
 from collections.abc import Iterator, Sequence

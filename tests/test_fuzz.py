@@ -1,4 +1,4 @@
-"""A file that is damaged, swapped or made up is refused by an error of ours or read as it was."""
+"""A file that was damaged, swapped or made up is refused by one of our errors, or read as it was."""
 
 import random
 from collections.abc import Iterator

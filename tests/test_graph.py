@@ -1,4 +1,4 @@
-"""The groups of hand-written networks, and what the graph says of their layers."""
+"""Groups of hand-written networks, and the facts that the graph holds about their layers."""
 
 import networks
 import numpy as np

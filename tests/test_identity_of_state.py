@@ -1,4 +1,4 @@
-"""What a network holds is known by identity, whatever it is called, and every kind of it survives a cut."""
+"""Parameters, buffers and other state are identified by object, not by name, and survive a cut."""
 
 import functools
 import types

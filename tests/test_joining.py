@@ -1,4 +1,4 @@
-"""Contenders and seeds added to a committed comparison, or put in the place of their older selves."""
+"""Contenders and seeds are added to a committed comparison, or replace older ones."""
 
 import pytest
 

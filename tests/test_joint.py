@@ -1,4 +1,4 @@
-"""Channels and bits in one plan: what it costs, and the network that it leaves."""
+"""Plans of channels and bits: their cost, and the networks that they give."""
 
 import numpy as np
 import pytest

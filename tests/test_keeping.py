@@ -1,4 +1,4 @@
-"""What is kept among the committed records belongs there."""
+"""Only records that belong there are kept among the committed results."""
 
 import json
 from pathlib import Path

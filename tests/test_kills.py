@@ -1,4 +1,4 @@
-"""A command that is killed again and again ends with the record of one that never was."""
+"""A command that is killed repeatedly ends with the record of a run that never was."""
 
 import random
 from collections.abc import Sequence

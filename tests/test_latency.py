@@ -1,4 +1,4 @@
-"""Timing: what is called and how often, and the commands that take any of a network's files."""
+"""Timing: the order and number of calls, and the commands that take any of a network's files."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Measured time as a resource: prices by hand, costs that fall, and tables that do not belong here."""
+"""Latency tables: prices against hand-computed values, falling costs, and tables that do not fit."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Compressors whose decisions are layers: what they keep, what it costs, and one environment for all."""
+"""Compressors that decide layer by layer: what they keep, its cost, and the environment."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Imports run one way: experiments to agents and amc_env, which know nothing of each other."""
+"""Imports run one way: from experiments to agents and amc_env, which do not import each other."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""What is measured of an image, and the means, by hand."""
+"""Metrics of images and their means, against hand-computed values."""
 
 import math
 

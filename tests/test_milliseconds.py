@@ -1,4 +1,4 @@
-"""Accuracy at equal time, by hand."""
+"""Accuracy at equal time, against hand-computed values."""
 
 from pathlib import Path
 

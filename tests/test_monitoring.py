@@ -1,4 +1,4 @@
-"""Timing in turn: what counts, what is repeated, and what is said of a machine that is too busy."""
+"""Timing in turn: which passes count, which are repeated, and the message on a busy machine."""
 
 import math
 from collections.abc import Iterator

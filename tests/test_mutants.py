@@ -1,4 +1,4 @@
-"""The learner's tests notice what goes wrong most often: each mutant of it turns them red."""
+"""Each common mistake, put into the learner, makes its tests fail."""
 
 import os
 import shutil

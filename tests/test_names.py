@@ -1,4 +1,4 @@
-"""Networks from elsewhere by short names on the command line, in sweeps too."""
+"""Short names for networks of other libraries on the command line, also in sweeps."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The embedding by hand."""
+"""The observation, against hand-computed values."""
 
 import numpy as np
 from networks import NETWORKS, SHAPE, network

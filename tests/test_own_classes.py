@@ -1,4 +1,4 @@
-"""Classes of the user's own: a yaml file under --config-dir names them, a file that a run reads cannot."""
+"""A yaml file under --config-dir can name the user's own classes; a file that a run reads cannot."""
 
 import io
 import sys

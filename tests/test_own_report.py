@@ -1,4 +1,4 @@
-"""A sweep of one's own, its report and its page: three commands of conf/README.md, as they stand there."""
+"""A user's sweep, report and page: the three commands of conf/README.md."""
 
 import os
 import re

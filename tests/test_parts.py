@@ -1,4 +1,4 @@
-"""Layers that stay whole, and convolutions that pad for themselves."""
+"""Layers that stay whole, and convolutions whose input is padded by the forward."""
 
 import json
 

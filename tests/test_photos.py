@@ -1,4 +1,4 @@
-"""Photographs in a folder or a zip: what is read, how it is split, and what is refused."""
+"""Photographs in a folder or a zip: reading, splits, and refusals."""
 
 import zipfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Plans as JSON, their hashes, and everything that can be wrong with one."""
+"""Plans as JSON, their hashes, and refusal of wrong ones."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A critic of other networks: its formula by hand, its files, its training, and what it proposes."""
+"""The pretrained critic: its formula, its files, its training, and its proposals."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a pass of a network is taken apart into: by a profile, by marks, and by a captured graph's events."""
+"""Times of layers in one pass: from a profile, from marks, and from events in a captured graph."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What a table promises beside what is measured, and searches with a budget of measured time."""
+"""Promised times beside measured ones, and searches with a budget of measured time."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Kinds of situations from public bug reports that once went wrong here, each on tiny data."""
+"""Situations from public bug reports that once went wrong here, on tiny data."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Networks of searches, run in turn beside what the table promises of them."""
+"""Networks of searches, timed in turn and compared with their promised times."""
 
 from pathlib import Path
 from typing import Any

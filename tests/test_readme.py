@@ -1,4 +1,4 @@
-"""What the README shows is run as it stands there."""
+"""The commands and snippets of README.md run."""
 
 import importlib
 import re

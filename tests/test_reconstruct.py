@@ -1,4 +1,4 @@
-"""The refit is the least-squares solution on the sampled rows, whatever the layer and the batches."""
+"""The refit is the least-squares solution on the sampled rows, for any layer and batch size."""
 
 import copy
 import os

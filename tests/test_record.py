@@ -1,4 +1,4 @@
-"""The record: whole or absent, the same for the same seed, and kept whatever happens."""
+"""The record: written as a whole, equal for equal seeds, and kept after any failure."""
 
 import contextlib
 import dataclasses

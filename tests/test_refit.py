@@ -1,4 +1,4 @@
-"""How much of a trained network's logits a refit brings back after half of every group is gone."""
+"""How much of a trained network's logits a refit restores after half of every group is removed."""
 
 from pathlib import Path
 

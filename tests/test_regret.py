@@ -1,4 +1,4 @@
-"""Regret by hand: curves of two tables and two seeds, their tables and their plot."""
+"""Regret of two tables and two seeds, against hand-computed values, with tables and plot."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What would fail after a search fails before it."""
+"""Errors that would occur after a search are found before it."""
 
 import pytest
 import torch

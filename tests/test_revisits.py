@@ -1,5 +1,4 @@
-"""Going back to good episodes: which are kept, what of them changes, what is drawn from all of them, when the
-last action is drawn again, and that it finds what mu does not."""
+"""The archive of elites: what it keeps, what is drawn from it, and what it finds that the actor does not."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Each reward by hand."""
+"""Each reward, against hand-computed values."""
 
 import math
 

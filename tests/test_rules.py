@@ -1,4 +1,4 @@
-"""Uniform, shallow and deep, against the paper's figure 2."""
+"""The uniform, shallow and deep policies, against the paper's figure 2."""
 
 import numpy as np
 import pytest

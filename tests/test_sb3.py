@@ -1,4 +1,4 @@
-"""The adapter of Stable-Baselines3: what AMC asks of an agent and the library does otherwise."""
+"""The adapter for Stable-Baselines3, where AMC and the library differ."""
 
 import numpy as np
 import pytest

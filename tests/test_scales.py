@@ -1,4 +1,4 @@
-"""What actions ask for, and back."""
+"""Conversion of actions to keep ratios and back."""
 
 import math
 

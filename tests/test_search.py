@@ -1,4 +1,4 @@
-"""The loop: what an episode holds, what stops a search, and that it can go on."""
+"""The search loop: the content of an episode, what stops a search, and resume."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Layers that make up for the errors of the shortcut that they are added to, and keep the spread."""
+"""Layers that compensate for errors of the shortcut to which they are added."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Settings read from the source of a class: the same as the class itself says."""
+"""Settings read from the source of a class equal those of the class itself."""
 
 import dataclasses
 import inspect

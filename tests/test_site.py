@@ -1,4 +1,4 @@
-"""The page, tables and figures of runs: what stands in them, and that a browser draws them."""
+"""The page, tables and figures of runs: their content, and that a browser draws them."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Weights as people have them: files of trainers and wrappers, read without running anything in them."""
+"""Weights files of trainers and wrappers are read without running code from them."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Statistics: hand-computed values, and what every interval must hold."""
+"""Statistics: hand-computed values, and properties of every interval."""
 
 import numpy as np
 import pytest

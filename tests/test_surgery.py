@@ -1,4 +1,4 @@
-"""A cut network computes what the masked one does, costs what `cost.py` says, and spares the dense one."""
+"""A cut network equals the masked one, has the predicted cost, and leaves the dense one unchanged."""
 
 import copy
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Networks by name: cut by random plans, counted, exported; all of timm's families and torchvision's."""
+"""The survey: networks by name are cut by random plans, counted and exported; timm's and torchvision's."""
 
 import json
 from pathlib import Path

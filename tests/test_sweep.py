@@ -1,4 +1,4 @@
-"""Sweeps: the same command skips what is finished and goes on with the rest; one failure loses no other."""
+"""Sweeps: the same command skips finished runs and resumes others; a failure stops no other run."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""The tabular benchmark: tables are what the evaluator says, environments what `CompressionEnv` is."""
+"""The tabular benchmark agrees with the evaluator and with `CompressionEnv`."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Measuring a table: the plans, what is resumed, and that a network of known times gives these times."""
+"""Measuring a latency table: its plans, resume, and a network whose times are known."""
 
 import itertools
 import json

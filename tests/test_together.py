@@ -1,4 +1,4 @@
-"""Two processes in one folder, signals, and children of a process that is gone."""
+"""Two processes in one folder, signals, and children of a process that has ended."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Every family of CNNs: traced, cut, counted and refitted; no code names a model."""
+"""Every family of CNNs is traced, cut, counted and refitted, without code for any of them."""
 
 import gc
 import time

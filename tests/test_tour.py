@@ -1,4 +1,4 @@
-"""The notebook runs from its first cell to its last, in a process of its own, and is committed bare."""
+"""The notebook runs from first to last cell in a clean process, and is committed without outputs."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What tracing refuses, what it pins, and that a cut which is not exact never gets through."""
+"""Networks that tracing refuses, channels that it keeps, and cuts that are not exact."""
 
 import re
 import types

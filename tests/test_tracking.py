@@ -1,4 +1,4 @@
-"""What is logged, and that Weights & Biases keeps it offline, inside of the run's folder."""
+"""What is logged, and that Weights & Biases stores it offline inside the run's folder."""
 
 import json
 import os

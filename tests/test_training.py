@@ -1,4 +1,4 @@
-"""Training: the schedule and the batches by hand, and a killed training that ends as one that was not."""
+"""Training: schedule and batches against hand-computed values, and exact resume of a killed training."""
 
 import io
 import os

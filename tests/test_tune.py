@@ -1,4 +1,4 @@
-"""Tuning: a killed one ends as one that was not, nothing is tuned on the table that is reported on."""
+"""Tuning: resume of a killed one, and refusal of tables that results are reported on."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""Plans of a table after fine-tuning: which are sampled, and what the table of them says."""
+"""Plans of a table after fine-tuning: the sample, and its table."""
 
 import numpy as np
 import pytest

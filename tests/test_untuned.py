@@ -1,4 +1,4 @@
-"""Policies on photographs: what is measured without tuning, one shot of another package, and the table."""
+"""Policies on photographs: metrics without fine-tuning, one-shot baselines, and the table."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back to the bit, and every kind of damage is named."""
+"""Checkpoints are read back bit for bit, and every kind of damage is named."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Every network of the zoo: its size to the unit beside what was published, forward, backward, bad input."""
+"""Every network of the zoo: published sizes, forward, backward, and wrong input."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""Every network of the zoo is traced, cut by a random plan, and runs as its masked self does."""
+"""Every network of the zoo is traced, cut by a random plan, and equals its masked self."""
 
 import json
 
