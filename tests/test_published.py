@@ -9,7 +9,7 @@ import pytest
 
 from experiments.analysis import published, report
 from experiments.analysis.published import PublishedError, of_row
-from experiments.analysis.runs import Kept
+from experiments.analysis.run import Kept
 from experiments.cli import limits
 from experiments.cli.config import CONF
 from experiments.cli.signatures import ROOT

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from experiments.analysis import charts, contests, latex, report, runs, site
-from experiments.analysis.runs import Kept, Run, RunsError
+from experiments.analysis.run import Kept, Run
+from experiments.analysis.runs import RunsError
 from experiments.recording.record import RunRecord
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.analysis import stats
 from experiments.analysis.charts import Curve, Point
-from experiments.analysis.runs import Run
+from experiments.analysis.run import Run
 
 SEED = 0  # of every bootstrap here
 UNITS = {"macs": "MACs", "params": "parameters"}

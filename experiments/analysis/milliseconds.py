@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from amc_env.latency import LatencyTable
 from experiments.analysis import markdown, stats
-from experiments.analysis.runs import BATCH, RUNTIME, Run
+from experiments.analysis.run import Run
+from experiments.analysis.runs import BATCH, RUNTIME
 
 SEED = 0  # of the resamples
 DENSE, UNIFORM = "dense", "uniform"

@@ -12,7 +12,7 @@ from experiments.analysis import markdown
 from experiments.analysis.charts import Curve
 from experiments.analysis.contests import commits, percent
 from experiments.analysis.figures import OURS, PAPER
-from experiments.analysis.runs import Run
+from experiments.analysis.run import Run
 from experiments.analysis.stats import LEVEL
 
 FILE = Path(__file__).parent / "published.yaml"

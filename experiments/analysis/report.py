@@ -54,6 +54,7 @@ from experiments.analysis.keeping import (
     TUNED,
     keep,
 )
+from experiments.analysis.run import Run
 from experiments.benchmarks import tables
 from experiments.cli.signatures import ROOT
 from experiments.recording.committed import whole
@@ -120,7 +121,7 @@ def rebuild() -> None:
     print(RESULTS / site.PAGE)
 
 
-def papers_figures(found: Sequence[runs.Run]) -> list[Path]:
+def papers_figures(found: Sequence[Run]) -> list[Path]:
     """The papers' figures with ours in them."""
     title = "Plain-20 at 50 % of the FLOPs: the paper's plans and ours"
     made = figures.curves(published.keeps("figure2", found), RESULTS / TABLES / "figure2", title, *site.KEEPS)
@@ -130,7 +131,7 @@ def papers_figures(found: Sequence[runs.Run]) -> list[Path]:
     return made + figures.curves(drawn, RESULTS / TABLES / "densities", title, *labels)
 
 
-def committed() -> list[runs.Run]:
+def committed() -> list[Run]:
     """All searches in committed records, and what races measured of their networks."""
     found = [
         run

@@ -14,7 +14,7 @@ from amc_env import files
 from experiments.analysis import charts, contests, figures, latex, markdown
 from experiments.analysis.charts import Curve
 from experiments.analysis.contests import COSTS, HEAD, Contest
-from experiments.analysis.runs import Run
+from experiments.analysis.run import Run
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE = "index.html"

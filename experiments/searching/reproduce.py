@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from amc_env import files
 from experiments.analysis import figures, latex, markdown, published
 from experiments.analysis import runs as known
+from experiments.analysis.run import Run
 from experiments.cli.config import CONF
 from experiments.recording.progress import Meter
 from experiments.recording.record import RECORD, RecordError, RunRecord
@@ -217,7 +218,7 @@ def show(table: str, folder: Path) -> None:
     )
 
 
-def layer_tables(table: str, own: Sequence[known.Run]) -> list[str]:
+def layer_tables(table: str, own: Sequence[Run]) -> list[str]:
     """For each row whose runs write a compressed file, the layers of the first run beside the paper's."""
     found = []
     for row in published.spec(table)["rows"]:
