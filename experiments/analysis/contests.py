@@ -10,7 +10,6 @@ from experiments.analysis import stats
 from experiments.analysis.charts import Curve, Point
 from experiments.analysis.run import Run
 
-SEED = 0  # of every bootstrap here
 UNITS = {"macs": "MACs", "params": "parameters"}
 COSTS = {  # by key of `Run.costs`: name on an axis, and factor
     "macs_share": ("MACs, % of the dense network's", 100.0),
@@ -99,13 +98,8 @@ def percent(values: Iterable[float | None], form: str = ".2f", factor: float = 1
         form: of each number.
         factor: 100 makes percent of fractions.
     """
-    known = np.array([[factor * value] for value in values if value is not None], np.float64)
-    if not known.size:
-        return ""
-    if len(known) == 1:
-        return f"{known.item():{form}}"
-    found = stats.estimate(known, stats.mean, np.random.default_rng(SEED))
-    return f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]"
+    known = [factor * value for value in values if value is not None]
+    return stats.cell(known, form) if known else ""
 
 
 def commits(runs: Iterable[Run]) -> str:
@@ -163,7 +157,7 @@ def _banded(series: str, x: np.ndarray, values: np.ndarray) -> Curve:
     middle = values.mean(0).tolist()
     if len(values) == 1:
         return Curve(series, x.tolist(), middle)
-    drawn = np.random.default_rng(SEED).integers(len(values), size=(stats.RESAMPLES // 2, len(values)))
+    drawn = np.random.default_rng(stats.SEED).integers(len(values), size=(stats.RESAMPLES // 2, len(values)))
     low, high = np.quantile(values[drawn].mean(1), [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2], axis=0)
     return Curve(series, x.tolist(), middle, low.tolist(), high.tolist())
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from experiments.analysis import stats
 from experiments.analysis.regret import OURS
 
-SEED = 0  # of every bootstrap here
 POINTS = 60  # of a curve against seconds
 
 Rows = Sequence[Mapping[str, Any]]
@@ -72,7 +71,7 @@ def by_second(rows: Rows) -> Band:
 
 
 def _band(places: NDArray[Any], values: NDArray[np.float64]) -> Band:
-    rng = np.random.default_rng(SEED)
-    found = [stats.estimate(column[:, None], stats.mean, rng, resamples=500) for column in values.T]
+    rng = np.random.default_rng(stats.SEED)
+    found = [stats.mean(column, resamples=500, rng=rng) for column in values.T]
     middle, low, high = np.array(found).T
     return places, middle, low, high

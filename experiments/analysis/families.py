@@ -16,7 +16,6 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from amc_env.cost import RESOURCES
 from experiments.analysis import markdown, stats
 
-SEED = 0  # of the resamples
 ABOUT = {  # by how the names of their records begin
     "families": "Ways of compressing",
     "stages": "Stages against one shot, with the same evaluations and epochs",
@@ -178,8 +177,4 @@ def _searches(record: Mapping[str, Any]) -> dict[tuple[str, float], list[Mapping
 
 
 def _cell(rows: Sequence[Mapping[str, Any]], stage: str, split: str) -> str:
-    values = np.array([[100 * row[stage][split]] for row in rows], np.float64)
-    if len(values) == 1:
-        return f"{values.item():.2f}"
-    found = stats.estimate(values, stats.mean, np.random.default_rng(SEED))
-    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    return stats.cell([100 * row[stage][split] for row in rows])

@@ -15,12 +15,11 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from experiments.analysis.stats import LEVEL, RESAMPLES, Estimate, StatsError
+from experiments.analysis.stats import LEVEL, RESAMPLES, SEED, Estimate, StatsError
 
 METRICS = ("top1", "agreement", "loss", "kl")
 LOWER_IS_BETTER = ("loss", "kl")
 SHARES = ("params_share", "macs_share")  # costs, as proxies: the larger network is expected to be better
-SEED = 0  # of the resamples
 DRAWN = ("magnitude, moments", "elimination, moments", "elimination, sequential")
 FEWEST = 3  # plans that a rank correlation can be taken of
 
@@ -105,11 +104,11 @@ def table(rows: Rows) -> str:
     head = ["order, repair", "proxy", "Spearman", "Kendall", "its best plan, tuned", "seconds a plan"]
     lines = ["| " + " | ".join(head) + " |", "|-" * len(head) + "|"]
     if tuned.shape[1] > 1:
-        top = [_cell(one) for one in ceiling(rows)]
+        top = [f"{one:.2f}" for one in ceiling(rows)]
         lines.append(f"| *tuned, another seed* | *top1* | {top[0]} | {top[1]} | {100 * mean.max():.2f} | |")
     for one in fidelities(rows):
         seconds = f"{one.seconds:.2f}" if one.repair else ""
-        cells = [one.repair, one.metric, _cell(one.spearman), _cell(one.kendall)]
+        cells = [one.repair, one.metric, f"{one.spearman:.2f}", f"{one.kendall:.2f}"]
         lines.append("| " + " | ".join([*cells, f"{100 * one.chosen:.2f}", seconds]) + " |")
     note = (
         f"{len(rows)} plans, {tuned.shape[1]} seeds of tuning. Tuned accuracy from {100 * mean.min():.2f} to "
@@ -170,7 +169,3 @@ def _cosine(a: ArrayLike, b: ArrayLike) -> Values:
     scale = np.sqrt((x * x).sum(1) * (y * y).sum(1))
     cosine: Values = np.divide((x * y).sum(1), scale, out=np.zeros(len(x)), where=scale > 0)
     return cosine
-
-
-def _cell(one: Estimate) -> str:
-    return f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"

@@ -17,12 +17,11 @@ from experiments.analysis import markdown, stats
 from experiments.analysis.run import Run
 from experiments.analysis.runs import BATCH, RUNTIME
 
-SEED = 0  # of the resamples
 DENSE, UNIFORM = "dense", "uniform"
 FLOPS, TIME = "macs", "latency"
 UNITS = {FLOPS: "FLOPs", TIME: "ms"}
 HEAD = (
-    "policy", "budget", "runs", "promised, % of the dense time", "came, %", "ms", "test {}, %",
+    "policy", "budget", "runs", "promised, % of the dense time", "measured, %", "ms", "test {}, %",
     "above uniform", "above its FLOPs search",
 )  # fmt: skip
 NOTE = (
@@ -114,10 +113,10 @@ def table(rows: Sequence[Row]) -> str:
         slow = policy != UNIFORM
         body.append([
             f"`{policy}`", f"{100 * target:g} % {UNITS[resource]}", str(len(own)),
-            _cell([100 * row["promised_ms"] / dense["promised_ms"] for row in own], ".1f"),
-            _cell([100 * row["measured_ms"] / dense["measured_ms"] for row in own], ".1f"),
-            _cell([row["measured_ms"] for row in own], ".3f"),
-            _cell([100 * row["test"] for row in own]),
+            stats.cell([100 * row["promised_ms"] / dense["promised_ms"] for row in own], ".1f"),
+            stats.cell([100 * row["measured_ms"] / dense["measured_ms"] for row in own], ".1f"),
+            stats.cell([row["measured_ms"] for row in own], ".3f"),
+            stats.cell([100 * row["test"] for row in own]),
             _above(own, rows, UNIFORM) if slow else "",
             _above(own, rows, f"{policy} by {UNITS[FLOPS]}") if slow and resource == TIME else "",
         ])  # fmt: skip
@@ -180,11 +179,4 @@ def _order(group: tuple[str, str, float]) -> tuple[bool, str, bool, float]:
 
 def _above(own: Sequence[Row], rows: Sequence[Row], other: str) -> str:
     found = above(own, rows, other)
-    return _cell(found, "+.2f") if found else ""
-
-
-def _cell(values: Sequence[float], form: str = ".2f") -> str:
-    if len(values) == 1:
-        return f"{values[0]:{form}}"
-    found = stats.estimate(np.array(values)[:, None], stats.mean, np.random.default_rng(SEED))
-    return f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]"
+    return stats.cell(found, "+.2f") if found else ""

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.analysis import markdown, stats
 from experiments.analysis.fidelity import spearman
-from experiments.analysis.regret import SEED, cell
+from experiments.analysis.regret import cell
 
 Rows = Sequence[Mapping[str, Any]]
 FEWEST = 3  # plans of which ranks are compared
@@ -27,7 +27,7 @@ def summary(rows: Rows) -> str:
     reward, tuned = np.array([row["reward"] for row in rows]), means(rows)
     if len(rows) < FEWEST:
         return f"{len(rows)} plans are too few to compare ranks."
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(stats.SEED)
     at = rng.integers(len(rows), size=(stats.RESAMPLES, len(rows)))
     value = float(spearman(reward[None], tuned[None])[0])
     low, high = np.nanquantile(spearman(reward[at], tuned[at]), [0.025, 0.975])
@@ -50,8 +50,8 @@ def agents(rows: Rows) -> str:
     body = []
     for name in sorted(every, key=lambda name: -float(tuned[every[name]].mean())):
         own = np.array(every[name])
-        regret = 100 * (tuned.max() - tuned[own])[:, None]
-        shown = cell(stats.estimate(regret, stats.mean, np.random.default_rng(SEED)))
+        regret = 100 * (tuned.max() - tuned[own])
+        shown = cell(stats.mean(regret))
         reward = 100 * np.mean([rows[at]["reward"] for at in own])
         cells = [f"`{name}`", str(len(own)), f"{reward:.2f}", f"{100 * tuned[own].mean():.2f}"]
         body.append([*cells, shown if len(own) > 1 else f"{regret.mean():.2f}"])

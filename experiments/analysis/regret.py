@@ -17,7 +17,6 @@ from experiments.analysis import markdown, stats
 from experiments.analysis.stats import Estimate
 
 NEAR = 0.1  # points: as good as the best
-SEED = 0  # of every bootstrap here
 OURS, ALONE = "ddpg_elites", "elites_alone"  # with networks, and the same without
 BEST = "gp"  # the main job's agent, which others are held against
 COUNTS = (50, 100, 200, 400)  # evaluations
@@ -106,7 +105,7 @@ def differences(theirs: Runs, ours: Runs, count: int) -> dict[Task, Floats]:
 
 def pooled(values: Mapping[Task, Floats], resamples: int = stats.RESAMPLES) -> Estimate:
     """The mean over tasks of the mean over seeds; a resample draws tables, then seeds."""
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(stats.SEED)
     tables: dict[str, list[Floats]] = {}
     for (table, _), own in sorted(values.items()):
         drawn = own[rng.integers(len(own), size=(resamples, len(own)))].mean(1)

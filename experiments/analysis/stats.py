@@ -1,20 +1,18 @@
-"""Statistics of scores ``(runs, tasks)``: never a bare mean.
+"""Means over runs with their intervals: never a bare mean.
 
 *Source*: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS
 2021.
-Every draw is from a generator that is passed in: the same one gives the same interval.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Scores = NDArray[np.float64]
-Statistic = Callable[[Scores], Scores]  # (..., runs, tasks) -> (...)
+SEED = 0  # of the resamples: the same scores always have the same interval
 RESAMPLES = 2000
-LEVEL = 0.95
+LEVEL = 0.95  # fraction of resamples inside an interval
 
 
 class StatsError(ValueError):
@@ -28,61 +26,57 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
-
-def mean(scores: Scores) -> Scores:
-    """``(...)``, over the runs and tasks of ``(..., runs, tasks)``."""
-    average: Scores = scores.mean((-2, -1))
-    return average
+    def __format__(self, form: str) -> str:
+        """Each number in a format: for ".1f", "0.5 [0.4, 0.6]"."""
+        return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
 
-def estimate(
+def mean(
     scores: ArrayLike,
-    statistic: Statistic,
-    rng: np.random.Generator,
     *,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
+    rng: np.random.Generator | None = None,
 ) -> Estimate:
-    """A statistic with its stratified percentile bootstrap interval: runs are resampled within each task.
+    """The mean over runs with its percentile bootstrap interval.
 
     Args:
-        scores: ``(runs, tasks)``.
-        statistic: of arrays ``(..., runs, tasks)``.
-        rng: draws the resamples.
-        resamples: their number.
+        scores: ``(runs,)``.
+        resamples: number of resamples.
         level: fraction of resamples inside the interval.
+        rng: draws the resamples; None for a new generator with `SEED`.
     """
-    values = _scores(scores)
-    runs, tasks = values.shape
-    drawn = rng.integers(runs, size=(resamples, runs, tasks))
-    found = statistic(values[drawn, np.arange(tasks)])
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(statistic(values)), float(low), float(high))
+    values = _checked(scores, 1)
+    rng = np.random.default_rng(SEED) if rng is None else rng
+    drawn = values[rng.integers(len(values), size=(resamples, len(values)))].mean(-1)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(values.mean()), float(low), float(high))
 
 
-def crossed(
-    values: ArrayLike, rng: np.random.Generator, *, resamples: int = RESAMPLES, level: float = LEVEL
-) -> Estimate:
+def crossed(scores: ArrayLike) -> Estimate:
     """The mean with its percentile bootstrap interval over runs and images at once.
 
     *Source*: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1 (2007).
 
     Args:
-        values: ``(runs, images)``.
-        rng: draws the resamples.
-        resamples: their number.
-        level: fraction of resamples inside the interval.
+        scores: ``(runs, images)``.
     """
-    scores = _scores(values)
+    values, rng = _checked(scores, 2), np.random.default_rng(SEED)
     runs, images = (
-        rng.multinomial(size, np.full(size, 1 / size), size=resamples) / size for size in scores.shape
+        rng.multinomial(size, np.full(size, 1 / size), size=RESAMPLES) / size for size in values.shape
     )
-    low, high = np.quantile(((runs @ scores) * images).sum(1), [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(scores.mean()), float(low), float(high))
+    low, high = np.quantile(((runs @ values) * images).sum(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(float(values.mean()), float(low), float(high))
 
 
-def _scores(scores: ArrayLike) -> Scores:
+def cell(scores: ArrayLike, form: str = ".2f") -> str:
+    """A cell of a table: the mean ``(runs,)`` with its interval; a single score stands alone."""
+    found = mean(scores)
+    return f"{found.value:{form}}" if np.size(scores) == 1 else f"{found:{form}}"
+
+
+def _checked(scores: ArrayLike, dimensions: int) -> Scores:
     values = np.asarray(scores, np.float64)
-    if values.ndim != 2 or values.size == 0 or not np.isfinite(values).all():
-        raise StatsError(f"scores are (runs, tasks), finite and at least one, not {values.shape}: {values}")
+    if values.ndim != dimensions or values.size == 0 or not np.isfinite(values).all():
+        raise StatsError(f"scores are finite and at least one, not {values.shape}: {values}")
     return values

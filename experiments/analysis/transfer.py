@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experiments.analysis import markdown, stats
-from experiments.analysis.regret import NEAR, SEED, cell
+from experiments.analysis.regret import NEAR, cell
 
 COUNTS = (1, 5, 10, 20, 40, 60)
 
@@ -25,7 +24,7 @@ def first_plans(rows: Sequence[Mapping[str, Any]]) -> str:
     for name in policies:
         each = [[row["first"][t][name] for row in rows if row["first"][t]] for t in targets]
         means = [np.mean([f[name] for f in row["first"].values() if f]) for row in rows]
-        lines.append([f"`{name}`", *(f"{np.mean(found):.2f}" for found in each), cell(_mean(means))])
+        lines.append([f"`{name}`", *(f"{np.mean(found):.2f}" for found in each), cell(stats.mean(means))])
     head = [f"{100 * float(target):g} % of the MACs" for target in targets]
     return markdown.table(["first plan by", *head, "all"], lines)
 
@@ -39,7 +38,7 @@ def searches(rows: Sequence[Mapping[str, Any]]) -> str:
         means = [[float(np.mean([after(c, count) for c in own])) for own in curves] for count in COUNTS]
         median = float(np.median([reached(curve) for own in curves for curve in own]))
         needed = f"{median:.0f}" if np.isfinite(median) else "more"
-        lines.append([f"`{name}`", *(cell(_mean(mean)) for mean in means), needed])
+        lines.append([f"`{name}`", *(cell(stats.mean(mean)) for mean in means), needed])
     return markdown.table(["agent", *map(str, COUNTS), f"median evaluations to {NEAR} point"], lines)
 
 
@@ -51,8 +50,3 @@ def after(curve: Sequence[Sequence[float]], count: int) -> float:
 def reached(curve: Sequence[Sequence[float]]) -> float:
     """The first evaluation within `NEAR` of the best; infinity without one."""
     return min((at for at, regret in curve if regret <= NEAR + 1e-9), default=float("inf"))
-
-
-def _mean(scores: Sequence[float]) -> stats.Estimate:
-    found: NDArray[np.float64] = np.array(scores)[:, None]
-    return stats.estimate(found, stats.mean, np.random.default_rng(SEED))

@@ -8,7 +8,6 @@ import numpy as np
 
 from experiments.analysis import markdown, stats
 
-SEED = 0  # of the resamples
 BASELINE = "uniform"
 STAGES = ("before", "after")  # fine-tuning
 NAMES = {"macs": "MACs", "params": "parameters", "bits": "bits", "latency": "milliseconds"}
@@ -49,7 +48,7 @@ def summary(rows: Rows) -> str:
     body = []
     for name in sorted({name for name, _ in every}, key=lambda name: (name != BASELINE, name)):
         own = [every[name, target] for target in targets]
-        cells = [_cell(_values(each, stage, "test")) for each in own for stage in STAGES]
+        cells = [stats.cell(_values(each, stage, "test")) for each in own for stage in STAGES]
         body.append([f"`{name}`", str(len(own[0])), *cells])
     return markdown.table(head, body)
 
@@ -67,20 +66,15 @@ def _one_target(rows: Rows) -> str:
     for key in sorted(every, key=lambda key: -float(tuned[key].mean())):
         cells = [f"`{key[0]}`", str(key[1]), str(len(tuned[key]))]
         cells += [
-            _cell(_values(every[key], stage, split)) for stage in STAGES for split in ("selection", "test")
+            stats.cell(_values(every[key], stage, split))
+            for stage in STAGES
+            for split in ("selection", "test")
         ]
-        above = "" if base is None or key[0] == BASELINE else _cell(tuned[key] - base, "+.2f")
+        above = "" if base is None or key[0] == BASELINE else stats.cell(tuned[key] - base, "+.2f")
         body.append([*cells, above])
     return markdown.table(head, body)
 
 
 def _values(rows: Rows, stage: str, split: str) -> stats.Scores:
-    """``(runs, 1)`` accuracies in percent."""
-    return np.array([[100 * row[stage][split]] for row in rows], np.float64)
-
-
-def _cell(values: stats.Scores, form: str = ".2f") -> str:
-    if len(values) == 1:
-        return f"{values.item():{form}}"
-    found = stats.estimate(values, stats.mean, np.random.default_rng(SEED))
-    return f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]"
+    """``(runs,)`` accuracies in percent."""
+    return np.array([100 * row[stage][split] for row in rows], np.float64)

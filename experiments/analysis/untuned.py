@@ -17,8 +17,6 @@ from experiments.analysis import figures, markdown, stats
 from experiments.analysis.charts import Curve
 from experiments.analysis.tuned import NAMES
 
-SEED = 0  # of the resamples
-
 Measure = Callable[[Mapping[str, Any], int, NDArray[np.bool_]], NDArray[np.float64]]
 """(row, images, which of them the dense network classifies as labelled) -> a number an image"""
 
@@ -48,7 +46,7 @@ class Cell:
 
     def estimate(self, measure: Measure) -> stats.Estimate:
         """The mean over seeds and images, with its interval."""
-        return stats.crossed(self.values(measure), np.random.default_rng(SEED))
+        return stats.crossed(self.values(measure))
 
     def mean(self, key: str) -> float:
         """The mean of a key over rows."""
@@ -98,8 +96,8 @@ def table(records: Iterable[Mapping[str, Any]], resource: str = "macs") -> str:
             [
                 f"`{cell.policy}`", str(len(cell.rows)), f"{cell.mean('evaluations'):.0f}",
                 f"{cell.mean('search_seconds'):.0f}", f"{100 * cell.mean('macs_share'):.1f}",
-                _told(cell.estimate(agreement), ".1f"), _told(cell.estimate(kl), ".3f"),
-                _told(cell.estimate(drop), "+.1f"),
+                f"{cell.estimate(agreement):.1f}", f"{cell.estimate(kl):.3f}",
+                f"{cell.estimate(drop):+.1f}",
             ]
             for cell in chosen
         ]  # fmt: skip
@@ -134,7 +132,3 @@ def _among(positions: Sequence[int], images: int) -> NDArray[np.bool_]:
     found = np.zeros(images, bool)
     found[list(positions)] = True
     return found
-
-
-def _told(found: stats.Estimate, form: str) -> str:
-    return f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]"
