@@ -86,20 +86,23 @@ def test_what_is_kept_already_and_what_is_of_other_data(tmp_path: Path) -> None:
         keep(other, "ddpg_elites-flops_30-2")
 
 
-def test_a_comparison_that_was_cut_is_kept_with_its_whole_seeds(tmp_path: Path, results: Path) -> None:
+def test_a_comparison_that_was_cut_is_kept_with_the_seeds_that_have_every_target(
+    tmp_path: Path, results: Path
+) -> None:
     config = {
-        "contenders": {"a": {}, "b": {}}, "recipe": {}, "targets": [0.5], "first_seed": 2, "seeds": 3,
-        "model": {"name": "net", "checkpoint": None}, "data": {"name": "digits", "root": None},
+        "contenders": {"a": {}, "b": {}, "c": {}}, "recipe": {}, "targets": [0.5, 0.3], "first_seed": 2,
+        "seeds": 3, "model": {"name": "net", "checkpoint": None}, "data": {"name": "digits", "root": None},
     }  # fmt: skip
     record = RunRecord.create(tmp_path / "cut", config, seeds={})
     record.add(policy="a", target=0.5, seed=2)
     with pytest.raises(KeepError, match="is running: only a finished run"):
         keep(record.folder, "net-digits")
-    for policy, seed in (("b", 2), ("a", 3)):
-        record.add(policy=policy, target=0.5, seed=seed)
+    for policy, target, seed in (("a", 0.3, 2), ("b", 0.5, 2), ("a", 0.5, 3), ("a", 0.3, 3), ("c", 0.5, 2)):
+        record.add(policy=policy, target=target, seed=seed)
     kept = json.loads(keep(record.folder, "net-digits").read_text())
-    assert [(row["policy"], row["seed"]) for row in kept["rows"]] == [("a", 2), ("b", 2)]
-    assert kept["config"]["seeds"] == 1
+    found = [(row["policy"], row["target"], row["seed"]) for row in kept["rows"]]
+    assert found == [("a", 0.5, 2), ("a", 0.3, 2), ("a", 0.5, 3), ("a", 0.3, 3)]
+    assert (list(kept["config"]["contenders"]), kept["config"]["seeds"]) == (["a"], 2)
 
 
 @pytest.mark.parametrize(

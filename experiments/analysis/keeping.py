@@ -48,7 +48,7 @@ class KeepError(ValueError):
 def keep(folder: Path, name: str) -> Path:
     """Copy the parts of a finished record that tables need into the committed results.
 
-    An interrupted comparison of policies keeps the seeds that every policy has at every target. An
+    An interrupted comparison of policies keeps the seeds of a policy that have every target. An
     interrupted comparison of ways of compressing keeps all rows, and its table says that it was stopped. An
     interrupted survey of networks keeps those that it examined; a later one is joined to it.
 
@@ -88,17 +88,24 @@ def keep(folder: Path, name: str) -> Path:
 
 
 def _shorten(record: RunRecord, group: str) -> None:
-    """Reduce an interrupted comparison to its complete seeds; refuse any other unfinished run."""
-    config, rows, seeds = record.content["config"], record.rows, 0
+    """Reduce an interrupted comparison of policies to the seeds of a policy that have every target.
+
+    Raises:
+        KeepError: if there are none, and for any other unfinished run.
+    """
+    config, ended = record.content["config"], dict[tuple[str, int], set[float]]()
     if group == TUNED:
-        wanted = {(name, target) for name in config["contenders"] for target in config["targets"]}
-        first = config["first_seed"]
-        while wanted <= {(r["policy"], r["target"]) for r in rows if r["seed"] == first + seeds}:
-            seeds += 1
-    if not seeds:
+        for row in record.rows:
+            ended.setdefault((row["policy"], row["seed"]), set()).add(row["target"])
+    whole = {key for key, targets in ended.items() if targets == set(config["targets"])}
+    if not whole:
         raise KeepError(f"{record.folder} is {record.content['status']}: only a finished run is reported")
-    record.content["config"] = config | {"seeds": seeds}
-    record.rows = [row for row in rows if row["seed"] < first + seeds]
+    record.rows = [row for row in record.rows if (row["policy"], row["seed"]) in whole]
+    contenders = {name: config["contenders"][name] for name in config["contenders"] if name in dict(whole)}
+    first, last = (f(seed for _, seed in whole) for f in (min, max))
+    record.content["config"] = config | {
+        "contenders": contenders, "first_seed": first, "seeds": last - first + 1
+    }  # fmt: skip
 
 
 def group_of(record: RunRecord) -> str:
