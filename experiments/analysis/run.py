@@ -46,7 +46,7 @@ class Run:
         experiment: the file in ``conf/experiment`` that it ran; empty for none.
         costs: ``macs_share``, ``params_share``, ``macs``, ``params``, ``bytes``, ``ms``, those known.
         epochs: of fine-tuning; None if unknown.
-        seconds: of the whole run; None if unknown.
+        seconds: of the whole run, in a comparison of policies of the search alone; None if unknown.
         commit, command: the code that ran, and its command line.
         config: the resolved configuration.
         folder: where its files lie; None for a committed record.

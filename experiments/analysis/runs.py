@@ -122,7 +122,7 @@ def _row(name: str, content: Mapping[str, Any], row: Mapping[str, Any]) -> Run:
         dense=content["results"].get("dense", {}),
         costs={key: row[key] for key in ("macs_share", "params_share")},
         epochs=config["recipe"]["epochs"],
-        seconds=row.get("row_seconds"),
+        seconds=row["curve_seconds"][-1] if "curve_seconds" in row else None,
         commit=content["commit"],
         command="python -m experiments.policies",
         config={key: value for key, value in config.items() if key != "contenders"}
