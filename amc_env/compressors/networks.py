@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from amc_env.compressors.surgery import Solutions, Solve, Surgeon, drop, folded, tensors
+from amc_env.compressors.folding import folded
+from amc_env.compressors.surgery import Solutions, Solve, Surgeon, drop, tensors
 from amc_env.cost import macs
 from amc_env.execution import CPU
 from amc_env.graph.structure import Graph, Layer

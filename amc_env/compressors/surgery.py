@@ -3,13 +3,14 @@
 import copy
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from amc_env.compressors.folding import folded
 from amc_env.graph.checker import verify
 from amc_env.graph.structure import Graph, Layer, Vector
 from amc_env.plan import Plan
@@ -198,14 +199,6 @@ class Solutions:
             self.nbytes -= self._known.pop(next(iter(self._known))).nbytes
 
 
-def folded(model: nn.Module, graph: Graph, device: torch.device | None = None) -> nn.Module:
-    """A copy for evaluation, each batch norm that follows a layer put into that layer."""
-    network = copy.deepcopy(model).to(device).requires_grad_(False).eval()
-    for name, norm in graph.folds:
-        fold_batch_norm(network, name, norm)
-    return network
-
-
 def _vectors(graph: Graph, fold: bool) -> tuple[Vector, ...]:
     """A network's vectors over channels; folded batch norms are biases here."""
     if not fold:
@@ -282,26 +275,3 @@ def resize(module: nn.Module, layer: Layer, mask: NDArray[np.bool_]) -> None:
     elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         module.in_channels, module.out_channels = reads, writes
         module.groups = reads if layer.kind == "depthwise" else layer.groups
-
-
-def fold_batch_norm(model: nn.Module, layer: str, norm: str) -> None:
-    """Fold a batch norm into the weights and bias of the layer before it; an identity replaces it."""
-    conv: Any = model.get_submodule(layer)
-    bn: Any = model.get_submodule(norm)
-    mean = bn.running_mean
-    scale = (bn.running_var + bn.eps).rsqrt()
-    scale = scale if bn.weight is None else scale * bn.weight.detach()
-    shift = -mean * scale if bn.bias is None else bn.bias.detach() - mean * scale
-    bias = torch.zeros_like(mean) if conv.bias is None else conv.bias.detach()
-    conv.weight = nn.Parameter(_scale_rows(conv, scale), requires_grad=False)
-    conv.bias = nn.Parameter(bias * scale + shift, requires_grad=False)
-    model.set_submodule(norm, nn.Identity())
-
-
-def _scale_rows(conv: Any, scale: Tensor) -> Tensor:
-    """The weights with each output channel multiplied by its entry of ``scale``."""
-    weight: Tensor = conv.weight.detach()
-    if isinstance(conv, nn.ConvTranspose2d):  # (in, out / groups, ...)
-        across = scale.view(conv.groups, -1).repeat_interleave(len(weight) // conv.groups, dim=0)
-        return weight * across[..., None, None]
-    return weight * scale.view(-1, *[1] * (weight.ndim - 1))

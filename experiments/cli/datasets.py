@@ -13,10 +13,15 @@ from amc_env.data.splits import DataError, DataSet
 from amc_env.functions import function
 from experiments.cli import config
 
+FOLDERS: dict[str, Callable[..., DataSet]] = {
+    "imagefolder": imagefolder.load,
+    "photos": photos.load,
+}  # the user's own, at ``data.root``
+
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """Fetch the data set of the ``data`` group, or check an image folder."""
-    if cfg.data.name == "imagefolder":
+    """Fetch the data set of the ``data`` group, or check the user's own folder."""
+    if cfg.data.name in FOLDERS:
         load_data(cfg.data)
     else:
         fetch(cfg.data.name, None if cfg.data.root is None else Path(cfg.data.root))
@@ -28,21 +33,16 @@ def load_data(node: DictConfig, say: Callable[[str], None] = print) -> Any:
     With ``data=import`` a user's function returns it, a `DataSet` or `amc_env.data.own.OwnData`.
 
     Raises:
-        DataError: for an unknown data set, one that no source has, or an image folder without ``data.root``.
+        DataError: for an unknown data set, one that no source has, or a folder without ``data.root``.
     """
     root = None if node.root is None else Path(node.root)
-    if node.name == "imagefolder":
-        if root is None:
-            raise DataError("an image folder needs its path: data.root=FOLDER, with train/ and val/ in it")
-        with config.told_as("data.options"):
-            return imagefolder.load(root, seed=node.seed, **node.options)
     if node.name == "import":
         return _imported(node)
-    if node.name == "photos":
+    if node.name in FOLDERS:
         if root is None:
-            raise DataError("photographs need their place: data.root=FOLDER or data.root=FILE.zip")
+            raise DataError(f"data={node.name} is read from a place of yours: give data.root=PATH")
         with config.told_as("data.options"):
-            return photos.load(root, seed=node.seed, **node.options)
+            return FOLDERS[node.name](root, seed=node.seed, **node.options)
     return loaded(node.name, seed=node.seed, root=root, say=say)
 
 
