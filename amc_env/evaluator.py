@@ -19,7 +19,7 @@ ACTIVATIONS = {"cpu": 2**23, "cuda": 2**30}  # bytes of a layer in a batch, in a
 AT_MOST = {"cpu": 50, "cuda": 5000}  # images in a batch; a GPU is busy with many
 AT_ONCE = 500 * 3 * 32 * 32  # numbers in the images of one pass over a whole split
 
-__all__ = ["Evaluation", "EvaluationError", "Evaluator", "accuracy", "compared", "culprit", "hits", "logits"]
+__all__ = ["Evaluation", "EvaluationError", "Evaluator", "accuracy", "compared", "culprit", "logits"]
 
 
 class Evaluator:
@@ -30,7 +30,6 @@ class Evaluator:
         data: the split is read from here once.
         split: name of the split.
         images: number of its images; None for all.
-        batch_size: images in one forward pass; None for what runs fastest.
 
     Attributes:
         seconds: spent so far on cutting (``cut``) and on forward passes (``forward``).
@@ -48,14 +47,13 @@ class Evaluator:
         *,
         split: str = "reward",
         images: int | None = None,
-        batch_size: int | None = None,
     ) -> None:
         self.split = split
         self.seconds = {"cut": 0.0, "forward": 0.0}
         self.forwards = self.evaluations = 0
         self._networks, device = networks, networks.device
         count = len(data[split].head(images))
-        size = batch_size or _batch_size(networks.graph, device.type, count)
+        size = _batch_size(networks.graph, device.type, count)
         layout = _channels_last if networks.graph.channels_last else torch.Tensor.contiguous
         self._batches = [
             (layout(batch).to(device, non_blocking=True), labels.to(device, non_blocking=True))
@@ -126,28 +124,20 @@ def culprit(model: nn.Module) -> str:
     return "its weights are finite, so an activation overflows; check the scale of the images and weights"
 
 
-def logits(
-    model: nn.Module, data: DataSet, split: str, batch_size: int | None = None, images: int | None = None
-) -> Tensor:
+def logits(model: nn.Module, data: DataSet, split: str, images: int | None = None) -> Tensor:
     """A model's logits ``(N, classes)``, float32 on the CPU, on the images of a split; it runs on its device.
 
     Args:
         model: logits ``(N, classes)``.
         data: of the split.
         split: its name.
-        batch_size: images in one pass; None for at most 500, fewer where they are large.
         images: number of the split's images; None for all.
     """
-    batch_size = batch_size or max(8, min(500, AT_ONCE // math.prod(data.shape)))
+    size = max(8, min(500, AT_ONCE // math.prod(data.shape)))
     device = next((p.device for p in model.parameters()), CPU)
     with evaluating(model):
-        found = [model(x.to(device)).float().cpu() for x, _ in data.batches(split, batch_size, images)]
+        found = [model(x.to(device)).float().cpu() for x, _ in data.batches(split, size, images)]
     return torch.cat(found)
-
-
-def hits(model: nn.Module, data: DataSet, split: str, batch_size: int | None = None) -> Tensor:
-    """``(N,)`` bool, whether a model classifies each image of a split correctly; see `logits`."""
-    return logits(model, data, split, batch_size).argmax(1) == data[split].labels
 
 
 def compared(model: nn.Module, dense: Tensor, data: DataSet, split: str) -> Images:
@@ -163,6 +153,7 @@ def compared(model: nn.Module, dense: Tensor, data: DataSet, split: str) -> Imag
     return per_image(found, labels, F.log_softmax(dense, dim=1))
 
 
-def accuracy(model: nn.Module, data: DataSet, split: str, batch_size: int | None = None) -> float:
+def accuracy(model: nn.Module, data: DataSet, split: str) -> float:
     """Top-1 accuracy in [0, 1] of a model on a split; it runs on its device."""
-    return int(hits(model, data, split, batch_size).sum()) / len(data[split])
+    right = logits(model, data, split).argmax(1) == data[split].labels
+    return int(right.sum()) / len(right)

@@ -75,7 +75,7 @@ def test_memory_or_not_and_in_any_order_a_plan_has_one_value():
 
 def test_split_and_number_of_images_are_as_asked():
     model = network("chain")
-    graph, evaluate = evaluator(model, split="selection", images=17, batch_size=5)
+    graph, evaluate = evaluator(model, split="selection", images=17)
     found = evaluate(Plan.dense(graph))
     assert (found.n_images, found.split) == (17, "selection")
     pixels, labels = next(DATA.batches("selection", 17))
@@ -184,12 +184,11 @@ def test_solutions_beyond_the_limit_are_made_again_and_are_the_same(monkeypatch)
     assert known.nbytes == sum(weight.nbytes for weight in known._known.values()) <= 3000
 
 
-def test_a_gpu_runs_networks_at_full_size_unless_they_are_large_repaired_or_have_norms(monkeypatch):
+def test_a_gpu_runs_networks_at_full_size_unless_they_are_large_or_have_norms(monkeypatch):
     gpu, model = torch.device("meta"), network("separable")
     graph = trace(model, SHAPE)
     assert type(networks(model, graph, device=gpu, images=40)) is MaskedNetworks
     assert type(networks(model, graph, images=40)) is CutNetworks
-    assert type(networks(model, graph, repair=print, device=gpu, images=40)) is CutNetworks
     norms = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(288, 4)).eval()
     assert type(networks(norms, trace(norms, SHAPE), device=gpu, images=40)) is CutNetworks
     dense = sum(macs(layer, layer.c_in, layer.c_out) for layer in graph.layers)

@@ -118,20 +118,19 @@ def networks(
     graph: Graph,
     solve: Solve = drop,
     *,
-    repair: Repair | None = None,
     device: torch.device = CPU,
     images: int,
 ) -> Networks:
     """The faster of both on a device, for plans that are each run on this many images.
 
-    On a GPU these are `MaskedNetworks`, unless the network is repaired as a whole, has norms over channels,
-    or is so large that multiplying by zeros takes longer than cuDNN prepares for new shapes.
+    On a GPU these are `MaskedNetworks`, unless the network has norms over channels, or is so large that
+    multiplying by zeros takes longer than cuDNN prepares for new shapes.
     """
     dense = sum(macs(layer, layer.c_in, layer.c_out) for layer in graph.layers)
     small = images * dense < MOST_MASKED
-    if device.type != "cpu" and small and repair is None and not graph.norms:
+    if device.type != "cpu" and small and not graph.norms:
         return MaskedNetworks(model, graph, solve, device=device)
-    return CutNetworks(model, graph, solve, repair=repair, device=device)
+    return CutNetworks(model, graph, solve, device=device)
 
 
 def spread(layer: Layer, solved: Tensor, dense: Tensor, reads: Tensor) -> Tensor:

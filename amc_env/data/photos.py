@@ -17,6 +17,7 @@ from amc_env.execution import evaluating
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 SHARES = {"calibration": 0.4, "reward": 0.2, "selection": 0.1, "test": 0.3}
 FEWEST = 20
+BATCH = 50  # images that the dense network labels at once
 
 
 def load(
@@ -73,13 +74,13 @@ def labelled(root: Path, classes: int) -> bool:
     return _folder_labels(_names(root), classes) is not None
 
 
-def labelled_by(model: nn.Module, data: DataSet, batch_size: int = 50) -> DataSet:
+def labelled_by(model: nn.Module, data: DataSet) -> DataSet:
     """The same images with the dense network's predictions as labels, so that top-1 is agreement with it."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     splits = {}
     with evaluating(model):
         for name, split in data.splits.items():
-            parts = [model(images.to(device)).argmax(1).cpu() for images, _ in data.batches(name, batch_size)]
+            parts = [model(images.to(device)).argmax(1).cpu() for images, _ in data.batches(name, BATCH)]
             splits[name] = Split(split.images, torch.cat(parts))
     return dataclasses.replace(data, splits=splits)
 

@@ -118,13 +118,12 @@ def check_scale(mean: Sequence[float], std: Sequence[float], channels: int) -> N
         raise DataError(f"std is above 0, not {list(std)}")
 
 
-def load(name: str, *, seed: int = 0, root: Path | None = None) -> DataSet:
+def load(name: str, *, seed: int = 0) -> DataSet:
     """A data set by name, split by a generator that is seeded with ``seed``.
 
     Args:
         name: a key of `SPECS`.
         seed: draws the held-out splits; the same seed gives the same splits on any machine.
-        root: the data folder; `data_folder()` if left out.
 
     Raises:
         DataError: for an unknown name, and for a file that is missing or damaged.
@@ -134,8 +133,7 @@ def load(name: str, *, seed: int = 0, root: Path | None = None) -> DataSet:
     spec = SPECS[name]
     if name == "digits":
         return split_dataset(spec, _digits(), seed)
-    folder = root or data_folder()
-    raw, copy = read_raw(spec, folder)
+    raw, copy = read_raw(spec, data_folder())
     return split_dataset(spec, raw, seed, copy=copy)
 
 

@@ -33,7 +33,6 @@ class Curve(NamedTuple):
     y: Sequence[float]
     low: Sequence[float] = ()
     high: Sequence[float] = ()
-    steps: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,11 @@ class Axes:
         return "M" + "L".join(f"{x:g},{y:g}" for x, y in (self.place(*point) for point in points))
 
 
-def around(values: Iterable[float], margin: float = 0.06) -> tuple[float, float]:
+def around(values: Iterable[float]) -> tuple[float, float]:
     """The range of some numbers with a margin; a single number lies in its middle."""
     found = list(values)
     low, high = min(found), max(found)
-    room = (high - low) * margin or abs(high) * 0.1 or 1.0
+    room = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
     return low - room, high + room
 
 
@@ -85,11 +84,7 @@ def curves(found: Sequence[Curve], title: str, x_label: str, y_label: str) -> st
             edge = [*zip(curve.x, curve.high, strict=True)]
             edge += reversed([*zip(curve.x, curve.low, strict=True)])
             marks.append(f'<path class="band" {_series(curve.series)} d="{axes.path(edge)}Z"/>')
-        points = [*zip(curve.x, curve.y, strict=True)]
-        if curve.steps:
-            points = [place for a, b in itertools.pairwise(points) for place in (a, (b[0], a[1]))] + points[
-                -1:
-            ]
+        points = zip(curve.x, curve.y, strict=True)
         last = f"{curve.series}: {curve.y[-1]:.4g} at {curve.x[-1]:g}"
         marks.append(
             f'<path class="line" {_series(curve.series)} d="{axes.path(points)}">{_hover(last)}</path>'

@@ -10,6 +10,7 @@ from experiments.analysis import stats
 from experiments.analysis.charts import Curve, Point
 from experiments.analysis.run import Run
 
+POINTS = 32  # of a learning curve
 UNITS = {"macs": "MACs", "params": "parameters"}
 COSTS = {  # by key of `Run.costs`: name on an axis, and factor
     "macs_share": ("MACs, % of the dense network's", 100.0),
@@ -112,7 +113,7 @@ def evaluations(contest: Contest) -> int:
     return max((run.evaluations for runs in contest.runs.values() for run in runs if run.curve), default=0)
 
 
-def learning(contest: Contest, points: int = 32) -> list[Curve]:
+def learning(contest: Contest) -> list[Curve]:
     """Mean best reward so far against evaluations, with 95 % bands; rules are horizontal lines."""
     last = evaluations(contest)
     found = []
@@ -121,7 +122,7 @@ def learning(contest: Contest, points: int = 32) -> list[Curve]:
         if not drawn:
             continue
         ends = min(run.evaluations for run in drawn)
-        at = np.unique(np.geomspace(1, ends, points).round().astype(int)) if ends > 1 else np.array([1, last])
+        at = np.unique(np.geomspace(1, ends, POINTS).round().astype(int)) if ends > 1 else np.array([1, last])
         values = np.array([[_reached(run, int(x)) for x in at] for run in drawn])
         found.append(_banded(agent, at, values))
     return found

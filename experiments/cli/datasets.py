@@ -27,7 +27,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
         fetch(cfg.data.name, None if cfg.data.root is None else Path(cfg.data.root))
 
 
-def load_data(node: DictConfig, say: Callable[[str], None] = print) -> Any:
+def load_data(node: DictConfig) -> Any:
     """Load the data set of a ``data`` group; it is fetched first if it is missing.
 
     With ``data=import`` a user's function returns it, a `DataSet` or `amc_env.data.own.OwnData`.
@@ -43,7 +43,7 @@ def load_data(node: DictConfig, say: Callable[[str], None] = print) -> Any:
             raise DataError(f"data={node.name} is read from a place of yours: give data.root=PATH")
         with config.told_as("data.options"):
             return FOLDERS[node.name](root, seed=node.seed, **node.options)
-    return loaded(node.name, seed=node.seed, root=root, say=say)
+    return loaded(node.name, seed=node.seed, root=root)
 
 
 def _imported(node: DictConfig) -> Any:

@@ -138,13 +138,13 @@ def torch_forward(network: nn.Module) -> Forward:
     return forward
 
 
-def onnx_forward(path: Path, threads: int | None = None) -> Forward:
+def onnx_forward(path: Path) -> Forward:
     """An ONNX file in onnxruntime on the processor, with as many threads as PyTorch.
 
     Raises:
         RuntimeFileError: when onnxruntime cannot read it.
     """
-    return _one_in_one_out(_session(path, threads))
+    return _one_in_one_out(_session(path))
 
 
 def pt2_program(path: Path) -> Callable[..., Any]:
@@ -180,8 +180,8 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-def _session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
-    options = session_options(threads or torch.get_num_threads())
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    options = session_options(torch.get_num_threads())
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of classes that onnxruntime makes in C++, children of Exception alone

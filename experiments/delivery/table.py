@@ -49,9 +49,9 @@ class Gain:
     tuned: bool
 
 
-def show(rows: Mapping[str, Row], gain: Gain, files: Sequence[Path], console: Console | None = None) -> None:
+def show(rows: Mapping[str, Row], gain: Gain, files: Sequence[Path]) -> None:
     """Print one column a network, the gain of the search, and the paths of all files that were written."""
-    console = console or Console()
+    console = Console()
     dense = next(iter(rows.values()))
     table = Table("", *rows, box=box.SIMPLE_HEAD, pad_edge=False)
     for at, column in enumerate(table.columns):

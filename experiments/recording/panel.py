@@ -31,9 +31,9 @@ def search(best: Sequence[float], kept: Sequence[tuple[str, float]], budget: str
     )
 
 
-def sparkline(values: Sequence[float], width: int = WIDE) -> str:
+def sparkline(values: Sequence[float]) -> str:
     """A line of blocks, the lowest value empty and the highest full; many values are thinned."""
-    step = max(1, -(-len(values) // width))
+    step = max(1, -(-len(values) // WIDE))
     shown = [*values[:-1:step], values[-1]]
     low, high = min(shown), max(shown)
     span = (high - low) or 1.0

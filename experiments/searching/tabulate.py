@@ -127,14 +127,12 @@ def whole(name: str, source: Source, folder: Path = tabular.TABLES) -> bool:
     )  # fmt: skip
 
 
-def tabulate(
-    name: str, source: Source, *, tables: Path = tabular.TABLES, checkpoints: Path | None = None
-) -> Card:
+def tabulate(name: str, source: Source) -> Card:
     """Train, evaluate every plan, write the table; returns its card."""
     data = data_of(source.data, source.held_out)
     if source.train_images is not None:
         data = replace(data, splits={**data.splits, "train": data["train"].head(source.train_images)})
-    model, trained = network_of(name, source, data, weights.SHIPPED if checkpoints is None else checkpoints)
+    model, trained = network_of(name, source, data, weights.SHIPPED)
     graph = trace(model, data.shape)
     card = Card(
         architecture=source.architecture,
@@ -164,7 +162,7 @@ def tabulate(
         for one in evaluations(model, graph, moments, data["reward"].head(card.n_images), data, plans):
             found.append(one)
             meter.update(len(found))
-    return tabular.save(name, Table(card, levels, columns(found, levels)), tables)
+    return tabular.save(name, Table(card, levels, columns(found, levels)))
 
 
 def network_of(name: str, source: Source, data: DataSet, folder: Path) -> tuple[torch.nn.Module, WeightsCard]:
