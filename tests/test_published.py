@@ -179,14 +179,18 @@ def test_progress_is_counted_over_the_records_of_the_sweep(tmp_path):
     assert counted(tmp_path, sweep) == (13, 1)
 
 
-def test_what_a_failed_sweep_said_comes_last_and_the_table_before_it(tmp_path, monkeypatch, capsys):
-    cfg = SimpleNamespace(table="table2", rows=["plain20_gp"], data=None)
+@pytest.mark.parametrize(("table", "row"), [("table2", "plain20_gp"), ("figure2", "plain20_ddpg")])
+def test_what_a_failed_sweep_said_comes_last_and_the_table_before_it(
+    table, row, tmp_path, monkeypatch, capsys
+):
+    cfg = SimpleNamespace(table=table, rows=[row], data=None)
     monkeypatch.setattr(reproduce, "sweeps", lambda *_: [Sweep(["seed=0"], 1, 1)])
     monkeypatch.setattr(reproduce, "launched", lambda *_: "disk full")
     with pytest.raises(ReproduceError, match="the same command goes on with them:\ndisk full"):
-        reproduce.main(cfg, tmp_path)
-    assert "Plain-20 Gaussian process" in capsys.readouterr().out
-    assert {path.name for path in tmp_path.iterdir()} >= {"table.md", "table.tex", "table.csv"}
+        reproduce.main(cfg, tmp_path / table)
+    assert "AMC (R_Err)" in capsys.readouterr().out
+    made = {path.name for path in (tmp_path / "table2").iterdir()}  # figure 2 is of the runs of table 2
+    assert made >= {f"{table}.md", f"{table}.tex", f"{table}.csv"}
 
 
 @pytest.mark.parametrize("page", [report.README, report.RESULTS_PAGE], ids=["front", "results"])

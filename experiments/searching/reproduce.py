@@ -69,6 +69,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
     """
     asked = published.spec(cfg.table)
     rows = chosen(asked, cfg.rows)
+    if "folder" in asked and folder.name == cfg.table:  # figure 2 is of the runs of table 2
+        folder = folder.with_name(asked["folder"])
     if cfg.data is not None and (CONF / "data" / f"{cfg.data}.yaml").exists():
         folder = folder / cfg.data
     folder.mkdir(parents=True, exist_ok=True)
@@ -208,13 +210,13 @@ def show(table: str, folder: Path) -> None:
         "csv": latex.values(made.head, made.rows),
     }
     for ending, text in texts.items():
-        files.write(folder / f"table.{ending}", text)
+        files.write(folder / f"{table}.{ending}", text)
     if drawn := published.keeps(table, own):
         figures.curves(
-            drawn, folder / "keep", made.title, "decision, in forward order", "fraction that stays"
+            drawn, folder / f"{table}-keep", made.title, "decision, in forward order", "fraction that stays"
         )
     print(
-        f"written: {folder}/table.md, .tex, .csv; to commit a run: python -m experiments.report keep RUN NAME"
+        f"written: {folder}/{table}.md, .tex, .csv; to commit a run: python -m experiments.report keep RUN NAME"
     )
 
 
