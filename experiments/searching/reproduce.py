@@ -216,7 +216,8 @@ def show(table: str, folder: Path) -> None:
             drawn, folder / f"{table}-keep", made.title, "decision, in forward order", "fraction that stays"
         )
     print(
-        f"written: {folder}/{table}.md, .tex, .csv; to commit a run: python -m experiments.report keep RUN NAME"
+        f"written: {folder}/{table}.md, .tex, .csv; "
+        "to commit a run: python -m experiments.report keep RUN NAME"
     )
 
 
