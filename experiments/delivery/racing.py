@@ -33,6 +33,7 @@ from experiments.recording.record import RecordError, RunRecord
 
 DENSE, UNIFORM, SEARCHED = "dense", "uniform", "AMC"
 TUNED = "{}, tuned"  # after fine-tuning
+REPEATS, TURNS = 3, 2  # beside the table's conditions, where a pass may have many images
 SIDES = {"onnxruntime": "onnx", "torch": "torch"}  # runtimes beside the table's, and how tables call them
 
 
@@ -201,7 +202,8 @@ def sides(
     for runtime, batch in product(SIDES if had.device == "cpu" else ("torch",), batches):
         bench = Bench(model, graph, runtime=runtime, device=had.device, threads=had.threads, batch=batch)
         try:
-            taken = undisturbed({str(each): bench.whole(each) for each in networks}, Monitor())
+            probes = {str(each): bench.whole(each) for each in networks}
+            taken = undisturbed(probes, Monitor(), repeats=REPEATS, turns=TURNS)
         finally:
             bench.close()
         for each, own in times.items():
