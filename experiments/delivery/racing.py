@@ -26,7 +26,7 @@ from amc_env.latency import LatencyTable, table_for
 from experiments.analysis.describe import images, network
 from experiments.delivery.bench import Bench, small
 from experiments.delivery.monitoring import Monitor
-from experiments.delivery.promise import promises, undisturbed
+from experiments.delivery.promise import measured, promises, undisturbed
 from experiments.recording.committed import row_a_line, whole
 from experiments.recording.provenance import commit, versions
 from experiments.recording.record import RecordError, RunRecord
@@ -203,7 +203,7 @@ def sides(
         bench = Bench(model, graph, runtime=runtime, device=had.device, threads=had.threads, batch=batch)
         try:
             probes = {str(each): bench.whole(each) for each in networks}
-            taken = undisturbed(probes, Monitor(), repeats=REPEATS, turns=TURNS)
+            taken = measured(probes, repeats=REPEATS, turns=TURNS)
         finally:
             bench.close()
         for each, own in times.items():
