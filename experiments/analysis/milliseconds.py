@@ -25,7 +25,7 @@ HEAD = (
     "above uniform", "above its FLOPs search",
 )  # fmt: skip
 NOTE = (
-    "*Came* is the median of five repeats, all networks in turn. The last two columns are differences in "
+    "*Measured* is the median of five repeats, all networks in turn. The last two columns are differences in "
     "test {}, in points, at the same measured time: to the uniform policy, and to the same searcher and "
     "seed with a budget of FLOPs, read off the line through its plans and the dense network."
 )
