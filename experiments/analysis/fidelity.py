@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
+from experiments.analysis import markdown
 from experiments.analysis.stats import LEVEL, RESAMPLES, SEED, Estimate, StatsError
 
 METRICS = ("top1", "agreement", "loss", "kl")
@@ -102,20 +103,19 @@ def table(rows: Rows) -> str:
     tuned = tuned_accuracies(rows)
     mean = tuned.mean(1)
     head = ["order, repair", "proxy", "Spearman", "Kendall", "its best plan, tuned", "seconds a plan"]
-    lines = ["| " + " | ".join(head) + " |", "|-" * len(head) + "|"]
+    body = []
     if tuned.shape[1] > 1:
         top = [f"{one:.2f}" for one in ceiling(rows)]
-        lines.append(f"| *tuned, another seed* | *top1* | {top[0]} | {top[1]} | {100 * mean.max():.2f} | |")
+        body.append(["*tuned, another seed*", "*top1*", *top, f"{100 * mean.max():.2f}", ""])
     for one in fidelities(rows):
-        seconds = f"{one.seconds:.2f}" if one.repair else ""
         cells = [one.repair, one.metric, f"{one.spearman:.2f}", f"{one.kendall:.2f}"]
-        lines.append("| " + " | ".join([*cells, f"{100 * one.chosen:.2f}", seconds]) + " |")
+        body.append([*cells, f"{100 * one.chosen:.2f}", f"{one.seconds:.2f}" if one.repair else ""])
     note = (
         f"{len(rows)} plans, {tuned.shape[1]} seeds of tuning. Tuned accuracy from {100 * mean.min():.2f} to "
         f"{100 * mean.max():.2f} %, mean {100 * mean.mean():.2f} %; brackets are 95 % bootstrap intervals "
         "over plans."
     )
-    return "\n".join([*lines, "", note])
+    return f"{markdown.table(head, body)}\n\n{note}"
 
 
 def plot(rows: Rows, path: Path) -> Path:
