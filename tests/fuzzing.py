@@ -33,7 +33,7 @@ from amc_env.graph.trace import trace
 from amc_env.plan import Plan
 from amc_env.repair.moments import collect_cached
 from experiments.analysis import runs
-from experiments.cli.ending import is_ours
+from experiments.cli.exits import is_ours
 from experiments.delivery import sums, tabulating
 from experiments.recording import plans, state
 from experiments.recording.committed import row_a_line, whole

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.analysis import dashboard, outcome
 from experiments.analysis.dashboard import DashboardError, named, offline, sync
-from experiments.recording import asked
+from experiments.recording import invocation
 from experiments.recording.record import RunRecord
 from experiments.recording.tracking import METRICS, NoTracker
 from experiments.searching.search import search
@@ -83,9 +83,9 @@ def test_offline_runs_are_uploaded_the_oldest_first_and_once(tmp_path):
 
 
 def test_runs_are_grouped_by_what_they_are_compared_at():
-    assert asked.group(CONFIG) == "plain20-digits-macs-0.5"
-    assert asked.agent(CONFIG) == "DDPG"
-    assert asked.group({"recipe": 1}) is asked.agent({"recipe": 1}) is None
+    assert invocation.group(CONFIG) == "plain20-digits-macs-0.5"
+    assert invocation.agent(CONFIG) == "DDPG"
+    assert invocation.group({"recipe": 1}) is invocation.agent({"recipe": 1}) is None
 
 
 def test_what_a_search_leaves_is_a_table_and_two_pictures(tmp_path):

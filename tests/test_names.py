@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.cli.command_line import spelled_out
 from experiments.cli.config import CONF
 from experiments.cli.suggest import explain
-from experiments.cli.words import spelled_out
 
 ENTRY = """
 from experiments.cli import config

@@ -14,7 +14,7 @@ from amc_env import latency, zoo
 from amc_env.conditions import Conditions, LatencyError
 from amc_env.graph.trace import trace
 from amc_env.latency import touched
-from experiments.cli import foreseen
+from experiments.cli import preflight
 from experiments.cli.config import ConfigError
 from experiments.delivery import tabulating
 from experiments.delivery.design import design, prime_from, random_plans, thinned
@@ -212,4 +212,4 @@ def test_devices_that_there_are_not(composed, tmp_path: Path) -> None:
         tabulating.main(cfg)
     cfg.runtime = "onnxruntime"
     with pytest.raises(ConfigError, match="cpu, or cuda with runtime=torch"):
-        foreseen.check(cfg)
+        preflight.check(cfg)

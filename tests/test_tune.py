@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from amc_env import tabular
 from experiments import tune as command
-from experiments.cli import foreseen
+from experiments.cli import preflight
 from experiments.cli.config import CONF, ConfigError
 from experiments.recording.record import RECORD, RecordError, RunRecord, without_clock
 
@@ -131,7 +131,7 @@ def test_the_sampler_learns_from_what_was_tried_and_its_seed():
 @pytest.mark.parametrize("table", ["fashion", "cifar_plain9"])
 def test_a_table_that_is_reported_on_is_refused(table):
     with pytest.raises(ConfigError, match=f"table={table} is what results are reported on; tune on another"):
-        foreseen.check(config(table=table))
+        preflight.check(config(table=table))
 
 
 def test_without_optuna_it_says_what_brings_it(monkeypatch):

@@ -12,7 +12,7 @@ from amc_env import files
 from experiments.analysis import published
 from experiments.analysis.families import ABOUT
 from experiments.analysis.joining import gathered, joined, joined_parts
-from experiments.cli.foreseen import check_name
+from experiments.cli.preflight import check_name
 from experiments.cli.signatures import ROOT, settings
 from experiments.recording.committed import row_a_line, whole
 from experiments.recording.record import RunRecord

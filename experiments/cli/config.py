@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from experiments.cli import ending, groups, schema, suggest, words
+from experiments.cli import command_line, exits, groups, schema, suggest
 from experiments.cli.checking import ConfigError, check_settings, plain
 from experiments.cli.signatures import PACKAGES, settings
 
@@ -26,13 +26,13 @@ __all__ = [
     "check_settings",
     "command",
     "complete",
+    "config_errors",
     "instantiate",
     "plain",
-    "told_as",
 ]
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-FORESEEN = "experiments.cli.foreseen:check"  # imported when each setting is right
+PREFLIGHT = "experiments.cli.preflight:check"  # imported when each setting is right
 ALONE = "experiments.recording.lock:alone"  # imported when a job is
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own switch: exceptions reach the caller instead of its printer
 
@@ -65,12 +65,12 @@ def command(config_name: str, *, job: str, locks: bool = True) -> Callable[[], N
         hydra_cfg = HydraConfig.get()
         try:
             check_settings(cfg)
-            _imported(FORESEEN)(cfg)
-            with ending.by_signals(), ending.with_parent(typed_for):
+            _imported(PREFLIGHT)(cfg)
+            with exits.by_signals(), exits.with_parent(typed_for):
                 return _worked(cfg, hydra_cfg, job, locks)
         except Exception as error:
             if not debugging:
-                ending.end_run(error, hydra_cfg, explained)
+                exits.end_run(error, hydra_cfg, explained)
             raise
 
     entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
@@ -83,12 +83,12 @@ def command(config_name: str, *, job: str, locks: bool = True) -> Callable[[], N
                 entry()
                 return
             try:
-                with _full_errors(), ending.by_signals():
-                    words.check_flags(sys.argv[1:])
+                with _full_errors(), exits.by_signals():
+                    command_line.check_flags(sys.argv[1:])
                     entry()
                     sys.stdout.flush()
             except BaseException as error:
-                ending.end_command(error, explained, started=started)
+                exits.end_command(error, explained, started=started)
                 raise
 
     return run
@@ -96,9 +96,9 @@ def command(config_name: str, *, job: str, locks: bool = True) -> Callable[[], N
 
 @contextmanager
 def _spelled_out() -> Iterator[None]:
-    """Replace short names in the command line, see `words.spelled_out`."""
+    """Replace short names in the command line, see `command_line.spelled_out`."""
     typed = sys.argv
-    sys.argv = [typed[0], *words.spelled_out(typed[1:])]
+    sys.argv = [typed[0], *command_line.spelled_out(typed[1:])]
     try:
         yield
     finally:
@@ -149,17 +149,17 @@ def instantiate(node: DictConfig | Mapping[str, Any], **arguments: Any) -> Any:
     target = given.pop("_target_", None)
     if target is None:
         raise ConfigError(f"no _target_ in {sorted(given)}: it names the class to build")
-    with told_as(target):
+    with config_errors(target):
         return located(target)(**given, **arguments)
 
 
 @contextmanager
-def told_as(name: str) -> Iterator[None]:
+def config_errors(name: str) -> Iterator[None]:
     """Turn a ValueError or TypeError of our own code into a `ConfigError` that starts with a name."""
     try:
         yield
     except (ValueError, TypeError) as error:
-        if ending.is_ours(error) or not _raised_here(error):
+        if exits.is_ours(error) or not _raised_here(error):
             raise
         raise ConfigError(f"{name}: {error}") from error
 

@@ -41,7 +41,7 @@ def load_data(node: DictConfig) -> Any:
     if node.name in FOLDERS:
         if root is None:
             raise DataError(f"data={node.name} is read from a place of yours: give data.root=PATH")
-        with config.told_as("data.options"):
+        with config.config_errors("data.options"):
             return FOLDERS[node.name](root, seed=node.seed, **node.options)
     return loaded(node.name, seed=node.seed, root=root)
 

@@ -7,7 +7,7 @@ from experiments.cli.signatures import ROOT, choices
 
 MODELS = choices("amc_env.zoo", "MODELS")
 RESOURCES = (*choices("amc_env.cost", "RESOURCES"), "latency")
-TABLES = choices("experiments.searching.tabulate", "SOURCES")  # that can be made, beside those that are
+TABLES = choices("experiments.searching.tabulate", "SOURCES")  # those that can be made
 LIMITS: dict[str, Sequence[Any]] = {
     "seed": (0, 2**32 - 1),
     "data.seed": (0, 2**32 - 1),
@@ -42,7 +42,7 @@ LIMITS: dict[str, Sequence[Any]] = {
         "missing",
     ),
 }
-OTHERS: dict[str, dict[str, Sequence[Any]]] = {  # where a command means something else by a key
+OTHERS: dict[str, dict[str, Sequence[Any]]] = {  # where a key means something else in a command
     "FidelityConfig": {"seeds": (0, 1_000)},
     "ReproduceConfig": {
         "table": (
@@ -68,8 +68,8 @@ OTHERS: dict[str, dict[str, Sequence[Any]]] = {  # where a command means somethi
         "start": ("linear", "density", "random"),
     },
 }
-OF_FOLDERS = ("imagefolder", "photos")  # data sets that are where the user says
-LISTS = ("targets", "batches", "checkpoint", "models")  # of what is done once for each
+OF_FOLDERS = ("imagefolder", "photos")  # data sets in a place of the user's
+LISTS = ("targets", "batches", "checkpoint", "models")  # whose entries are processed one by one
 STEM = (".safetensors", ".json")  # endings of a checkpoint's files
 RECORD = "record.json"
 

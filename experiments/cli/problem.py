@@ -32,7 +32,7 @@ from experiments.recording.provenance import commit
 from experiments.recording.record import RunRecord
 
 OF_SEARCH = ("model", "data", "protocol", "compressor", "env", "keep_whole")
-SPACES = {  # such as those of any environment, to try whether an agent can be built
+SPACES = {  # stand-ins for those of an environment, to check that an agent can be built
     "observation_space": gym.spaces.Box(0, 1, (11,), np.float32),
     "action_space": gym.spaces.Box(0, 1, (1,), np.float32),
 }
@@ -63,11 +63,11 @@ def trained(cfg: DictConfig) -> Trained:
     if bare_weights and "weights" in options:
         options["weights"] = None  # they would be replaced
     if name == "import" or bare_weights or (options.get("weights") and cfg.model.checkpoint is None):
-        with config.told_as("model.options"):
+        with config.config_errors("model.options"):
             model = zoo.build(name, classes=data.classes, in_channels=data.shape[0], **options).eval()
         card = Card(name, data.classes, data.shape[0], data.name, data.shape, 0, commit(), options)
         if bare_weights:
-            with config.told_as("model.checkpoint"):
+            with config.config_errors("model.checkpoint"):
                 load_state(model, Path(cfg.model.checkpoint))
         elif cfg.model.checkpoint is not None:
             card = weights.load_into(model, cfg.model.checkpoint)
@@ -156,7 +156,7 @@ def environment(cfg: DictConfig, subject: Trained) -> CompressionEnv:
     if settings.get("metric") is not None:
         settings["metric"] = imported(settings["metric"], "metric")
     settings["scale"] = scale_of(cfg)
-    with config.told_as("the environment"):
+    with config.config_errors("the environment"):
         return make_env(subject.model, subject.data, **settings)
 
 

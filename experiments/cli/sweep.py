@@ -15,10 +15,10 @@ from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, open_dict
 
-from experiments.cli import foreseen
+from experiments.cli import preflight
 from experiments.cli.checking import check_settings
 from experiments.cli.config import complete
-from experiments.cli.ending import BusyRunError, RunError
+from experiments.cli.exits import BusyRunError, RunError
 from experiments.recording.lock import alone
 from experiments.recording.record import RECORD, RecordError, RunRecord
 
@@ -50,7 +50,7 @@ class Run:
         with open_dict(task):
             del task["hydra"]
         check_settings(task)
-        foreseen.check(task)
+        preflight.check(task)
         return cls(tuple(overrides), folder, complete(task))
 
     @property

@@ -8,7 +8,7 @@ from amc_env.evaluator import accuracy
 from amc_env.execution import CPU
 from amc_env.functions import function
 from amc_env.scoring import batches_of, score
-from experiments.cli.config import told_as
+from experiments.cli.config import config_errors
 from experiments.cli.datasets import load_data
 from experiments.delivery.runtimes import read, restored
 
@@ -33,7 +33,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
 def _scored(cfg: DictConfig) -> None:
     metric, data = function(cfg.metric, "metric"), load_data(cfg.data)
     network, card = restored(cfg.checkpoint, cfg.target)
-    with told_as(f"metric {cfg.metric}"):
+    with config_errors(f"metric {cfg.metric}"):
         found = score(network, metric, batches_of(data, cfg.split, CPU), cfg.split)
     what = f"{'dense' if card.plan is None else 'compressed'} {card.architecture}"
     where = f"{found.n_images:,} {cfg.split} images of {data.name}"

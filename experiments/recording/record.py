@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from amc_env import files
 from experiments.recording import chain
-from experiments.recording.asked import asked
+from experiments.recording.invocation import hydra_job
 from experiments.recording.provenance import commit, versions
 
 FORMAT = 1
@@ -77,7 +77,7 @@ class RunRecord:
             raise RecordError(f"{folder} already holds a record: choose another folder with output=FOLDER")
         content = {
             "format": FORMAT,
-            "config": told(config),
+            "config": recorded(config),
             "seeds": dict(seeds),
             "versions": versions(),
             "commit": commit(),
@@ -87,7 +87,7 @@ class RunRecord:
             "seconds": {},
             "run": {
                 "command": sys.argv,
-                **asked(),
+                **hydra_job(),
                 "folder": str(folder),
                 "machine": f"{platform.machine()}, {os.cpu_count()} processors, {platform.system()}",
                 "started": _now(),
@@ -165,7 +165,7 @@ class RunRecord:
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Raise a `RecordError` that lists the differences unless the record has this configuration."""
-        if differences := sorted(_differences(self.content["config"], told(config))):
+        if differences := sorted(_differences(self.content["config"], recorded(config))):
             more = f"; and {len(differences) - TOLD} more" if len(differences) > TOLD else ""
             raise RecordError(
                 f"{self.folder} is of another configuration ({'; '.join(differences[:TOLD])}{more}): "
@@ -230,7 +230,7 @@ class RunRecord:
             seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - start, 3)
 
 
-def told(config: Mapping[str, Any]) -> dict[str, Any]:
+def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration in a record: plain data, without the keys in `APART`."""
     made = plain({key: value for key, value in config.items() if key not in APART})
     assert isinstance(made, dict)

@@ -13,7 +13,7 @@ os.environ.setdefault("TRACKIO_DIR", str(Path("runs/trackio").absolute()))
 
 import trackio
 
-from experiments.recording import asked
+from experiments.recording import invocation
 
 
 class TrackioTracker:
@@ -23,14 +23,14 @@ class TrackioTracker:
         folder: the run's folder, which names the run.
         config: the resolved configuration, as plain data.
         project: name of the project.
-        group: runs that Trackio shows together; None: as `asked.group` says.
+        group: runs that Trackio shows together; None: as `invocation.group` says.
     """
 
     def __init__(
         self, folder: Path, config: Mapping[str, Any], *, project: str = "amc-rl", group: str | None = None
     ) -> None:
         self.name, self.config, self.project = folder.absolute().name, dict(config), project
-        self.group = group or asked.group(config)
+        self.group = group or invocation.group(config)
 
     def __enter__(self) -> Self:
         self.run = trackio.init(

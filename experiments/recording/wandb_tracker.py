@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 import wandb
 
-from experiments.recording import asked, wandb_names
+from experiments.recording import invocation, wandb_names
 from experiments.recording.tracking import TrackingError
 
 
@@ -46,8 +46,8 @@ class WandbTracker:
             )
         wandb_names.check(project, group, tags)
         self.folder, self.config, self.mode = folder.absolute(), dict(config), mode
-        self.project, self.group = project, group or asked.group(config)
-        self.agent = asked.agent(config)
+        self.project, self.group = project, group or invocation.group(config)
+        self.agent = invocation.agent(config)
         named = [config[key]["name"] for key in ("model", "data") if key in config]
         self.tags = list(dict.fromkeys([*tags, *named, *([self.agent] if self.agent else [])]))
 

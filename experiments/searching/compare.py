@@ -14,7 +14,7 @@ from agents.search import search as trials
 from amc_env import tabular
 from amc_env.rewards import REWARDS
 from amc_env.tabular import Table, TabularEnv
-from experiments.cli import config, foreseen
+from experiments.cli import config, preflight
 from experiments.cli.problem import build_agent, scale_of
 from experiments.recording import opening
 from experiments.recording.progress import Meter
@@ -53,7 +53,7 @@ def compare(cfg: DictConfig, folder: Path) -> RunRecord:
 
 def contenders_of(cfg: DictConfig) -> dict[str, dict[str, Any]]:
     """The settings of the named contenders, see `contender`."""
-    return {name: contender(name, cfg.contenders[name]) for name in foreseen.contenders(cfg)}
+    return {name: contender(name, cfg.contenders[name]) for name in preflight.contenders(cfg)}
 
 
 def opened(cfg: DictConfig, folder: Path, contenders: Mapping[str, Any]) -> RunRecord:
@@ -82,7 +82,7 @@ def contender(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: for a setting that does not exist or is of another type.
     """
-    cfg = foreseen.contender(name, overrides)
+    cfg = preflight.contender(name, overrides)
     task = {"reward": cfg.protocol.reward, "scale": scale_of(cfg), "beta": cfg.env.beta}
     return {"agent": config.complete(cfg)["agent"], "env": task}
 

@@ -21,7 +21,7 @@ from experiments.recording import panel, plans, state
 from experiments.recording.lock import alone
 from experiments.recording.opening import opened
 from experiments.recording.progress import Meter
-from experiments.recording.record import RECORD, RunRecord, told
+from experiments.recording.record import RECORD, RunRecord, recorded
 from experiments.recording.tracking import Tracker, episode_metrics
 from experiments.searching.confirm import confirm
 from experiments.training.recipe import Recipe
@@ -52,7 +52,7 @@ def search(cfg: DictConfig, folder: Path) -> RunRecord:
         print(f"{folder} is finished: nothing to do; choose another output=FOLDER to search again")
         return done
     foresee(cfg)
-    tracker = config.instantiate(cfg.tracking, folder=folder, config=told(settings))
+    tracker = config.instantiate(cfg.tracking, folder=folder, config=recorded(settings))
     with alone(folder):
         before = RunRecord.read(folder) if (folder / RECORD).exists() else None
         saved = None if before is None else state.load(before, cfg.save_every)

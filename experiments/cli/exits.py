@@ -18,8 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cli.signatures import PACKAGES
 
-INTERRUPTED = 128  # and the number of the signal: the status of what a signal ended
-GRACE = 30.0  # seconds that a run has to write its end after its parent is gone
+INTERRUPTED = 128  # plus the number of the signal: the exit status after a signal
+GRACE = 30.0  # seconds that a run has to write its end after its parent has ended
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
@@ -86,7 +86,7 @@ def with_parent(command: int) -> Iterator[None]:
             if os.getppid() != parent:
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(GRACE)
-                os._exit(INTERRUPTED + signal.SIGTERM)  # nobody is left to take the result
+                os._exit(INTERRUPTED + signal.SIGTERM)  # no process is left to take the result
 
     threading.Thread(target=watch, daemon=True).start()
     try:
@@ -121,10 +121,10 @@ def message_of(error: BaseException) -> str | None:
 
 
 def end_run(error: Exception, hydra_cfg: HydraConf, explain: Callable[[Exception], str]) -> None:
-    """Leave with an exception's message where it has one; a sweep goes on instead.
+    """Exit with an exception's message if it has one; a sweep continues instead.
 
     Args:
-        error: what ended the run.
+        error: the exception that ended the run.
         hydra_cfg: of the run.
         explain: makes a message of an error of OmegaConf.
 
@@ -169,7 +169,7 @@ def end_command(error: BaseException, explain: Callable[[Exception], str], *, st
     if isinstance(error, KeyboardInterrupt):
         number = error.number if isinstance(error, Ended) else signal.SIGINT
         stop(str(error) or "interrupted", INTERRUPTED + number)
-    if isinstance(error, BrokenPipeError):  # nobody reads on, as after ``| head``
+    if isinstance(error, BrokenPipeError):  # the reader has ended, as after ``| head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes into it again
         raise SystemExit(INTERRUPTED + signal.SIGPIPE if started else 0)
     if isinstance(error, OSError) and not started:

@@ -6,7 +6,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 
 
-def asked() -> dict[str, Any]:
+def hydra_job() -> dict[str, Any]:
     """The running Hydra job, its overrides and chosen files; empty without Hydra."""
     if not HydraConfig.initialized():
         return {}
@@ -17,7 +17,7 @@ def asked() -> dict[str, Any]:
 
 def group(config: Mapping[str, Any]) -> str | None:
     """The group that a run is compared in: its experiment file, else network, data and budget."""
-    if experiment := asked().get("choices", {}).get("experiment"):
+    if experiment := hydra_job().get("choices", {}).get("experiment"):
         return str(experiment)
     if not {"model", "data", "protocol"} <= config.keys():
         return None
@@ -29,5 +29,5 @@ def agent(config: Mapping[str, Any]) -> str | None:
     """The name of the agent's file, else of its class; None for a run without an agent."""
     if "agent" not in config:
         return None
-    chosen = asked().get("choices", {}).get("agent")
+    chosen = hydra_job().get("choices", {}).get("agent")
     return str(chosen or str(config["agent"]["_target_"]).rpartition(".")[2])

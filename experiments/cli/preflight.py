@@ -1,4 +1,4 @@
-"""What is checked before a job is imported: settings that hang together, files that are to be read."""
+"""Checks before a job is imported: settings that depend on each other, and files that will be read."""
 
 import re
 import textwrap
@@ -26,20 +26,20 @@ WIDTH = 100  # characters of a line of names
 
 
 def check(cfg: DictConfig) -> None:
-    """Check what `check_settings` cannot see in one setting alone.
+    """Check what `check_settings` cannot, as it looks at each setting alone.
 
-    Modules of the user's own that the command line names are imported, nothing of ours that is slow.
+    Modules of the user's own that the command line names are imported; slow modules of ours are not.
 
     Raises:
         ConfigError, TrackingError: with what is possible.
-        RecordError: for a run that is none, or is damaged.
+        RecordError: for a folder that holds no run, or a damaged one.
     """
     for one in CHECKS:
         one(cfg)
 
 
 def _places(cfg: DictConfig) -> None:
-    """There is what a configuration wants to be read."""
+    """Files and folders that will be read exist."""
     if at(cfg, "data.name") in limits.OF_FOLDERS and at(cfg, "data.root") is None:
         raise ConfigError(suggest.needed("data.root"))
     for key, path, endings in _asked(cfg):
@@ -49,7 +49,7 @@ def _places(cfg: DictConfig) -> None:
 
 
 def _asked(cfg: DictConfig) -> Iterator[tuple[str, Any, Sequence[str]]]:
-    """Each key that is to be read, its path, and the endings of what may be there."""
+    """Each key that names a path to read, the path, and the possible endings of its files."""
     yield "data.root", at(cfg, "data.root"), ("",)
     if at(cfg, "data.name") == "imagefolder":
         yield "data.root", at(cfg, "data.root"), ("/train",)
@@ -64,12 +64,12 @@ def _asked(cfg: DictConfig) -> Iterator[tuple[str, Any, Sequence[str]]]:
 
 
 def _runs(cfg: DictConfig) -> Sequence[str]:
-    """Keys that name the folder of a run; what `experiments.deep_compress` keeps is no run."""
+    """Keys that name the folder of a run; ``keep`` of `experiments.deep_compress` does not."""
     return ("run", "policy", "keep") if "name" in cfg else ("run", "policy")
 
 
 def _data(cfg: DictConfig) -> None:
-    """Options are of data sets that have some; photographs are in a folder or a zip."""
+    """Only data sets that have options are given some; photographs are in a folder or a zip."""
     name, root = at(cfg, "data.name"), at(cfg, "data.root")
     if (options := at(cfg, "data.options")) and name not in (*limits.OF_FOLDERS, "import"):
         given = ", ".join(options)
@@ -79,7 +79,7 @@ def _data(cfg: DictConfig) -> None:
 
 
 def _limits(cfg: DictConfig) -> None:
-    """Further bounds of a protocol are shares of the dense network's cost, each of another resource."""
+    """Further limits of a protocol are fractions of the dense network's cost, each of another resource."""
     bounds: Any = at(cfg, "protocol.limits") or DictConfig({})
     if not isinstance(bounds, DictConfig):
         raise ConfigError(f"protocol.limits is {bounds!r}: give shares by resource, as {{params:0.5}}")
@@ -92,7 +92,7 @@ def _limits(cfg: DictConfig) -> None:
 
 
 def _content(cfg: DictConfig) -> None:
-    """Records and cards that are to be read are whole."""
+    """Records and cards that will be read are undamaged."""
     for key in _runs(cfg):
         if cfg.get(key) is not None:
             RunRecord.read(Path(cfg[key]))
@@ -114,7 +114,7 @@ def _whole(key: str, path: Path, otherwise: str) -> None:
 
 
 def _times(cfg: DictConfig) -> None:
-    """Milliseconds have their table, and it is whole."""
+    """A budget in milliseconds has its latency table, which is undamaged."""
     key = "protocol.latency" if "protocol" in cfg else "latency"
     measured = "`python -m experiments.latency table=FILE model=... data=...`"
     asked = [at(cfg, "protocol.resource"), at(cfg, "protocol.reward"), cfg.get("resource")]
@@ -127,7 +127,7 @@ def _times(cfg: DictConfig) -> None:
 
 
 def _tracking(cfg: DictConfig) -> None:
-    """Names that W&B would refuse, or change without a word."""
+    """W&B accepts the names of project, group and tags as they are."""
     tracking = plain(cfg.get("tracking") or DictConfig({}))
     if (target := tracking.get("_target_")) == WANDB:
         found = {key: setting.default for key, setting in settings(target).items()} | tracking
@@ -135,7 +135,7 @@ def _tracking(cfg: DictConfig) -> None:
 
 
 def _functions(cfg: DictConfig) -> None:
-    """The user's own functions are there."""
+    """The user's own functions exist."""
     asked = [(key, cfg.get(key)) for key in ("target", "metric")]
     asked += [
         (f"{part}.options.target", at(cfg, f"{part}.options.target"))
@@ -151,7 +151,7 @@ def _functions(cfg: DictConfig) -> None:
 
 
 def _networks(cfg: DictConfig) -> None:
-    """Networks have names of ours or of a library; those that are searched have weights."""
+    """Networks are known by name; those that are searched have weights."""
     name, options = at(cfg, "model.name"), at(cfg, "model.options") or {}
     for key, one, others in [("model.name", name, ("import",)), *_surveyed(cfg)]:
         known = (*limits.MODELS, *others)
@@ -171,7 +171,7 @@ def _surveyed(cfg: DictConfig) -> Iterator[tuple[str, str, Sequence[str]]]:
 
 
 def _images(cfg: DictConfig) -> None:
-    """The shape of an image, and where its network's picture goes."""
+    """The shape of an image is possible, and a picture can be written."""
     if cfg.get("shape") is not None and len(cfg.shape) != 3:
         raise ConfigError(f"shape is {list(cfg.shape)}; it is [C,H,W], each at least 1")
     if (picture := cfg.get("picture")) is None:
@@ -185,7 +185,7 @@ def _images(cfg: DictConfig) -> None:
 
 
 def _commands(cfg: DictConfig) -> None:
-    """What one command alone asks for."""
+    """Rules of single commands."""
     if "batches" in cfg:  # of `experiments.latency`
         if cfg.table is None and cfg.checkpoint is None:
             raise ConfigError(f"{suggest.needed('checkpoint')}, or table=FILE for a table of layers")
@@ -215,10 +215,10 @@ def check_name(name: str) -> None:
 
 
 def contenders(cfg: DictConfig) -> list[str]:
-    """The names of the contenders that are asked for.
+    """The names of the chosen contenders.
 
     Raises:
-        ConfigError: for one that there is not.
+        ConfigError: for a name that does not exist.
     """
     if cfg.get("only") is not None and (wrong := [name for name in cfg.only if name not in cfg.contenders]):
         near = suggest.near(wrong[0], list(cfg.contenders))
@@ -234,7 +234,7 @@ def contender(name: str, overrides: Sequence[str]) -> DictConfig:
     """The main job's configuration with a contender's overrides.
 
     Raises:
-        ConfigError: with its name, for an override that cannot be.
+        ConfigError: with its name, for a wrong override.
     """
     try:
         made = compose("config", list(overrides))
@@ -245,7 +245,7 @@ def contender(name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def _contenders(cfg: DictConfig) -> None:
-    """Contenders of the command line can be; those in ``conf/`` are held by a test, and take a second."""
+    """Contenders of the command line are possible; those in ``conf/`` are tested, as this takes a second."""
     shipped = [OmegaConf.load(file) for file in (ROOT / "conf/contenders").glob("*.yaml")]
     for name in contenders(cfg) if "contenders" in cfg else ():
         if not any(cfg.contenders[name] in file.values() for file in shipped):
