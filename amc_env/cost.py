@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Widths:
-    """The numbers of kept channels, of which every cost is a function.
+    """The numbers of kept channels, from which every cost is computed.
 
     Attributes:
         reads: ``(..., layers)`` input channels of each layer.
@@ -38,7 +38,7 @@ class Resource(Protocol):
     """A cost in whole units.
 
     Attributes:
-        unit: of it, for messages.
+        unit: its name, for messages.
         bilinear: whether each layer costs a product of its two widths.
     """
 
@@ -56,8 +56,8 @@ class Prices(Protocol):
 
     Attributes:
         unit: of the costs, for messages.
-        pairs: the groups (one, later one) whose costs together may differ from the sum of what each costs.
-        pairwise: whether a cost is a constant plus a part for each group and one for each of those pairs.
+        pairs: pairs of groups (one, later one) whose joint cost may differ from the sum of their costs.
+        pairwise: whether a cost is a constant plus one term for each group and one for each of those pairs.
     """
 
     unit: str

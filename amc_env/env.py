@@ -27,7 +27,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     ## Description
     A trained network is compressed decision by decision. A decision is a channel group: channels that layers
     share and that therefore stay or go together, such as the outputs of a convolution and the inputs of the
-    next. It stands at the first layer that reads the group. After the last decision the small network is
+    next. It is taken at the first layer that reads the group. After the last decision the small network is
     cut, repaired and evaluated, and its metrics make the reward.
 
     *Source*: He et al., "AMC: AutoML for Model Compression and Acceleration on Mobile Devices", ECCV 2018,
@@ -40,7 +40,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     the uniform policy.
 
     ## Observation Space
-    `Box(0, 1, (11,), float32)`: the layer at which the decision stands, what has been removed and the last
+    `Box(0, 1, (11,), float32)`: the first layer that reads the group, what has been removed, and the last
     keep ratio; `amc_env.observation.FEATURES` names the entries.
 
     ## Rewards
@@ -86,16 +86,16 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         compressor: offers each group's counts and makes the plans.
         evaluator: plan -> metrics.
         target: fraction of the dense cost that may be spent, in (0, 1].
-        resource: what the target limits: one that the compressor prices, as "macs" and "params".
+        resource: what the target limits, one that the compressor prices, such as "macs" or "params".
         limits: further targets that hold as well, by resource.
         reward: a key of `amc_env.rewards.REWARDS`.
         scale: a key of `amc_env.actions.SCALES`.
-        beta: half the width of the relative scale, in nats: 0.7 spans from half of the share to twice of it.
+        beta: half the width of the relative scale, in nats; 0.7 spans from half the share to twice the share.
         render_mode: "ansi" or "rgb_array": the keep ratios as bars.
 
     Attributes:
         plan: the plan of the episode so far.
-        counts: how many positions are kept of each group that is decided.
+        counts: number of kept positions of each decided group.
         task: what `amc_env.building` built compressor and evaluator from; None for a table.
 
     Raises:
@@ -151,7 +151,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         self.action_space = gym.spaces.Box(0, 1, (1,), np.float32)
 
     def _check_weighed(self, reward: str) -> None:
-        """Refuse a reward that weighs what no choice of the compressor changes."""
+        """Refuse a reward with a cost that no choice of the compressor changes."""
         if reward not in WEIGHED:
             return
         prices = self.prices[WEIGHED[reward]]
@@ -180,7 +180,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
 
         Args:
             seed: of ``np_random``, from which nothing is drawn.
-            options: there are none.
+            options: ignored.
         """
         super().reset(seed=seed)
         self._begin()

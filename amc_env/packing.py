@@ -29,7 +29,7 @@ def read(path: Path) -> tuple[nn.Module, Card]:
     """The network of a compressed file, in evaluation mode, and its card.
 
     Raises:
-        CodingError: when anything of the file was cut off, added or changed.
+        CodingError: when the file was shortened, extended or changed.
         CheckpointError: when it cannot be read, or is of a network that cannot be built.
     """
     try:

@@ -106,4 +106,4 @@ class Plan:
 
 
 def _whole_numbers(value: object) -> bool:
-    return isinstance(value, list) and all(type(entry) is int for entry in value)  # a bool is none
+    return isinstance(value, list) and all(type(entry) is int for entry in value)  # bool is a subclass of int

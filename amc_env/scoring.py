@@ -1,4 +1,4 @@
-"""A metric of the user's own in the place of top-1 accuracy, with its spread."""
+"""Measures plans by a user's own metric instead of top-1 accuracy, with a standard error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Metric = Callable[[nn.Module, Sequence[Batch]], Any]
 """(network in evaluation mode, batches) -> a number, higher is better, or (number, its standard error). Each
 batch is a pair of images, as the network takes them, and targets."""
 
-PARTS = 5  # into which batches are dealt out to see how a metric varies
+PARTS = 5  # of the batches, whose scores show how a metric varies
 SIZE = 32  # images in a batch of a data set
 
 
@@ -41,10 +41,10 @@ def batches_of(
 
 
 def score(network: nn.Module, metric: Metric, batches: Sequence[Batch], split: str) -> Score:
-    """What a metric says of a network, with a standard error.
+    """A network's score by a metric, with a standard error.
 
-    Where the metric gives none, it is measured again on each of up to `PARTS` parts of the batches, and the
-    error is the deviation between these over the root of their number; of one batch nothing is known.
+    If the metric returns no error, it is computed again on each of up to `PARTS` parts of the batches; the
+    error is the deviation of these values divided by the root of their number, and 0 for a single batch.
 
     Raises:
         EvaluationError: for anything else than a finite number, or two.
@@ -94,18 +94,18 @@ def _name(metric: Metric) -> str:
 
 
 class Scorer:
-    """Scores plans of one dense network on one split by a metric, and remembers each plan's score.
+    """Scores plans of one dense network on one split by a metric, and caches each plan's score.
 
     Args:
         networks: make the network of each plan.
         data: the split is read from here once.
-        metric: of the user's.
+        metric: the user's own.
         split: name of the split.
         images: number of its images; None for all.
 
     Attributes:
-        seconds: what cutting (``cut``) and the metric (``forward``) took so far.
-        forwards: images sent through a network so far.
+        seconds: spent so far on cutting (``cut``) and on the metric (``forward``).
+        forwards: images sent through networks so far.
         evaluations: networks cut so far.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Files of tensors that say whether they are whole: safetensors, with a digest among the metadata."""
+"""Files of tensors whose damage is detected: safetensors, with a digest in the metadata."""
 
 import hashlib
 from collections.abc import Mapping
@@ -26,11 +26,11 @@ def write(path: Path, tensors: Mapping[str, Tensor], **facts: str) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and facts of a file of `write`, which still has its name.
+    """The tensors and facts of a file of `write`; it must still have its name.
 
     Raises:
-        DamagedError: for a file that is no such, is damaged, or was written under another name.
-        OSError: for one that is not there or cannot be read.
+        DamagedError: for another kind of file, a damaged one, or one that was written under another name.
+        OSError: for a file that is missing or unreadable.
     """
     if path.stat() and not path.is_file():
         raise files.DamagedError(f"{path} is not a file")

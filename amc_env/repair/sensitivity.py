@@ -54,7 +54,7 @@ def increments(weight: Tensor, gram: Tensor, columns: Tensor, ridge: float) -> T
     Args:
         weight: ``(blocks, out, d)``.
         gram: ``(blocks, d, d)`` float64, E[x xᵀ].
-        columns: ``(n, m)`` int64: for each channel, in order, its columns in every block; -1 fills up.
+        columns: ``(n, m)`` int64: for each channel, in order, its columns in every block; padded with -1.
         ridge: as a fraction of the mean diagonal of each block.
     """
     own = columns[columns >= 0]

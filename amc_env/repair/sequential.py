@@ -27,8 +27,8 @@ PASSED = 1000  # images that pass through each smaller network; those of the mom
 SMALL = 49  # positions of a map up to which as many are taken as `PLENTY` asks for
 PLENTY = 16  # rows for each input of the dense layer
 ENOUGH = 40  # rows for each tap of a depthwise kernel
-WIDEST = 1.5  # the most that a channel's spread is raised by
-TINY = 1e-6  # scale of a batch norm behind which a layer changes nothing
+WIDEST = 1.5  # largest factor by which the spread of a channel is raised
+TINY = 1e-6  # a smaller scale of a batch norm makes the layer before it irrelevant
 ACTIVATIONS = 2**31  # bytes that the widest layer's input and output may take
 
 
@@ -79,13 +79,13 @@ class Sequential:
     def repair(self, network: nn.Module, mask: NDArray[np.bool_]) -> None:
         """Refit every layer of a cut network, in place and in forward order.
 
-        A layer's bias, or the batch norm's mean behind a layer that has none, is refitted with its weights.
+        A layer's bias, or the mean of the batch norm after it, is refitted with its weights.
 
         Args:
             network: physically smaller, in the evaluation mode of the dense one.
             mask: ``(atoms,)`` bool, which atoms stayed.
         """
-        drift: dict[str, Tensor] = {}  # what the shortcut lacks, by the layer that makes up for it
+        drift: dict[str, Tensor] = {}  # error of the shortcut, by the layer that compensates for it
 
         def refit(layer: Layer, module: nn.Module, seen: Seen) -> None:
             for each in self._shortcuts:
@@ -101,7 +101,7 @@ class Sequential:
                 target = target + _unscaled(drift.pop(layer.name), norm)
             sample = patches(module, layer, seen, self.positions[layer.name])
             outputs = _refit(module, norm, sample, target)
-            # Behind a shortcut, its errors are noise to the branch, and cannot be met in full.
+            # Errors of the shortcut are noise to the branch, which cannot compensate for them in full.
             if outputs is not None and not summed:
                 _restore_spread(module, norm, outputs, target)
 
@@ -115,7 +115,7 @@ class Sequential:
                 module.training = training
 
     def _remember(self, dense: nn.Module, layer: Layer, module: nn.Module, seen: Seen) -> None:
-        """Keep what a layer of the dense network makes, and what passes by the branches that begin there."""
+        """Store a dense layer's outputs, and the shortcuts past the branches that begin there."""
         for each in list(self._shortcuts):
             name = each.layer.name
             if each.entry is layer:
@@ -134,7 +134,7 @@ class Sequential:
         return ends | set(self.positions)
 
     def _norm(self, network: nn.Module, layer: Layer) -> nn.Module | None:
-        """The batch norm behind a layer; None where there is none, or it is folded."""
+        """The batch norm after a layer; None if there is none, or it is folded."""
         norm = network.get_submodule(self._norms[layer.name]) if layer.name in self._norms else None
         return norm if isinstance(getattr(norm, "running_var", None), Tensor) else None
 
@@ -199,7 +199,7 @@ def _refit(module: nn.Module, norm: nn.Module | None, sample: Tensor, target: Te
 
     Args:
         module: the layer.
-        norm: the batch norm behind it, or None.
+        norm: the batch norm after it, or None.
         sample: ``(blocks, rows, d)`` its inputs.
         target: ``(rows, c_out)``.
 
@@ -243,10 +243,10 @@ def _restore_spread(module: nn.Module, norm: nn.Module | None, outputs: Outputs,
     at 80 % of the MACs, the logits keep 0.7 of their spread.
 
     Args:
-        module: the refitted layer, with a bias or a batch norm behind it.
+        module: the refitted layer, with a bias or a batch norm after it.
         norm: that batch norm, or None.
         outputs: of the layer.
-        target: ``(rows, c_out)`` what they should be.
+        target: ``(rows, c_out)`` the outputs to approach.
     """
     center: Tensor | None = getattr(norm, "running_mean", None)
     bias: Tensor | None = getattr(module, "bias", None)

@@ -136,7 +136,7 @@ def exported(network: nn.Module, images: torch.Tensor) -> dict[str, Any]:
 
 
 def line(error: Exception) -> str:
-    """A message in one line, in which files stand without the folders of this machine."""
+    """A message in one line, with files named without the folders of this machine."""
     return FOLDERS.sub("", " ".join(str(error).split()))
 
 

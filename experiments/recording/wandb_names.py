@@ -1,4 +1,4 @@
-"""Names that Weights & Biases takes."""
+"""Checks the names that Weights & Biases accepts."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ NOT_IN_PROJECTS = "/\\#?%:"
 
 
 def check(project: str, group: str | None, tags: Sequence[str]) -> None:
-    """Refuse what W&B would refuse, or change without a word.
+    """Refuse names that W&B would refuse, or change silently.
 
     Raises:
-        TrackingError: with what it takes.
+        TrackingError: with what it accepts.
     """
     if isinstance(tags, str):
         raise TrackingError(f"tracking.tags is {tags!r}: give a list, as tracking.tags=[{tags}]")

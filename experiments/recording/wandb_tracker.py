@@ -55,11 +55,11 @@ class WandbTracker:
         self._environment = _Environment(
             WANDB_DATA_DIR=str(self.folder / "wandb" / "data"),  # else artifacts are staged in ~/.local/share
             WANDB_CACHE_DIR=str(self.folder / "wandb" / "cache"),  # else logs go to ~/.cache
-            WANDB_DISABLE_WEAVE="true",  # takes our package `agents` for another and advertises itself
+            WANDB_DISABLE_WEAVE="true",  # it mistakes our `agents` for another package, and advertises
         )
         self._environment.set()
         settings = wandb.Settings(
-            console="off",  # the terminal shows a progress bar, which is no log
+            console="off",  # the progress bar on the terminal is not a log
             silent=True,
             disable_git=True,  # the config holds the commit
             init_timeout=30,
