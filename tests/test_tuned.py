@@ -38,13 +38,6 @@ def test_a_search_tuned_early_has_a_row_for_each_number_of_evaluations():
     assert "82.00" not in tuned.summary([both])
 
 
-def test_a_search_settled_by_tuned_candidates_has_a_row_for_both():
-    both = row("gp", 0, 0.85) | {"evaluations": 400, "halved": row("gp", 0, 0.87) | {"evaluations": 400}}
-    lines = tuned.table([row("uniform", 0, 0.80) | {"evaluations": 1}, both]).splitlines()
-    assert lines[4] == "| `gp, candidates tuned` | 400 | 1 | 50.00 | 40.00 | 87.00 | 87.00 | +7.00 |"
-    assert lines[5] == "| `gp` | 400 | 1 | 50.00 | 40.00 | 85.00 | 85.00 | +5.00 |"
-
-
 def test_the_best_so_far_is_drawn_against_evaluations_and_seconds(tmp_path):
     def drawn(policy, seed, curve, seconds):
         return row(policy, seed, 0.8) | {"curve": curve, "curve_seconds": seconds}

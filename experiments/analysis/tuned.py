@@ -20,7 +20,7 @@ def table(rows: Rows, resource: str = "macs") -> str:
 
     Accuracies are in percent, means over seeds with 95 % bootstrap intervals. The last column is the mean
     difference to the tuned uniform policy on the test split. A search whose best plan was tuned early as
-    well has a row for each number of evaluations, and one for its tuned candidates.
+    well has a row for each number of evaluations.
     """
     parts = []
     for target in sorted({row["target"] for row in rows}, reverse=True):
@@ -30,11 +30,8 @@ def table(rows: Rows, resource: str = "macs") -> str:
 
 
 def looks(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A search after all evaluations, after the first ones, and with tuned candidates, as far as recorded."""
-    found = [row, *([{**row, **row["early"]}] if "early" in row else [])]
-    if "halved" in row:
-        found.append({**row, **row["halved"], "policy": f"{row['policy']}, candidates tuned"})
-    return found
+    """A search after all evaluations and after the first ones, as far as recorded."""
+    return [row, *([{**row, **row["early"]}] if "early" in row else [])]
 
 
 def summary(rows: Rows) -> str:

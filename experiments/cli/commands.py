@@ -42,7 +42,6 @@ class SearchConfig(SubjectConfig):
     seed: int = MISSING
     episodes: int = MISSING
     confirm: int = MISSING
-    confirm_epochs: list[float] = field(default_factory=list)
     save_every: int = MISSING
     deliver: bool = MISSING
     output: str = MISSING
@@ -212,7 +211,6 @@ class PoliciesConfig(SubjectConfig, ContendersConfig):
     early: int | None = MISSING
     stages: list[float] = MISSING
     confirm: int = MISSING
-    confirm_epochs: list[float] = MISSING
     reward_images: int | None = MISSING
     device: str = MISSING
     recipe: Any = field(default_factory=RecipeConfig)

@@ -15,7 +15,6 @@ LIMITS: dict[str, Sequence[Any]] = {
     "targets": (1e-6, 1),
     "episodes": (1, 1_000_000),
     "confirm": (1, 10_000),
-    "confirm_epochs": (0.001, 100),
     "save_every": (1, 1_000_000),
     "first_seed": (0, 2**32 - 1),
     "early": (1, 1_000_000),

@@ -71,32 +71,14 @@ def best_reward(rows: Iterable[Mapping[str, Any]]) -> float:
     return max((row["reward"] for row in rows), default=-math.inf)
 
 
-def candidates(
-    rows: Iterable[Mapping[str, Any]], limit: int, *, apart: float = 0.0
-) -> list[Mapping[str, Any]]:
+def candidates(rows: Iterable[Mapping[str, Any]], limit: int) -> list[Mapping[str, Any]]:
     """The first row of each of the ``limit`` plans with the largest reward, best first.
 
     Args:
         rows: of a record.
         limit: how many at most.
-        apart: the least `difference` between any two of them, in [0, 1).
     """
     best: dict[tuple[int, ...], Mapping[str, Any]] = {}
     for row in rows:
         best.setdefault(tuple(row["counts"]), row)
-    taken: list[Mapping[str, Any]] = []
-    for row in sorted(best.values(), key=lambda row: (-row["reward"], row["episode"])):
-        if all(difference(row["counts"], other["counts"]) >= apart for other in taken):
-            taken.append(row)
-        if len(taken) == limit:
-            break
-    return taken
-
-
-def difference(counts: Sequence[int], others: Sequence[int]) -> float:
-    """The distance of two plans: positions that only one keeps, as a fraction of those that either keeps.
-
-    It is the sum of ``|a - b|`` over that of ``max(a, b)`` of their counts a and b: 0 for equal plans.
-    """
-    either = sum(max(a, b) for a, b in zip(counts, others, strict=True))
-    return sum(abs(a - b) for a, b in zip(counts, others, strict=True)) / either
+    return sorted(best.values(), key=lambda row: (-row["reward"], row["episode"]))[:limit]

@@ -28,7 +28,6 @@ from experiments.recording.plans import candidates, counts, groups, plan_of
 from experiments.recording.progress import Meter
 from experiments.searching import stages
 from experiments.searching.compare import contenders_of, is_rule, opened
-from experiments.searching.confirm import APART, halved
 from experiments.training.distillation import teacher_of
 from experiments.training.fidelity import shares, tuned
 from experiments.training.recipe import Recipe
@@ -56,7 +55,6 @@ class Subject:
         stages: fractions on the way to a target.
         compressor: arguments of the task.
         teacher: of a recipe that distills.
-        rounds: epochs of short fine-tunings that also choose a candidate, see `confirm.halved`.
     """
 
     task: AnyTask
@@ -72,7 +70,6 @@ class Subject:
     stages: Sequence[float]
     compressor: Mapping[str, Any]
     teacher: nn.Module | None
-    rounds: Sequence[float]
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
@@ -124,7 +121,7 @@ def prepared(cfg: DictConfig) -> Subject:
     return Subject(
         task, task.evaluator("reward", cfg.reward_images), task.evaluator("selection"), cfg.resource,
         cfg.episodes, cfg.early, cfg.confirm, cfg.reward_images, recipe,
-        {"macs": 1.0, "params": 1.0}, cfg.stages, settings, teacher, cfg.confirm_epochs,
+        {"macs": 1.0, "params": 1.0}, cfg.stages, settings, teacher,
     )  # fmt: skip
 
 
@@ -138,9 +135,9 @@ def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, An
 
     Returns:
         A row of the record: the job; the result of `delivered` for the best plan, and `stages.costs` of its
-        network; ``early``, the same after the first evaluations; ``halved``, the same for the candidate that
-        short fine-tunings choose; ``stages``, the results of `delivered` for earlier stages; ``distinct``,
-        the number of plans evaluated in the last stage; ``curve`` and ``curve_seconds``, see `curve`.
+        network; ``early``, the same after the first evaluations; ``stages``, the results of `delivered`
+        for earlier stages; ``distinct``, the number of plans evaluated in the last stage; ``curve`` and
+        ``curve_seconds``, see `curve`.
     """
     subject = replace(subject, recipe=replace(subject.recipe, seed=subject.recipe.seed + job.seed))
     parts, earlier = stages.stages_to(subject.stages, job.target), list[dict[str, Any]]()
@@ -158,11 +155,6 @@ def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, An
         found["stages"] = earlier
     elif subject.early is not None and subject.early < len(trials):
         found["early"] = delivered(subject, trials[: subject.early], known=found, reward=reward)[1]
-    if subject.rounds and len(trials) > 1:
-        both = delivered(
-            subject, trials, known=found, stages=len(parts), reward=reward, rounds=subject.rounds
-        )
-        found["halved"] = both[1]
     distinct = len({tuple(trial["counts"]) for trial in trials})
     return found | {"distinct": distinct, **curve(trials)}
 
@@ -196,7 +188,6 @@ def delivered(
     *,
     stages: int = 1,
     reward: str = "error",
-    rounds: Sequence[float] = (),
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The best plan of some trials, confirmed on the selection split, before and after fine-tuning.
 
@@ -206,7 +197,6 @@ def delivered(
         known: result of this function for more trials; the same plan is not fine-tuned twice.
         stages: number of stages that share the epochs.
         reward: of the search, a key of `REWARDS`, by which the candidate is chosen.
-        rounds: choose the candidate by short fine-tunings; empty: by its reward before fine-tuning.
 
     Returns:
         The tuned network, or the untuned one if ``known`` has the plan; and ``evaluations``; ``counts``,
@@ -214,12 +204,8 @@ def delivered(
         ``before`` and ``after`` fine-tuning.
     """
     task = subject.task
-    tried = candidates(trials, subject.confirm, apart=APART if rounds else 0.0)
-    if rounds:
-        plans = [plan_of(task, trial["counts"]) for trial in tried]
-        best = tried[halved(task, plans, subject.recipe, rounds)[0]]
-    else:
-        best = max(tried, key=lambda trial: worth(subject, reward, trial["counts"]))
+    tried = candidates(trials, subject.confirm)
+    best = max(tried, key=lambda trial: worth(subject, reward, trial["counts"]))
     evaluations = {"evaluations": len(trials)}
     network = task.network(plan_of(task, best["counts"])).to(task.device).eval()
     if known is not None and known["counts"] == list(best["counts"]):

@@ -24,7 +24,6 @@ from experiments.recording.progress import Meter
 from experiments.recording.record import RECORD, RunRecord, recorded
 from experiments.recording.tracking import Tracker, episode_metrics
 from experiments.searching.confirm import confirm
-from experiments.training.recipe import Recipe
 
 PLANS = ("counts", "keep_asked")  # of a row of the record, which trackers do not get
 
@@ -79,9 +78,7 @@ def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.S
     finally:
         save_best(env, record)
         note_work(env, record)
-    recipe = Recipe(**config.plain(cfg.finetune) | {"epochs": 1})
-    rounds = cfg.confirm_epochs if env.task.tunable else ()
-    plan = confirm(env, record, limit=cfg.confirm, rounds=rounds, recipe=recipe)
+    plan = confirm(env, record, limit=cfg.confirm)
     best = record.content["best"]
     tracker.summary({"best_reward": best["reward"]} | best["selection"])
     tracker.artifact("plan", "plan", [record.folder / plans.PLAN], {"plan": plan.hash})
