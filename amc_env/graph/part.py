@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
+from amc_env.checks import did_you_mean
 from amc_env.execution import evaluating
 from amc_env.graph.given import Given
 from amc_env.graph.labels import TraceError
@@ -83,8 +83,7 @@ def _found(model: nn.Module, part: str) -> nn.Module:
     known: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
     if not part or part not in known:
         children = ", ".join(name for name, _ in model.named_children())
-        near = [name for name in difflib.get_close_matches(part, known, n=3) if name]
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {children}, and what is in them"
+        hint = did_you_mean(part, filter(None, known)) or f"there are {children}, and what is in them"
         raise TraceError(f"{type(model).__name__} has no part {part!r}; {hint}")
     return known[part]
 

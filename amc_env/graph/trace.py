@@ -7,7 +7,6 @@ of literal size are unified position by position so that they keep it. No model 
 operation that is not understood is an error that names it and the line of the forward.
 """
 
-import difflib
 from collections.abc import Iterable
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from amc_env.checks import did_you_mean
 from amc_env.graph.checker import verify
 from amc_env.graph.given import Given
 from amc_env.graph.labels import TraceError
@@ -71,8 +71,7 @@ def _layers_of(model: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
     known, found = dict(model.named_modules(remove_duplicate=False)), {}
     for asked in names:
         if asked not in known:
-            near = difflib.get_close_matches(asked, known, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else "print the network to see its names"
+            hint = did_you_mean(asked, known) or "print the network to see its names"
             raise TraceError(f"keep_whole names {asked!r}, which is no module of the network; {hint}")
         found[asked] = [first[id(each)] for each in known[asked].modules() if isinstance(each, CUT)]
         if not found[asked]:

@@ -1,6 +1,5 @@
 """The model zoo: networks by name, built with seeded weights."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from amc_env.checks import did_you_mean
 from amc_env.execution import evaluating
 from amc_env.zoo import efficientnet, external, lenet, mobilenet, plain, resnet, shufflenet, tiny, vgg
 
@@ -101,9 +101,8 @@ def check(model: nn.Module, shape: tuple[int, int, int], classes: int) -> None:
 def nearest(asked: str, choices: Iterable[str]) -> str:
     """The end of an error message: likely choices, and all choices."""
     choices = sorted(choices)
-    near = difflib.get_close_matches(asked, choices, n=3, cutoff=0.5)
-    listed = f"choose from {', '.join(choices)}"
-    return f"did you mean {' or '.join(near)}? Otherwise {listed}" if near else listed
+    near, listed = did_you_mean(asked, choices), f"choose from {', '.join(choices)}"
+    return f"{near} Otherwise {listed}" if near else listed
 
 
 def check_name(name: str) -> None:
@@ -130,11 +129,8 @@ def _builder(name: str) -> Callable[..., nn.Module]:
 def _of_timm(asked: str) -> Callable[..., nn.Module]:
     known = external.timm_names()
     if asked.partition(".")[0] not in known:
-        near = difflib.get_close_matches(asked, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ModelError(
-            f"timm has no network {asked!r}; {hint}timm.list_models() names all {len(known):,} of them"
-        )
+        hint = f"{did_you_mean(asked, known)} timm.list_models() names all {len(known):,} of them"
+        raise ModelError(f"timm has no network {asked!r}; {hint.strip()}")
     return partial(external.timm_model, asked)
 
 

@@ -102,9 +102,7 @@ def beyond(value: Any, allowed: Sequence[Any]) -> str | None:
     if isinstance(allowed[0], str):
         if value in allowed:
             return None
-        near = suggest.near(str(value), list(allowed))
-        meant = f" (did you mean {' or '.join(near)}?)" if near else ""
-        return f"{meant}; there are {', '.join(allowed)}"
+        return f"{suggest.meant(str(value), list(allowed))}; there are {', '.join(allowed)}"
     lowest, highest = allowed
     if value < lowest:
         return f", it is at least {lowest}"

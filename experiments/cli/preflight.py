@@ -221,8 +221,7 @@ def contenders(cfg: DictConfig) -> list[str]:
         ConfigError: for a name that does not exist.
     """
     if cfg.get("only") is not None and (wrong := [name for name in cfg.only if name not in cfg.contenders]):
-        near = suggest.near(wrong[0], list(cfg.contenders))
-        meant = f" (did you mean {' or '.join(near)}?)" if near else ""
+        meant = suggest.meant(wrong[0], list(cfg.contenders))
         names = textwrap.fill(", ".join(cfg.contenders), WIDTH, break_on_hyphens=False)
         raise ConfigError(f"only: there is no contender {wrong[0]!r}{meant}; there are\n{names}")
     if cfg.get("only") == [] and not cfg.get("one_shot"):

@@ -42,7 +42,7 @@ def explain(error: Exception, conf: Path, config_name: str, arguments: list[str]
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """A message for a key that does not exist."""
-    return f"no key {key!r} in the configuration{_meant(key, list(known))}"
+    return f"no key {key!r} in the configuration{meant(key, list(known))}"
 
 
 def needed(key: str) -> str:
@@ -52,7 +52,7 @@ def needed(key: str) -> str:
 
 def unknown_choice(group: str, choice: str, choices: list[str]) -> str:
     """A message for a choice that a group does not have."""
-    return f"no {choice!r} in group {group!r}{_meant(choice, choices)}; there are {', '.join(choices)}"
+    return f"no {choice!r} in group {group!r}{meant(choice, choices)}; there are {', '.join(choices)}"
 
 
 def not_installed(group: str, choice: str, extra: str) -> str:
@@ -60,7 +60,13 @@ def not_installed(group: str, choice: str, extra: str) -> str:
     return f"{group}={choice} is not installed: pip install 'amc-rl[{extra}]'"
 
 
-def near(name: str, known: list[str]) -> list[str]:
+def meant(name: str, known: list[str]) -> str:
+    """A question in brackets that names similar names; "" without any."""
+    names = _near(name, known)
+    return f" (did you mean {' or '.join(names)}?)" if names else ""
+
+
+def _near(name: str, known: list[str]) -> list[str]:
     """At most three known names similar to this one, or else similar to its last part."""
     if found := difflib.get_close_matches(name, known, n=3, cutoff=0.7):
         return found
@@ -68,11 +74,6 @@ def near(name: str, known: list[str]) -> list[str]:
     return [
         endings[end] for end in difflib.get_close_matches(name.rpartition(".")[2], endings, n=3, cutoff=0.75)
     ]
-
-
-def _meant(name: str, known: list[str]) -> str:
-    names = near(name, known)
-    return f" (did you mean {' or '.join(names)}?)" if names else ""
 
 
 def _problems(overrides: list[Override], conf: Path, config_name: str, paths: list[str]) -> Iterator[str]:
