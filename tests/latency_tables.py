@@ -1,4 +1,4 @@
-"""Hand-made latency tables for tests."""
+"""Hand-made latency tables, and a monitor of an idle machine, for tests."""
 
 from amc_env.conditions import Conditions
 from amc_env.graph.structure import Graph
@@ -17,3 +17,13 @@ def falling(graph: Graph, *, runtime: str = "torch") -> LatencyTable:
     ]
     here = Conditions.here(graph, runtime=runtime, threads=1, batch=1)
     return LatencyTable("digits_cnn", here, 1, counts, layers, 1000, FIT, 1.0, "today")
+
+
+class Calm:
+    """A monitor of a machine on which nothing else runs."""
+
+    def calm(self) -> bool:
+        return True
+
+    def settles(self) -> bool:
+        return True

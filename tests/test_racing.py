@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from latency_tables import falling
+from latency_tables import Calm, falling
 
 from amc_env import latency, zoo
 from amc_env.graph.trace import trace
@@ -24,16 +24,6 @@ def graph():
 def table(graph, tmp_path: Path) -> Path:
     latency.save(falling(graph, runtime="onnxruntime"), tmp_path / "table.json")
     return tmp_path / "table.json"
-
-
-class Calm:
-    """A monitor of a machine on which nothing else runs."""
-
-    def settles(self) -> bool:
-        return True
-
-    def calm(self) -> bool:
-        return True
 
 
 def run(folder: Path, graph, *, seed: int = 0, tuned: bool = True, counts: int = 0) -> Path:

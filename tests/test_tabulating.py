@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from latency_tables import Calm
 
 from amc_env import latency, zoo
 from amc_env.conditions import Conditions, LatencyError
@@ -59,16 +60,6 @@ def test_random_plans_are_always_the_same_and_of_counts_on_offer() -> None:
 def test_whole_networks_come_among_the_layers() -> None:
     kinds = [kind for kind, _ in mixed([(1,), (2,), (3,), (4,)], [(5,), (6,)])]
     assert kinds == [LAYERS, WHOLE, LAYERS, LAYERS, WHOLE, LAYERS]
-
-
-class Calm:
-    """A monitor of a machine on which nothing else runs."""
-
-    def calm(self) -> bool:
-        return True
-
-    def settles(self) -> bool:
-        return True
 
 
 class Known:
