@@ -3,6 +3,7 @@
 import sys
 
 from experiments.cli import config
+from experiments.cli.words import quoted
 
 show = config.command("report", job="experiments.analysis.report:run", locks=False)
 
@@ -11,7 +12,7 @@ def main() -> None:
     """The command; ``keep RUN NAME`` stands for ``keep=RUN name=NAME``."""
     typed = sys.argv
     if typed[1:2] == ["keep"] and len(typed) == 4:
-        sys.argv = [typed[0], f"keep={typed[2]}", f"name={typed[3]}"]
+        sys.argv = [typed[0], f"keep={quoted(typed[2])}", f"name={quoted(typed[3])}"]
     try:
         show()
     finally:

@@ -1,11 +1,14 @@
 """Only records that belong there are kept among the committed results."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from experiments import report as command
 from experiments.analysis import keeping, published, report
 from experiments.analysis.keeping import KeepError, agent_settings, keep
 from experiments.cli.checking import ConfigError
@@ -125,6 +128,15 @@ def test_policies_are_kept_where_the_table_that_names_them_looks(
     monkeypatch.setattr(report, "RESULTS", results)
     rows = [one for one in published.spec("table3")["rows"] if published.of_row(report.committed(), one)]
     assert [one["row"] for one in rows] == ([] if row is None else [row])
+
+
+def test_a_folder_of_a_sweep_is_kept_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, typed = "runs/experiment=table2_plain20_gp,seed=0", []
+    monkeypatch.setattr(sys, "argv", ["report", "keep", folder, "gp-flops_50-0"])
+    monkeypatch.setattr(command, "show", lambda: typed.extend(sys.argv[1:]))
+    command.main()
+    read = OverridesParser.create().parse_overrides(typed)
+    assert {one.key_or_group: one.value() for one in read} == {"keep": folder, "name": "gp-flops_50-0"}
 
 
 def test_no_two_records_of_the_papers_tables_have_one_name() -> None:
