@@ -3,7 +3,7 @@
 import sys
 
 from experiments.cli import config
-from experiments.cli.words import quoted
+from experiments.cli.command_line import quoted
 
 show = config.command("report", job="experiments.analysis.report:run", locks=False)
 
