@@ -164,7 +164,7 @@ def test_a_table_of_another_command_varies_its_own_keys(composed, tmp_path):
     (sweep,) = reproduce.sweeps(cfg, ["deep_compression/lenet5"], tmp_path)
     words = ["experiment=deep_compression/lenet5", "recipe.seed=1", "recipe.epochs=2", "sharing.epochs=2"]
     assert sweep == Sweep(
-        [*words, "hydra/launcher=basic", f"output={tmp_path}"], 1, 3 * 2 + 2, "deep_compress"
+        [*words, "hydra/launcher=basic", f"output={tmp_path}"], 1, 5 * 2 + 2, "deep_compress"
     )
 
 
