@@ -34,7 +34,7 @@ from experiments.cli.config import (
 )
 from experiments.cli.groups import OWN, DataConfig, ModelConfig, ProtocolConfig
 from experiments.cli.signatures import SignatureError
-from experiments.cli.suggest import explain, near, unknown_key
+from experiments.cli.suggest import explain, meant, unknown_key
 from experiments.training.recipe import Recipe, RecipeError
 
 GIVEN = {("reproduce", "table"): "table2"}
@@ -250,10 +250,10 @@ def test_what_a_class_refuses_is_told_by_name_but_our_own_errors_stay_themselves
 
 def test_near_names():
     known = ["agent.sigma", "agent.sigma_decay", "seed", "data.seed", "episodes"]
-    assert near("sed", known)[0] == "seed"
-    assert near("agent.sigm", known)[0] == "agent.sigma"
-    assert near("sigma_decay", known)[0] == "agent.sigma_decay"
-    assert near("qqqqqq", known) == []
+    assert meant("sed", known).startswith(" (did you mean seed")
+    assert meant("agent.sigm", known).startswith(" (did you mean agent.sigma")
+    assert meant("sigma_decay", known).startswith(" (did you mean agent.sigma_decay")
+    assert meant("qqqqqq", known) == ""
     assert unknown_key("qqqqqq", known) == "no key 'qqqqqq' in the configuration"
 
 
