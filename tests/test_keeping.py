@@ -53,6 +53,12 @@ def test_what_is_kept_of_a_search_is_what_was_recorded(tmp_path: Path, results: 
     assert content["elapsed"] == [0.5, 0.75]
 
 
+def test_the_folder_of_a_search_is_not_kept() -> None:
+    run = {"job": "search", "overrides": ["seed=1", "output=here"], "choices": {"agent": "gp"}, "host": "x"}
+    kept = {"job": "search", "overrides": ["seed=1"], "choices": {"agent": "gp"}}
+    assert keeping._asked(run) == kept
+
+
 def test_what_is_kept_of_a_comparison_is_what_was_recorded(tmp_path: Path, results: Path) -> None:
     rows = [{"contender": "ddpg", "target": 0.5, "seed": seed, "curve": []} for seed in (0, 1)]
     path = keep(finished(tmp_path / "run", COMPARISON, *rows), "digits")

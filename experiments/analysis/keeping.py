@@ -236,9 +236,17 @@ def _search(record: RunRecord, name: str) -> dict[str, Any]:
     episodes = [row for row in record.rows if "reward" in row]
     return {key: record.content[key] for key in SEARCH} | {
         "agent": name.partition("-")[0],
-        "run": {key: record.content["run"][key] for key in ASKED if key in record.content["run"]},
+        "run": _asked(record.content["run"]),
         "target": config["protocol"]["target"],
         "episodes": config["episodes"],
         "rewards": [round(row["reward"], 5) for row in episodes],
         "elapsed": [round(at, 2) for at in accumulate(row["episode_seconds"] for row in episodes)],
     }
+
+
+def _asked(run: Mapping[str, Any]) -> dict[str, Any]:
+    """How a search was started, without its folder on this machine."""
+    asked = {key: run[key] for key in ASKED if key in run}
+    if "overrides" in asked:
+        asked["overrides"] = [word for word in asked["overrides"] if not word.startswith("output=")]
+    return asked
