@@ -53,9 +53,17 @@ def test_what_is_kept_of_a_search_is_what_was_recorded(tmp_path: Path, results: 
     assert content["elapsed"] == [0.5, 0.75]
 
 
-def test_the_folder_of_a_search_is_not_kept() -> None:
-    run = {"job": "search", "overrides": ["seed=1", "output=here"], "choices": {"agent": "gp"}, "host": "x"}
-    kept = {"job": "search", "overrides": ["seed=1"], "choices": {"agent": "gp"}}
+def test_of_places_on_a_machine_only_names_are_kept() -> None:
+    typed = [
+        "seed=1",
+        "output=here",
+        "model.checkpoint=/home/me/nets/mine",
+        "+a=/b/c.json",
+        "protocol=flops_50",
+    ]
+    run = {"job": "search", "overrides": typed, "choices": {"agent": "gp"}, "host": "x"}
+    left = ["seed=1", "model.checkpoint=mine", "+a=c.json", "protocol=flops_50"]
+    kept = {"job": "search", "overrides": left, "choices": {"agent": "gp"}}
     assert keeping._asked(run) == kept
 
 

@@ -41,10 +41,10 @@ def cached(
         seed: draws the positions.
     """
     key = digest([value.cpu() for value in model.state_dict().values()])[:16]
-    told = digest([torch.frombuffer(bytearray(repr(model).encode()), dtype=torch.uint8)])[:8]
+    modules = digest([torch.frombuffer(bytearray(repr(model).encode()), dtype=torch.uint8)])[:8]
     sample = f"{data.fingerprint('calibration', images)}-{images}-{points}-{seed}"
     forward = digest(_some_outputs(model, data))[:8]  # two forwards may share weights and repr
-    name = f"{kind}-{graph.hash}-{key}-{told}-{forward}-{sample}.safetensors"
+    name = f"{kind}-{graph.hash}-{key}-{modules}-{forward}-{sample}.safetensors"
     path = cache_folder() / "moments" / name
     try:
         return tensor_files.read(path)[0]

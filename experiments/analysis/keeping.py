@@ -245,8 +245,13 @@ def _search(record: RunRecord, name: str) -> dict[str, Any]:
 
 
 def _asked(run: Mapping[str, Any]) -> dict[str, Any]:
-    """How a search was started, without its folder on this machine."""
+    """How a search was started, without its folder; of other places on this machine the last name is kept."""
     asked = {key: run[key] for key in ASKED if key in run}
     if "overrides" in asked:
-        asked["overrides"] = [word for word in asked["overrides"] if not word.startswith("output=")]
+        words = [word.partition("=") for word in asked["overrides"]]
+        asked["overrides"] = [
+            f"{key}{equals}{Path(value).name if value.startswith('/') else value}"
+            for key, equals, value in words
+            if key != "output"
+        ]
     return asked

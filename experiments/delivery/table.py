@@ -80,14 +80,14 @@ def show(rows: Mapping[str, Row], gain: Gain, files: Sequence[Path]) -> None:
             f"{len(dense.promise.repeats_ms)} repeats in the table's runtime",
             highlight=False,
         )
-    console.print(told(gain), highlight=False)
+    console.print(gain_sentence(gain), highlight=False)
     console.print("ms: median time of a batch of that many images", highlight=False)
     console.print("written:", highlight=False)
     for path in files:
         console.print(f"  {path}", highlight=False, soft_wrap=True)
 
 
-def told(gain: Gain) -> str:
+def gain_sentence(gain: Gain) -> str:
     """One line on the gain of the search over the uniform policy."""
     when = "after the same fine-tuning" if gain.tuned else "without training"
     return (

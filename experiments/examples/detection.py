@@ -4,7 +4,7 @@ A model for your own detector: the files in ``conf/experiment/detection`` name a
 data and metric, and the backbone as the part that is compressed.
 """
 
-import sys
+import argparse
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -153,4 +153,6 @@ def average_precision(pairs: Sequence[tuple[Boxes, Boxes]], label: int, least: f
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("stem", help="path of the checkpoint to write, without suffix")
+    main(**vars(parser.parse_args()))

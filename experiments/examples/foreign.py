@@ -5,8 +5,8 @@ drive a Gymnasium environment themselves; a wrapper notes what they find. ``pyth
 FOLDER TABLE`` adds the record to those of `experiments.compare`.
 """
 
+import argparse
 import copy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,4 +147,7 @@ def main(table: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("table", choices=sorted(tabular.names()), help="of the tabular benchmark")
+    parser.add_argument("folder", help="where the record is written")
+    main(**vars(parser.parse_args()))

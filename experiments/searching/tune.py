@@ -70,7 +70,7 @@ def tune(cfg: DictConfig, folder: Path) -> RunRecord:
         record = opened(folder, settings, seeds={"sampler": cfg.seed, "runs": cfg.seeds})
     done = max(len(record.rows) - 1, 0)
     table = tabular.load(cfg.table)
-    with told(folder), Meter("trials", cfg.trials, done=done) as meter:
+    with end_recorded(folder), Meter("trials", cfg.trials, done=done) as meter:
         while (found := claimed(folder, cfg.trials)) is not None:
             trial, rows, lock = found
             with lock:
@@ -86,7 +86,7 @@ def tune(cfg: DictConfig, folder: Path) -> RunRecord:
 
 
 @contextmanager
-def told(folder: Path) -> Iterator[None]:
+def end_recorded(folder: Path) -> Iterator[None]:
     """Write into the record that this process was interrupted or failed."""
     try:
         yield
