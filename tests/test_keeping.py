@@ -72,6 +72,8 @@ def test_what_is_kept_of_a_comparison_is_what_was_recorded(tmp_path: Path, resul
     path = keep(finished(tmp_path / "run", COMPARISON, *rows), "digits")
     assert path == results / "regret/digits.json"
     assert json.loads(path.read_text())["rows"] == rows
+    with pytest.raises(KeepError, match="digits has every row of this run already"):
+        keep(tmp_path / "run", "digits")
 
 
 @pytest.mark.parametrize(

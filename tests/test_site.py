@@ -56,6 +56,31 @@ def test_a_mean_has_its_interval_and_one_run_has_none():
     assert (rows["`ddpg`"]["seeds"], rows["`ddpg`"]["budget"]) == ("2", "50 % of the MACs")
 
 
+def test_each_policy_of_a_joined_record_names_the_commits_of_its_own_rows():
+    agents = {name: {"agent": {"_target_": f"agents.rules.{name}"}} for name in ("old", "new")}
+    config = {"contenders": agents, "resource": "macs", "episodes": 1, "recipe": {"epochs": 1}}
+    config |= {"model": {"name": "net"}, "data": {"name": "digits"}}
+    row = {
+        "target": 0.5,
+        "seed": 0,
+        "counts": [],
+        "before": {},
+        "after": {},
+        "macs_share": 1,
+        "params_share": 1,
+    }
+    content = {
+        "config": config,
+        "results": {},
+        "commit": "c" * 40,
+        "rows": [row | {"policy": a} for a in agents],
+    }
+    content["commits"] = {"old": f"{'a' * 40} and {'b' * 40}-dirty"}
+    old, new = runs.of_record("joined", content)
+    assert contests.commits([new]) == f"`{'c' * 9}`"
+    assert contests.commits([old, new]) == f"`{'a' * 9}` `{'b' * 9}` `{'c' * 9}`"
+
+
 def test_seeds_of_unlike_settings_have_no_common_mean():
     made = {"compressor": {"method": "channels", "repair": "moments"}}
     other = {"compressor": {"method": "channels", "repair": "sequential"}}

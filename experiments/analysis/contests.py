@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.analysis import stats
 from experiments.analysis.charts import Curve, Point
+from experiments.analysis.joining import AND
 from experiments.analysis.run import Run
 
 POINTS = 32  # of a learning curve
@@ -105,7 +106,8 @@ def percent(values: Iterable[float | None], form: str = ".2f", factor: float = 1
 
 def commits(runs: Iterable[Run]) -> str:
     """The short commits of some runs."""
-    return " ".join(sorted({f"`{run.commit.removesuffix('-dirty')[:9]}`" for run in runs}))
+    found = {commit.removesuffix("-dirty") for run in runs for commit in run.commit.split(AND)}
+    return " ".join(f"`{commit[:9]}`" for commit in sorted(found))
 
 
 def evaluations(contest: Contest) -> int:

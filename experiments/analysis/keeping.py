@@ -79,7 +79,10 @@ def keep(folder: Path, name: str) -> Path:
                 _check_name(record.content["config"], name)
         kept["config"] = _without_places(kept["config"])
     if path.exists() and group in JOINED:
-        kept = JOINED[group](whole(path), kept)
+        before = whole(path)
+        if all(row in before["rows"] for row in kept["rows"]):
+            raise KeepError(f"{name} has every row of this run already")
+        kept = JOINED[group](before, kept)
     elif path.exists():
         raise KeepError(f"{name} is kept already: remove {path} first, or give another name")
     _check_new(kept, place)

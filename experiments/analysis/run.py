@@ -47,7 +47,7 @@ class Run:
         costs: ``macs_share``, ``params_share``, ``macs``, ``params``, ``bytes``, ``ms``, those known.
         epochs: of fine-tuning; None if unknown.
         seconds: of the whole run, in a comparison of policies of the search alone; None if unknown.
-        commit, command: the code that ran, and its command line.
+        commit, command: the code that ran, several commits with `AND` between them, and its command line.
         config: the resolved configuration.
         folder: where its files lie; None for a committed record.
     """

@@ -123,7 +123,7 @@ def _row(name: str, content: Mapping[str, Any], row: Mapping[str, Any]) -> Run:
         costs={key: row[key] for key in ("macs_share", "params_share")},
         epochs=config["recipe"]["epochs"],
         seconds=row["curve_seconds"][-1] if "curve_seconds" in row else None,
-        commit=content["commit"],
+        commit=(content.get("commits") or {}).get(row["policy"], content["commit"]),
         command="python -m experiments.policies",
         config={key: value for key, value in config.items() if key != "contenders"}
         | config["contenders"][row["policy"]],
