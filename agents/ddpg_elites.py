@@ -12,8 +12,8 @@ from agents.episode import Array, Episode, Info
 from agents.networks import q_values
 from agents.noise import truncated_normal
 
-DRAWS = 4  # of a decision, of which the critic picks the one that is played
 LIMITS = {  # of the arguments: the lowest and the highest
+    "draws": (1, 10_000),
     "revisit": (0.0, 1.0),
     "revisit_top": (1, 100_000),
     "revisit_sigma": (1e-6, 10.0),
@@ -30,6 +30,7 @@ class EliteDDPG(DDPG):
 
     Args:
         *args: those of `DDPG`.
+        draws: of each action, of which the critic picks the one that is played; 1: it picks none.
         revisit: fraction of the episodes after ``learn_after`` that start from the elites instead of mu.
         revisit_top: the argument ``top`` of `Revisits`.
         revisit_sigma: its ``sigma``.
@@ -44,6 +45,7 @@ class EliteDDPG(DDPG):
     def __init__(
         self,
         *args: Any,
+        draws: int = 4,
         revisit: float = 0.9,
         revisit_top: int = 10,
         revisit_sigma: float = 0.3,
@@ -56,8 +58,10 @@ class EliteDDPG(DDPG):
     ) -> None:
         if not 0 <= revisit <= 1:
             raise ValueError(f"{revisit=}: wanted in [0, 1]")
+        if draws < 1:
+            raise ValueError(f"{draws=}: wanted > 0")
         super().__init__(*args, warmup=warmup, learn_after=learn_after, sigma_decay=sigma_decay, **settings)
-        self.revisit = revisit
+        self.draws, self.revisit = draws, revisit
         self.revisits = Revisits(
             top=revisit_top, sigma=revisit_sigma, changed=revisit_changed, drawn=revisit_drawn
         )
@@ -73,7 +77,7 @@ class EliteDDPG(DDPG):
             self._executed.append(info["action_executed"])
         if not explore:
             return self._mu(observation)
-        count = DRAWS if self.episodes > self.settings.learn_after else 1
+        count = self.draws if self.episodes > self.settings.learn_after else 1
         if self._guide is None:
             mu = np.repeat(self._mu(observation)[None], count, 0)
             return self._best(observation, truncated_normal(mu, self.schedule(self.episodes), self.rng))
@@ -107,7 +111,7 @@ class EliteDDPG(DDPG):
 
     def _identity(self) -> dict[str, Any]:
         r = self.revisits
-        own = {"revisit": self.revisit, "top": r.top, "sigma": r.sigma}
+        own = {"draws": self.draws, "revisit": self.revisit, "top": r.top, "sigma": r.sigma}
         own |= {"changed": r.changed, "drawn": r.drawn}
         return super()._identity() | {"agent": "ddpg_elites", "elites": own}
 

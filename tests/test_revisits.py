@@ -7,7 +7,6 @@ import pytest
 import torch
 from identity import FindTheKeeps, assert_resumes, best_of
 
-from agents import ddpg_elites
 from agents.ddpg_elites import EliteDDPG
 from agents.elites import Guide, Revisits
 from agents.elites_alone import ElitesAlone
@@ -176,9 +175,9 @@ def agent_of(env, *, seed, **settings):
     return EliteDDPG(env.observation_space, env.action_space, seed=seed, **SETTINGS | settings)
 
 
-def test_the_critic_picks_among_the_draws(monkeypatch):
+def test_the_critic_picks_among_the_draws():
     env = FindTheKeeps()
-    agent = agent_of(env, seed=0, revisit=0.0, learn_after=0)
+    agent = agent_of(env, seed=0, revisit=0.0, learn_after=0, draws=64)
     observation = np.eye(4, dtype=np.float32)[0]
     agent.end_episode(run_episode(env, agent))
     with torch.no_grad():
@@ -186,7 +185,6 @@ def test_the_critic_picks_among_the_draws(monkeypatch):
             parameter.zero_()  # mu = 0.5
         agent.critic.weights[0][-1, 0] = agent.critic.weights[1][0, 0] = 1.0
         agent.critic.weights[2][0, 0] = -1.0  # Q(s, a) = -a
-    monkeypatch.setattr(ddpg_elites, "DRAWS", 64)
     guided = [agent.act(observation, {"decisions": 4}, explore=True).item() for _ in range(20)]
     assert max(guided) < 0.2  # the least of 64 draws; of one, half are above 0.5
     assert agent.act(observation, {"decisions": 4}, explore=False) == np.float32([0.5])
@@ -195,6 +193,8 @@ def test_the_critic_picks_among_the_draws(monkeypatch):
 def test_a_wrong_setting_of_the_learner_is_an_error():
     with pytest.raises(ValueError, match=r"revisit=1.5: wanted in \[0, 1\]"):
         agent_of(FindTheKeeps(), seed=0, revisit=1.5)
+    with pytest.raises(ValueError, match=r"draws=0: wanted > 0"):
+        agent_of(FindTheKeeps(), seed=0, draws=0)
 
 
 def test_what_does_not_change_is_played_as_it_was():

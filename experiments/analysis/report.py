@@ -188,7 +188,7 @@ def pages() -> dict[Path, dict[str, str]]:
                 (regret.table(compared), regret.against(compared, regret.BEST), recorded(compared))
             ),
             PRETRAINED: rows_of(PRETRAINED, transfer.tables),
-            ELITES: regret.against(compared, regret.ALONE, (regret.OURS, "no_actor")),
+            ELITES: regret.against(compared, regret.ALONE, (regret.OURS, "no_actor", "one_draw")),
         },
         BENCHMARKS_PAGE: {BENCHMARKS: f"{tables.table(speed)}\n\n{recorded(speed)}"},
     }
