@@ -30,8 +30,10 @@ def test_a_second_process_is_refused_and_disturbs_nothing(name: str, tmp_path: P
         assert forks.run(BEFORE[name], tmp_path / "before")[0] == 0, (tmp_path / "before.log").read_text()
     first = forks.start(words, tmp_path / "both")
     forks.until((tmp_path / "both" / "run" / HOLDER).exists)
+    os.kill(first, signal.SIGSTOP)  # or a slow machine starts the second after its end
     second = forks.start(words, tmp_path / "both", name="second")
     assert forks.ended(second) == 2
+    os.kill(first, signal.SIGCONT)
     told = (tmp_path / "both.second").read_text()
     assert told.startswith("error: another process is at work in ")
     assert f"(process {first} on " in told
