@@ -3,6 +3,7 @@
 import gc
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import networks
 import pytest
@@ -30,7 +31,11 @@ FAMILIES = (
     "mobilenet_v3_large", "mnasnet0_5", "shufflenet_v2_x1_0", "efficientnet_b0", "efficientnet_v2_s",
     "regnet_x_400mf", "regnet_y_400mf", "convnext_tiny",
 )  # fmt: skip
-OPTIONS = {"plain": {"depth": 8}, "resnet": {"depth": 8}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {"depth": 8},
+    "resnet": {"depth": 8},
+    "tiny": {"widths": [8, 16, 32], "strides": [1, 2, 2]},
+}
 SHAPES = {
     "torchvision/inception_v3": (3, 80, 80),
     "digits_cnn": (1, 8, 8),
