@@ -9,6 +9,7 @@ def row(policy: str, seed: int, after: float, target: float = 0.5) -> dict[str, 
     return {
         "policy": policy, "target": target, "seed": seed,
         "before": {"selection": 0.5, "test": 0.4}, "after": {"selection": after, "test": after},
+        "macs_share": target, "params_share": 0.6,
     }  # fmt: skip
 
 
@@ -20,8 +21,19 @@ def test_the_best_after_tuning_comes_first_and_uniform_is_what_others_are_held_a
         "| `ddpg` |  | 2 | 50.00 [50.00, 50.00] | 40.00 [40.00, 40.00] | 82.00 [81.00, 83.00]"
     )
     assert lines[4].endswith("| +2.00 [+1.00, +3.00] |")
-    assert lines[5] == "| `uniform` |  | 1 | 50.00 | 40.00 | 80.00 | 80.00 |  |"
+    assert lines[5] == "| `uniform` |  | 1 | 50.00 | 40.00 | 80.00 | 80.00 | 60.0 |  |"
     assert lines[6].endswith("| -1.00 |")
+
+
+def test_what_ranks_policies_as_tuning_does_is_told_from_five_policies_on():
+    rows = [row(f"p{i}", 0, 0.8 + i / 100) | {"params_share": 0.5 + i / 10} for i in range(5)]
+    for one, before in zip(rows, (0.5, 0.4, 0.3, 0.2, 0.1), strict=True):
+        one["before"] = {"selection": 0.0, "test": before}
+    told = (
+        "Rank correlation with the tuned accuracy, 5 policies: accuracy before tuning -1.00, parameters 1.00."
+    )
+    assert tuned.table(rows).endswith(told)
+    assert "Rank" not in tuned.table(rows[:4])
 
 
 def test_each_target_has_a_table_the_largest_first():
@@ -32,8 +44,8 @@ def test_each_target_has_a_table_the_largest_first():
 def test_a_search_tuned_early_has_a_row_for_each_number_of_evaluations():
     both = row("gp", 0, 0.85) | {"evaluations": 400, "early": row("gp", 0, 0.82) | {"evaluations": 100}}
     lines = tuned.table([row("uniform", 0, 0.80) | {"evaluations": 1}, both]).splitlines()
-    assert lines[4] == "| `gp` | 400 | 1 | 50.00 | 40.00 | 85.00 | 85.00 | +5.00 |"
-    assert lines[5] == "| `gp` | 100 | 1 | 50.00 | 40.00 | 82.00 | 82.00 | +2.00 |"
+    assert lines[4] == "| `gp` | 400 | 1 | 50.00 | 40.00 | 85.00 | 85.00 | 60.0 | +5.00 |"
+    assert lines[5] == "| `gp` | 100 | 1 | 50.00 | 40.00 | 82.00 | 82.00 | 60.0 | +2.00 |"
     assert lines[6].startswith("| `uniform` | 1 | 1 |")
     assert "82.00" not in tuned.summary([both])
 

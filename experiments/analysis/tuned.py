@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from experiments.analysis import markdown, stats
+from experiments.analysis.fidelity import spearman
 
 BASELINE = "uniform"
 STAGES = ("before", "after")  # fine-tuning
+RANKED = 5  # policies, of which a rank correlation is told
 NAMES = {"macs": "MACs", "params": "parameters", "bits": "bits", "latency": "milliseconds"}
 
 Rows = Sequence[Mapping[str, Any]]
@@ -20,12 +22,13 @@ def table(rows: Rows, resource: str = "macs") -> str:
 
     Accuracies are in percent, means over seeds with 95 % bootstrap intervals. The last column is the mean
     difference to the tuned uniform policy on the test split. A search whose best plan was tuned early as
-    well has a row for each number of evaluations.
+    well has a row for each number of evaluations. Below it stands which number before tuning ranks the
+    policies as their tuned accuracy does.
     """
     parts = []
     for target in sorted({row["target"] for row in rows}, reverse=True):
         chosen = [look for row in rows for look in looks(row) if row["target"] == target]
-        parts.append(f"**{100 * target:g} % of the {NAMES[resource]}**\n\n{_one_target(chosen)}")
+        parts.append(f"**{100 * target:g} % of the {NAMES[resource]}**\n\n{_one_target(chosen, resource)}")
     return "\n\n".join(parts)
 
 
@@ -50,14 +53,16 @@ def summary(rows: Rows) -> str:
     return markdown.table(head, body)
 
 
-def _one_target(rows: Rows) -> str:
+def _one_target(rows: Rows, resource: str) -> str:
+    other = "macs" if resource == "params" else "params"
     head = ["policy", "evaluations", "runs"]
     head += [f"{split}, {stage} tuning" for stage in STAGES for split in ("selection", "test")]
-    head.append(f"above `{BASELINE}`, tuned, test")
+    head += [f"{NAMES[other]} kept, %", f"above `{BASELINE}`, tuned, test"]
     every: dict[tuple[str, Any], list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         every[row["policy"], row.get("evaluations", "")].append(row)
     tuned = {key: _values(found, "after", "test") for key, found in every.items()}
+    kept = {key: np.array([100 * row[f"{other}_share"] for row in found]) for key, found in every.items()}
     base = next((float(tuned[key].mean()) for key in tuned if key[0] == BASELINE), None)
     body = []
     for key in sorted(every, key=lambda key: -float(tuned[key].mean())):
@@ -68,8 +73,21 @@ def _one_target(rows: Rows) -> str:
             for split in ("selection", "test")
         ]
         above = "" if base is None or key[0] == BASELINE else stats.cell(tuned[key] - base, "+.2f")
-        body.append([*cells, above])
-    return markdown.table(head, body)
+        body.append([*cells, stats.cell(kept[key], ".1f"), above])
+    untuned = {key: _values(found, "before", "test") for key, found in every.items()}
+    return markdown.table(head, body) + _ranks(tuned, {"accuracy before tuning": untuned, NAMES[other]: kept})
+
+
+def _ranks(tuned: Mapping[Any, stats.Scores], known: Mapping[str, Mapping[Any, stats.Scores]]) -> str:
+    """A line with the rank correlation of each number, known before tuning, with the tuned accuracy."""
+    if len(tuned) < RANKED:
+        return ""
+
+    def means(of: Mapping[Any, stats.Scores]) -> stats.Scores:
+        return np.array([[of[key].mean() for key in tuned]])
+
+    found = [f"{name} {float(spearman(means(of), means(tuned))[0]):.2f}" for name, of in known.items()]
+    return f"\n\nRank correlation with the tuned accuracy, {len(tuned)} policies: {', '.join(found)}."
 
 
 def _values(rows: Rows, stage: str, split: str) -> stats.Scores:
