@@ -17,7 +17,7 @@ from amc_env.plan import Plan
 
 ACTIVATIONS = {"cpu": 2**23, "cuda": 2**30}  # bytes of a layer in a batch, in and out; a CPU caches them
 AT_MOST = {"cpu": 50, "cuda": 5000}  # images in a batch; a GPU is busy with many
-AT_ONCE = 500 * 3 * 32 * 32  # numbers in the images of one pass over a whole split
+AT_ONCE = {"cpu": 50 * 3 * 32 * 32, "cuda": 500 * 3 * 32 * 32}  # numbers in a batch of `logits`
 
 __all__ = ["Evaluation", "EvaluationError", "Evaluator", "accuracy", "compared", "culprit", "logits"]
 
@@ -133,8 +133,8 @@ def logits(model: nn.Module, data: DataSet, split: str, images: int | None = Non
         split: its name.
         images: number of the split's images; None for all.
     """
-    size = max(8, min(500, AT_ONCE // math.prod(data.shape)))
     device = next((p.device for p in model.parameters()), CPU)
+    size = max(8, min(500, AT_ONCE[device.type] // math.prod(data.shape)))
     with evaluating(model):
         found = [model(x.to(device)).float().cpu() for x, _ in data.batches(split, size, images)]
     return torch.cat(found)
