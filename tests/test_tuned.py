@@ -63,5 +63,7 @@ def test_the_best_so_far_is_drawn_against_evaluations_and_seconds(tmp_path):
     seconds, middle, *_ = curves.by_second(two)
     assert (seconds[0], seconds[-1]) == pytest.approx((2, 2))  # from the later first to the earlier last
     assert middle[0] == pytest.approx(-0.2)
-    path = curves.plot([*two, drawn("uniform", 0, [[1, -0.5]], [1])], tmp_path / "curves.png")
+    rules = [drawn("uniform", 0, [[1, -0.5]], [1]), drawn("uniform", 0, [[1, -0.5]], [1]) | {"target": 0.3}]
+    assert curves.searched([*two, *rules]) == [0.5]
+    path = curves.plot([*two, *rules, row("deep", 0, 0.7)], tmp_path / "curves.png")
     assert path.read_bytes().startswith(b"\x89PNG")

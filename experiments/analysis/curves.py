@@ -17,12 +17,17 @@ Rows = Sequence[Mapping[str, Any]]
 Band = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]  # places, mean, low, high
 
 
+def searched(rows: Rows) -> list[float]:
+    """The targets, the largest first, at which there is a search with a curve; a rule has one evaluation."""
+    return sorted({row["target"] for row in rows if len(row.get("curve", ())) > 1}, reverse=True)
+
+
 def plot(rows: Rows, path: Path) -> Path:
     """Draw a PNG: against evaluations and against seconds, a row of panels a target, with 95 % bands.
 
-    A rule, which has one evaluation, is a dotted line.
+    A rule is a dotted line. Targets without a search are left out; there must be one with a search.
     """
-    targets = sorted({row["target"] for row in rows}, reverse=True)
+    targets, rows = searched(rows), [row for row in rows if "curve" in row]
     names = sorted({row["policy"] for row in rows})
     figure = Figure(figsize=(9.2, 3.4 * len(targets) + 0.6), layout="constrained", dpi=120)
     axes = figure.subplots(len(targets), 2, squeeze=False, sharey="row")

@@ -110,7 +110,7 @@ def rebuild() -> None:
     for name, record in read(RESULTS / FIDELITY).items():
         print(fidelity.plot(record["rows"], RESULTS / FIDELITY / f"{name}.png"))
     for name, record in read(RESULTS / TUNED).items():
-        if all("curve" in row for row in record["rows"]):
+        if curves.searched(record["rows"]):
             print(curves.plot(record["rows"], RESULTS / TUNED / f"{name}.png"))
     for name, record in read(RESULTS / MILLISECONDS).items():
         print(milliseconds.plot(record["rows"], RESULTS / MILLISECONDS / f"{name}.png", name))
