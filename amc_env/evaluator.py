@@ -17,7 +17,10 @@ from amc_env.plan import Plan
 
 ACTIVATIONS = {"cpu": 2**23, "cuda": 2**30}  # bytes of a layer in a batch, in and out; a CPU caches them
 AT_MOST = {"cpu": 50, "cuda": 5000}  # images in a batch; a GPU is busy with many
-AT_ONCE = {"cpu": 50 * 3 * 32 * 32, "cuda": 500 * 3 * 32 * 32}  # numbers in a batch of `logits`
+AT_ONCE = {
+    "cpu": 50 * 3 * 32 * 32,
+    "cuda": 500 * 3 * 32 * 32,
+}  # numbers in a batch of `logits`; a CPU caches them
 
 __all__ = ["Evaluation", "EvaluationError", "Evaluator", "accuracy", "compared", "culprit", "logits"]
 

@@ -32,8 +32,9 @@ def test_a_second_process_is_refused_and_disturbs_nothing(name: str, tmp_path: P
     forks.until((tmp_path / "both" / "run" / HOLDER).exists)
     os.kill(first, signal.SIGSTOP)  # or a slow machine starts the second after its end
     second = forks.start(words, tmp_path / "both", name="second")
-    assert forks.ended(second) == 2
+    code = forks.ended(second)
     os.kill(first, signal.SIGCONT)
+    assert code == 2
     told = (tmp_path / "both.second").read_text()
     assert told.startswith("error: another process is at work in ")
     assert f"(process {first} on " in told

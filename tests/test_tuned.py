@@ -29,11 +29,11 @@ def test_what_ranks_policies_as_tuning_does_is_told_from_five_policies_on():
     rows = [row(f"p{i}", 0, 0.8 + i / 100) | {"params_share": 0.5 + i / 10} for i in range(5)]
     for one, before in zip(rows, (0.5, 0.4, 0.3, 0.2, 0.1), strict=True):
         one["before"] = {"selection": 0.0, "test": before}
-    told = (
-        "Rank correlation with the tuned accuracy, 5 policies: accuracy before tuning -1.00, parameters 1.00."
-    )
-    assert tuned.table(rows).endswith(told)
-    assert "Rank" not in tuned.table(rows[:4])
+    told = tuned.table(rows).splitlines()[-1]
+    assert told.startswith("Spearman's correlation with the tuned test accuracy over these 5 rows: ")
+    assert "accuracy before tuning -1.00 [-1.00, " in told
+    assert "parameters 1.00 [" in told
+    assert "Spearman" not in tuned.table(rows[:4])
 
 
 def test_each_target_has_a_table_the_largest_first():

@@ -88,7 +88,7 @@ def ceiling(rows: Rows) -> tuple[Estimate, Estimate]:
     tuned = tuned_accuracies(rows)
     if tuned.shape[1] < 2:
         raise StatsError("the noise ceiling is the correlation of two seeds of tuning, here is one")
-    return _estimates(tuned[:, 0], tuned[:, 1])
+    return correlations(tuned[:, 0], tuned[:, 1])
 
 
 def tuned_accuracies(rows: Rows) -> Values:
@@ -143,13 +143,13 @@ def _fidelity(rows: Rows, tuned: Values, repair: str, metric: str) -> Fidelity:
     values = np.array([each[metric] for each in measured], np.float64)
     if metric in LOWER_IS_BETTER:
         values = -values
-    rho, tau = _estimates(values, tuned)
+    rho, tau = correlations(values, tuned)
     seconds = float(np.median([row["seconds"][repair] for row in rows])) if repair else 0.0
     return Fidelity(repair, metric, rho, tau, float(tuned[values.argmax()]), seconds)
 
 
-def _estimates(a: Values, b: Values) -> tuple[Estimate, Estimate]:
-    """Both correlations with percentile bootstrap intervals over plans."""
+def correlations(a: Values, b: Values) -> tuple[Estimate, Estimate]:
+    """Spearman's and Kendall's correlation of numbers ``(plans,)``, with bootstrap intervals over plans."""
     drawn = np.random.default_rng(SEED).integers(len(a), size=(RESAMPLES, len(a)))
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     found = []

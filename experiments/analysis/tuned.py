@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from experiments.analysis import markdown, stats
-from experiments.analysis.fidelity import spearman
+from experiments.analysis.fidelity import correlations
 
 BASELINE = "uniform"
 STAGES = ("before", "after")  # fine-tuning
-RANKED = 5  # policies, of which a rank correlation is told
+RANKED = 5  # rows, from which on a rank correlation stands below a table
 NAMES = {"macs": "MACs", "params": "parameters", "bits": "bits", "latency": "milliseconds"}
 
 Rows = Sequence[Mapping[str, Any]]
@@ -22,8 +22,8 @@ def table(rows: Rows, resource: str = "macs") -> str:
 
     Accuracies are in percent, means over seeds with 95 % bootstrap intervals. The last column is the mean
     difference to the tuned uniform policy on the test split. A search whose best plan was tuned early as
-    well has a row for each number of evaluations. Below it stands which number before tuning ranks the
-    policies as their tuned accuracy does.
+    well has a row for each number of evaluations. Below a table of `RANKED` rows or more
+    stands how well the accuracy before tuning and the cost that is not bounded rank them.
     """
     parts = []
     for target in sorted({row["target"] for row in rows}, reverse=True):
@@ -84,10 +84,11 @@ def _ranks(tuned: Mapping[Any, stats.Scores], known: Mapping[str, Mapping[Any, s
         return ""
 
     def means(of: Mapping[Any, stats.Scores]) -> stats.Scores:
-        return np.array([[of[key].mean() for key in tuned]])
+        return np.array([of[key].mean() for key in tuned])
 
-    found = [f"{name} {float(spearman(means(of), means(tuned))[0]):.2f}" for name, of in known.items()]
-    return f"\n\nRank correlation with the tuned accuracy, {len(tuned)} policies: {', '.join(found)}."
+    found = [f"{name} {correlations(means(of), means(tuned))[0]:.2f}" for name, of in known.items()]
+    over = f"Spearman's correlation with the tuned test accuracy over these {len(tuned)} rows"
+    return f"\n\n{over}: {', '.join(found)}."
 
 
 def _values(rows: Rows, stage: str, split: str) -> stats.Scores:
