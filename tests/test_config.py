@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -37,6 +39,7 @@ from experiments.cli.signatures import SignatureError
 from experiments.cli.suggest import explain, meant, unknown_key
 from experiments.training.recipe import Recipe, RecipeError
 
+EXPERIMENTS = sorted((CONF / "experiment").rglob("*.yaml"))
 GIVEN = {("reproduce", "table"): "table2"}
 NO_SETTINGS = {"render_mode", *OWN}
 SPACES = {
@@ -106,6 +109,30 @@ def test_protocols_name_what_exists(choice):
 def test_every_entry_points_configuration_composes(composed, entry):
     needed = [key for key, value in OmegaConf.to_container(composed(entry)).items() if value == "???"]
     task(composed(entry, *(f"{key}={GIVEN.get((entry, key), 'given')}" for key in needed)))
+
+
+def overridden(own: Any, composed: Any, name: str = "") -> Iterator[str]:
+    """What a file sets itself and does not stand so in a composed configuration; interpolations are left out."""
+    if isinstance(own, dict) and own:
+        for key, value in own.items():
+            yield from overridden(value, composed[key], f"{name}.{key}")
+    elif "${" not in str(own) and own != "???" and own != composed:
+        yield f"{name} is {composed}, the file says {own}"
+
+
+@pytest.mark.parametrize(
+    ("entry", "choice"),
+    [(path.stem, None) for path in sorted(CONF.glob("*.yaml"))]
+    + [("config", str(path.relative_to(CONF / "experiment").with_suffix(""))) for path in EXPERIMENTS],
+)
+def test_no_group_overrides_what_a_file_sets_itself(composed, entry, choice):
+    file = CONF / (f"{entry}.yaml" if choice is None else f"experiment/{choice}.yaml")
+    job = re.search(r"python -m experiments\.(\w+)", file.read_text())
+    entry = entry if choice is None or job is None else {"search": "config"}.get(job[1], job[1])
+    cfg = composed(entry, *([] if choice is None else [f"experiment={choice}"]))
+    own = OmegaConf.to_container(OmegaConf.load(file))
+    own = {key: value for key, value in own.items() if key not in ("defaults", "hydra")}
+    assert not own or list(overridden(own, OmegaConf.to_container(cfg))) == []
 
 
 def test_env_compressor_and_protocol_are_arguments_of_the_environment(composed):
@@ -284,6 +311,10 @@ def test_near_names():
         ("model=import", [r"no value for model\.options\.target: give it as model\.options\.target=VALUE"]),
         ("model=import model.options.target=m:f", ["the error itself"]),
         ("seed=[1", [r"seed=\[1 cannot be read \(the error itself\): put quotes around its value"]),
+        (
+            "+contenders.kl=[agent=gp,protocol.reward=kl]",
+            [r".*put quotes around its entries, as \"\+contenders\.kl=\['agent=gp','protocol.reward=kl'\]\""],
+        ),
         ("seed=1", ["the error itself"]),
     ],
 )

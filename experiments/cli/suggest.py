@@ -33,11 +33,19 @@ def explain(error: Exception, conf: Path, config_name: str, arguments: list[str]
         found = list(_problems(overrides, conf, words.config_name or config_name, paths))
     except OverrideParseException as unread:
         word, reason = unread.override or "", str(error).splitlines()[0]
-        key, _, value = word.partition("=")
-        found = [f"{word} cannot be read ({reason}): put quotes around its value, as '{key}=\"{value}\"'"]
+        found = [f"{word} cannot be read ({reason}): put quotes around {_quoted(word)}"]
     except (HydraException, SignatureError, ValueError):  # the error itself says better what cannot be read
         found = []
     return "\n".join(found) or _own_message(error)
+
+
+def _quoted(word: str) -> str:
+    """What to put in quotes in an override, and how."""
+    key, _, value = word.partition("=")
+    if value.startswith("[") and value.endswith("]") and "[" not in value[1:]:
+        entries = ",".join(f"'{entry.strip()}'" for entry in value[1:-1].split(","))
+        return f'its entries, as "{key}=[{entries}]"'
+    return f"its value, as '{key}=\"{value}\"'"
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
