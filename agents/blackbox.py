@@ -20,9 +20,6 @@ MIDDLE = 0.5  # the uniform policy on the relative scale
 LIMITS = {  # of the settings: the lowest and the highest
     "sigma": (1e-6, 10.0),
     "population": (0, 100_000),
-    "step": (1e-6, 10.0),
-    "temperature": (0.0, 1_000.0),
-    "cooling": (1e-6, 1.0),
     "spread": (1e-2, 1.0),
     "levels": (1, 10_000),
 }
@@ -129,6 +126,10 @@ class CMAES(BlackBox):
             import cma  # here, because it takes seconds that other searchers need not wait for
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("CMAES needs the package cma: pip install 'amc-rl[cmaes]'") from error
+        if population == 1:
+            raise ValueError(
+                "population is 1: give at least 2 points a generation, or 0 for the package's choice"
+            )
         self._cma: Any = cma  # an untyped package
         self.sigma, self.population = sigma, population
         super().__init__(*args, sigma=sigma, population=population, **kwargs)

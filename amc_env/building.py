@@ -121,9 +121,10 @@ class Settings:
         checks.one_of("method", self.method, METHODS)
         if self.method == "channels":
             return
-        if self.repair == "sequential":
+        if self.repair in ("sequential", "staged"):
             raise ValueError(
-                f"repair=sequential is for channels alone: with method={self.method} give repair=moments"
+                f"repair={self.repair} is for channels alone: with method={self.method} "
+                "give repair=moments or repair=none"
             )
         if self.part is not None or self.metric is not None:
             raise ValueError(

@@ -108,8 +108,6 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     task: Any = None
     plan: Plan
     counts: list[int]
-    target: float
-    budget: Budget
     _share: float
 
     def __init__(
@@ -143,8 +141,8 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         }
         self._check_weighed(reward)
         self.limits.pop(resource, None)
-        self._budgets: dict[float, Budget] = {}  # by target
-        self.set_target(target)
+        self.target, self.budget = target, Budget(compressor, {resource: target} | self.limits)
+        self._begin()
         dense = mask_widths(self.graph, np.ones(self.graph.atoms, dtype=bool))
         self._embedding = Embedding(self.graph, Macs(self.graph).by_layer(dense))
         self.observation_space = gym.spaces.Box(0, 1, (len(FEATURES),), np.float32)
@@ -161,17 +159,6 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
                 f"reward={reward} weighs the {prices.unit}, which no choice of this compressor changes: "
                 "take another reward, such as bits, or compress otherwise"
             )
-
-    def set_target(self, target: float) -> None:
-        """Aim at another target, in (0, 1]; this starts a new episode.
-
-        Raises:
-            BudgetError: when no plan is within it; the old target then stays.
-        """
-        if target not in self._budgets:
-            self._budgets[target] = Budget(self.compressor, {self.resource: target} | self.limits)
-        self.target, self.budget = target, self._budgets[target]
-        self._begin()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

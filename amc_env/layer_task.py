@@ -131,10 +131,6 @@ def make_layer_task(
     Raises:
         ValueError: for settings that do not fit together.
     """
-    if repair in ("sequential", "staged"):
-        raise ValueError(
-            f"repair={repair} is for channels: with method={method} give repair=moments or repair=none"
-        )
     if not 0 < floor <= 1:
         raise ValueError(
             f"floor is the smallest fraction of a layer that may be kept, in (0, 1], not {floor}"

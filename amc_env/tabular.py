@@ -147,23 +147,29 @@ class Table:
         real: dict[str, Any] = {name: float(self.columns[name][index]) for name in REAL}
         return Evaluation(**counted, **real, n_images=self.card.n_images, split="reward")
 
-    def known_best(self, target: float, resource: str = "macs") -> tuple[tuple[int, ...], Evaluation]:
+    def known_best(
+        self, target: float, resource: str = "macs", limits: Mapping[str, float] | None = None
+    ) -> tuple[tuple[int, ...], Evaluation]:
         """The counts and metrics of the most accurate plan within a budget; ties go to the lowest loss.
 
         Args:
             target: fraction of the dense cost that may be spent, in (0, 1].
             resource: a key of `amc_env.cost.RESOURCES`.
+            limits: fractions of other resources.
 
         Raises:
             BudgetError: when no plan is within it.
         """
         compressor = self.compressor
-        limit = Budget(compressor, {resource: target}).limit
-        cost = self.columns[resource].astype(np.int64)
-        affordable = np.flatnonzero(cost.ravel() <= limit)
+        targets = {resource: target, **(limits or {})}
+        most = {
+            name: limit.most for name, limit in zip(targets, Budget(compressor, targets).limits, strict=True)
+        }
+        fits = [self.columns[name].ravel() <= highest for name, highest in most.items()]
+        affordable = np.flatnonzero(np.all(fits, axis=0))
         worth = self.columns["top1"].ravel()[affordable].astype(np.int64)
         order = np.lexsort((self.columns["loss"].ravel()[affordable], -worth))
-        index = tuple(int(i) for i in np.unravel_index(affordable[order[0]], cost.shape))
+        index = tuple(int(i) for i in np.unravel_index(affordable[order[0]], self.columns["top1"].shape))
         counts = tuple(int(choices[i]) for choices, i in zip(compressor.choices, index, strict=True))
         return counts, self.evaluation(index)
 
@@ -254,7 +260,7 @@ class TabularEnv(CompressionEnv):
     @property
     def known_best(self) -> Evaluation:
         """The evaluation of the most accurate plan within this environment's budget."""
-        return self.table.known_best(self.target, self.resource)[1]
+        return self.table.known_best(self.target, self.resource, self.limits)[1]
 
 
 def _unpacked(

@@ -13,14 +13,21 @@ ROOT = Path(__file__).parents[1]
 RECORDS = Path(__file__).parent / "faults"
 PAGE = ROOT / "conf" / "SECURITY.md"
 HEADS = {
-    "mutations": ("file", "mutations", "refused", "equal", "one before, or another whole one", "wrong"),
+    "mutations": (
+        "file",
+        "mutations",
+        "refused",
+        "equal",
+        "an earlier state, or another complete file",
+        "wrong",
+    ),
     "kills": ("command", "kills", "records", "W&B's history"),
     "full_disk": (
         "command and what is full",
         "bytes",
         "ended with",
         "status in the record",
-        "record of the same command with room",
+        "record after a rerun with enough space",
     ),
 }
 

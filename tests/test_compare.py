@@ -86,7 +86,7 @@ def test_killed_and_started_again_it_ends_with_the_same_record(tmp_path):
     assert without_clock(again.content) == without_clock(whole.content)
 
 
-@pytest.mark.parametrize("override", ["agent=ddpg", "agent.hiden=3", "agent.hidden=many"])
+@pytest.mark.parametrize("override", ["agent=ddpg", "agent.hiden=3", "agent.hidden=many", "episodes=3"])
 def test_a_contender_that_is_not_one_is_named(override):
     with pytest.raises(ConfigError, match=r"contender mine: .*"):
         compare.contender("mine", ["agent=ddpg_elites", override])

@@ -112,7 +112,7 @@ def test_every_entry_points_configuration_composes(composed, entry):
 
 
 def overridden(own: Any, composed: Any, name: str = "") -> Iterator[str]:
-    """What a file sets itself and does not stand so in a composed configuration; interpolations are left out."""
+    """What a file sets itself and a composed configuration has otherwise; interpolations are left out."""
     if isinstance(own, dict) and own:
         for key, value in own.items():
             yield from overridden(value, composed[key], f"{name}.{key}")

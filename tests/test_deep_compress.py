@@ -214,11 +214,6 @@ def test_a_teacher_of_other_classes_is_refused_before_anything_is_trained(lenet,
     assert not list(tmp_path.iterdir())
 
 
-def test_bits_that_cannot_be(lenet, tmp_path):
-    with pytest.raises(config.ConfigError, match="linear_bits is the size of a code, 1 to 8, not 9"):
-        deep_compression.run(composed(lenet, tmp_path, "linear_bits=9"), tmp_path)
-
-
 def test_one_row_a_network_over_its_seeds(whole):
     results = RunRecord.read(whole).content["results"]
     text = analysis.summary({"lenet-0": {"results": results}, "lenet-1": {"results": results}})

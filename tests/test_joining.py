@@ -86,7 +86,8 @@ def part(number, *plans, target=0.3):
 
 
 def test_parts_of_one_set_of_plans_become_one_table():
-    both = joined_parts(part(1, 1, 3), part(0, 0, 2))
+    both = joined_parts(part(1, 1, 3) | {"commit": "b and c"}, part(0, 0, 2))
+    assert both["commit"] == "a and b and c"
     assert [row["plan"] for row in both["rows"]] == [0, 1, 2, 3]
     assert both["config"]["part"] == [0, 1]
     assert both["seconds"] == {"plans": 4.0}

@@ -259,6 +259,7 @@ def test_budgets_that_a_compressor_cannot_touch(digits, settings, told):
     [
         ({"method": "lowrank"}, "channels, fine_grained, weight_sharing, low_rank, joint"),
         ({"method": "joint", "repair": "sequential"}, "with method=joint give repair=moments"),
+        ({"method": "joint", "repair": "staged"}, "repair=staged is for channels alone"),
         ({"method": "low_rank", "split": "both"}, "channel, spatial"),
         ({"method": "weight_sharing", "start": "kmeans"}, "linear, density, random"),
         ({"method": "fine_grained", "repair": "sequential"}, "with method=fine_grained give repair=moments"),

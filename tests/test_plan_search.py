@@ -193,6 +193,12 @@ def test_the_process_goes_through_its_values_and_is_unsure_elsewhere() -> None:
     assert deviation[:3].max() < 1e-3 < deviation[3]
 
 
+def test_where_all_values_are_equal_the_farthest_point_is_tried() -> None:
+    """As after a plateau of rewards, whose standardised values are all zero."""
+    process = Process(np.array([[0.0], [0.1]]), np.zeros(2), 0.2, 1e-4)
+    assert process.improvement(np.array([[0.0], [0.1], [0.9]])).argmax() == 2
+
+
 def test_the_length_scale_of_the_data_is_found() -> None:
     points = np.random.default_rng(0).random((60, 1))
     slow, fast = np.sin(3 * points[:, 0]), np.sin(40 * points[:, 0])

@@ -67,7 +67,9 @@ def test_differences_are_paired_and_a_rules_run_stands_against_every_seed(record
 
 def test_the_table(records):
     head, _, *lines = regret.table(records, counts=(1, 4)).splitlines()
-    assert head == "| agent | tables | seeds | 1 | 4 | within 0.1 point | evaluations to it |"
+    assert (
+        head == "| agent | tables | seeds | 1 | 4 | runs within 0.1 point | median evaluations to 0.1 point |"
+    )
     assert [line.split("|")[1].strip() for line in lines] == ["`rule`", "`mine`", "`gp`"]
     assert lines[1].startswith("| `mine` | 2 | 1 to 2 | 5.50 [")  # of a 10, of b 1
     assert "| 1.50 [" in lines[1]  # of 0, 0, 5 and 3 the mean, and 1

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from amc_env.cost import mask_widths
@@ -58,18 +59,34 @@ def rows() -> list[dict[str, Any]]:
         {"network": "timm/a", "trace_seconds": 0.5, **fine},
         {"network": "timm/b", "trace_seconds": 1.5, **fine},
         {"network": "timm/c", "trace_seconds": 1.0, **fine, "apart": 0.01},
-        {"network": "torchvision/d", "refused": "'einsum' is not understood"},
+        {
+            "network": "torchvision/d",
+            "refused": "'a' (a.py): the operation 'einsum' is not understood: write",
+        },
+        {
+            "network": "torchvision/f",
+            "refused": "'b' (b.py): the operation 'einsum' is not understood: write",
+        },
         {"network": "torchvision/e", "trace_seconds": 2.0, "apart": 0, "equal": True, "unwritten": "no roll"},
     ]
+
+
+def test_a_network_named_twice_is_examined_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey, "built", lambda name: None)
+    monkeypatch.setattr(survey, "examine", lambda network, plans: {"refused": "no"})
+    survey.main(
+        OmegaConf.create({"models": ["timm/resnet18", "timm/resnet18"], "plans": 3}), tmp_path / "run"
+    )
+    assert len(RunRecord.read(tmp_path / "run").rows) == 1
 
 
 def test_the_table_counts_and_names_what_is_not_right() -> None:
     lines = survey.table(rows()).splitlines()
     assert lines[2] == "| timm | 3 | 2 | 3 | 0 | 1 | 1.00 s | 1.50 s |"
-    assert lines[3] == "| torchvision | 2 | 1 | 0 | 1 | 0 | 2.00 s | 2.00 s |"
+    assert lines[3] == "| torchvision | 3 | 1 | 0 | 2 | 0 | 2.00 s | 2.00 s |"
     assert lines[5:] == [
         "* `timm/c`: the cut is 1e-02 apart from the mask; costs equal: True",
-        "* `torchvision/d`: 'einsum' is not understood",
+        "* `torchvision/d`, `torchvision/f`: the operation 'einsum' is not understood",
         "* `torchvision/e`: no roll",
     ]
 

@@ -253,6 +253,18 @@ def test_the_known_best_is_the_maximum_within_the_budget(made):
     assert TabularEnv(made, target=0.3).known_best == made.known_best(0.3)[1]
 
 
+def test_the_known_best_is_within_further_limits(made):
+    counts, _ = made.known_best(0.5)
+    share = 0.99 * Budget(made.compressor, {"params": 1.0}).spent(counts)  # too few for the best of all
+    within = np.ones(made.columns["top1"].shape, dtype=bool)
+    for name, target in (("macs", 0.5), ("params", share)):
+        within &= made.columns[name] <= Budget(made.compressor, {name: target}).limit
+    limited, best = made.known_best(0.5, limits={"params": share})
+    assert made.compressor.prices("params")(limited) < made.compressor.prices("params")(counts)
+    assert best.top1 == made.columns["top1"][within].max() / IMAGES
+    assert TabularEnv(made, target=0.5, limits={"params": share}).known_best == best
+
+
 def test_with_the_whole_budget_the_best_is_the_best_of_all(made):
     assert made.known_best(1.0)[1].top1 == made.columns["top1"].max() / IMAGES
 

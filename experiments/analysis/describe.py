@@ -85,7 +85,7 @@ def images(cfg: DictConfig) -> tuple[tuple[int, int, int], int]:
     """C, H, W of an image and the number of classes, as given or from the data set.
 
     Raises:
-        DataError: for an unknown data set, or an image folder without classes.
+        DataError: for data that does not say its shape, or an image folder without classes.
     """
     data, shape, classes = cfg.data, cfg.shape, cfg.classes
     if data.name == "imagefolder":
@@ -97,8 +97,10 @@ def images(cfg: DictConfig) -> tuple[tuple[int, int, int], int]:
                 raise DataError(f"{train} holds no folders, which are the classes; or give classes=NUMBER")
     elif data.name in SPECS:
         shape, classes = shape or SPECS[data.name].shape, classes or SPECS[data.name].classes
-    else:
-        raise DataError(f"unknown data set {data.name!r}; there are {', '.join(SPECS)}")
+    elif shape is None or classes is None:
+        raise DataError(
+            f"data={data.name} does not say the images' shape: give shape=[C,H,W] and classes=NUMBER"
+        )
     channels, height, width = shape
     return (channels, height, width), classes
 

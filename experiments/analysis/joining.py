@@ -104,7 +104,9 @@ def joined_parts(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, An
     rows = sorted([*old["rows"], *new["rows"]], key=lambda row: row["plan"])
     if len({row["plan"] for row in rows}) < len(rows):
         raise JoinError("these parts have plans in common: this one is kept already")
-    return {**new, "config": new["config"] | {"part": [0, 1]}, "rows": rows, "seconds": seconds}
+    commits = {*old["commit"].split(AND), *new["commit"].split(AND)}
+    whole = new["config"] | {"part": [0, 1]}
+    return {**new, "commit": AND.join(sorted(commits)), "config": whole, "rows": rows, "seconds": seconds}
 
 
 def gathered(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ DENSE, UNIFORM = "dense", "uniform"
 FLOPS, TIME = "macs", "latency"
 UNITS = {FLOPS: "FLOPs", TIME: "ms"}
 HEAD = (
-    "policy", "budget", "runs", "promised, % of the dense time", "measured, %", "ms", "test {}, %",
+    "policy", "budget", "runs", "predicted, % of the dense time", "measured, %", "ms", "test {}, %",
     "above uniform", "above its FLOPs search",
 )  # fmt: skip
 NOTE = (

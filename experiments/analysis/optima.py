@@ -55,7 +55,13 @@ def agents(rows: Rows) -> str:
         reward = 100 * np.mean([rows[at]["reward"] for at in own])
         cells = [f"`{name}`", str(len(own)), f"{reward:.2f}", f"{100 * tuned[own].mean():.2f}"]
         body.append([*cells, shown if len(own) > 1 else f"{regret.mean():.2f}"])
-    head = ["best plan of", "plans", "reward images", "test, tuned", "below the best tuned plan by"]
+    head = [
+        "best plan of",
+        "plans",
+        "reward split, before tuning",
+        "test, tuned",
+        "below the best tuned plan by",
+    ]
     return markdown.table(head, body)
 
 

@@ -56,7 +56,14 @@ def table(records: Records, counts: Sequence[int] = COUNTS) -> str:
                 f"{np.isfinite(needed).mean():.0%}", f"{median:.0f}" if np.isfinite(median) else "-",
             ]
         )  # fmt: skip
-    head = ["agent", "tables", "seeds", *map(str, counts), f"within {NEAR} point", "evaluations to it"]
+    head = [
+        "agent",
+        "tables",
+        "seeds",
+        *map(str, counts),
+        f"runs within {NEAR} point",
+        f"median evaluations to {NEAR} point",
+    ]
     return markdown.table(head, lines)
 
 

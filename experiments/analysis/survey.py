@@ -34,6 +34,7 @@ from experiments.recording.opening import opened
 from experiments.recording.progress import Meter
 
 FOLDERS = re.compile(r"/(?:[^/\s:]+/)+(?=[^/\s:]+:\d)")  # before the name of a file with a line
+UNKNOWN = re.compile(r"the operation '\w+' is not understood")  # what a refused network is refused for
 FAMILIES = Path(__file__).with_name("timm_families.txt")
 SIDES = (64, 96, 224)  # pixels: the smallest that a network takes
 CLASSES = 10
@@ -43,7 +44,7 @@ HEAD = ("library", "networks", "cut right", "exported", "refused", "wrong", "med
 
 def main(cfg: DictConfig, folder: Path) -> None:
     """Examine every network and print the table."""
-    names = [name for asked in cfg.models for name in listed(asked)]
+    names = list(dict.fromkeys(name for asked in cfg.models for name in listed(asked)))
     for name in names:
         zoo.check_name(name)
     record = opened(folder, config.plain(cfg), seeds={"weights": 0, "plans": 0})
@@ -152,13 +153,17 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         counts = len(found), len(right), written, len(found) - len(cut_ones), len(cut_ones) - len(right)
         times = seconds[len(seconds) // 2], seconds[-1]
         lines.append([library, *map(str, counts), *(f"{each:.2f} s" for each in times)])
-        notes += [note(row) for row in found if row not in right or "onnx" not in row]
-    return "\n\n".join([markdown.table(HEAD, lines), *(["\n".join(notes)] if notes else [])])
+        notes += [row for row in found if row not in right or "onnx" not in row]
+    return "\n\n".join([markdown.table(HEAD, lines), *(["\n".join(noted(notes))] if notes else [])])
 
 
-def note(row: Mapping[str, Any]) -> str:
-    """Why a network is not cut, or how it is wrong."""
-    why = row.get("refused") or row.get("unwritten")
-    if why is None:
-        why = f"the cut is {row['apart']:.0e} apart from the mask; costs equal: {row['equal']}"
-    return f"* `{row['network']}`: {why}"
+def noted(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each reason why networks are not cut, or how they are wrong."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        why = row.get("refused") or row.get("unwritten")
+        if why is None:
+            why = f"the cut is {row['apart']:.0e} apart from the mask; costs equal: {row['equal']}"
+        found = UNKNOWN.search(why)
+        names.setdefault(found[0] if found else why, []).append(f"`{row['network']}`")
+    return [f"* {', '.join(found)}: {why}" for why, found in names.items()]

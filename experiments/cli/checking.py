@@ -139,14 +139,14 @@ def _check_group(group: str, node: Mapping[str, Any]) -> None:
 
 
 def _check_lists(found: Mapping[str, Any]) -> None:
-    """Refuse empty lists of runs, except a search's targets, and duplicates in them."""
+    """Refuse empty lists of runs, and duplicates in them."""
     for key in limits.LISTS:
         values = found.get(key)
         if not isinstance(values, list):
             continue
         if repeated := sorted({value for value in values if values.count(value) > 1}):
             raise ConfigError(f"{key} has {', '.join(map(str, repeated))} more than once: name each once")
-        if not values and FINETUNE not in found:
+        if not values:
             raise ConfigError(f"{key} is empty: give it as {key}=[VALUE,...]")
 
 

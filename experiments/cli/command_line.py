@@ -13,7 +13,10 @@ from omegaconf import OmegaConf
 
 from experiments.cli.signatures import ROOT
 
-PATHS = ("output", "run", "checkpoint", "model.checkpoint", "data.root", "picture")
+PATHS = (
+    "output", "run", "checkpoint", "model.checkpoint", "data.root", "picture", "policy", "keep", "critic",
+    "latency", "protocol.latency", "result",
+)  # fmt: skip
 PLAIN = re.compile(r"[\w./~-]*", re.ASCII)  # what Hydra certainly reads as it stands
 WORD = re.compile(r"(\+{0,2})([^=]*)=(.*)", re.DOTALL)
 

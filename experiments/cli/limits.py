@@ -6,13 +6,14 @@ from typing import Any
 from experiments.cli.signatures import ROOT, choices
 
 MODELS = choices("amc_env.zoo", "MODELS")
-RESOURCES = (*choices("amc_env.cost", "RESOURCES"), "latency")
+RESOURCES = (*choices("amc_env.cost", "RESOURCES"), "bits", "latency")
 TABLES = choices("experiments.searching.tabulate", "SOURCES")  # those that can be made
 LIMITS: dict[str, Sequence[Any]] = {
     "seed": (0, 2**32 - 1),
     "data.seed": (0, 2**32 - 1),
     "data.name": tuple(sorted(file.stem for file in (ROOT / "conf/data").glob("*.yaml"))),
     "targets": (1e-6, 1),
+    "searched": (1e-6, 1),
     "episodes": (1, 1_000_000),
     "confirm": (1, 10_000),
     "save_every": (1, 1_000_000),
@@ -20,6 +21,7 @@ LIMITS: dict[str, Sequence[Any]] = {
     "early": (1, 1_000_000),
     "seeds": (1, 1_000),
     "trials": (1, 100_000),
+    "tunings": (1, 1_000),
     "plans": (1, 100_000),
     "steps": (0, 1_000_000),
     "reward_images": (1, 100_000_000),
@@ -41,8 +43,11 @@ LIMITS: dict[str, Sequence[Any]] = {
         "missing",
     ),
 }
+UNTAUGHT: dict[str, Sequence[Any]] = {"recipe.distill": (0, 0)}  # no network teaches
 OTHERS: dict[str, dict[str, Sequence[Any]]] = {  # where a key means something else in a command
-    "FidelityConfig": {"seeds": (0, 1_000)},
+    "FidelityConfig": {"seeds": (0, 1_000), **UNTAUGHT},
+    "PretrainConfig": UNTAUGHT,
+    "TunedOptimaConfig": UNTAUGHT,
     "ReproduceConfig": {
         "table": (
             "table2",
@@ -62,15 +67,14 @@ OTHERS: dict[str, dict[str, Sequence[Any]]] = {  # where a key means something e
     "DeepCompressConfig": {
         "density": (1e-6, 1),
         "rounds": (1, 1_000),
-        "conv_bits": (1, 16),
-        "linear_bits": (1, 16),
-        "start": ("linear", "density", "random"),
+        "conv_bits": (1, 8),
+        "linear_bits": (1, 8),
+        "start": choices("amc_env.compressors.sharing", "STARTS"),
     },
 }
 OF_FOLDERS = ("imagefolder", "photos")  # data sets in a place of the user's
 LISTS = ("targets", "batches", "checkpoint", "models")  # whose entries are processed one by one
 STEM = (".safetensors", ".json")  # endings of a checkpoint's files
-RECORD = "record.json"
 
 
 def of(kind: type) -> dict[str, Sequence[Any]]:

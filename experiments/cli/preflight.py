@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from amc_env import files
@@ -22,6 +23,7 @@ PICTURES = (".png", ".svg", ".pdf")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")  # of a committed result
 REPORTED = ("fashion", "cifar")  # how the names of tables begin that results are reported on
 WANDB = "experiments.recording.wandb_tracker.WandbTracker"
+OF_CONTENDERS = ("protocol.reward", "env.scale", "env.beta")  # what differs beside the agent
 WIDTH = 100  # characters of a line of names
 
 
@@ -58,7 +60,7 @@ def _asked(cfg: DictConfig) -> Iterator[tuple[str, Any, Sequence[str]]]:
             file = path is not None and (Path(path).suffix or Path(path).is_dir())
             yield key, path, ("", *limits.STEM) if file else limits.STEM
     for key in _runs(cfg):
-        yield key, cfg.get(key), (f"/{limits.RECORD}",)
+        yield key, cfg.get(key), (f"/{RECORD}",)
     if isinstance(cfg.get("runs"), str):
         yield "runs", cfg.runs, ("",)
 
@@ -233,9 +235,15 @@ def contender(name: str, overrides: Sequence[str]) -> DictConfig:
     """The main job's configuration with a contender's overrides.
 
     Raises:
-        ConfigError: with its name, for a wrong override.
+        ConfigError: with its name, for a wrong override, or one of a setting that all contenders share.
     """
     try:
+        for one in OverridesParser.create().parse_overrides(list(overrides)):
+            key = one.key_or_group
+            if key.partition(".")[0] != "agent" and key not in OF_CONTENDERS:
+                raise ConfigError(
+                    f"{key} is the same for all; a contender has agent, {', '.join(OF_CONTENDERS)}"
+                )
         made = compose("config", list(overrides))
         check_settings(made)
     except Exception as error:  # Hydra's, OmegaConf's and ours alike

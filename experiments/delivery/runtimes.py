@@ -260,19 +260,21 @@ def _read_checkpoint(stem: Path, target: str | None) -> tuple[nn.Module, Card]:
 
 
 def _missing(path: Path) -> str:
+    folder = path if path.is_dir() else path.parent
     there = sorted(
         {
             file.with_suffix("").name if file.suffix in CHECKPOINT else file.name
-            for file in path.parent.glob("*")
-            if file.suffix in (*CHECKPOINT, ONNX, PT2) and not file.name.startswith("record.")
+            for file in folder.glob("*")
+            if file.suffix in (*CHECKPOINT, ONNX, PT2, packing.SUFFIX)
+            and not file.name.startswith(("record.", "plan."))
         }
     )
-    listed = f"in {path.parent} there are {', '.join(there)}" if there else f"{path.parent} holds no network"
+    listed = f"in {folder} there are {', '.join(there)}" if there else f"{folder} holds no network"
     return f"there is no network {path}: {listed}"
 
 
 def _unknown(path: Path) -> str:
     return (
         f"{path} is none of the files of a network: a checkpoint is named without suffix (of its "
-        f".safetensors and .json), the others end in {ONNX} or {PT2}"
+        f".safetensors and .json), the others end in {ONNX}, {PT2} or {packing.SUFFIX}"
     )

@@ -108,7 +108,6 @@ def explore(
         seed: of the environment's resets.
         save_every: episodes between two states on disk.
     """
-    evaluator: Any = env.evaluator
     dense = env.costs([])
     start, best = len(record.rows), plans.best_reward(record.rows)
     for row in record.rows:  # a tracker's run begins with this process
@@ -126,7 +125,6 @@ def explore(
                 meter.draw(_panel(env, record.rows))
             if (trial.index + 1) % save_every == 0:
                 state.save(record, agent)
-    record.content["seconds"] |= {name: round(taken, 3) for name, taken in evaluator.seconds.items()}
 
 
 def _panel(env: CompressionEnv, rows: Sequence[Mapping[str, Any]]) -> RenderableType:
@@ -147,9 +145,11 @@ def save_best(env: CompressionEnv, record: RunRecord) -> None:
 
 
 def note_work(env: CompressionEnv, record: RunRecord) -> None:
-    """Add the numbers of cut networks and of evaluated images to ``results.work``."""
+    """Add this process's cut networks and evaluated images to ``results.work``, and what they took."""
     before = record.content["results"].get("work", {})
     evaluator: Any = env.evaluator
     done = {"evaluations": evaluator.evaluations, "forwards": evaluator.forwards}
     work = {name: before.get(name, 0) + count for name, count in done.items()}
+    seconds = record.content["seconds"]
+    seconds |= {name: round(seconds.get(name, 0.0) + taken, 3) for name, taken in evaluator.seconds.items()}
     record.update(results={"work": work, "execution": env.task.device.type})

@@ -35,7 +35,6 @@ from experiments.training.recipe import Recipe
 
 FILE = f"compressed{packing.SUFFIX}"
 SPLITS = ("selection", "test")
-MOST_BITS = 8
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
@@ -97,9 +96,6 @@ class Course:
         recipe, sharing = (Recipe(**config.plain(node)) for node in (cfg.recipe, cfg.sharing))
         for each in (recipe, sharing):
             teacher_of(each, subject.model, subject.data)
-        for name in ("conv_bits", "linear_bits"):
-            if not 1 <= cfg[name] <= MOST_BITS:
-                raise config.ConfigError(f"{name} is the size of a code, 1 to {MOST_BITS}, not {cfg[name]}")
         device = device_of(cfg.device)
         return cls(subject, graph, keep, bits, cfg.rounds, cfg.start, recipe, sharing, device)
 

@@ -104,7 +104,7 @@ def prepared(cfg: DictConfig) -> Subject:
         BudgetError, PlanSetError: for a target that leaves too few plans.
     """
     dense, others = trained(cfg), config.plain(cfg.compressor)
-    others = {key: value for key, value in others.items() if key not in ("order", "repair", "_target_")}
+    others = {key: value for key, value in others.items() if key not in ("order", "repair")}
     tasks = {
         f"{order}, {repair}": make_task(
             dense.model, dense.data, order=order, repair=repair, device=cfg.device, **others
