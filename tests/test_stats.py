@@ -23,6 +23,16 @@ def test_interval_of_a_coin():
     assert narrow.high - narrow.low == pytest.approx(2 * 0.674 * 0.05, abs=0.012)
 
 
+def test_a_difference_has_the_spread_of_both():
+    """Means of 100 fair coins: the difference of two has a deviation of 0.05 times the root of 2."""
+    coins = np.repeat([0.0, 1.0], 50)
+    both, one = stats.above(coins + 3, coins), stats.above(coins + 3, [1.0])
+    assert both.value == 3
+    assert both.high - both.low == pytest.approx(2 * 1.96 * 0.05 * 2**0.5, abs=0.02)
+    assert one.value == 2.5
+    assert one.high - one.low == pytest.approx(2 * 1.96 * 0.05, abs=0.02)
+
+
 def test_a_cell_has_an_interval_from_two_scores_on():
     assert stats.cell([1.0]) == "1.00"
     assert stats.cell([2.0, 2.0], "+.1f") == "+2.0 [+2.0, +2.0]"

@@ -53,6 +53,19 @@ def mean(
     return Estimate(float(values.mean()), float(low), float(high))
 
 
+def above(scores: ArrayLike, base: ArrayLike) -> Estimate:
+    """The difference of two means with its percentile bootstrap interval; the runs of both are resampled.
+
+    Args:
+        scores: ``(runs,)``.
+        base: ``(other runs,)``, subtracted.
+    """
+    pair, rng = [_checked(each, 1) for each in (scores, base)], np.random.default_rng(SEED)
+    one, other = (each[rng.integers(len(each), size=(RESAMPLES, len(each)))].mean(-1) for each in pair)
+    low, high = np.quantile(one - other, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(float(pair[0].mean() - pair[1].mean()), float(low), float(high))
+
+
 def crossed(scores: ArrayLike) -> Estimate:
     """The mean with its percentile bootstrap interval over runs and images at once.
 

@@ -20,8 +20,8 @@ Rows = Sequence[Mapping[str, Any]]
 def table(rows: Rows, resource: str = "macs") -> str:
     """A row a policy in Markdown, for each target; the highest tuned test accuracy first.
 
-    Accuracies are in percent, means over seeds with 95 % bootstrap intervals. The last column is the mean
-    difference to the tuned uniform policy on the test split. A search whose best plan was tuned early as
+    Accuracies are in percent, means over seeds with 95 % bootstrap intervals. The last column is the
+    difference to the tuned uniform policy on the test split, for which the runs of both are resampled. A search whose best plan was tuned early as
     well has a row for each number of evaluations. Below a table of `RANKED` rows or more
     stands how well the accuracy before tuning and the cost that is not bounded rank them.
     """
@@ -63,7 +63,7 @@ def _one_target(rows: Rows, resource: str) -> str:
         every[row["policy"], row.get("evaluations", "")].append(row)
     tuned = {key: _values(found, "after", "test") for key, found in every.items()}
     kept = {key: np.array([100 * row[f"{other}_share"] for row in found]) for key, found in every.items()}
-    base = next((float(tuned[key].mean()) for key in tuned if key[0] == BASELINE), None)
+    base = next((tuned[key] for key in tuned if key[0] == BASELINE), None)
     body = []
     for key in sorted(every, key=lambda key: -float(tuned[key].mean())):
         cells = [f"`{key[0]}`", str(key[1]), str(len(tuned[key]))]
@@ -72,10 +72,16 @@ def _one_target(rows: Rows, resource: str) -> str:
             for stage in STAGES
             for split in ("selection", "test")
         ]
-        above = "" if base is None or key[0] == BASELINE else stats.cell(tuned[key] - base, "+.2f")
+        above = "" if base is None or key[0] == BASELINE else _above(tuned[key], base)
         body.append([*cells, stats.cell(kept[key], ".1f"), above])
     untuned = {key: _values(found, "before", "test") for key, found in every.items()}
     return markdown.table(head, body) + _ranks(tuned, {"accuracy before tuning": untuned, NAMES[other]: kept})
+
+
+def _above(scores: stats.Scores, base: stats.Scores) -> str:
+    """The difference of two means; with its interval where either has several runs."""
+    found = stats.above(scores, base)
+    return f"{found.value:+.2f}" if len(scores) == len(base) == 1 else f"{found:+.2f}"
 
 
 def _ranks(tuned: Mapping[Any, stats.Scores], known: Mapping[str, Mapping[Any, stats.Scores]]) -> str:
