@@ -30,7 +30,7 @@ class Conditions:
         device: "cpu" or "cuda".
         processor: name of the processor or graphics card.
         features: vector instructions of the processor.
-        runtime: a name in `RUNTIMES`.
+        runtime: a name in `amc_env.latency.RUNTIMES`.
         version: of the runtime.
         threads: of the runtime.
         batch: images in a pass.
@@ -54,7 +54,7 @@ class Conditions:
 
         Args:
             graph: of the network.
-            runtime: a name in `RUNTIMES`.
+            runtime: a name in `amc_env.latency.RUNTIMES`.
             threads: of the runtime.
             batch: images in a pass.
             device: "cpu" or "cuda".

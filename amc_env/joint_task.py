@@ -101,7 +101,7 @@ class JointNetworks:
 
 
 class JointTask:
-    """A network whose channels are removed and whose weights are shared, see `amc_env.building.Task`.
+    """A network whose channels are removed and whose weights are shared, see `amc_env.task.Task`.
 
     Args:
         channels: the task of its channels.

@@ -22,7 +22,7 @@ Make = Callable[[Moments | None], Method]
 
 
 class LayerTask:
-    """A network whose layers are compressed by one method, see `amc_env.building.Task`.
+    """A network whose layers are compressed by one method, see `amc_env.task.Task`.
 
     Args:
         model: the dense network; logits ``(N, classes)``. It is copied, not changed.

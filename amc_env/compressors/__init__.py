@@ -14,14 +14,12 @@ class Compressor(Protocol):
 
     Attributes:
         graph: of the dense network.
-        orders: for each group its positions, from the one removed last to the one removed first.
         choices: for each group the counts that may be kept, ascending; the last is the whole group.
         errors: for each of these counts the relative error of the layers that read the group, see
             `amc_env.repair.sensitivity.errors`; None if unknown.
     """
 
     graph: Graph
-    orders: Sequence[Ints]
     choices: Sequence[Ints]
     errors: Errors | None
 

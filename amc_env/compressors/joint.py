@@ -39,9 +39,6 @@ class Joint:
         decisions = sorted(asked + [(index, 1, index) for index in shared])
         self.graph = _graph(dense, decisions)
         self.choices: Sequence[Ints] = [BITS if kind else channels.choices[at] for _, kind, at in decisions]
-        self.orders: Sequence[Ints] = [
-            np.arange(FLOAT) if kind else channels.orders[at] for _, kind, at in decisions
-        ]
         self._widths = [position for position, (_, kind, _) in enumerate(decisions) if not kind]
         self._bits = {index: position for position, (_, kind, index) in enumerate(decisions) if kind}
 

@@ -102,7 +102,6 @@ class LayerCompressor:
             raise ValueError(f"{method.name} leaves every layer of this network whole: nothing to decide")
         self.layers = [graph.layers[index] for index, _ in decided]
         self.choices: Sequence[Ints] = [choices for _, choices in decided]
-        self.orders: Sequence[Ints] = [np.arange(choices[-1]) for choices in self.choices]
         self.graph = by_layer(graph, [(index, int(choices[-1])) for index, choices in decided])
         self._dense = mask_widths(graph, np.ones(graph.atoms, dtype=bool))
         self._channels = graph

@@ -21,9 +21,10 @@ def table(rows: Rows, resource: str = "macs") -> str:
     """A row a policy in Markdown, for each target; the highest tuned test accuracy first.
 
     Accuracies are in percent, means over seeds with 95 % bootstrap intervals. The last column is the
-    difference to the tuned uniform policy on the test split, for which the runs of both are resampled. A search whose best plan was tuned early as
-    well has a row for each number of evaluations. Below a table of `RANKED` rows or more
-    stands how well the accuracy before tuning and the cost that is not bounded rank them.
+    difference to the tuned uniform policy on the test split, for which the runs of both are resampled. A
+    search whose best plan was tuned early as well has a row for each number of evaluations. Below a table of
+    `RANKED` rows or more stands how well the accuracy before tuning and the cost that is not bounded rank
+    them.
     """
     parts = []
     for target in sorted({row["target"] for row in rows}, reverse=True):

@@ -54,4 +54,4 @@ class DataConfig:
     name: str = MISSING
     seed: int = 0
     root: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)  # of `amc_env.data.imagefolder.load`
+    options: dict[str, Any] = field(default_factory=dict)  # of the loader, or of the user's function

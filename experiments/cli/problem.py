@@ -75,7 +75,7 @@ def trained(cfg: DictConfig) -> Trained:
         if bare and not cfg.get("metric"):
             data = photos.labelled_by(model, data)
         return Trained(model, card, data)
-    stem = cfg.model.checkpoint or weights.shipped(f"{name}-{cfg.data.name}".replace("/", "-"))
+    stem = cfg.model.checkpoint or shipped(cfg)
     model, card = weights.load(stem)
     if card.architecture != name:
         raise CheckpointError(
@@ -93,6 +93,25 @@ def trained(cfg: DictConfig) -> Trained:
     return Trained(model, card, data)
 
 
+def shipped(cfg: DictConfig) -> Path:
+    """The stem of the checkpoint that ships for a network and its data.
+
+    Raises:
+        CheckpointError: if there is none, or that network was built with other options.
+    """
+    name, options = cfg.model.name, config.plain(cfg.model.options)
+    stem = weights.shipped(f"{name}-{cfg.data.name}".replace("/", "-"))
+    parameters = inspect.signature(zoo.MODELS[name]).parameters if name in zoo.MODELS else {}
+    has = {key: each.default for key, each in parameters.items()} | weights.read_card(stem).options
+    for key, asked in options.items():
+        if key in has and has[key] != asked:
+            raise CheckpointError(
+                f"model.options.{key} is {asked}, but {stem.name}, which ships, has {has[key]}: train another "
+                "with experiments.pretrain, and give its path as model.checkpoint"
+            )
+    return stem
+
+
 def foresee(cfg: DictConfig) -> None:
     """Find errors of a search before its folder is made, in seconds and without reading data.
 
@@ -105,7 +124,7 @@ def foresee(cfg: DictConfig) -> None:
     if cfg.protocol.latency is not None:
         latency.read(cfg.protocol.latency)
     if name != "import" and cfg.model.checkpoint is None and not cfg.model.options.get("weights"):
-        weights.shipped(f"{name}-{cfg.data.name}".replace("/", "-"))
+        shipped(cfg)
     if is_ours(cfg.agent["_target_"]):
         offered = config.accepted(cfg.agent, decisions=2)
         config.instantiate(cfg.agent, **SPACES, **offered, seed=0)

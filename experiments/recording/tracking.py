@@ -25,6 +25,8 @@ METRICS = {
     "params_share": "params as a fraction of the dense network's",
     "latency": "nanoseconds of the compressed network by its latency table",
     "latency_share": "latency as a fraction of the dense network's",
+    "bits": "bits of the compressed network's weights, where they are limited or rewarded",
+    "bits_share": "bits as a fraction of the dense network's",
     "bound_share": "fraction of the decisions in which the budget allowed less than was asked",
     "episode_seconds": "seconds of the episode, learning included",
     "agent/sigma": "standard deviation of the exploration noise, in units of the action",
