@@ -106,11 +106,7 @@ def _batch_size(graph: Graph, device: str, images: int) -> int:
 
     Images are distributed so that the last batch is about as large as the others.
     """
-    floats = max(
-        layer.c_in * math.prod(layer.in_size) + layer.c_out * math.prod(layer.out_size)
-        for layer in graph.layers
-    )
-    most = max(8, min(AT_MOST[device], ACTIVATIONS[device] // (4 * floats)))
+    most = max(8, min(AT_MOST[device], ACTIVATIONS[device] // (4 * graph.widest)))
     return math.ceil(images / math.ceil(images / most))
 
 

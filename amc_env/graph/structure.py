@@ -8,6 +8,7 @@ rows are those whose written atom stays, its columns those whose read atom stays
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -158,6 +159,14 @@ class Graph:
         ]
         groups = [group.atoms.tolist() for group in self.groups]
         return hashlib.sha256(json.dumps([facts, groups]).encode()).hexdigest()[:16]
+
+    @property
+    def widest(self) -> int:
+        """How many numbers the widest layer reads and writes for one image."""
+        return max(
+            layer.c_in * math.prod(layer.in_size) + layer.c_out * math.prod(layer.out_size)
+            for layer in self.layers
+        )
 
     def layer(self, name: str) -> Layer:
         """The layer of that name."""

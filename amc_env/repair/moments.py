@@ -229,11 +229,7 @@ def _inputs(layer: Layer) -> int:
 
 def _batch_size(graph: Graph) -> int:
     """The batch size, from 1 to 100, that keeps the widest layer's activations within `ACTIVATIONS`."""
-    floats = max(
-        layer.c_in * math.prod(layer.in_size) + layer.c_out * math.prod(layer.out_size)
-        for layer in graph.layers
-    )
-    return max(1, min(100, ACTIVATIONS // (4 * floats)))
+    return max(1, min(100, ACTIVATIONS // (4 * graph.widest)))
 
 
 def collect_cached(

@@ -140,7 +140,7 @@ class Sequential:
 
     def _points(self, layer: Layer, points: int) -> int:
         if layer.kind == "depthwise":
-            return max(1, min(points, ENOUGH * layer.taps // len(self.images)))
+            return max(1, min(points, ENOUGH * layer.taps // count(self.images)))
         places = layer.out_size[0] * layer.out_size[1]
         inputs = layer.c_in // layer.groups * layer.taps
         plenty = math.ceil(PLENTY * inputs / count(self.images))
@@ -149,11 +149,7 @@ class Sequential:
 
 def most_images(graph: Graph) -> int:
     """The number of images that a network takes at once with its widest layer within `ACTIVATIONS`."""
-    floats = max(
-        layer.c_in * math.prod(layer.in_size) + layer.c_out * math.prod(layer.out_size)
-        for layer in graph.layers
-    )
-    return max(1, ACTIVATIONS // (4 * floats))
+    return max(1, ACTIVATIONS // (4 * graph.widest))
 
 
 def _depthwise(graph: Graph, layer: Layer) -> bool:

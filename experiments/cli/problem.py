@@ -106,8 +106,8 @@ def shipped(cfg: DictConfig) -> Path:
     for key, asked in options.items():
         if key in has and has[key] != asked:
             raise CheckpointError(
-                f"model.options.{key} is {asked}, but {stem.name}, which ships, has {has[key]}: train another "
-                "with experiments.pretrain, and give its path as model.checkpoint"
+                f"model.options.{key} is {asked}, but {stem.name}, which ships, has {has[key]}: train "
+                "another with experiments.pretrain, and give its path as model.checkpoint"
             )
     return stem
 

@@ -20,7 +20,6 @@ from amc_env.building import AnyTask, make_task
 from amc_env.cost import RESOURCES
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluator, accuracy
-from amc_env.rewards import REWARDS, WEIGHED
 from experiments.analysis import tuned as tables
 from experiments.cli import config
 from experiments.cli.problem import build_agent, trained
@@ -141,34 +140,33 @@ def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, An
     """
     subject = replace(subject, recipe=replace(subject.recipe, seed=subject.recipe.seed + job.seed))
     parts, earlier = stages.stages_to(subject.stages, job.target), list[dict[str, Any]]()
-    reward = settings["env"]["reward"]
     for share in parts[:-1]:
-        trials = searched(subject, settings, share, job.seed, len(parts))
-        network, found = delivered(subject, trials, stages=len(parts), reward=reward)
+        env, trials = searched(subject, settings, share, job.seed, len(parts))
+        network, found = delivered(subject, env, trials, stages=len(parts))
         earlier.append({"target": share, **found})
         subject = following(subject, network, found)
-    trials = searched(subject, settings, job.target, job.seed, len(parts))
-    network, found = delivered(subject, trials, stages=len(parts), reward=reward)
+    env, trials = searched(subject, settings, job.target, job.seed, len(parts))
+    network, found = delivered(subject, env, trials, stages=len(parts))
     found |= {"policy": job.policy, "target": job.target, "seed": job.seed}
     found |= stages.costs(network, subject.task.data.shape)
     if earlier:
         found["stages"] = earlier
     elif subject.early is not None and subject.early < len(trials):
-        found["early"] = delivered(subject, trials[: subject.early], known=found, reward=reward)[1]
+        found["early"] = delivered(subject, env, trials[: subject.early], known=found)[1]
     distinct = len({tuple(trial["counts"]) for trial in trials})
     return found | {"distinct": distinct, **curve(trials)}
 
 
 def searched(
     subject: Subject, settings: Mapping[str, Any], share: float, seed: int, parts: int
-) -> list[dict[str, Any]]:
-    """The trials of a search for a fraction of the dense network, with its part of the episodes."""
+) -> tuple[CompressionEnv, list[dict[str, Any]]]:
+    """A search for a fraction of the dense network, with its part of the episodes: environment and trials."""
     target = stages.relative(share, subject.left.get(subject.resource, 1.0))
     env = CompressionEnv(
         subject.task.compressor, subject.reward, target=target, resource=subject.resource, **settings["env"]
     )
     episodes = 1 if is_rule(settings) else subject.episodes // parts
-    return explore(env, build_agent(settings["agent"], env, seed=seed), episodes, seed)
+    return env, explore(env, build_agent(settings["agent"], env, seed=seed), episodes, seed)
 
 
 def following(subject: Subject, network: nn.Module, found: Mapping[str, Any]) -> Subject:
@@ -183,20 +181,20 @@ def following(subject: Subject, network: nn.Module, found: Mapping[str, Any]) ->
 
 def delivered(
     subject: Subject,
+    env: CompressionEnv,
     trials: Sequence[Mapping[str, Any]],
     known: Mapping[str, Any] | None = None,
     *,
     stages: int = 1,
-    reward: str = "error",
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The best plan of some trials, confirmed on the selection split, before and after fine-tuning.
 
     Args:
         subject: the searched network.
+        env: in which it was searched; its reward chooses the candidate.
         trials: of `explore`.
         known: result of this function for more trials; the same plan is not fine-tuned twice.
         stages: number of stages that share the epochs.
-        reward: of the search, a key of `REWARDS`, by which the candidate is chosen.
 
     Returns:
         The tuned network, or the untuned one if ``known`` has the plan; and ``evaluations``; ``counts``,
@@ -205,7 +203,7 @@ def delivered(
     """
     task = subject.task
     tried = candidates(trials, subject.confirm)
-    best = max(tried, key=lambda trial: worth(subject, reward, trial["counts"]))
+    best = max(tried, key=lambda trial: confirmed(subject, env, trial["counts"]))
     evaluations = {"evaluations": len(trials)}
     network = task.network(plan_of(task, best["counts"])).to(task.device).eval()
     if known is not None and known["counts"] == list(best["counts"]):
@@ -223,11 +221,9 @@ def delivered(
     }  # fmt: skip
 
 
-def worth(subject: Subject, reward: str, kept: Sequence[int]) -> float:
+def confirmed(subject: Subject, env: CompressionEnv, kept: Sequence[int]) -> float:
     """The reward of a plan on the selection split, by its counts."""
-    read = [WEIGHED[reward]] if reward in WEIGHED else []
-    costs = {resource: int(subject.task.compressor.prices(resource)(kept)) for resource in read}
-    return REWARDS[reward](subject.selection(plan_of(subject.task, kept)), costs)
+    return env.reward(subject.selection(plan_of(subject.task, kept)), env.costs(kept))
 
 
 def curve(trials: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
