@@ -45,7 +45,7 @@ bench: setup
 # also reproduce-figure2, -table3, -latency, -densities, -deep-compression, -detection; EPOCHS=1 shortens fine-tuning
 reproduce-%: setup
 	$(BIN)/python -m experiments.reproduce table=$(subst -,_,$*) $(if $(ROWS),'rows=[$(ROWS)]') \
-	  $(if $(SEEDS),'seeds=[$(SEEDS)]') $(if $(EPISODES),episodes=$(EPISODES)) $(if $(EPOCHS),epochs=$(EPOCHS)) $(if $(DATA),data=$(DATA)) \
+	  $(if $(SEEDS),'seeds=[$(SEEDS)]') $(if $(EPISODES),episodes=$(EPISODES)) $(if $(EPOCHS),epochs=$(EPOCHS)) $(if $(DATA),'images=$(DATA)') \
 	  $(if $(LAUNCHER),launcher=$(LAUNCHER)) $(ARGS)
 
 wandb-sync: setup  # make wandb-sync RUNS=runs/mine: uploads the offline runs of W&B below a folder, the oldest first

@@ -45,6 +45,20 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, facts
 
 
+def facts(path: Path) -> dict[str, str]:
+    """The facts of a file of `write`, without its tensors and unchecked.
+
+    Raises:
+        DamagedError: for another kind of file.
+        OSError: for a file that is missing or unreadable.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise files.DamagedError(f"{path} is damaged: {error}") from error
+
+
 def _digest(name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
     """SHA-256 of a file's name, facts, and each tensor with its name, type, shape and bytes."""
     told = {key: [str(value.dtype), list(value.shape)] for key, value in tensors.items()}

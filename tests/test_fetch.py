@@ -160,6 +160,23 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch, o
         fetch("fashion_mnist", root, lambda line: None)
 
 
+def test_a_folder_that_is_given_is_read_though_there_is_another_copy(tmp_path, cache, offline, arrays):
+    first, other = (lay(tmp_path / name, arrays) for name in ("first", "other"))
+    fetch("fashion_mnist", first, lambda line: None)
+    said = []
+    loaded("fashion_mnist", root=first, say=said.append)
+    loaded("fashion_mnist", say=said.append)
+    assert said == []  # both are in the cache
+    assert len(loaded("fashion_mnist", root=other, say=said.append)["test"]) == 6
+    assert said[0].endswith(f"was not made from {other}, which is read")
+    for file in other.iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match="cannot be read from files in"):
+        loaded("fashion_mnist", root=other, say=said.append)
+    fetch("fashion_mnist", other, said.append)
+    assert said[-1].endswith(f"not from {other}: delete it to read that")
+
+
 def test_a_cache_that_cannot_be_read_costs_nothing_but_the_source(tmp_path, cache, offline, arrays):
     (cache / "data" / "fashion_mnist.safetensors").mkdir(parents=True)
     said = []

@@ -18,9 +18,12 @@ from amc_env.graph.part import observe
 from amc_env.graph.trace import TraceError, trace
 from amc_env.metrics import EvaluationError
 from amc_env.scoring import score
+from experiments.cli.config import ConfigError, plain
+from experiments.cli.problem import searched
 from experiments.delivery.export import export
 from experiments.delivery.rehearsal import Deliverable, rehearse
 from experiments.delivery.runtimes import onnx_run, restored
+from experiments.recording.record import RunRecord
 
 
 class Backbone(nn.Module):
@@ -261,3 +264,12 @@ def test_a_part_is_delivered_and_read_in_a_clean_process(tmp_path, monkeypatch):
 
 def build(classes, in_channels):
     return detector()
+
+
+def test_a_search_of_a_part_is_tuned_as_that_part_and_one_by_an_own_metric_is_not(composed, tmp_path):
+    settings = plain(composed("config", "experiment=digits", "part=features"))
+    RunRecord.create(tmp_path / "part", settings, seeds={})
+    assert searched(tmp_path / "part", None).part == "features"
+    RunRecord.create(tmp_path / "metric", settings | {"metric": "my:metric"}, seeds={})
+    with pytest.raises(ConfigError, match="measured by functions of your own"):
+        searched(tmp_path / "metric", None)

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 
 from experiments.analysis import published, report
 from experiments.analysis.published import PublishedError, of_row
@@ -140,6 +141,23 @@ def test_data_is_a_data_set_or_a_folder(given, expected):
     assert reproduce._data(given) == expected
 
 
+def test_another_data_set_is_asked_for_on_the_command_line(composed):
+    asked = composed("reproduce", "table=table2", "images=fashion_mnist", "episodes=4")
+    assert reproduce.of_settings(Path("runs/table2"), asked) == Path("runs/table2-fashion_mnist-episodes4")
+    folder = composed("reproduce", "table=table2", f"images={CONF}", "epochs=0")
+    assert reproduce.of_settings(Path("runs/table2"), folder) == Path("runs/table2-epochs0")
+    assert reproduce.of_settings(Path("runs/table2"), composed("reproduce", "table=table2")) == Path(
+        "runs/table2"
+    )
+
+
+def test_rows_of_a_network_that_is_trained_first_are_of_one_data_set(tmp_path, composed, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = composed("reproduce", "table=table3", "rows=[vgg16_20_gp]", "images=fashion_mnist")
+    with pytest.raises(ReproduceError, match="which is of CIFAR-10: choose other rows"):
+        reproduce.main(cfg, tmp_path / "table3")
+
+
 def test_data_that_is_neither_is_told():
     with pytest.raises(ReproduceError, match="neither a folder nor one of cifar10, cifar100"):
         reproduce._data("cifar11")
@@ -147,7 +165,7 @@ def test_data_that_is_neither_is_told():
 
 def test_rules_and_searches_are_launched_apart(composed, tmp_path, monkeypatch):
     composed("config")  # opens Hydra's folder of configurations
-    cfg = SimpleNamespace(table="table2", seeds=[0, 2], episodes=4, epochs=1, data=None, launcher="local")
+    cfg = SimpleNamespace(table="table2", seeds=[0, 2], episodes=4, epochs=1, images=None, launcher="local")
     rows = ["table2/plain20_uniform", "table2/plain20_gp", "table2/resnet56_gp"]
     rules, searches = reproduce.sweeps(cfg, rows, tmp_path)
     common = ["finetune.epochs=1", "hydra/launcher=local", f"output={tmp_path}"]
@@ -159,7 +177,7 @@ def test_rules_and_searches_are_launched_apart(composed, tmp_path, monkeypatch):
 def test_a_table_of_another_command_varies_its_own_keys(composed, tmp_path):
     composed("config")
     cfg = SimpleNamespace(
-        table="deep_compression", seeds=[1], episodes=4, epochs=2, data=None, launcher="basic"
+        table="deep_compression", seeds=[1], episodes=4, epochs=2, images=None, launcher="basic"
     )
     (sweep,) = reproduce.sweeps(cfg, ["deep_compression/lenet5"], tmp_path)
     words = ["experiment=deep_compression/lenet5", "recipe.seed=1", "recipe.epochs=2", "sharing.epochs=2"]
@@ -183,7 +201,7 @@ def test_progress_is_counted_over_the_records_of_the_sweep(tmp_path):
 def test_what_a_failed_sweep_said_comes_last_and_the_table_before_it(
     table, row, tmp_path, monkeypatch, capsys
 ):
-    cfg = SimpleNamespace(table=table, rows=[row], data=None)
+    cfg = OmegaConf.create({"table": table, "rows": [row], "images": None, "episodes": None, "epochs": None})
     monkeypatch.setattr(reproduce, "sweeps", lambda *_: [Sweep(["seed=0"], 1, 1)])
     monkeypatch.setattr(reproduce, "launched", lambda *_: "disk full")
     with pytest.raises(ReproduceError, match="the same command goes on with them:\ndisk full"):

@@ -97,6 +97,24 @@ def test_seeds_of_unlike_settings_have_no_common_mean():
     }
 
 
+def test_runs_of_other_settings_are_no_seeds_of_one_agent():
+    rewards = [
+        {"seed": seed, "protocol": {"reward": name}} for seed, name in enumerate(("error", "kl", "kl"))
+    ]
+    told = runs.told_apart([run("gp", seed, 0.8, config=each) for seed, each in enumerate(rewards)])
+    assert [one.agent for one in told] == [f"gp protocol.reward={name}" for name in ("error", "kl", "kl")]
+    assert [one.agent for one in runs.told_apart(RUNS)] == ["ddpg", "ddpg", "uniform"]
+
+
+def test_an_interrupted_run_is_no_seed_beside_finished_ones():
+    cut = run("gp", 1, 0.1, evaluations=2, curve=((1, -0.9),), status="interrupted")
+    (one,) = contests.contests([run("gp", 0, 0.8), cut])
+    assert contests.learning(one)[0].x[-1] == 20
+    assert contests.summary([one])[0][4:6] == ["1", "20"]
+    (alone,) = contests.contests([cut])
+    assert contests.summary([alone])[0][4] == "1"
+
+
 def test_series_are_means_of_what_was_reached():
     (contest,) = contests.contests(RUNS)
     ddpg, _ = contests.learning(contest)
@@ -159,7 +177,7 @@ def test_a_folder_of_runs_is_read_and_what_is_none_is_told(tmp_path):
     assert (one.name, one.status, one.agent, one.seed) == ("a", "running", "DDPG", 3)
     assert one.curve == ((1, -0.5), (2, -0.25))
     assert one.accuracy is None
-    assert [note.partition(":")[0] for note in notes] == ["left out"] * 2
+    assert [note.partition(":")[0] for note in notes] == ["left out", "left out", "a is running"]
     assert '<td data-value="running">' in site.page([one], title="T")
 
 

@@ -59,6 +59,12 @@ def folder(agent: str, seed: int, parent: str = "runs/sweeps/digits_cnn-digits-f
     return Path(parent) / words
 
 
+def test_groups_that_a_sweep_varies_are_in_the_names_of_its_folders(sweep: Sweep) -> None:
+    assert sweep("agent=random", "protocol=flops_50,flops_30", "output=runs/mine") == 0
+    names = sorted(path.parent.name for path in Path("runs/mine").glob(f"*/{RECORD}"))
+    assert [name.rpartition("protocol=")[2].partition(",")[0] for name in names] == ["flops_30", "flops_50"]
+
+
 def record(where: Path) -> str:
     """All of a record that does not depend on the clock; whether it was resumed is no part of it."""
     found = RunRecord.read(where)

@@ -41,12 +41,16 @@ def fetch(name: str, root: Path | None = None, say: Say = print) -> Path:
         try:
             read_raw(SPECS[name], path.parent)
         except DataError as error:
-            raw, copy = _from_source(name, root, say, error)
+            raw, facts = _from_source(name, root, say, error)
         else:
-            say(f"{name}: already in {path}")
+            elsewhere = root is not None and _cached_from(path) != str(root.resolve())
+            say(
+                f"{name}: already in {path}"
+                + (f", not from {root}: delete it to read that" if elsewhere else "")
+            )
             return path
         try:
-            tensor_files.write(path, raw, copy=copy)
+            tensor_files.write(path, raw, **facts)
         except OSError as error:
             raise DataError(_unwritable(path, error)) from error
     say(f"{name}: now in {path}")
@@ -61,32 +65,48 @@ def loaded(name: str, *, seed: int = 0, root: Path | None = None, say: Say = pri
     Args:
         name: as in `fetch`.
         seed: draws the held-out splits.
-        root: as in `fetch`.
+        root: as in `fetch`; where the file in the data folder was not made from it, it is read each time.
         say: as in `fetch`.
 
     Raises:
         DataError: with every source that was tried and why it failed.
     """
+    path = data_folder() / f"{name}.safetensors"
+    if root is not None and name != "digits" and path.is_file() and _cached_from(path) != str(root.resolve()):
+        say(f"{name}: {path} was not made from {root}, which is read")
+        source, read = next(iter(sources(SPECS[name], root)))
+        try:
+            raw, copy = read()
+        except (DataError, OSError) as error:
+            raise DataError(f"{name} cannot be read from {source}: {error}") from error
+        return split_dataset(SPECS[name], raw, seed, copy=copy)
     try:
         return load(name, seed=seed)
     except DataError:
         if name not in SPECS:
             raise
-    path = data_folder() / f"{name}.safetensors"
     with _in_turn(path, say):
         try:
             return load(name, seed=seed)  # another process may have fetched it meanwhile
         except DataError as error:
-            raw, copy = _from_source(name, root, say, error)
+            raw, facts = _from_source(name, root, say, error)
         try:
-            tensor_files.write(path, raw, copy=copy)
+            tensor_files.write(path, raw, **facts)
         except OSError as error:
             warnings.warn(_unwritable(path, error), stacklevel=2)
-    return split_dataset(SPECS[name], raw, seed, copy=copy)
+    return split_dataset(SPECS[name], raw, seed, copy=facts["copy"])
 
 
-def _from_source(name: str, root: Path | None, say: Say, before: DataError) -> tuple[Raw, str]:
-    """The tensors from the first source that has them, and the name of that copy.
+def _cached_from(path: Path) -> str | None:
+    """The user's folder or archive that a cached file was made from; None for another source."""
+    try:
+        return tensor_files.facts(path).get("root")
+    except (OSError, files.DamagedError):
+        return None
+
+
+def _from_source(name: str, root: Path | None, say: Say, before: DataError) -> tuple[Raw, dict[str, str]]:
+    """The tensors from the first source that has them, and its facts: the copy's name, and the user's root.
 
     Args:
         name: as in `fetch`.
@@ -99,7 +119,7 @@ def _from_source(name: str, root: Path | None, say: Say, before: DataError) -> t
     if not isinstance(before.__cause__, FileNotFoundError):
         tried.append((str(path), str(before)))
         say(f"{name}: {path} is not usable, looking for another source")
-    for source, read in sources(SPECS[name], root):
+    for number, (source, read) in enumerate(sources(SPECS[name], root)):
         say(f"{name}: trying {source}")
         try:
             raw, copy = read()
@@ -109,7 +129,8 @@ def _from_source(name: str, root: Path | None, say: Say, before: DataError) -> t
             continue
         counts = " + ".join(str(len(raw[f"{part}_labels"])) for part in ("train", "test"))
         say(f"{name}: {counts} images ({copy}), checked")
-        return raw, copy
+        own = {"root": str(root.resolve())} if root is not None and number == 0 else {}
+        return raw, {"copy": copy} | own
     reasons = "".join(f"\n  {source}: {reason}" for source, reason in tried)
     raise DataError(
         f"{name} cannot be had from any source:{reasons}\n"

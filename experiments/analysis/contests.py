@@ -78,7 +78,8 @@ def summary(every: Sequence[Contest]) -> list[list[str]]:
     """For each contest a row an agent, under `HEAD`; accuracies are means in percent with 95 % intervals."""
     rows = []
     for contest in every:
-        for agent, runs in contest.runs.items():
+        for agent, every_run in contest.runs.items():
+            runs = ended(every_run)
             stages = [("before", "selection"), ("before", "test"), ("after", "test")]
             cells = [percent([getattr(run, stage).get(split) for run in runs]) for stage, split in stages]
             seconds = [run.seconds for run in runs if run.seconds is not None]
@@ -90,6 +91,11 @@ def summary(every: Sequence[Contest]) -> list[list[str]]:
                 ]
             )  # fmt: skip
     return rows
+
+
+def ended(runs: Sequence[Run]) -> list[Run]:
+    """Those of some runs that are finished; all of them where none is."""
+    return [run for run in runs if run.status == "finished"] or list(runs)
 
 
 def percent(values: Iterable[float | None], form: str = ".2f", factor: float = 100) -> str:
@@ -120,7 +126,7 @@ def learning(contest: Contest) -> list[Curve]:
     last = evaluations(contest)
     found = []
     for agent, runs in contest.runs.items():
-        drawn = [run for run in runs if run.curve]
+        drawn = [run for run in ended(runs) if run.curve]
         if not drawn:
             continue
         ends = min(run.evaluations for run in drawn)
@@ -134,7 +140,7 @@ def keeps(contest: Contest) -> list[Curve]:
     """Mean keep ratio of each decision by agent, with 95 % bands over seeds."""
     found = []
     for agent, runs in contest.runs.items():
-        values = np.array([[one.ratio for one in run.plan] for run in runs if run.plan])
+        values = np.array([[one.ratio for one in run.plan] for run in ended(runs) if run.plan])
         if values.size:
             found.append(_banded(agent, np.arange(values.shape[1]), values))
     return found

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from amc_env.latency import LatencyTable
 from experiments.analysis import markdown, stats
+from experiments.analysis.charts import front
 from experiments.analysis.run import Run
 from experiments.analysis.runs import BATCH, RUNTIME
 
@@ -94,9 +95,8 @@ def at_time(plans: Sequence[Row], ms: float) -> float:
         plans: of one policy and seed, and the dense network; ``measured_ms`` and ``test``.
         ms: the time.
     """
-    found = sorted((plan["measured_ms"], plan["test"]) for plan in plans)
-    times, tests = np.array(found).T
-    return float(np.interp(ms, times, np.maximum.accumulate(tests)))
+    times, tests = zip(*front((plan["measured_ms"], plan["test"]) for plan in plans), strict=True)
+    return float(np.interp(ms, times, tests))
 
 
 def table(rows: Sequence[Row]) -> str:

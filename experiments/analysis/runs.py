@@ -1,6 +1,8 @@
 """Reads searches from a folder of runs or from committed records."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from experiments.recording.record import RECORD, RecordError, RunRecord
 FOUND, TUNED = "AMC", "AMC, tuned"  # columns of the table that a search ends with
 RUNTIME, BATCH = "onnx", 1  # whose milliseconds stand for a network's in figures, as ``ms``
 PRIVATE = ("output=", "hydra.")  # overrides that say where a run went, not what it is
+SEEDS = ("seed", "finetune.seed", "recipe.seed", "first_seed", "seeds", "save_every", "deliver")
+"""Settings in which the runs of one mean may differ, beside those of ``tracking``."""
 
 
 class RunsError(ValueError):
@@ -39,7 +43,34 @@ def load(folder: Path) -> tuple[list[Run], list[str]]:
     if not found:
         there = "does not exist" if not folder.is_dir() else "holds no record of a search"
         raise RunsError(f"{folder} {there}: give runs=FOLDER, the output of a search or of a sweep")
-    return found, notes
+    notes += [f"{run.name} is {run.status}" for run in found if run.status != "finished"]
+    return told_apart(found), notes
+
+
+def told_apart(found: Sequence[Run]) -> list[Run]:
+    """Runs that differ in more than seeds are told apart by these settings in their agents' names."""
+    alike: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
+    for run in found:
+        alike[run.problem, run.resource, run.target, run.setting, run.agent].append(run)
+    agents = {}
+    for same in alike.values():
+        flat = [dict(_leaves(run.config)) for run in same]
+        keys = sorted(set[str]().union(*flat))
+        differing = [key for key in keys if len({each.get(key) for each in flat}) > 1]
+        for run, each in zip(same, flat, strict=True):
+            words = [f"{key}={each[key]}" for key in differing if key in each]
+            agents[run.name] = " ".join([run.agent, *words])
+    return [replace(run, agent=agents[run.name]) for run in found]
+
+
+def _leaves(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """The settings of a configuration by dotted key, without those that a sweep over seeds changes."""
+    for key, value in node.items():
+        name = f"{before}{key}"
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{name}.")
+        elif name not in SEEDS and not name.startswith("tracking."):
+            yield name, str(value)
 
 
 def read(path: Path, name: str) -> list[Run]:

@@ -15,8 +15,9 @@ from experiments.cli.signatures import ROOT
 
 PATHS = (
     "output", "run", "checkpoint", "model.checkpoint", "data.root", "picture", "policy", "keep", "critic",
-    "latency", "protocol.latency", "result",
+    "latency", "protocol.latency", "result", "images", "runs", "sync",
 )  # fmt: skip
+OF_FOLDER = ("model", "data", "protocol")  # groups that the folder of a sweep is named by
 PLAIN = re.compile(r"[\w./~-]*", re.ASCII)  # what Hydra certainly reads as it stands
 WORD = re.compile(r"(\+{0,2})([^=]*)=(.*)", re.DOTALL)
 
@@ -53,8 +54,17 @@ def spelled_out(words: Sequence[str]) -> list[str]:
             key = "model.options.target"
         spelled.append(f"{added}{key}={value}")
         if key == "output":
-            spelled.append(f"hydra.sweep.dir={value}")
+            spelled += [f"hydra.sweep.dir={value}", *_told_in_names(words)]
     return spelled
+
+
+def _told_in_names(words: Sequence[str]) -> list[str]:
+    """Overrides by which the groups that a sweep varies are in the names of its folders."""
+    varied = {found[2] for word in words if (found := WORD.fullmatch(word)) and "," in found[3]}
+    if not varied.intersection(OF_FOLDER):
+        return []
+    others = [key for key in ("output", "sweep", *OF_FOLDER) if key not in varied]
+    return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(others)}]"]
 
 
 def readable(key: str, value: str) -> str:

@@ -259,7 +259,7 @@ class ReproduceConfig:
     seeds: list[int] | None = None
     episodes: int | None = None
     epochs: int | None = None
-    data: str | None = None
+    images: str | None = None
     launcher: str = MISSING
     output: str = MISSING
 

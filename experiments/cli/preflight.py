@@ -197,6 +197,15 @@ def _commands(cfg: DictConfig) -> None:
             raise ConfigError("runs are measured into a file: give result=FILE")
         if cfg.table is not None and (cfg.runs or Path(cfg.table).exists()):
             _whole("table", Path(cfg.table), "measure it with the same command without runs, into a new file")
+    if cfg.get("one_shot") and cfg.resource != "macs":
+        raise ConfigError(
+            f"one_shot cuts to a fraction of the MACs, but resource is {cfg.resource}: give one_shot=[]"
+        )
+    of_channels = "one_shot" in cfg or ("part" in cfg and "steps" in cfg)  # photos and fidelity
+    if of_channels and cfg.compressor.method != "channels":
+        raise ConfigError(
+            f"this command compresses channels alone, not compressor.method={cfg.compressor.method}"
+        )
     if "trials" in cfg and cfg.table.startswith(REPORTED):
         raise ConfigError(
             f"table={cfg.table} is what results are reported on; tune on another, as table=digits"

@@ -31,7 +31,7 @@ from experiments.cli.signatures import is_ours
 from experiments.recording.provenance import commit
 from experiments.recording.record import RunRecord
 
-OF_SEARCH = ("model", "data", "protocol", "compressor", "env", "keep_whole")
+OF_SEARCH = ("model", "data", "protocol", "compressor", "env", "keep_whole", "part")
 SPACES = {  # stand-ins for those of an environment, to check that an agent can be built
     "observation_space": gym.spaces.Box(0, 1, (11,), np.float32),
     "action_space": gym.spaces.Box(0, 1, (1,), np.float32),
@@ -152,7 +152,7 @@ def searched(run: Path, target: str | None) -> DictConfig:
     except OmegaConfBaseException as error:
         raise config.ConfigError(f"the record in {run} has no settings of a search: {error}") from error
     assert isinstance(cfg, DictConfig)
-    if cfg.get("metric") or cfg.data.name == "import":
+    if found.get("metric") or cfg.data.name == "import":
         raise config.ConfigError(
             f"{run} was measured by functions of your own, which a record does not name as code to run: "
             "give the same command with output=FOLDER again"

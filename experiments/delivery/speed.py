@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from amc_env.graph.given import tensors
@@ -76,8 +77,11 @@ def kept_promises(
     names = {DENSE: DENSE, **last}
     timed = {name: networks[name] for name in names.values()}
     files = {} if written.onnx is None else {last[FOUND]: written.onnx}
-    probes = probes_of(timed, files, task.graph, table.conditions, record.folder)
-    taken = measured(probes)
+    threads = torch.get_num_threads()
+    try:
+        taken = measured(probes_of(timed, files, task.graph, table.conditions, record.folder))
+    finally:
+        torch.set_num_threads(threads)
     found = promises(table, {name: kept[name] for name in taken}, taken)
     record.update(results={"latency": described(table, task.graph)})
     return found | {before: found[after] for before, after in names.items()}

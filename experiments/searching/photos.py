@@ -107,9 +107,9 @@ def all_jobs(cfg: DictConfig, contenders: Mapping[str, Any]) -> list[Job]:
 def prepared(cfg: DictConfig) -> Subject:
     """The network of a configuration and its evaluator."""
     subject = trained(cfg)
-    task = make_task(
-        subject.model, subject.data, device=cfg.device, latency=cfg.latency, **config.plain(cfg.compressor)
-    )
+    settings = config.plain(cfg.compressor) | {"latency": cfg.latency, "device": cfg.device}
+    with config.config_errors("compressor"):
+        task = make_task(subject.model, subject.data, **settings)
     assert isinstance(task, Task)
     return Subject(
         task, task.evaluator("reward", cfg.reward_images), cfg.resource, cfg.episodes, cfg.confirm,

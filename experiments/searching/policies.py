@@ -116,7 +116,8 @@ def prepared(cfg: DictConfig) -> Subject:
     settings = config.plain(cfg.compressor) | {"latency": cfg.latency}
     recipe = Recipe(**config.plain(cfg.recipe))
     teacher = teacher_of(recipe, dense.model, dense.data)
-    task = make_task(dense.model, dense.data, device=cfg.device, **settings)
+    with config.config_errors("compressor"):
+        task = make_task(dense.model, dense.data, device=cfg.device, **settings)
     return Subject(
         task, task.evaluator("reward", cfg.reward_images), task.evaluator("selection"), cfg.resource,
         cfg.episodes, cfg.early, cfg.confirm, cfg.reward_images, recipe,

@@ -71,14 +71,17 @@ def main(cfg: DictConfig, folder: Path) -> None:
     rows = chosen(asked, cfg.rows)
     if "folder" in asked and folder.name == cfg.table:  # figure 2 is of the runs of table 2
         folder = folder.with_name(asked["folder"])
-    if cfg.data is not None and (CONF / "data" / f"{cfg.data}.yaml").exists():
-        folder = folder / cfg.data
+    folder = of_settings(folder, cfg)
     folder.mkdir(parents=True, exist_ok=True)
     for name, needed in asked.get("prepare", {}).items():
         if any(name in row for row in rows) and not Path(needed["file"]).exists():
-            job = needed.get("job", "pretrain")
-            print(f"first: python -m experiments.{job} {' '.join(needed['words'])}")
-            _call(job, needed["words"])
+            job, words = needed.get("job", "pretrain"), [*needed["words"], *_data(cfg.images)]
+            if cfg.images is not None and _is_set(cfg.images):
+                raise ReproduceError(
+                    f"{name} needs {needed['file']}, which is of CIFAR-10: choose other rows"
+                )
+            print(f"first: python -m experiments.{job} {' '.join(words)}")
+            _call(job, words)
     wanted = sweeps(cfg, rows, folder)
     total = sum(sweep.runs * sweep.episodes for sweep in wanted)
     before = [counted(folder, sweep)[0] for sweep in wanted]
@@ -92,6 +95,13 @@ def main(cfg: DictConfig, folder: Path) -> None:
     show(cfg.table, folder)
     if failed:
         raise ReproduceError(f"runs failed, the same command goes on with them:\n{failed[0]}")
+
+
+def of_settings(folder: Path, cfg: DictConfig) -> Path:
+    """The folder of a table's runs; short tries and other data sets have their own."""
+    parts = [cfg.images] if cfg.images is not None and _is_set(cfg.images) else []
+    parts += [f"{key}{cfg[key]}" for key in ("episodes", "epochs") if cfg[key] is not None]
+    return folder.with_name("-".join([folder.name, *parts]))
 
 
 def chosen(asked: Mapping[str, Any], names: Sequence[str]) -> list[str]:
@@ -120,7 +130,7 @@ def sweeps(cfg: DictConfig, rows: Sequence[str], folder: Path) -> list[Sweep]:
         words = [f"experiment={','.join(names)}", f"{JOBS[job].seed}={','.join(map(str, seeds))}"]
         words += [] if fixed or cfg.episodes is None else [f"episodes={episodes}"]
         words += [] if cfg.epochs is None else [f"{key}={cfg.epochs}" for key in JOBS[job].epochs]
-        words += [*_data(cfg.data), f"hydra/launcher={cfg.launcher}", f"output={folder}"]
+        words += [*_data(cfg.images), f"hydra/launcher={cfg.launcher}", f"output={folder}"]
         found.append(Sweep(words, len(names) * len(seeds), episodes, job))
     return found
 
@@ -241,12 +251,17 @@ def _data(asked: str | None) -> list[str]:
     """
     if asked is None:
         return []
-    if (CONF / "data" / f"{asked}.yaml").exists():
+    if _is_set(asked):
         return [f"data={asked}"]
     if Path(asked).is_dir():
         return [f"data.root={Path(asked).absolute()}"]
     choices = ", ".join(sorted(path.stem for path in (CONF / "data").glob("*.yaml")))
-    raise ReproduceError(f"data={asked} is neither a folder nor one of {choices}")
+    raise ReproduceError(f"images={asked} is neither a folder nor one of {choices}")
+
+
+def _is_set(name: str) -> bool:
+    """Whether a data set of ``conf/data`` is meant, not a folder."""
+    return (CONF / "data" / f"{name}.yaml").exists()
 
 
 def _call(job: str, words: Sequence[str]) -> None:

@@ -24,6 +24,8 @@ from experiments.recording.progress import Meter
 from experiments.recording.record import RECORD, RunRecord, recorded
 from experiments.recording.tracking import Tracker, episode_metrics
 from experiments.searching.confirm import confirm
+from experiments.training.distillation import teacher_of
+from experiments.training.recipe import Recipe
 
 PLANS = ("counts", "keep_asked")  # of a row of the record, which trackers do not get
 
@@ -71,6 +73,8 @@ def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.S
         if saved is not None:
             agent.load_state_dict(saved.agent)
         possible = None
+        if cfg.deliver and cfg.finetune.epochs and env.task.tunable:
+            teacher_of(Recipe(**config.plain(cfg.finetune)), subject.model, subject.data)
         if cfg.deliver and saved is None:
             possible = rehearse(env.task, tuned=bool(cfg.finetune.epochs))
     try:

@@ -49,6 +49,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
             subject.card, plan=env.task.described(plan), keep_whole=list(env.graph.keep_whole),
             recipe=asdict(recipe), accuracy=measured, seed=recipe.seed, commit=commit(),
             note=f"compressed from the checkpoint {subject.card.sha256[:12]}",
+            given=env.graph.given.to_dict() if env.graph.given.part else None,
         )  # fmt: skip
         weights.save(folder / STEM, tuned, card)
         record.update(results={"accuracy": measured})
