@@ -1,5 +1,6 @@
 """From a trained network and its data to an environment."""
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -26,6 +27,7 @@ from amc_env.latency import table_for
 from amc_env.layer_task import LayerTask, make_layer_task
 from amc_env.metrics import Evaluation, EvaluationError
 from amc_env.plan import Plan
+from amc_env.repair.sequential import PASSED, most_images
 from amc_env.rewards import OF_SCORES, REWARDS
 from amc_env.scoring import Metric
 from amc_env.task import Task
@@ -155,9 +157,12 @@ def make_task(model: nn.Module, data: DataSet | OwnData, **settings: Any) -> Any
     """
     s = Settings(**settings)
     tunable = check_fit(model, data, logits=s.metric is None)
+    model = copy.deepcopy(model)
     images = next(data.batches("calibration", 2, 2))[0]
     given = None if s.part is None else observe(model, s.part, images)
     graph = trace(model, data.shape, keep_whole=s.keep_whole, given=given)
+    if isinstance(data, OwnData) and s.repair in ("sequential", "staged"):
+        data.joined("calibration", min(s.calibration_images, PASSED, most_images(graph)))
     if s.method not in ("channels", "joint"):
         assert isinstance(data, DataSet)  # with class labels, see `check_fit`
         return make_layer_task(

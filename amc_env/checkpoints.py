@@ -3,6 +3,7 @@
 Nothing in a checkpoint is executed: weights are plain tensors, and the architecture is a name in the zoo.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -172,7 +173,7 @@ def _cut(model: nn.Module, card: Card, card_file: Path) -> nn.Module:
     """The network cut by the card's plan; the checkpoint's weights are still to be filled in."""
     try:
         if card.plan and "ranks" in card.plan:
-            return factored(model, card.plan["ranks"], card.plan.get("split"))
+            return factored(copy.deepcopy(model), card.plan["ranks"], card.plan.get("split"))
         height, width = card.shape[1:]
         given = None if card.given is None else Given.from_dict(card.given)
         shape = (card.in_channels, height, width)

@@ -33,7 +33,7 @@ def check_fit(model: nn.Module, data: DataSet | OwnData, *, logits: bool = True)
     try:
         with evaluating(model):
             found = model(images)
-    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError) as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
         raise DataError(
             f"{name} cannot take the images of {data.name}, {data.shape} each: {error}. {_advice(model)}"
         ) from error

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from amc_env.compressors.constraints import Shared, constrain, weight_of
 from amc_env.compressors.joint import Joint
-from amc_env.compressors.surgery import Solve, Surgeon, cut
+from amc_env.compressors.surgery import REMEMBERED, Solve, Surgeon, cut
 from amc_env.compressors.weight_sharing import refit_values
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import Evaluator
@@ -79,6 +79,7 @@ class JointNetworks:
         self._channels, self._solve, self._sharing = compressor.channels.graph, solve, sharing
         self._surgeon = Surgeon(model, self._channels, fold=False, device=device)
         self._known: dict[tuple[object, ...], Tensor] = {}
+        self._nbytes = 0
 
     def network(self, plan: Plan) -> nn.Module:
         """The network of a plan; the next call overwrites the same module."""
@@ -97,6 +98,9 @@ class JointNetworks:
         if key not in self._known:
             shared = self._sharing(layer, weight.detach().cpu(), mask, bits)
             self._known[key] = shared(shared.values).to(self.device)
+            self._nbytes += self._known[key].nbytes
+            while self._nbytes > REMEMBERED and len(self._known) > 1:
+                self._nbytes -= self._known.pop(next(iter(self._known))).nbytes
         return self._known[key]
 
 

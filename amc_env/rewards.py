@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from amc_env.metrics import Evaluation
+from amc_env.metrics import Evaluation, EvaluationError
 
 Costs = Mapping[str, int]  # of the network, by resource: "macs", "params" and what else is priced
 Reward = Callable[[Any, Costs], float]  # of an `Evaluation`; those in `OF_SCORES` also of a `Score`
@@ -27,24 +27,34 @@ def error_top5(evaluation: Evaluation, costs: Costs) -> float:
     return evaluation.top5 - 1
 
 
+def _error(evaluation: Evaluation) -> float:
+    """-Error, where it is weighed by a cost: a metric above 1 would turn the weight around."""
+    if evaluation.top1 > 1:
+        raise EvaluationError(
+            f"the metric is {evaluation.top1:g}, and a reward that weighs a cost takes at most 1: divide it, "
+            "percent by 100"
+        )
+    return evaluation.top1 - 1
+
+
 def flops(evaluation: Evaluation, costs: Costs) -> float:
     """R_FLOPs = -Error log(FLOPs), not positive."""
-    return (evaluation.top1 - 1) * math.log(costs["macs"])
+    return _error(evaluation) * math.log(costs["macs"])
 
 
 def parameters(evaluation: Evaluation, costs: Costs) -> float:
     """R_Param = -Error log(#Param), not positive."""
-    return (evaluation.top1 - 1) * math.log(costs["params"])
+    return _error(evaluation) * math.log(costs["params"])
 
 
 def bits(evaluation: Evaluation, costs: Costs) -> float:
     """R_bits = -Error log(bits), not positive: the size in the place of the number of parameters."""
-    return (evaluation.top1 - 1) * math.log(costs["bits"])
+    return _error(evaluation) * math.log(costs["bits"])
 
 
 def latency(evaluation: Evaluation, costs: Costs) -> float:
     """R_latency = -Error log(nanoseconds), not positive: measured time in the place of FLOPs."""
-    return (evaluation.top1 - 1) * math.log(costs["latency"])
+    return _error(evaluation) * math.log(costs["latency"])
 
 
 def loss(evaluation: Evaluation, costs: Costs) -> float:

@@ -49,6 +49,8 @@ class Shared(nn.Module):
     def __init__(self, weight: Tensor, bits: int, *, start: str = "linear", seed: int = 0) -> None:
         super().__init__()
         self.register_buffer("mask", weight != 0)
+        if not self.mask.any():  # a branch that starts at zero
+            self.mask.fill_(True)
         values, codes = codebook(
             weight[self.mask].cpu(), (1 << bits) - (not self.mask.all()), start=start, seed=seed
         )
@@ -100,13 +102,14 @@ def weight_of(module: nn.Module) -> Tensor:
 
 def unconstrained(network: nn.Module) -> nn.Module:
     """A copy without constraints, whose weights are plain tensors."""
-    free = copy.deepcopy(network)
-    for name, module in list(free.named_modules()):
+    free, made = copy.deepcopy(network), dict[nn.Module, nn.Module]()
+    for name, module in list(free.named_modules(remove_duplicate=False)):
         if parametrize.is_parametrized(module, "weight"):
-            plain = _plain(module)
+            if module not in made:
+                made[module] = _plain(module)
             if not name:
-                return plain
-            free.set_submodule(name, plain)
+                return made[module]
+            free.set_submodule(name, made[module])
     return free
 
 

@@ -140,6 +140,14 @@ def by_layer(graph: Graph, sizes: Sequence[tuple[int, int]]) -> Graph:
     return replace(graph, groups=groups, atoms=int(ends[-1]), fixed=fixed)
 
 
+def names_of(network: nn.Module) -> dict[str, list[str]]:
+    """All names of each module by its first: the same module may have several."""
+    names: dict[int, list[str]] = {}
+    for name, module in network.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(name)
+    return {own[0]: own for own in names.values()}
+
+
 def fill(network: nn.Module, plan: Plan, compressor: LayerCompressor, make: Callable[..., nn.Module]) -> None:
     """Replace each layer that a plan compresses by its module.
 
@@ -153,9 +161,12 @@ def fill(network: nn.Module, plan: Plan, compressor: LayerCompressor, make: Call
         PlanError: for a plan of another network or compressor.
     """
     plan.check(compressor.graph)
+    names = names_of(network)
     for layer, choices, kept in zip(compressor.layers, compressor.choices, plan.kept, strict=True):
         if kept is not None and len(kept) < choices[-1]:
-            network.set_submodule(layer.name, make(layer, len(kept)))
+            module = make(layer, len(kept))
+            for name in names[layer.name]:
+                network.set_submodule(name, module)
 
 
 class LayerNetworks:
@@ -170,7 +181,12 @@ class LayerNetworks:
     def __init__(self, model: nn.Module, compressor: LayerCompressor, device: torch.device) -> None:
         self.graph, self.device, self._compressor = compressor.graph, device, compressor
         self._network = self._ready(model)
-        self._dense = {layer.name: self._network.get_submodule(layer.name) for layer in compressor.layers}
+        names = names_of(self._network)
+        self._dense = {
+            name: self._network.get_submodule(layer.name)
+            for layer in compressor.layers
+            for name in names[layer.name]
+        }
         self._known: dict[tuple[str, int], nn.Module] = {}
         self._nbytes = 0
 

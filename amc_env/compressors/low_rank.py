@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from amc_env import checks
-from amc_env.compressors.layers import FLOAT
+from amc_env.compressors.layers import FLOAT, names_of
 from amc_env.cost import Ints, weights
 from amc_env.graph.structure import Layer
 from amc_env.repair.moments import Moments
@@ -164,7 +164,7 @@ def factored(model: nn.Module, ranks: Mapping[str, int], split: object) -> nn.Mo
     Raises:
         RankError: for an impossible layer or rank.
     """
-    modules = dict(model.named_modules())
+    modules, names = dict(model.named_modules()), names_of(model)
     if split not in SPLITS or not isinstance(ranks, dict):
         raise RankError(f"ranks by layer and a split of {', '.join(SPLITS)} are needed, not {ranks}, {split}")
     for name, rank in ranks.items():
@@ -175,7 +175,9 @@ def factored(model: nn.Module, ranks: Mapping[str, int], split: object) -> nn.Mo
         if type(rank) is not int or not 1 <= rank <= most:
             raise RankError(f"the rank of {name} is {rank}, not a whole number from 1 on")
         spatial = split == "spatial" and isinstance(dense, nn.Conv2d) and min(dense.kernel_size) > 1
-        model.set_submodule(name, blank(dense, rank, spatial=spatial))
+        module = blank(dense, rank, spatial=spatial)
+        for each in names[name]:
+            model.set_submodule(each, module)
     return model
 
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from amc_env.compressors.channels import parts_first
 from amc_env.compressors.masking import masked
 from amc_env.compressors.surgery import Solve, Surgeon, cut, cut_shape
 from amc_env.execution import evaluating
@@ -28,7 +29,8 @@ def random_plan(graph: Graph, seed: int = 0) -> Plan:
     plan = Plan.dense(graph)
     for group in graph.groups:
         count = int(generator.integers(1, len(group)))
-        kept = np.sort(generator.permutation(len(group))[:count])
+        order, least = parts_first(graph, group, generator.permutation(len(group)))
+        kept = np.sort(order[: max(count, least)])
         plan = plan.with_group(group.index, tuple(kept.tolist()))
     return plan
 
@@ -112,6 +114,9 @@ def _parting(
 
 def _apart(ours: Tensor, theirs: Tensor) -> float:
     """The largest difference, as a fraction of the largest value."""
+    if not theirs.numel():
+        return 0.0
+    ours, theirs = ours.double(), theirs.double()  # masks as well
     return float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-12))
 
 

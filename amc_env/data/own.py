@@ -26,13 +26,17 @@ class OwnSplit:
         return sum(count(images) for images, _ in self.batches)
 
     def head(self, limit: int | None) -> OwnSplit:
-        """The first ``limit`` images; all of them if there are fewer, or if it is None."""
+        """The first ``limit`` images; all of them if there are fewer, or if it is None.
+
+        A batch whose targets are not one for each image stays whole.
+        """
         kept, left = [], len(self) if limit is None else limit
         for images, targets in self.batches:
             if left <= 0:
                 break
             here = count(images)
-            kept.append((images, targets) if here <= left else (_first(images, left), _first(targets, left)))
+            whole = here <= left or not _one_each(targets, here)
+            kept.append((images, targets) if whole else (_first(images, left), _first(targets, left)))
             left -= here
         return OwnSplit(kept)
 
@@ -104,6 +108,14 @@ class OwnData:
             value.detach().cpu() for part in self[split].head(limit).batches for value in tensors(part[0])
         ]
         return digest(found)[:16]
+
+
+def _one_each(targets: Any, images: int) -> bool:
+    """Whether all that targets hold is one for each image."""
+    if isinstance(targets, Mapping):
+        return all(_one_each(each, images) for each in targets.values())
+    sized = isinstance(targets, list | tuple) or (isinstance(targets, Tensor) and targets.ndim > 0)
+    return not sized or len(targets) == images
 
 
 def count(images: Any) -> int:

@@ -107,7 +107,7 @@ def _names(root: Path) -> list[PurePath]:
         raise DataError(
             f"{root} is neither a folder nor a zip of images: data.root=FOLDER or data.root=FILE.zip"
         )
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
 
 
 def _contents(root: Path, names: list[PurePath]) -> Iterator[tuple[PurePath, bytes]]:

@@ -91,6 +91,8 @@ def nested(value: Any, change: Callable[[Any], Any]) -> Any:
     """Nested lists, tuples and dicts with ``change`` applied to every other value."""
     if isinstance(value, tuple | list):
         found = [nested(each, change) for each in value]
+        if hasattr(value, "_fields"):  # a NamedTuple
+            return type(value)(*found)
         return tuple(found) if isinstance(value, tuple) else found
     if isinstance(value, dict):
         return {key: nested(each, change) for key, each in value.items()}

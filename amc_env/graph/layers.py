@@ -53,7 +53,7 @@ def conv2d(
     if module is None or _pairs(stride, dilation, groups) != _pairs(
         module.stride, module.dilation, module.groups
     ):
-        return _whole(tracer, x, out, math.prod(out[1:]) * value[0].numel())
+        return _whole(tracer, x, out, math.prod(out) * value[0].numel())
     return _layer(tracer, weight, module, bias, x, (out[2], out[3]))
 
 
@@ -74,7 +74,7 @@ def conv_transpose2d(
     out = _positions(F.conv_transpose2d, x, value, settings | {"groups": groups, "dilation": dilation})
     module = _module(weight, nn.ConvTranspose2d)
     if module is None or groups != module.groups:
-        return _whole(tracer, x, out, math.prod(x.shape[1:]) * value[0].numel())
+        return _whole(tracer, x, out, math.prod(x.shape) * value[0].numel())
     return _layer(tracer, weight, module, bias, x, (out[2], out[3]))
 
 
@@ -92,13 +92,13 @@ def conv1d(
     settings = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     value = _input(x, weight, 1, _value(weight).size(1) * groups)
     out = _positions(F.conv1d, x, value, settings)
-    return _whole(tracer, x, out, math.prod(out[1:]) * value[0].numel())
+    return _whole(tracer, x, out, math.prod(out) * value[0].numel())
 
 
 def linear(tracer: Tracer, x: Labels, weight: Any, bias: Any = None) -> Labels:
     """A matrix product over the last dimension."""
     value = _input(x, weight, -1, _value(weight).size(1))
-    module, positions = _module(weight, nn.Linear), math.prod(x.shape[1:-1])
+    module, positions = _module(weight, nn.Linear), math.prod(x.shape[:-1])
     if module is None:
         return _whole(tracer, x, (*x.shape[:-1], len(value)), positions * value.numel(), -1)
     source = Source(_owner(weight.name))
@@ -109,6 +109,11 @@ def linear(tracer: Tracer, x: Labels, weight: Any, bias: Any = None) -> Labels:
 
 def _layer(tracer: Tracer, weight: Constant, module: Any, bias: Any, x: Labels, out: Size) -> Labels:
     """A convolution that is cut; a grouped one keeps the same positions in each of its groups."""
+    if x.shape[0] != 1:
+        raise TraceError(
+            f"one image is {x.shape[0]} at {_owner(weight.name)!r}: keep positions and views out of the "
+            "batch dimension, or compress the part of the network before"
+        )
     tied = module.groups > 1 and not depthwise(module)
     reads = channels(x.ids, 1)
     if tied:

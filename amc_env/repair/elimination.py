@@ -18,7 +18,7 @@ from amc_env.repair.cache import cached
 from amc_env.repair.least_squares import damping
 from amc_env.repair.moments import Moments, collect_cached
 
-FORMAT = 3  # of cache files
+FORMAT = 4  # of cache files
 LAZY = 128  # columns that are removed before whole matrices are brought up to date, in one product
 INVERTED = 8192  # columns up to which a matrix is inverted; beyond, channels of a layer are judged one by one
 
@@ -164,7 +164,7 @@ def orders(model: nn.Module, graph: Graph, moments: Moments) -> list[Ints]:
             weight = weight_blocks(layer, model.get_parameter(f"{layer.name}.weight").detach().cpu())
             columns = columns_of(layer, group)
             if weight.size(2) > INVERTED:
-                alone += dropped(weight, moments.rows[layer.name], columns)
+                alone += without(weight, moments, layer.name, columns)
             else:
                 ridge = moments.ridge + damping(weight.size(2), moments.counts[layer.name])
                 readers.append(Reader(weight, gram_of(moments, layer.name), columns, ridge))
@@ -199,6 +199,19 @@ def dropped(weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         (rows[:, :, own[own >= 0]] @ weight[:, :, own[own >= 0]].mT).double().square().sum()
         for own in columns
     ]
+    return torch.stack(lost) / whole
+
+
+def without(weight: Tensor, moments: Moments, name: str, columns: Tensor) -> Tensor:
+    """`dropped` from a layer's rows, or from its Gram matrix where it has more rows than inputs."""
+    if name in moments.rows:
+        return dropped(weight, moments.rows[name], columns)
+    gram, wide = moments.grams[name], weight.double()
+    whole = ((wide @ gram) * wide).sum().clamp_min(torch.finfo(torch.float64).tiny)
+    lost = []
+    for own in (each[each >= 0] for each in columns):
+        part = wide[:, :, own]
+        lost.append(((part @ gram[:, own[:, None], own]) * part).sum())
     return torch.stack(lost) / whole
 
 

@@ -21,7 +21,7 @@ from amc_env.repair.cache import cached
 from amc_env.repair.least_squares import damping, refit, refit_rows, refit_together
 from amc_env.repair.sampling import Listening, Seen, draw_positions, patches, weighed
 
-FORMAT = 6  # of cache files; another number makes them again
+FORMAT = 7  # of cache files; another number makes them again
 FOLD = 1024  # rows that are gathered before they are multiplied: few rows make slow products
 TOGETHER = 2**26  # numbers in the matrices that a GPU solves at once
 LARGEST = 8192  # inputs of a layer whose Gram matrix is made from rows
@@ -186,15 +186,15 @@ def collect(
             f"images are {data.shape}, the network was traced with {graph.shape}: trace it again"
         )
     layers = weighed(graph)
-    images = min(images, len(data["calibration"]))
+    images = len(data["calibration"].head(images))
     generator = torch.Generator().manual_seed(seed)
     positions = {layer.name: draw_positions(layer, images, points, generator) for layer in layers}
     sums = {layer.name: _Sum(layer, positions[layer.name].numel()) for layer in layers}
     batch_size = batch_size or _batch_size(graph)
-    first, calls = 0, dict.fromkeys(sums, 0)
+    first, size, calls = 0, 0, dict.fromkeys(sums, 0)
 
     def hear(layer: Layer, module: nn.Module, seen: Seen) -> None:
-        at = positions[layer.name][calls[layer.name], first : first + len(seen.x)]
+        at = positions[layer.name][calls[layer.name], first : first + size]
         calls[layer.name] += 1
         sample = patches(module, layer, seen, at)
         if not bool(sample.isfinite().all()):
@@ -205,8 +205,9 @@ def collect(
 
     with evaluating(model), Listening(model, layers, hear):
         for batch, _ in data.batches("calibration", batch_size, images):
+            size = count(batch)
             model(batch)
-            first += count(batch)
+            first += size
             calls = dict.fromkeys(sums, 0)
     return _moments(sums)
 

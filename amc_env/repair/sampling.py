@@ -1,5 +1,6 @@
 """Samples the inputs of layers: the rows of the least-squares problems of repair."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -71,8 +72,8 @@ def patches(module: nn.Module, layer: Layer, seen: Seen, at: Tensor) -> Tensor:
     """
     x, at = seen.x, at.to(seen.x.device)
     if isinstance(module, nn.Linear):
-        rows = x.reshape(len(x), -1, x.size(-1))
-        return rows.gather(1, at[..., None].expand(-1, -1, rows.size(2))).flatten(0, 1)[None]
+        first = torch.arange(len(at), device=x.device)[:, None] * math.prod(layer.out_size)
+        return x.reshape(-1, x.size(-1)).index_select(0, (at + first).flatten())[None]
     if tuple(x.shape[2:]) != layer.in_size:
         raise DataError(
             f"layer {layer.name!r} is given {tuple(x.shape[2:])} here, and {layer.in_size} when the network "

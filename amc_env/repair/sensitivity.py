@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from amc_env.compressors import Errors
 from amc_env.cost import Ints
 from amc_env.graph.structure import Graph
-from amc_env.repair.elimination import INVERTED, columns_of, dropped, gram_of, weight_blocks
+from amc_env.repair.elimination import INVERTED, columns_of, gram_of, weight_blocks, without
 from amc_env.repair.least_squares import damping
 from amc_env.repair.moments import Moments
 
@@ -35,7 +35,7 @@ def errors(
             weight = weight_blocks(layer, model.get_parameter(f"{layer.name}.weight").detach().cpu())
             columns = columns_of(layer, group)[torch.from_numpy(order)]
             if weight.size(2) > INVERTED:
-                lost = dropped(weight, moments.rows[layer.name], columns)
+                lost = without(weight, moments, layer.name, columns)
             else:
                 ridge = moments.ridge + damping(weight.size(2), moments.counts[layer.name])
                 lost = increments(weight, gram_of(moments, layer.name), columns, ridge)

@@ -100,6 +100,8 @@ class Sequential:
             if summed:
                 target = target + _unscaled(drift.pop(layer.name), norm)
             sample = patches(module, layer, seen, self.positions[layer.name])
+            if sample.size(1) < 2:  # a single row has no spread, and none is left to be held out
+                return
             outputs = _refit(module, norm, sample, target)
             # Errors of the shortcut are noise to the branch, which cannot compensate for them in full.
             if outputs is not None and not summed:

@@ -251,4 +251,5 @@ def _apart(found: Tensor, expected: Tensor) -> float:
         return math.inf
     if not found.numel():  # as boxes where nothing is found
         return 0.0
+    found, expected = found.double(), expected.double()  # masks as well
     return ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()

@@ -85,6 +85,10 @@ class Course:
     @classmethod
     def of(cls, cfg: DictConfig, subject: Trained) -> "Course":
         """The course of a configuration, checked as far as possible before training."""
+        if subject.card.architecture == "import":
+            raise config.ConfigError(
+                f"a {packing.SUFFIX} file is read back by a network of the zoo alone, not by model=import"
+            )
         graph = trace(subject.model, subject.data.shape)
         keep = by_name(config.plain(cfg.keep))
         if cfg.policy is not None:
