@@ -274,7 +274,7 @@ REFUSED: dict[str, tuple[Middle, dict[str, Any], str]] = {
     "channels as images": (
         lambda m, x: m.one(x.view(-1, 1, 8, 8)).view(x.shape),
         {"one": conv(1, 1)},
-        "'one'.*dimension \\[0\\]",
+        "'one'.*one image is 8",
     ),
     "channels as positions": (
         lambda m, x: m.four(x.view(x.size(0), x.size(1) // 2, x.size(2) * 2, 8)),
