@@ -19,7 +19,6 @@ $(READY): pyproject.toml
 	@touch $@
 
 search: setup
-	$(BIN)/python -m experiments.fetch data=fashion_mnist
 	$(BIN)/python -m experiments.search $(ARGS)
 
 test test-slow: export OMP_NUM_THREADS ?= 1

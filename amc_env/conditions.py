@@ -25,7 +25,7 @@ class Conditions:
     """The network, machine and settings of a measurement.
 
     Attributes:
-        network: hash of the graph.
+        network: the geometry of the graph: its structure and the sizes that layers run on.
         shape: C, H, W of an image.
         device: "cpu" or "cuda".
         processor: name of the processor or graphics card.
@@ -64,7 +64,7 @@ class Conditions:
             processor = torch.cuda.get_device_name() if torch.cuda.is_available() else "no graphics card"
         version = metadata.version(runtime)
         return cls(
-            graph.hash, graph.shape, device, processor, features, runtime, version, threads, batch
+            graph.geometry, graph.shape, device, processor, features, runtime, version, threads, batch
         )  # fmt: skip
 
     @classmethod

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from amc_env import zoo
 from amc_env.building import make_env, make_task
 from amc_env.compressors.constraints import Shared, unconstrained
 from amc_env.compressors.trial import random_plan
@@ -201,3 +202,14 @@ def test_a_named_tuple_stays_one() -> None:
 
     assert nested([Pair(1, 2)], lambda value: value + 1) == [Pair(2, 3)]
     assert isinstance(nested(Pair(1, 2), str), Pair)
+
+
+def test_a_latency_table_is_of_the_sizes_that_layers_run_on() -> None:
+    small, large = (trace(net(), (1, side, side)) for side in (8, 12))
+    wide, other = (
+        trace(zoo.build("mobilenet_v1", classes=4, in_channels=3, width=0.25, small=each).eval(), (3, 64, 64))
+        for each in (True, False)
+    )
+    assert small.hash == large.hash
+    assert wide.hash == other.hash
+    assert len({each.geometry for each in (small, large, wide, other)}) == 4

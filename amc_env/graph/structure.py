@@ -160,6 +160,12 @@ class Graph:
         groups = [group.atoms.tolist() for group in self.groups]
         return hashlib.sha256(json.dumps([facts, groups]).encode()).hexdigest()[:16]
 
+    @cached_property
+    def geometry(self) -> str:
+        """Identifies what a pass costs: the structure, and on which sizes each layer runs, how often."""
+        facts = [self.hash, [[layer.in_size, layer.out_size, layer.calls] for layer in self.layers]]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
     @property
     def widest(self) -> int:
         """How many numbers the widest layer reads and writes for one image."""

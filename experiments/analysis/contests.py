@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.analysis import stats
 from experiments.analysis.charts import Curve, Point
-from experiments.analysis.joining import AND
+from experiments.analysis.joining import commits_in
 from experiments.analysis.run import Run
 
 POINTS = 32  # of a learning curve
@@ -112,7 +112,7 @@ def percent(values: Iterable[float | None], form: str = ".2f", factor: float = 1
 
 def commits(runs: Iterable[Run]) -> str:
     """The short commits of some runs."""
-    found = {commit.removesuffix("-dirty") for run in runs for commit in run.commit.split(AND)}
+    found = {commit for run in runs for commit in commits_in(run.commit)}
     return " ".join(f"`{commit[:9]}`" for commit in sorted(found))
 
 

@@ -5,13 +5,18 @@ from typing import Any
 
 APART = ("contenders", "targets", "one_shot", "first_seed", "seeds")  # keys of the config that may differ
 SAME = ("known_best", "table", "groups")  # of the results, what may not
-AND = " and "  # between the commits of one contender
+AND, THEN = " and ", ", then "  # between the commits of one contender, and of a run that was resumed
 DENSE = 0.002  # accuracies of one network that two machines measure differ by less
 OF_PART = ("part", "output")  # keys of the config in which the parts of one fidelity table differ
 
 
 class JoinError(ValueError):
     """Records that cannot be joined."""
+
+
+def commits_in(text: str) -> list[str]:
+    """The commits that a record names, without marks of uncommitted changes."""
+    return [each.removesuffix("-dirty") for part in text.split(AND) for each in part.split(THEN)]
 
 
 def joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

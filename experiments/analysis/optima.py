@@ -31,12 +31,12 @@ def summary(rows: Rows) -> str:
     at = rng.integers(len(rows), size=(stats.RESAMPLES, len(rows)))
     value = float(spearman(reward[None], tuned[None])[0])
     low, high = np.nanquantile(spearman(reward[at], tuned[at]), [0.025, 0.975])
-    noise = np.array([np.std(row["test"], ddof=1) if len(row["test"]) > 1 else 0.0 for row in rows])
+    noise = np.array([np.std(row["test"], ddof=1) for row in rows if len(row["test"]) > 1])
+    spread = f", one tuning's deviation {100 * np.sqrt((noise**2).mean()):.2f} points" if noise.size else ""
     return (
         f"{len(rows)} plans, {len(rows[0]['test'])} tunings each: tuned accuracy on test from "
-        f"{100 * tuned.min():.2f} to {100 * tuned.max():.2f} %, one tuning's deviation "
-        f"{100 * np.sqrt((noise**2).mean()):.2f} points. Spearman of tabular reward and tuned accuracy: "
-        f"{value:.2f} [{low:.2f}, {high:.2f}]."
+        f"{100 * tuned.min():.2f} to {100 * tuned.max():.2f} %{spread}. Spearman of tabular reward and tuned "
+        f"accuracy: {value:.2f} [{low:.2f}, {high:.2f}]."
     )
 
 

@@ -35,7 +35,7 @@ from experiments.analysis import (
     tuned,
     untuned,
 )
-from experiments.analysis.joining import AND
+from experiments.analysis.joining import commits_in
 from experiments.analysis.keeping import (
     COMPRESSED,
     FAMILIES,
@@ -208,10 +208,10 @@ def metrics() -> str:
 def recorded(records: Records) -> str:
     """A line with the commits of the code that made these records."""
     commits = {
-        commit.removesuffix("-dirty")[:9]
+        commit[:9]
         for record in records.values()
         for commits in (record.get("commits") or {"all": record["commit"]}).values()
-        for commit in commits.split(AND)
+        for commit in commits_in(commits)
     }
     return f"Recorded at {', '.join(f'`{commit}`' for commit in sorted(commits))}."
 

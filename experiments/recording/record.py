@@ -23,7 +23,7 @@ FORMAT = 1
 RECORD, ROWS = "record.json", "record.jsonl"
 TOLD = 6  # differences of two configurations in a message
 APART = ("output",)  # keys of a configuration that do not change the result
-CLOCK = ("run", "seconds", "work")  # keys that depend on the clock, the machine, the folder or the cache,
+CLOCK = ("run", "seconds", "work", "ms")  # keys that depend on clock, machine, folder or cache,
 CLOCK_ENDINGS = ("_seconds", "_ms")  # and what others that do end in
 ELSEWHERE = "nothing is changed: copy it from where it is whole, or choose another output=FOLDER"
 
