@@ -50,7 +50,8 @@ def summary(rows: Rows) -> str:
     for name in sorted({name for name, _ in every}, key=lambda name: (name != BASELINE, name)):
         own = [every[name, target] for target in targets]
         cells = [stats.cell(_values(each, stage, "test")) for each in own for stage in STAGES]
-        body.append([f"`{name}`", str(len(own[0])), *cells])
+        runs = [str(len(each)) for each in own]
+        body.append([f"`{name}`", runs[0] if len({*runs}) == 1 else ", ".join(runs), *cells])
     return markdown.table(head, body)
 
 
