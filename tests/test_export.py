@@ -122,7 +122,7 @@ def test_a_missing_file_lists_what_is_there(exported: Exported, tmp_path: Path) 
 def test_a_file_of_another_kind(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"something")
     with pytest.raises(
-        RuntimeFileError, match=r"none of the files .*\.safetensors and \.json.*\.onnx or \.pt2"
+        RuntimeFileError, match=r"none of the files .*\.safetensors and \.json.*\.onnx, \.pt2 or \.packed"
     ):
         read(tmp_path / name)
 
