@@ -117,6 +117,7 @@ class Process:
         """``(m,)`` mean and standard deviation at points ``(m, T)``."""
         between = matern(cdist(self.points, points) / self.length)
         spread = 1 - np.square(solve_triangular(self.factor[0], between, lower=True)).sum(0)
+        # Equal values have no variance of their own; the improvement must still be a number.
         return between.T @ self.weights, np.sqrt(max(self.variance, 1e-30) * np.maximum(spread, 1e-12))
 
     def improvement(self, points: Floats) -> Floats:

@@ -1,6 +1,7 @@
 """Checks that a network can be cut by its graph, on labels and then on images."""
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +25,7 @@ TOLERANCE = 1e-3  # of the largest value; float32 sums in another order differ b
 
 
 def random_plan(graph: Graph, seed: int = 0) -> Plan:
-    """A plan that keeps a random part of each group, never all of it."""
+    """A plan that keeps a random part of each group, and something of each branch that is a part of one."""
     generator = np.random.default_rng(seed)
     plan = Plan.dense(graph)
     for group in graph.groups:
@@ -86,14 +87,14 @@ def check(model: nn.Module, graph: Graph, plan: Plan, images: Any) -> float:
             "the masked network returns NaN or infinite numbers: check the network's weights and operations "
             "(a root of a negative number, a division by 0)"
         )
-    apart = max(_apart(one, other) for one, other in zip(ours, truth, strict=True))
-    if not apart <= TOLERANCE:
+    most = max(apart(one, other) for one, other in zip(ours, truth, strict=True))
+    if not most <= TOLERANCE:
         where = _parting(graph, graph.mask(plan.kept), found, expected)
         raise TraceError(
             f"the cut network and the masked one part at {where!r}: the forward does something with channels "
             "that tracing did not see"
         )
-    return apart
+    return most
 
 
 def _parting(
@@ -107,17 +108,19 @@ def _parting(
         dim = -1 if layer.kind == "linear" else 1
         rows = torch.from_numpy(np.flatnonzero(mask[layer.writes]))
         for ours, theirs in zip(found[layer.name], expected[layer.name], strict=True):
-            if not _apart(ours, theirs.index_select(dim, rows.to(theirs.device))) <= TOLERANCE:
+            if not apart(ours, theirs.index_select(dim, rows.to(theirs.device))) <= TOLERANCE:
                 return layer.name
     return "the end, after all layers"
 
 
-def _apart(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference, as a fraction of the largest value."""
-    if not theirs.numel():
+def apart(found: Tensor, expected: Tensor) -> float:
+    """The largest difference, as a fraction of the largest value; infinite for unequal shapes."""
+    if found.shape != expected.shape:
+        return math.inf
+    if not found.numel():  # as boxes where nothing is found
         return 0.0
-    ours, theirs = ours.double(), theirs.double()  # masks as well
-    return float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-12))
+    found, expected = found.double(), expected.double()  # masks as well
+    return ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def spelled_out(words: Sequence[str]) -> list[str]:
 
 
 def _told_in_names(words: Sequence[str]) -> list[str]:
-    """Overrides by which the groups that a sweep varies are in the names of its folders."""
+    """Overrides that keep the groups that a sweep varies in the names of its folders."""
     varied = {found[2] for word in words if (found := WORD.fullmatch(word)) and "," in found[3]}
     if not varied.intersection(OF_FOLDER):
         return []

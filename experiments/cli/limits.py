@@ -43,7 +43,7 @@ LIMITS: dict[str, Sequence[Any]] = {
         "missing",
     ),
 }
-UNTAUGHT: dict[str, Sequence[Any]] = {"recipe.distill": (0, 0)}  # no network teaches
+UNTAUGHT: dict[str, Sequence[Any]] = {"recipe.distill": (0, 0)}  # these commands have no teacher
 OTHERS: dict[str, dict[str, Sequence[Any]]] = {  # where a key means something else in a command
     "FidelityConfig": {"seeds": (0, 1_000), **UNTAUGHT},
     "PretrainConfig": UNTAUGHT,

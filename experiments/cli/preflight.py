@@ -76,6 +76,8 @@ def _data(cfg: DictConfig) -> None:
     if (options := at(cfg, "data.options")) and name not in (*limits.OF_FOLDERS, "import"):
         given = ", ".join(options)
         raise ConfigError(f"data.options has {given}, data={name} takes none: leave them out")
+    if name == "digits" and root is not None:
+        raise ConfigError(f"data.root is {root}, but digits come with scikit-learn: leave it out")
     if name == "photos" and not Path(root).is_dir() and not zipfile.is_zipfile(root):
         raise ConfigError(f"data.root is {root}, which is neither a folder nor a zip of images: give one")
 

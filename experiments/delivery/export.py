@@ -4,7 +4,6 @@ import copy
 import inspect
 import io
 import logging
-import math
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from torch.fx import GraphModule
 from amc_env import checkpoints as weights
 from amc_env import files
 from amc_env.card import Card
+from amc_env.compressors.trial import apart
 from amc_env.execution import evaluating
 from amc_env.graph.given import nested, tensors
 from experiments.delivery import sums
@@ -237,19 +237,11 @@ def agree(found: Any, expected: Any, source: Path) -> float:
         expected: the same.
         source: the file, for the message.
     """
-    apart = [_apart(ours, theirs) for ours, theirs in zip(tensors(found), tensors(expected), strict=True)]
-    difference = next((each for each in apart if not each <= TOLERANCE), max(apart))
+    pairs = zip(tensors(found), tensors(expected), strict=True)
+    differences = [apart(ours, theirs) for ours, theirs in pairs]
+    difference = next((each for each in differences if not each <= TOLERANCE), max(differences))
     if not difference <= TOLERANCE:
         raise ExportError(
             f"{source} gives logits that differ by {difference:.2e} of their scale, above {TOLERANCE}"
         )
     return difference
-
-
-def _apart(found: Tensor, expected: Tensor) -> float:
-    if found.shape != expected.shape:
-        return math.inf
-    if not found.numel():  # as boxes where nothing is found
-        return 0.0
-    found, expected = found.double(), expected.double()  # masks as well
-    return ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()

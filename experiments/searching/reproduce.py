@@ -76,7 +76,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     for name, needed in asked.get("prepare", {}).items():
         if any(name in row for row in rows) and not Path(needed["file"]).exists():
             job, words = needed.get("job", "pretrain"), [*needed["words"], *_data(cfg.images)]
-            if cfg.images is not None and _is_set(cfg.images):
+            if _is_set(cfg.images):
                 raise ReproduceError(
                     f"{name} needs {needed['file']}, which is of CIFAR-10: choose other rows"
                 )
@@ -99,7 +99,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
 def of_settings(folder: Path, cfg: DictConfig) -> Path:
     """The folder of a table's runs; short tries and other data sets have their own."""
-    parts = [cfg.images] if cfg.images is not None and _is_set(cfg.images) else []
+    parts = [cfg.images] if _is_set(cfg.images) else []
     parts += [f"{key}{cfg[key]}" for key in ("episodes", "epochs") if cfg[key] is not None]
     return folder.with_name("-".join([folder.name, *parts]))
 
@@ -259,9 +259,9 @@ def _data(asked: str | None) -> list[str]:
     raise ReproduceError(f"images={asked} is neither a folder nor one of {choices}")
 
 
-def _is_set(name: str) -> bool:
+def _is_set(name: str | None) -> bool:
     """Whether a data set of ``conf/data`` is meant, not a folder."""
-    return (CONF / "data" / f"{name}.yaml").exists()
+    return name is not None and (CONF / "data" / f"{name}.yaml").exists()
 
 
 def _call(job: str, words: Sequence[str]) -> None:
