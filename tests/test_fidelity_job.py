@@ -87,6 +87,11 @@ def test_a_process_measures_its_part_of_the_plans(tmp_path):
     assert [(row["plan"], row["tuned"]) for row in RunRecord.read(tmp_path).rows] == [(1, []), (3, [])]
 
 
+def test_a_short_tuning_is_named_after_the_steps_that_there_are(tmp_path):
+    cfg = composed("fidelity", tmp_path, "plans=3", "steps=50", "protocol=flops_50")
+    assert fidelity.prepared(cfg).steps == 4  # an epoch in batches of 256
+
+
 @pytest.mark.parametrize("part", [[2, 2], [0], [-1, 2], [0, 9]])
 def test_a_part_that_there_is_not(part):
     with pytest.raises(config.ConfigError, match="part is a number from 0 and how many parts"):

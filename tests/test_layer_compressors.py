@@ -1,5 +1,6 @@
 """Compressors that decide layer by layer: what they keep, its cost, and the environment."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -296,6 +297,20 @@ def test_a_layer_that_is_kept_whole_is_no_decision(digits):
     assert [layer.name for layer in less.compressor.layers] == [
         layer.name for layer in whole.compressor.layers[1:]
     ]
+
+
+@pytest.mark.parametrize("method", ["weight_sharing", "joint"])
+def test_a_layer_may_be_kept_whole_by_its_second_name(digits, method):
+    model, _, data = digits
+    model = copy.deepcopy(model)
+    name = next(name for name, each in reversed(list(model.named_modules())) if isinstance(each, nn.Linear))
+    model.alias = model.get_submodule(name)
+    settings = {"method": method, "device": "cpu", "repair": "none", "order": "magnitude"}
+    by_first, by_second, free = (
+        len(make_task(model, data, **settings, keep_whole=whole).compressor.choices)
+        for whole in ([name], ["alias"], [])
+    )
+    assert by_first == by_second < free
 
 
 def test_a_checkpoint_of_ranks_is_built_again(digits, tmp_path):

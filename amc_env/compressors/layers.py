@@ -95,7 +95,7 @@ class LayerCompressor:
         decided = [
             (index, method.choices(layer))
             for index, layer in enumerate(graph.layers)
-            if not any(f"{layer.name}.".startswith(f"{name}.") for name in graph.keep_whole)
+            if layer.name not in graph.whole
         ]
         decided = [(index, choices) for index, choices in decided if len(choices)]
         if not decided:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import torch
@@ -160,6 +161,7 @@ class Recorder:
             shape=self.shape,
             given=self.given,
             keep_whole=tuple(self.keep_whole),
+            whole=frozenset(chain.from_iterable(self.keep_whole.values())),
             blanks=tuple(atom_of[ids.numpy()] for ids in self.blanks),
             numbers=tuple(self.numbers),
             outputs=atom_of[self.outputs.numpy()],

@@ -104,6 +104,8 @@ def beyond(value: Any, allowed: Sequence[Any]) -> str | None:
             return None
         return f"{suggest.meant(str(value), list(allowed))}; there are {', '.join(allowed)}"
     lowest, highest = allowed
+    if lowest == highest != value:
+        return f", this command takes {lowest} alone"
     if value < lowest:
         return f", it is at least {lowest}"
     return f", it is at most {highest}" if value > highest else None

@@ -29,6 +29,7 @@ from experiments.recording.progress import Meter
 from experiments.training.loop import train
 from experiments.training.plan_sets import Drawn, plan_set
 from experiments.training.recipe import Recipe
+from experiments.training.steps import steps_an_epoch
 
 ORDERS = ("magnitude", "elimination")
 REPAIRS = ("none", "moments", "sequential")
@@ -47,7 +48,7 @@ class Subject:
         plans: to compare.
         recipe: of fine-tuning.
         seeds: number of fine-tunings.
-        steps: of a short tuning, another proxy; 0 for none.
+        steps: of a short tuning, another proxy; at most one epoch, 0 for none.
     """
 
     tasks: Mapping[str, AnyTask]
@@ -117,10 +118,10 @@ def prepared(cfg: DictConfig) -> Subject:
         compressor, {cfg.protocol.resource: cfg.protocol.target} | dict(cfg.protocol.limits or {})
     )
     judges = {name: task.evaluator("reward", cfg.reward_images) for name, task in tasks.items()}
-    return Subject(
-        tasks, judges, cfg.reward_images, plan_set(budget, cfg.plans, cfg.seed),
-        Recipe(**config.plain(cfg.recipe)), cfg.seeds, cfg.steps,
-    )  # fmt: skip
+    recipe = Recipe(**config.plain(cfg.recipe))
+    steps = min(cfg.steps, steps_an_epoch(len(dense.data["train"]), recipe.batch_size))
+    plans = plan_set(budget, cfg.plans, cfg.seed)
+    return Subject(tasks, judges, cfg.reward_images, plans, recipe, cfg.seeds, steps)
 
 
 def row(subject: Subject, index: int) -> dict[str, Any]:
