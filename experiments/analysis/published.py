@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,7 +117,8 @@ class Table:
     notes: list[str]
 
 
-def tables() -> dict[str, dict[str, Any]]:
+@cache
+def tables() -> Mapping[str, Mapping[str, Any]]:
     """The tables of ``published.yaml``, by name."""
     found = OmegaConf.to_container(OmegaConf.load(FILE))
     assert isinstance(found, dict)
@@ -126,7 +128,7 @@ def tables() -> dict[str, dict[str, Any]]:
     return known
 
 
-def spec(name: str) -> dict[str, Any]:
+def spec(name: str) -> Mapping[str, Any]:
     """One table of `tables`.
 
     Raises:

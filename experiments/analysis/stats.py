@@ -4,6 +4,7 @@
 2021.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -74,12 +75,17 @@ def crossed(scores: ArrayLike) -> Estimate:
     Args:
         scores: ``(runs, images)``.
     """
-    values, rng = _checked(scores, 2), np.random.default_rng(SEED)
-    runs, images = (
-        rng.multinomial(size, np.full(size, 1 / size), size=RESAMPLES) / size for size in values.shape
-    )
+    values = _checked(scores, 2)
+    runs, images = _resampled(values.shape)
     low, high = np.quantile(((runs @ values) * images).sum(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(float(values.mean()), float(low), float(high))
+
+
+@lru_cache(maxsize=2)
+def _resampled(sizes: tuple[int, ...]) -> list[Scores]:
+    """For each axis, ``(RESAMPLES, size)`` weights of its entries in each resample."""
+    rng = np.random.default_rng(SEED)
+    return [rng.multinomial(size, np.full(size, 1 / size), size=RESAMPLES) / size for size in sizes]
 
 
 def cell(scores: ArrayLike, form: str = ".2f") -> str:
