@@ -13,7 +13,7 @@ from torch import nn
 from amc_env import checkpoints, checks
 from amc_env.actions import SCALES
 from amc_env.compressors.channels import Channels
-from amc_env.compressors.trial import check, random_plan, try_cut
+from amc_env.compressors.trial import check, check_replaceable, random_plan, try_cut, with_sound_folds
 from amc_env.data.own import OwnData
 from amc_env.data.splits import DataSet, load
 from amc_env.env import CompressionEnv
@@ -165,15 +165,18 @@ def make_task(model: nn.Module, data: DataSet | OwnData, **settings: Any) -> Any
         data.joined("calibration", min(s.calibration_images, PASSED, most_images(graph)))
     if s.method not in ("channels", "joint"):
         assert isinstance(data, DataSet)  # with class labels, see `check_fit`
-        return make_layer_task(
+        by_layer = make_layer_task(
             model, graph, data, method=s.method, order=s.order, repair=s.repair, floor=s.floor, split=s.split,
             start=s.start, sample=s.sample, device=device_of(s.device),
         )  # fmt: skip
+        check_replaceable(by_layer.model, graph, by_layer.smallest(), images, method=s.method)
+        return by_layer
     if not graph.groups:
         raise TraceError(f"nothing to decide in {type(model).__name__}: {_why_fixed(graph)}")
     table = None if s.latency is None else table_for(graph, s.latency, force=s.force)
     try_cut(model, graph)
     check(model, graph, random_plan(graph), images)
+    graph = with_sound_folds(model, graph, images)
     channels = partial(Channels, graph, round_to=s.round_to, floor=s.floor, latency=table)
     task = Task(
         model, graph, data, channels=channels, order=s.order, repair=s.repair, sample=s.sample,

@@ -68,7 +68,7 @@ class LayerTask:
         """Makes the plans."""
         if not self._informed:
             return self.draft
-        moments = collect_cached(self.model, self._channels, self.data, **self._sample)
+        moments = collect_cached(self.model, self._channels, self.data, **self._sample, every=True)
         return LayerCompressor(self._channels, self._make(moments))
 
     def evaluator(self, split: str, images: int | None = None) -> Evaluator:
@@ -83,6 +83,11 @@ class LayerTask:
             PlanError: for a plan of another network or compressor.
         """
         return self._filled(plan, self.compressor)
+
+    def smallest(self) -> dict[str, nn.Module]:
+        """Each layer at its lowest count by name, made without moments."""
+        decided = zip(self.draft.layers, self.draft.choices, strict=True)
+        return {layer.name: self.draft.method.module(layer, int(choices[0])) for layer, choices in decided}
 
     def rehearsal(self) -> nn.Module:
         """The smallest possible network, made without moments."""

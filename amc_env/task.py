@@ -81,7 +81,7 @@ class Task:
         """Second moments of the inputs of the dense network's layers; None if nothing is repaired."""
         if self.repair == "none":
             return None
-        return collect_cached(self.model, self.graph, self.data, **self._sample)
+        return collect_cached(self.model, self.graph, self.data, **self._sample, every=False)
 
     @cached_property
     def solve(self) -> Solve:

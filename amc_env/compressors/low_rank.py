@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from amc_env import checks
 from amc_env.compressors.layers import FLOAT, names_of
 from amc_env.cost import Ints, weights
+from amc_env.graph.layers import unchanged
 from amc_env.graph.structure import Layer
 from amc_env.repair.moments import Moments
 
 SPLITS = ("channel", "spatial")
 DAMPING = 1e-6  # of the mean diagonal, before a system is solved
+NOTHING = 1e-20  # mean square of inputs below which they say nothing about outputs
 
 
 class RankError(ValueError):
@@ -31,7 +33,7 @@ class LowRank:
 
     A linear layer becomes two. A k x k convolution becomes one with few outputs and a 1 x 1 ("channel"), or a
     k x 1 and a 1 x k ("spatial", where it has both sides). A rank that leaves as many weights or MACs as
-    before is not possible; layers with channel groups stay whole.
+    before is not possible; layers with channel groups, hooks or a forward of their own stay whole.
 
     Args:
         model: the dense network.
@@ -50,7 +52,7 @@ class LowRank:
     def choices(self, layer: Layer) -> Ints:
         """Ranks that save something, and the full rank, which is the whole layer."""
         module = self._model.get_submodule(layer.name)
-        if type(module) not in (nn.Conv2d, nn.Linear) or layer.groups > 1:
+        if type(module) not in (nn.Conv2d, nn.Linear) or layer.groups > 1 or not unchanged(module):
             return np.zeros(0, dtype=np.int64)
         full = self._full(layer)
         ranks = np.arange(max(1, int(np.ceil(full * self._floor - 1e-9))), full)
@@ -63,8 +65,7 @@ class LowRank:
         one, two = self._per_rank(layer)
         ranks, total = np.arange(self._full(layer) + 1), weights(layer, layer.c_in, layer.c_out)
         if resource == "macs":
-            high, _ = layer.out_size
-            before = layer.positions if not self._spatial(layer) else high * layer.in_size[1] * layer.calls
+            before = self._vertical_positions(layer) if self._spatial(layer) else layer.positions
             each, dense = one * before + two * layer.positions, total * layer.positions
         else:
             scale = FLOAT if resource == "bits" else 1
@@ -87,7 +88,7 @@ class LowRank:
                 pair.get_parameter(name).copy_(value)
             if layer.bias:
                 pair.get_parameter("second.bias").copy_(dense.get_parameter("bias"))
-        return pair.train(dense.training)
+        return pair.requires_grad_(dense.get_parameter("weight").requires_grad).train(dense.training)
 
     def _channel_weights(self, layer: Layer, weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         """U (Uᵀ W): outputs projected on the directions in which they are largest."""
@@ -117,10 +118,21 @@ class LowRank:
     def _gram(self, layer: Layer, inputs: int) -> Tensor:
         """``(d, d)`` float64: E[x xᵀ], or the identity if it is unknown."""
         known = None if self._moments is None else self._moments.damped(layer.name, 0)
-        return torch.eye(inputs, dtype=torch.float64) if known is None else known.cpu()
+        if known is None or float(known.diagonal().mean()) < NOTHING:
+            return torch.eye(inputs, dtype=torch.float64)
+        return known.cpu()
 
     def _spatial(self, layer: Layer) -> bool:
         return self.split == "spatial" and min(layer.kernel) > 1
+
+    def _vertical_positions(self, layer: Layer) -> int:
+        """The outputs of the k x 1 convolution in one channel: it does not pad the width."""
+        module = self._model.get_submodule(layer.name)
+        assert isinstance(module, nn.Conv2d)
+        width = layer.in_size[1]
+        if module.padding_mode != "zeros":  # a convolution that pads by itself was traced on the padded image
+            width -= sum(module._reversed_padding_repeated_twice[:2])
+        return layer.out_size[0] * width * layer.calls
 
     def _full(self, layer: Layer) -> int:
         high, wide = layer.kernel

@@ -124,7 +124,7 @@ class Surgeon:
         if self._fold and self.graph.channels_last and value.ndim == 4:
             value = value.contiguous(memory_format=torch.channels_last)
         if isinstance(old, nn.Parameter):
-            setattr(module, key, nn.Parameter(value, requires_grad=old.requires_grad))
+            old.data, old.grad = value, None  # the same parameter: a list of the user's may hold it too
         else:
             setattr(module, key, value)
             for other, its_key in self._shared.get(name, ()):

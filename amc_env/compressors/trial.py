@@ -2,8 +2,9 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from amc_env.compressors.channels import parts_first
+from amc_env.compressors.folding import folded
+from amc_env.compressors.layers import names_of
 from amc_env.compressors.masking import masked
 from amc_env.compressors.surgery import Solve, Surgeon, cut, cut_shape
 from amc_env.execution import evaluating
@@ -89,12 +92,85 @@ def check(model: nn.Module, graph: Graph, plan: Plan, images: Any) -> float:
         )
     most = max(apart(one, other) for one, other in zip(ours, truth, strict=True))
     if not most <= TOLERANCE:
+        with _outputs(model, graph) as once, evaluating(model):
+            model(images)
+        if not _computes(model, graph, images, once):
+            raise TraceError(
+                "two passes of one image through the network differ: its forward draws random numbers in "
+                "evaluation as well (a functional dropout without training=self.training?)"
+            )
         where = _parting(graph, graph.mask(plan.kept), found, expected)
         raise TraceError(
             f"the cut network and the masked one part at {where!r}: the forward does something with channels "
             "that tracing did not see"
         )
     return most
+
+
+def check_replaceable(
+    model: nn.Module, graph: Graph, modules: Mapping[str, nn.Module], images: Any, *, method: str
+) -> None:
+    """Check that a forward runs what stands under the names of its layers.
+
+    Args:
+        model: the dense network.
+        graph: of it.
+        modules: that may replace its layers, by name.
+        images: an input of the network; two images are enough.
+        method: of compression, for the message.
+
+    Raises:
+        TraceError: names the first layer that the forward reaches by something else.
+    """
+    if not _replaceable(model, graph, modules, images):
+        found = (name for name in modules if not _replaceable(model, graph, {name: modules[name]}, images))
+        raise TraceError(
+            f"{method} cannot replace {next(found, 'several layers')!r}: the forward reaches it by something "
+            "else than its name (a list of its own, its class, its weight); call the module, or name the "
+            "layer in keep_whole"
+        )
+
+
+def _replaceable(model: nn.Module, graph: Graph, modules: Mapping[str, nn.Module], images: Any) -> bool:
+    """Whether modules in the places of layers compute what they compute as hooks of these layers."""
+    hooked, swapped = copy.deepcopy(model), copy.deepcopy(model)
+    names = names_of(swapped)
+    for name, module in modules.items():
+        hooked.get_submodule(name).register_forward_hook(
+            lambda _, args, kwargs, __, module=module: module.forward(*args, **kwargs),
+            prepend=True, with_kwargs=True,
+        )  # fmt: skip
+        for each in names[name]:
+            swapped.set_submodule(each, module)
+    with _outputs(hooked, graph) as truth, evaluating(hooked):
+        hooked(images)
+    return _computes(swapped, graph, images, truth)
+
+
+def _computes(network: nn.Module, graph: Graph, images: Any, truth: Sequence[Tensor]) -> bool:
+    """Whether a network returns some tensors; not if it fails for want of an attribute or of a shape."""
+    try:
+        with _outputs(network, graph) as found, evaluating(network):
+            network(images)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return all(apart(one, other) <= TOLERANCE for one, other in zip(found, truth, strict=True))
+
+
+def with_sound_folds(model: nn.Module, graph: Graph, images: Any) -> Graph:
+    """The graph, without its folds if the network does not compute the same once batch norms are folded.
+
+    That happens where a forward reaches a batch norm by something else than its name: by a list of its own,
+    by its class, or by its weights.
+
+    Args:
+        model: the dense network.
+        graph: of it.
+        images: an input of the network; two images are enough.
+    """
+    with _outputs(model, graph) as truth, evaluating(model):
+        model(images)
+    return graph if _computes(folded(model, graph), graph, images, truth) else replace(graph, folds=())
 
 
 def _parting(

@@ -35,6 +35,11 @@ def depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and 1 < module.groups == module.in_channels
 
 
+def unchanged(module: nn.Module) -> bool:
+    """Whether a module has its class's own forward and no hooks."""
+    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
 def conv2d(
     tracer: Tracer,
     x: Labels,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from amc_env.graph.given import Given
 from amc_env.graph.labels import Size, Source, TraceError, compact
-from amc_env.graph.layers import depthwise
+from amc_env.graph.layers import depthwise, unchanged
 from amc_env.graph.partition import Partition, find_groups
 from amc_env.graph.structure import Atoms, Graph, Layer, Vector
 
@@ -194,13 +194,8 @@ class Recorder:
             modules = self.model.get_submodule(source.layer), self.model.get_submodule(norm)
             once = self.calls[source.layer].calls == runs[norm] == source.readers == 1
             plain = type(modules[0]) in (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
-            if once and plain and all(names[id(m)] == 1 and _unchanged(m) for m in modules):
+            if once and plain and all(names[id(m)] == 1 and unchanged(m) for m in modules):
                 yield source.layer, norm
-
-
-def _unchanged(module: nn.Module) -> bool:
-    """Whether a module has its class's own forward and no hooks."""
-    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def _vector(name: str, value: Tensor, dim: int, ids: Tensor, atom_of: Atoms) -> Vector:

@@ -260,7 +260,9 @@ def _constants(model: nn.Module, tracer: Tracer) -> Iterator[tuple[int, Constant
 def untouched(model: nn.Module) -> Iterator[None]:
     """Restore the attributes and buffers of modules that a forward changes."""
     fields = [(module, dict(vars(module))) for module in model.modules()]
-    inner = [(found, dict(found)) for _, kept in fields for found in kept.values() if isinstance(found, dict)]
+    values = [value for _, kept in fields for value in kept.values()]
+    dicts = [(found, dict(found)) for found in values if isinstance(found, dict)]
+    lists = [(found, list(found)) for found in values if isinstance(found, list)]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_meta]
     try:
         yield
@@ -268,10 +270,12 @@ def untouched(model: nn.Module) -> Iterator[None]:
         for module, kept in fields:
             vars(module).clear()
             vars(module).update(kept)
-        for found, kept in inner:
+        for found, kept in dicts:
             if found.keys() != kept.keys() or any(found[key] is not kept[key] for key in kept):
                 found.clear()
                 found.update(kept)
+        for many, before in lists:
+            many[:] = before
         for buffer, value in buffers:
             if not torch.equal(buffer, value):
                 buffer.copy_(value)

@@ -49,7 +49,9 @@ def contiguous(tracer: Tracer, x: Labels, *_: Any, **__: Any) -> Labels:
 
 def view(tracer: Tracer, x: Labels, *shape: Any) -> Labels:
     """A reshape that cannot copy; some are impossible in the channels-last memory format."""
-    if not x.in_order and x.ids.ndim > 2 and not _viewed_channels_last(x.shape, _sizes(shape)):
+    sizes = _sizes(shape)
+    merged = bool(sizes) and sizes[0] not in (1, -1) and 1 in varying(x.ids)  # images with channels
+    if not x.in_order and x.ids.ndim > 2 and (merged or not _viewed_channels_last(x.shape, sizes)):
         tracer.no_channels_last()
     return contiguous(tracer, reshape(tracer, x, *shape))
 
@@ -276,8 +278,8 @@ def spatial(operation: Callable[..., Tensor]) -> Callable[..., Labels]:
 def pad(tracer: Tracer, x: Labels, pad: Sequence[int], mode: str = "constant", value: float = 0) -> Labels:
     """Padding of positions, or of channels by new ones that always stay (a ResNet's option A shortcut)."""
     ids, changing = x.ids, varying(x.ids)
-    if not changing and x.shape[1] == 1:
-        changing = [1]  # a single channel that is left
+    if not changing:
+        changing = [1]  # a single channel that is left, or several that read one
     for at in range(0, len(pad), 2):
         (before, after), dim = pad[at : at + 2], ids.ndim - 1 - at // 2
         if not before and not after:

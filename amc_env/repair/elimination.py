@@ -179,7 +179,7 @@ def orders_cached(
     sampling = {"images": images, "points": points, "seed": seed}
 
     def make() -> dict[str, Tensor]:
-        found = orders(model, graph, collect_cached(model, graph, data, **sampling))
+        found = orders(model, graph, collect_cached(model, graph, data, **sampling, every=False))
         return {str(index): torch.from_numpy(order) for index, order in enumerate(found)}
 
     stored = cached(f"orders-{FORMAT}", make, model, graph, data, **sampling)

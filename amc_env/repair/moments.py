@@ -164,6 +164,7 @@ def collect(
     images: int,
     points: int,
     seed: int,
+    every: bool = False,
     batch_size: int | None = None,
 ) -> Moments:
     """Moments of a dense network over sampled positions of the calibration split.
@@ -175,6 +176,7 @@ def collect(
         images: number of its images; all if there are fewer.
         points: positions sampled in each image and layer.
         seed: draws the positions.
+        every: also of layers whose inputs all stay, such as the first: single weights of theirs may go.
         batch_size: images in one pass, which only affects time and memory; None for a fitting size.
 
     Raises:
@@ -185,7 +187,7 @@ def collect(
         raise ValueError(
             f"images are {data.shape}, the network was traced with {graph.shape}: trace it again"
         )
-    layers = weighed(graph)
+    layers = [layer for layer in graph.layers if layer.kind != "depthwise"] if every else weighed(graph)
     images = len(data["calibration"].head(images))
     generator = torch.Generator().manual_seed(seed)
     positions = {layer.name: draw_positions(layer, images, points, generator) for layer in layers}
@@ -241,15 +243,18 @@ def collect_cached(
     images: int,
     points: int,
     seed: int,
+    every: bool = False,
     ridge: float = 1e-6,
 ) -> Moments:
     """`collect`, cached on disk under the hash of weights, images and sampling."""
     sampling = {"images": images, "points": points, "seed": seed}
 
     def make() -> dict[str, Tensor]:
-        return _pack(collect(model, graph, data, **sampling))
+        found = collect(model, graph, data, images=images, points=points, seed=seed, every=every)
+        return _pack(found)
 
-    return _unpack(cached(f"moments-{FORMAT}", make, model, graph, data, **sampling), ridge)
+    kind = f"moments-{FORMAT}" + ("-every" if every else "")
+    return _unpack(cached(kind, make, model, graph, data, **sampling), ridge)
 
 
 def _pack(moments: Moments) -> dict[str, Tensor]:

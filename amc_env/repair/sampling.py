@@ -68,10 +68,18 @@ def patches(module: nn.Module, layer: Layer, seen: Seen, at: Tensor) -> Tensor:
         at: ``(N, points)`` int64, output positions as `draw_positions` counts them.
 
     Raises:
-        DataError: for an input of another size than the network was traced with.
+        DataError: for an input of another size than the network was traced with, or of another number of
+            images.
     """
     x, at = seen.x, at.to(seen.x.device)
-    if isinstance(module, nn.Linear):
+    linear = isinstance(module, nn.Linear)
+    inputs = x.numel() // x.size(-1) / math.prod(layer.out_size) if linear else len(x)
+    if inputs != len(at):
+        raise DataError(
+            f"layer {layer.name!r} is given {inputs:g} inputs for {len(at)} images: repair knows one for "
+            "each; give repair=none"
+        )
+    if linear:
         first = torch.arange(len(at), device=x.device)[:, None] * math.prod(layer.out_size)
         return x.reshape(-1, x.size(-1)).index_select(0, (at + first).flatten())[None]
     if tuple(x.shape[2:]) != layer.in_size:
