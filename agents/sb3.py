@@ -50,7 +50,7 @@ class _Spaces(gym.Env[Array, Array]):
 
 
 class StableBaselines:
-    """An algorithm of Stable-Baselines3 as an `agents.search.Agent`, with the fields of `Settings`.
+    """An algorithm of Stable-Baselines3 as an `agents.episode.Agent`, with the fields of `Settings`.
 
     The library draws from the global generators of numpy and torch. While its code runs, these are set to
     states that this agent owns, so that it is deterministic and leaves the global ones as they were.

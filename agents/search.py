@@ -6,37 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agents.episode import (
-    ActionError,
-    Agent,
-    Array,
-    Environment,
-    Episode,
-    EpisodeError,
-    Info,
-    Space,
-    StateError,
-    check_state,
-    run_episode,
-)
-
-__all__ = [
-    "ActionError",
-    "Agent",
-    "Array",
-    "Environment",
-    "Episode",
-    "EpisodeError",
-    "Info",
-    "RewardError",
-    "Space",
-    "StateError",
-    "Trial",
-    "check_state",
-    "episode_seed",
-    "run_episode",
-    "search",
-]
+from agents.episode import Agent, Environment, Episode, run_episode
 
 
 class RewardError(ValueError):

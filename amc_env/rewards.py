@@ -9,6 +9,7 @@ error, because they use whole distributions or compare with the dense network im
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from amc_env.metrics import Evaluation, EvaluationError
@@ -37,24 +38,9 @@ def _error(evaluation: Evaluation) -> float:
     return evaluation.top1 - 1
 
 
-def flops(evaluation: Evaluation, costs: Costs) -> float:
-    """R_FLOPs = -Error log(FLOPs), not positive."""
-    return _error(evaluation) * math.log(costs["macs"])
-
-
-def parameters(evaluation: Evaluation, costs: Costs) -> float:
-    """R_Param = -Error log(#Param), not positive."""
-    return _error(evaluation) * math.log(costs["params"])
-
-
-def bits(evaluation: Evaluation, costs: Costs) -> float:
-    """R_bits = -Error log(bits), not positive: the size in the place of the number of parameters."""
-    return _error(evaluation) * math.log(costs["bits"])
-
-
-def latency(evaluation: Evaluation, costs: Costs) -> float:
-    """R_latency = -Error log(nanoseconds), not positive: measured time in the place of FLOPs."""
-    return _error(evaluation) * math.log(costs["latency"])
+def weighed(resource: str, evaluation: Evaluation, costs: Costs) -> float:
+    """R_FLOPs = -Error log(FLOPs), R_Param, and the same of bits or nanoseconds: not positive."""
+    return _error(evaluation) * math.log(costs[resource])
 
 
 def loss(evaluation: Evaluation, costs: Costs) -> float:
@@ -75,10 +61,10 @@ def divergence(evaluation: Evaluation, costs: Costs) -> float:
 REWARDS: dict[str, Reward] = {
     "error": error,
     "error_top5": error_top5,
-    "flops": flops,
-    "params": parameters,
-    "bits": bits,
-    "latency": latency,
+    "flops": partial(weighed, "macs"),
+    "params": partial(weighed, "params"),
+    "bits": partial(weighed, "bits"),
+    "latency": partial(weighed, "latency"),
     "loss": loss,
     "agreement": agreement,
     "kl": divergence,

@@ -149,8 +149,5 @@ class Scorer:
         def add(_: nn.Module, args: tuple[Any, ...]) -> None:
             self.forwards += count(args[0]) if args else 0
 
-        handle = network.register_forward_pre_hook(add)
-        try:
+        with network.register_forward_pre_hook(add):
             return score(network, self._metric, self._batches, self.split)
-        finally:
-            handle.remove()

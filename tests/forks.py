@@ -14,9 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from clockless import without_clock
 from hydra.core.global_hydra import GlobalHydra
 
-from experiments.recording.record import RECORD, RunRecord, without_clock
+from experiments.recording.record import RECORD, RunRecord
 
 WANDB = Path(sys.executable).parent / "wandb"
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND

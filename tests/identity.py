@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.search import Agent, Episode, search
+from agents.episode import Agent, Episode
+from agents.search import search
 
 TARGET = np.array([0.2, 0.9, 0.5, 0.7])
 BEST_CONSTANT = -float(np.var(TARGET))  # -0.067; actions drawn uniformly average -0.156

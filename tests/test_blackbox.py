@@ -16,7 +16,7 @@ from identity import (
 )
 
 from agents.blackbox import CMAES, BlackBox, Greedy, RandomSearch, accept
-from agents.search import StateError, run_episode
+from agents.episode import StateError, run_episode
 
 ENV = FindTheKeeps()
 ALL = (RandomSearch, CMAES, Greedy)

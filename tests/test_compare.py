@@ -1,12 +1,12 @@
 """Comparisons on the tabular benchmark: all runs are there, and a killed comparison is resumed."""
 
 import pytest
+from clockless import without_clock
 from omegaconf import OmegaConf
 from rewriting import cut_short
 
 from experiments.analysis.joining import joined, search
 from experiments.cli.config import ConfigError
-from experiments.recording.record import without_clock
 from experiments.searching import compare
 
 pytestmark = pytest.mark.usefixtures("hydra")

@@ -18,7 +18,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from agents import ddpg, sb3
-from agents.search import Agent
+from agents.episode import Agent
 from amc_env import building
 from amc_env.building import LIMITS, make_env
 from amc_env.data.specs import SPECS

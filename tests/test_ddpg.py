@@ -9,10 +9,11 @@ from identity import BEST_CONSTANT, FindTheKeeps, SpendTheBudget, assert_resumes
 from scipy import stats
 
 from agents.ddpg import DDPG, moving_average, td_target
+from agents.episode import Episode, StateError, run_episode
 from agents.networks import q_values, soft_update
 from agents.noise import SigmaSchedule, truncated_normal
 from agents.replay import ReplayBuffer
-from agents.search import Episode, StateError, run_episode, search
+from agents.search import search
 
 ENV = FindTheKeeps()
 FIRST = {"decisions": 4}  # info of an episode's first decision

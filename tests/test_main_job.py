@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from clockless import without_clock
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,7 +16,7 @@ from amc_env.data.splits import load
 from amc_env.evaluator import accuracy
 from experiments.cli.config import CONF, ConfigError
 from experiments.recording import plans, state
-from experiments.recording.record import RecordError, RunRecord, without_clock
+from experiments.recording.record import RecordError, RunRecord
 from experiments.searching.search import search
 
 

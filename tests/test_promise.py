@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from clockless import without_clock
 from latency_tables import falling
 
 from amc_env import latency, zoo
@@ -11,7 +12,7 @@ from amc_env.conditions import LatencyError
 from amc_env.graph.trace import trace
 from experiments.delivery.probes import Pass
 from experiments.delivery.promise import measured, promises, undisturbed
-from experiments.recording.record import RunRecord, without_clock
+from experiments.recording.record import RunRecord
 from experiments.searching.search import search
 
 AGENTS = {

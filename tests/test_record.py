@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clockless import without_clock
 from rewriting import cut_short
 
 from amc_env import files
 from experiments.recording import provenance
 from experiments.recording import record as module
-from experiments.recording.record import RecordError, RunRecord, plain, without_clock
+from experiments.recording.record import RecordError, RunRecord, plain
 
 CONFIG = {"seed": 3, "agent": {"sigma": 0.5}, "output": "/somewhere"}
 

@@ -10,8 +10,8 @@ from identity import FindTheKeeps, assert_resumes, best_of
 from agents.ddpg_elites import EliteDDPG
 from agents.elites import Guide, Revisits
 from agents.elites_alone import ElitesAlone
-from agents.episode import Episode
-from agents.search import run_episode, search
+from agents.episode import Episode, run_episode
+from agents.search import search
 
 
 def episode_of(reward, *executed):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from identity import FindTheKeeps
 
+from agents.episode import StateError, run_episode
 from agents.rules import Deep, Shallow, Uniform
-from agents.search import StateError, run_episode
 from amc_env.tabular import TabularEnv
 
 

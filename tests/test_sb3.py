@@ -6,8 +6,9 @@ import torch
 from identity import BEST_CONSTANT, FindTheKeeps, assert_resumes, global_generators, played
 from scipy import stats
 
+from agents.episode import Episode, StateError, run_episode
 from agents.sb3 import StableBaselines
-from agents.search import Episode, StateError, run_episode, search
+from agents.search import search
 
 ENV = FindTheKeeps()
 ALGORITHMS = ("ddpg", "td3")

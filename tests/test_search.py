@@ -4,16 +4,8 @@ import numpy as np
 import pytest
 from identity import FindTheKeeps
 
-from agents.search import (
-    ActionError,
-    EpisodeError,
-    RewardError,
-    StateError,
-    check_state,
-    episode_seed,
-    run_episode,
-    search,
-)
+from agents.episode import ActionError, EpisodeError, StateError, check_state, run_episode
+from agents.search import RewardError, episode_seed, search
 
 
 class Script:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from clockless import without_clock
 from omegaconf import OmegaConf
 from rewriting import change_record
 
@@ -20,7 +21,7 @@ from experiments.cli import suggest
 from experiments.cli.config import CONF
 from experiments.cli.sweep import LONGEST, folder_name
 from experiments.recording.lock import BusyError, alone
-from experiments.recording.record import RECORD, RecordError, RunRecord, without_clock
+from experiments.recording.record import RECORD, RecordError, RunRecord
 from experiments.searching import search as job
 
 SMALL = ("experiment=digits", "episodes=3", "save_every=1", "deliver=false", "confirm=1")

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.search import Episode, Trial
+from agents.episode import Episode
+from agents.search import Trial
 from experiments.recording.record import plain
 from experiments.recording.tracking import METRICS, NoTracker, TrackingError, episode_metrics
 from experiments.recording.wandb_tracker import WandbTracker

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from clockless import without_clock
 from rich.console import Console
 from torch import nn
 
@@ -18,7 +19,7 @@ from amc_env.data.specs import DataSpec
 from amc_env.data.splits import DataSet, split_dataset
 from amc_env.zoo import build
 from experiments.cli.config import ConfigError
-from experiments.recording.record import RecordError, RunRecord, without_clock
+from experiments.recording.record import RecordError, RunRecord
 from experiments.recording.tracking import METRICS, NoTracker
 from experiments.training.fitting import fit
 from experiments.training.loop import DivergedError, read_history, schedule, sgd, train

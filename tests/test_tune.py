@@ -4,6 +4,7 @@ import importlib
 import sys
 
 import pytest
+from clockless import without_clock
 from filelock import FileLock
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -13,7 +14,7 @@ from amc_env import tabular
 from experiments import tune as command
 from experiments.cli import preflight
 from experiments.cli.config import CONF, ConfigError
-from experiments.recording.record import RECORD, RecordError, RunRecord, without_clock
+from experiments.recording.record import RECORD, RecordError, RunRecord
 
 pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'amc-rl[optuna]'")
 compare = importlib.import_module("experiments.searching.compare")

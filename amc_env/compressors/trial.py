@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -80,10 +80,10 @@ def check(model: nn.Module, graph: Graph, plan: Plan, images: Any) -> float:
             the masked network returns NaN or infinite numbers.
     """
     small, full = cut(model, graph, plan), masked(model, graph, plan)
-    with _Recorded(small, graph) as found, _outputs(small, graph) as ours, evaluating(small):
+    with _recorded(small, graph) as found, _outputs(small, graph) as ours, evaluating(small):
         small(images)
     whole = full.get_submodule("network")
-    with _Recorded(whole, graph) as expected, _outputs(whole, graph) as truth, evaluating(full):
+    with _recorded(whole, graph) as expected, _outputs(whole, graph) as truth, evaluating(full):
         full(images)
     if not all(bool(each.isfinite().all()) for each in truth):
         raise TraceError(
@@ -203,31 +203,20 @@ def apart(found: Tensor, expected: Tensor) -> float:
 def _outputs(network: nn.Module, graph: Graph) -> Iterator[list[Tensor]]:
     """The tensors that a network, or its compressed part, returns while the context is open."""
     kept: list[Tensor] = []
-    handle = network.get_submodule(graph.given.part).register_forward_hook(
-        lambda _, __, output: kept.extend(tensors(output))
-    )
-    try:
+    part = network.get_submodule(graph.given.part)
+    with part.register_forward_hook(lambda _, __, output: kept.extend(tensors(output))):
         yield kept
-    finally:
-        handle.remove()
 
 
-class _Recorded:
+@contextmanager
+def _recorded(network: nn.Module, graph: Graph) -> Iterator[dict[str, list[Tensor]]]:
     """The outputs of each layer of a network, call by call, while the context is open."""
-
-    def __init__(self, network: nn.Module, graph: Graph) -> None:
-        self._outputs: dict[str, list[Tensor]] = {layer.name: [] for layer in graph.layers}
-        self._network = network
-
-    def __enter__(self) -> dict[str, list[Tensor]]:
-        self._handles = [
-            self._network.get_submodule(name).register_forward_hook(
-                lambda _, __, output, kept=kept: kept.append(output.detach().clone())
+    outputs: dict[str, list[Tensor]] = {layer.name: [] for layer in graph.layers}
+    with ExitStack() as hooks:
+        for name, kept in outputs.items():
+            hooks.enter_context(
+                network.get_submodule(name).register_forward_hook(
+                    lambda _, __, output, kept=kept: kept.append(output.detach().clone())
+                )
             )
-            for name, kept in self._outputs.items()
-        ]
-        return self._outputs
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+        yield outputs

@@ -1,6 +1,6 @@
 """The tracer that checks a cut network against the graph of the dense one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from amc_env.graph.labels import Size, Source, TraceError, compact
+from amc_env.graph.labels import Size, TraceError, compact
 from amc_env.graph.running import propagate
 from amc_env.graph.structure import Atoms, Graph
 
@@ -64,8 +64,10 @@ class Checker:
         self._numbers = iter(self.graph.numbers)
         self._left_out = set(self._layers)
 
-    def set_place(self, place: Callable[[], str]) -> None:
-        """Not needed: errors name the place themselves."""
+    def _nothing(self, *_: object, **__: object) -> None:
+        """Nothing to check: these channels always stay, or errors name the place themselves."""
+
+    set_place = whole = fold = no_channels_last = norm = keep = _nothing
 
     def vector_dim(self, name: str) -> int | None:
         """The dimension in the dense network, where the parameter may have more entries."""
@@ -91,18 +93,6 @@ class Checker:
             self._same(left, ids, f"{name} meets other channels than were kept for it")
         return left
 
-    def whole(self, macs: int) -> None:
-        """Nothing to check: its input and output channels always stay."""
-
-    def fold(self, source: Source | None, norm: str) -> None:
-        """Nothing to check."""
-
-    def no_channels_last(self) -> None:
-        """Nothing to check."""
-
-    def norm(self, weight: str) -> None:
-        """Nothing to check."""
-
     def tie(self, a: Tensor, b: Tensor) -> Tensor:
         """Check that both are equal; a single channel that always stays may be broadcast over the others."""
         for one, other in ((a, b), (b, a)):
@@ -111,9 +101,6 @@ class Checker:
                 return other
         self._same(compact(a), compact(b), "channels meet that were not kept together")
         return a
-
-    def keep(self, ids: Tensor, why: str) -> None:
-        """Nothing to check: the recorder marked these channels as fixed."""
 
     def blank(self, count: int) -> Tensor:
         """The atoms that the recorder gave to these channels."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
@@ -48,18 +48,13 @@ class _Watch:
 
     @contextmanager
     def on(self, module: nn.Module) -> Iterator[None]:
-        handles = [
-            module.register_forward_pre_hook(self._enter, with_kwargs=True),
-            module.register_forward_hook(self._leave),
-        ]
-        for name, child in module.named_modules():
-            if name:
-                handles.append(child.register_forward_pre_hook(self._inner(name)))
-        try:
+        with ExitStack() as hooks:
+            hooks.enter_context(module.register_forward_pre_hook(self._enter, with_kwargs=True))
+            hooks.enter_context(module.register_forward_hook(self._leave))
+            for name, child in module.named_modules():
+                if name:
+                    hooks.enter_context(child.register_forward_pre_hook(self._inner(name)))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._inside += 1

@@ -106,12 +106,8 @@ class Run(TorchFunctionMode):
         before = register_module_forward_pre_hook(
             lambda m, _: self._modules.append(self._paths.get(id(m), ""))
         )
-        after = register_module_forward_hook(lambda *_: self._left())
-        try:
+        with before, register_module_forward_hook(lambda *_: self._left()):
             yield
-        finally:
-            before.remove()
-            after.remove()
 
     def _left(self) -> None:
         self._modules.pop()

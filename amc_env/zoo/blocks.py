@@ -1,8 +1,24 @@
-"""Blocks shared by several families: a convolution with its batch norm, and initial weights."""
+"""What several families share: a convolution with its batch norm, a network around it, initial weights."""
 
 import math
 
-from torch import nn
+from torch import Tensor, nn
+
+
+class Classifier(nn.Module):
+    """Features, an average over ``pool`` x ``pool`` parts of the image, classifier."""
+
+    def __init__(self, features: nn.Sequential, classifier: nn.Module, pool: int = 1) -> None:
+        super().__init__()
+        self.features = features
+        self.pool = nn.AdaptiveAvgPool2d(pool)
+        self.classifier = classifier
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(N, classes)`` of images ``(N, in_channels, H, W)``."""
+        logits: Tensor = self.classifier(self.pool(self.features(x)).flatten(1))
+        return logits
 
 
 def conv_bn(c_in: int, c_out: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:

@@ -10,7 +10,7 @@ global generator.
 
 from torch import Tensor, nn
 
-from amc_env.zoo.blocks import conv_bn, conv_bn_relu, initialise
+from amc_env.zoo.blocks import Classifier, conv_bn, conv_bn_relu
 
 V1_BLOCKS = (  # output channels and stride of each depthwise-separable block, after a stem of 32
     (64, 1), (128, 2), (128, 1), (256, 2), (256, 1),
@@ -21,20 +21,8 @@ V2_STAGES = (  # expansion, output channels, blocks, stride of the first
 )  # fmt: skip
 
 
-class MobileNet(nn.Module):
+class MobileNet(Classifier):
     """A chain of blocks, global average, linear classifier."""
-
-    def __init__(self, blocks: list[nn.Module], features: int, classes: int) -> None:
-        super().__init__()
-        self.features = nn.Sequential(*blocks)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(features, classes)
-        initialise(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(N, classes)`` of images ``(N, in_channels, H, W)``."""
-        logits: Tensor = self.classifier(self.pool(self.features(x)).flatten(1))
-        return logits
 
 
 def mobilenet_v1(*, classes: int, in_channels: int, width: float = 1.0, small: bool = True) -> MobileNet:
@@ -47,7 +35,7 @@ def mobilenet_v1(*, classes: int, in_channels: int, width: float = 1.0, small: b
         c_out = scaled(channels, width)
         blocks.append(separable(c_in, c_out, 1 if small and halvings <= 2 else stride))
         c_in = c_out
-    return MobileNet(blocks, c_in, classes)
+    return MobileNet(nn.Sequential(*blocks), nn.Linear(c_in, classes))
 
 
 def mobilenet_v2(*, classes: int, in_channels: int, width: float = 1.0, small: bool = True) -> MobileNet:
@@ -64,7 +52,7 @@ def mobilenet_v2(*, classes: int, in_channels: int, width: float = 1.0, small: b
             c_in = c_out
     head = scaled(1280, max(1.0, width))
     blocks.append(conv_bn_relu(c_in, head, kernel=1, relu=nn.ReLU6))
-    return MobileNet(blocks, head, classes)
+    return MobileNet(nn.Sequential(*blocks), nn.Linear(head, classes))
 
 
 def separable(c_in: int, c_out: int, stride: int) -> nn.Sequential:

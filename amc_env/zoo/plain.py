@@ -4,12 +4,12 @@
 ResNets); AMC, table 2, prunes Plain-20.
 """
 
-from torch import Tensor, nn
+from torch import nn
 
-from amc_env.zoo.blocks import conv_bn_relu, initialise, thinned
+from amc_env.zoo.blocks import Classifier, conv_bn_relu, thinned
 
 
-class Plain(nn.Module):
+class Plain(Classifier):
     """A plain CIFAR network of depth ``6 n + 2``: three stages, the resolution halved between them.
 
     Args:
@@ -20,7 +20,6 @@ class Plain(nn.Module):
     """
 
     def __init__(self, depth: int = 20, classes: int = 10, in_channels: int = 3, width: float = 1.0) -> None:
-        super().__init__()
         if depth % 6 != 2 or depth < 8:
             raise ValueError(f"a plain CIFAR network has depth 6 n + 2 (8, 14, 20, ...), not {depth}")
         blocks = (depth - 2) // 3
@@ -32,12 +31,4 @@ class Plain(nn.Module):
                 stride = 2 if stage > 0 and block == 0 else 1
                 layers.append(conv_bn_relu(c_in, c_out, stride))
                 c_in = c_out
-        self.features = nn.Sequential(*layers)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(c_in, classes)
-        initialise(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(N, classes)`` of images ``(N, in_channels, H, W)``."""
-        logits: Tensor = self.classifier(self.pool(self.features(x)).flatten(1))
-        return logits
+        super().__init__(nn.Sequential(*layers), nn.Linear(c_in, classes))

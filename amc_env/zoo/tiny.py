@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
-from amc_env.zoo.blocks import conv_bn_relu, initialise
+from amc_env.zoo.blocks import Classifier, conv_bn_relu
 from amc_env.zoo.mobilenet import separable
 from amc_env.zoo.resnet import basic
 
@@ -18,7 +18,7 @@ BLOCKS: dict[str, Block] = {
 }
 
 
-class TinyCNN(nn.Module):
+class TinyCNN(Classifier):
     """A stem and blocks, each with batch norm and ReLU, global average, linear classifier.
 
     Args:
@@ -44,20 +44,12 @@ class TinyCNN(nn.Module):
         stem: int = 3,
         block: str = "plain",
     ) -> None:
-        super().__init__()
         if block not in BLOCKS:
             raise ValueError(f"there is no block {block!r}; there are {', '.join(BLOCKS)}")
         shapes = zip(widths[:-1], widths[1:], strides[1:], strict=True)
         blocks = (BLOCKS[block](*shape) for shape in shapes)
-        self.features = nn.Sequential(conv_bn_relu(in_channels, widths[0], strides[0], stem), *blocks)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(widths[-1], classes)
-        initialise(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(N, classes)`` of images ``(N, in_channels, H, W)``."""
-        logits: Tensor = self.classifier(self.pool(self.features(x)).flatten(1))
-        return logits
+        features = nn.Sequential(conv_bn_relu(in_channels, widths[0], strides[0], stem), *blocks)
+        super().__init__(features, nn.Linear(widths[-1], classes))
 
 
 def digits_cnn(*, classes: int, in_channels: int) -> TinyCNN:

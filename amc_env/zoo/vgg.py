@@ -7,27 +7,15 @@ and a small classifier, here one linear layer.
 
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
-from amc_env.zoo.blocks import conv_bn_relu, initialise, thinned
+from amc_env.zoo.blocks import Classifier, conv_bn_relu, thinned
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
-class VGG(nn.Module):
+class VGG(Classifier):
     """Convolutions, pooling to a fixed size, classifier."""
-
-    def __init__(self, features: nn.Module, pool: nn.Module, classifier: nn.Module) -> None:
-        super().__init__()
-        self.features = features
-        self.pool = pool
-        self.classifier = classifier
-        initialise(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(N, classes)`` of images ``(N, in_channels, H, W)``."""
-        logits: Tensor = self.classifier(self.pool(self.features(x)).flatten(1))
-        return logits
 
 
 def vgg16(*, classes: int, in_channels: int, small: bool = True, width: float = 1.0) -> VGG:
@@ -44,12 +32,12 @@ def vgg16(*, classes: int, in_channels: int, small: bool = True, width: float = 
             in_channels = channels
         layers.append(nn.MaxPool2d(2, ceil_mode=small))  # 28 pixels: 14, 7, 4, 2
     if small:
-        return VGG(nn.Sequential(*layers[:-1]), nn.AdaptiveAvgPool2d(1), nn.Linear(in_channels, classes))
+        return VGG(nn.Sequential(*layers[:-1]), nn.Linear(in_channels, classes))
     classifier: list[nn.Module] = []
     for n_in, n_out in pairwise((in_channels * 7 * 7, 4096, 4096)):
         classifier += [nn.Linear(n_in, n_out), nn.ReLU(inplace=True)]
     classifier.append(nn.Linear(4096, classes))
-    return VGG(nn.Sequential(*layers), nn.AdaptiveAvgPool2d(7), nn.Sequential(*classifier))
+    return VGG(nn.Sequential(*layers), nn.Sequential(*classifier), pool=7)
 
 
 def _conv_relu(c_in: int, c_out: int) -> nn.Sequential:

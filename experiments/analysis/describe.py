@@ -7,7 +7,7 @@ Neither weights nor images are needed: the shape of an image comes from the data
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -69,16 +69,12 @@ def _clocked(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, float
     def stop(name: str, *_: object) -> None:
         spent[name] += 1e3 * (time.perf_counter() - began[name])
 
-    hooks = []
-    try:
+    with ExitStack() as hooks:
         for name in names:
             module = model.get_submodule(name)
-            hooks.append(module.register_forward_pre_hook(partial(start, name)))
-            hooks.append(module.register_forward_hook(partial(stop, name)))
+            hooks.enter_context(module.register_forward_pre_hook(partial(start, name)))
+            hooks.enter_context(module.register_forward_hook(partial(stop, name)))
         yield spent
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def images(cfg: DictConfig) -> tuple[tuple[int, int, int], int]:

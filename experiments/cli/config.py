@@ -16,20 +16,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments.cli import command_line, exits, groups, schema, suggest
-from experiments.cli.checking import ConfigError, check_settings, plain
+from experiments.cli.checking import ConfigError as ConfigError
+from experiments.cli.checking import check_settings as check_settings
+from experiments.cli.checking import plain as plain
 from experiments.cli.signatures import PACKAGES, settings
-
-__all__ = [
-    "CONF",
-    "ConfigError",
-    "accepted",
-    "check_settings",
-    "command",
-    "complete",
-    "config_errors",
-    "instantiate",
-    "plain",
-]
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 PREFLIGHT = "experiments.cli.preflight:check"  # imported when each setting is right

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from agents.search import Agent, Environment
+from agents.episode import Agent, Environment
 from amc_env import checkpoints as weights
 from amc_env import latency, zoo
 from amc_env.actions import SCALES

@@ -121,14 +121,11 @@ class Called:
 def called(network: nn.Module, part: str, images: Any) -> Called:
     """The first call that a network makes to one of its parts."""
     kept: list[Called] = []
-    handle = network.get_submodule(part).register_forward_hook(
+    hook = network.get_submodule(part).register_forward_hook(
         lambda _, args, kwargs, returned: kept.append(Called(args, kwargs, returned)), with_kwargs=True
     )
-    try:
-        with evaluating(network):
-            network(images)
-    finally:
-        handle.remove()
+    with hook, evaluating(network):
+        network(images)
     # tensors of inference mode cannot be traced
     return Called(*(nested(value, _copied) for value in (kept[0].args, kept[0].kwargs, kept[0].returned)))
 

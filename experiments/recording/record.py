@@ -23,8 +23,6 @@ FORMAT = 1
 RECORD, ROWS = "record.json", "record.jsonl"
 TOLD = 6  # differences of two configurations in a message
 APART = ("output",)  # keys of a configuration that do not change the result
-CLOCK = ("run", "seconds", "work", "ms")  # keys that depend on clock, machine, folder or cache,
-CLOCK_ENDINGS = ("_seconds", "_ms")  # and what others that do end in
 ELSEWHERE = "nothing is changed: copy it from where it is whole, or choose another output=FOLDER"
 
 
@@ -235,21 +233,6 @@ def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
     made = plain({key: value for key, value in config.items() if key not in APART})
     assert isinstance(made, dict)
     return made
-
-
-def without_clock(value: Any) -> Any:
-    """A record, or a part of it, without what depends on the clock, the machine or the folder.
-
-    Two runs of the same configuration and seed are then equal. The keys in `CLOCK`, and keys that end in one
-    of `CLOCK_ENDINGS`, are removed at any depth.
-    """
-    if isinstance(value, Mapping):
-        return {
-            key: without_clock(inner)
-            for key, inner in value.items()
-            if key not in CLOCK and not key.endswith(CLOCK_ENDINGS)
-        }
-    return [without_clock(inner) for inner in value] if isinstance(value, list) else value
 
 
 def plain(value: Any, where: str = "") -> Any:

@@ -89,25 +89,11 @@ def episode_metrics(trial: Trial, *, best_reward: float, dense: Mapping[str, int
     }
 
 
-class NoTracker:
-    """Logs nothing."""
+class NoTracker(Tracker):
+    """Logs nothing: the methods that it inherits do nothing."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         pass
 
-    def log(self, metrics: Mapping[str, float]) -> None:
-        """Nothing."""
-
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def artifact(self, name: str, kind: str, files: Sequence[Path], facts: Mapping[str, Any]) -> None:
-        """Nothing."""
-
     def __enter__(self) -> Self:
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass

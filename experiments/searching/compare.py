@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from agents.search import Agent
+from agents.episode import Agent
 from agents.search import search as trials
 from amc_env import tabular
 from amc_env.rewards import REWARDS

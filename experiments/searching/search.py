@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import RenderableType
 
-from agents.search import Agent
+from agents.episode import Agent
 from agents.search import search as trials
 from amc_env.env import CompressionEnv
 from experiments.analysis import outcome
