@@ -7,11 +7,11 @@ from typing import Any
 FORMAT = 1
 CARD_TYPES: dict[type, tuple[str, ...]] = {
     str: ("architecture", "data", "commit", "note", "sha256"),
-    int: ("classes", "in_channels", "seed"),
+    int: ("classes", "in_channels", "seed", "data_seed"),
     dict: ("options", "recipe", "accuracy"),
     list: ("shape", "keep_whole"),
 }
-LATER = {"keep_whole", "given"}  # not in the first cards of this format
+LATER: dict[str, Any] = {"keep_whole": [], "given": None, "data_seed": 0}  # not in the first cards
 
 
 class CheckpointError(ValueError):
@@ -22,9 +22,10 @@ class CheckpointError(ValueError):
 class Card:
     """What a checkpoint's weights are and where they came from.
 
-    ``accuracy`` is top-1 in [0, 1] by split. ``options`` are those of `amc_env.zoo.build`. ``plan`` cut
-    that network; None for a dense one; ``keep_whole`` and ``given`` are what it was traced with. `save` fills
-    in ``sha256``, the weights file's digest.
+    ``accuracy`` is top-1 in [0, 1] by split; ``seed`` is that of the training, ``data_seed`` that of the
+    splits. ``options`` are those of `amc_env.zoo.build`. ``plan`` cut that network; None for a dense one;
+    ``keep_whole`` and ``given`` are what it was traced with. `save` fills in ``sha256``, the digest of the
+    weights file.
     """
 
     architecture: str
@@ -42,6 +43,7 @@ class Card:
     sha256: str = ""
     format: int = FORMAT
     keep_whole: list[str] = field(default_factory=list)
+    data_seed: int = 0
     given: dict[str, Any] | None = None  # of `amc_env.graph.given.Given`, where a part is compressed
 
 
@@ -64,9 +66,9 @@ def _card_problem(content: object) -> str | None:
     if content.get("format") != FORMAT:
         return f"its format is {content.get('format')!r}, this version reads {FORMAT}"
     known = {entry.name for entry in fields(Card)}
-    if content.keys() | LATER != known:
-        return f"missing {sorted(known - content.keys() - LATER)}, unknown {sorted(content.keys() - known)}"
-    content = dict[str, Any]({"keep_whole": [], "given": None}) | content
+    content = LATER | content
+    if content.keys() != known:
+        return f"missing {sorted(known - content.keys())}, unknown {sorted(content.keys() - known)}"
     for kind, keys in CARD_TYPES.items():
         for key in keys:
             if not isinstance(content[key], kind) or isinstance(content[key], bool):

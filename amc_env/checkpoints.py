@@ -39,7 +39,7 @@ def save(stem: Path | str, model: nn.Module, card: Card) -> Card:
     """
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     weights_file, card_file = files(stem)
-    _refuse_non_finite(tensors, f"{weights_file} is not written")
+    refuse_non_finite(tensors, f"{weights_file} is not written")
     content = safetensors.torch.save(tensors)
     card = replace(card, sha256=hashlib.sha256(content).hexdigest())
     text = json.dumps(whole.seal(asdict(card)), indent=2, sort_keys=True, allow_nan=False) + "\n"
@@ -164,7 +164,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     Raises:
         CheckpointError: for tensors that are not finite or of another network; the model is then unchanged.
     """
-    _refuse_non_finite(tensors, f"{path} is of no use")
+    refuse_non_finite(tensors, f"{path} is of no use")
     _refuse_other_network(path, model.state_dict(), tensors)
     model.load_state_dict(tensors)
 
@@ -209,12 +209,18 @@ def _length(content: bytes) -> int | None:
         return None
 
 
-def _refuse_non_finite(tensors: Mapping[str, Tensor], consequence: str) -> None:
+def refuse_non_finite(tensors: Mapping[str, Tensor], consequence: str) -> None:
+    """Refuse weights and buffers that no checkpoint may hold.
+
+    Raises:
+        CheckpointError: for NaN and infinite numbers.
+    """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
             raise CheckpointError(
-                f"{consequence}: {bad} of {tensor.numel()} numbers of {name} are NaN or infinite"
+                f"{consequence}: {bad} of {tensor.numel()} numbers of {name} are NaN or infinite; a buffer "
+                "that may hold them is one with persistent=False"
             )
 
 

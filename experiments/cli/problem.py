@@ -3,7 +3,7 @@
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from amc_env.actions import SCALES
 from amc_env.building import make_env
 from amc_env.card import Card, CheckpointError
 from amc_env.data import photos
-from amc_env.data.splits import DataSet
+from amc_env.data.splits import DataSet, digest
 from amc_env.env import CompressionEnv
 from amc_env.execution import device_of
 from amc_env.functions import function as imported
@@ -29,7 +29,7 @@ from experiments.cli import commands, config, groups
 from experiments.cli.datasets import load_data
 from experiments.cli.signatures import is_ours
 from experiments.recording.provenance import commit
-from experiments.recording.record import RunRecord
+from experiments.recording.record import RecordError, RunRecord
 
 OF_SEARCH = ("model", "data", "protocol", "compressor", "env", "keep_whole", "part")
 SPACES = {  # stand-ins for those of an environment, to check that an agent can be built
@@ -63,14 +63,22 @@ def trained(cfg: DictConfig) -> Trained:
     if bare_weights and "weights" in options:
         options["weights"] = None  # they would be replaced
     if name == "import" or bare_weights or (options.get("weights") and cfg.model.checkpoint is None):
+        held = None if bare_weights or not cfg.model.checkpoint else weights.read_card(cfg.model.checkpoint)
+        if held is not None and held.architecture == name:
+            options = held.options | agreed(options, held, cfg.model.checkpoint)
         with config.config_errors("model.options"):
             model = zoo.build(name, classes=data.classes, in_channels=data.shape[0], **options).eval()
-        card = Card(name, data.classes, data.shape[0], data.name, data.shape, 0, commit(), options)
+        card = Card(
+            name, data.classes, data.shape[0], data.name, data.shape, 0, commit(), options,
+            data_seed=cfg.data.seed,
+        )  # fmt: skip
         if bare_weights:
             with config.config_errors("model.checkpoint"):
                 load_state(model, Path(cfg.model.checkpoint))
-        elif cfg.model.checkpoint is not None:
-            card = weights.load_into(model, cfg.model.checkpoint)
+        elif held is not None:
+            card = replace(weights.load_into(model, cfg.model.checkpoint), architecture=name, options=options)
+        weights.refuse_non_finite(model.state_dict(), f"{name} cannot be compressed")
+        _refuse_other_splits(card, cfg)
         bare = data.name == "photos" and not photos.labelled(Path(cfg.data.root), data.classes)
         if bare and not cfg.get("metric"):
             data = photos.labelled_by(model, data)
@@ -82,6 +90,8 @@ def trained(cfg: DictConfig) -> Trained:
             f"{stem} holds a {card.architecture}, asked for model.name={name}; "
             "give the checkpoint of that network"
         )
+    agreed(options, card, stem)
+    _refuse_other_splits(card, cfg)
     taken = inspect.signature(zoo.MODELS[name]).parameters if name in zoo.MODELS else options
     if unknown := [key for key in options if key not in taken and "options" not in taken]:
         raise config.ConfigError(f"{name} has no option {unknown[0]!r}; it has {', '.join(taken)}")
@@ -93,6 +103,24 @@ def trained(cfg: DictConfig) -> Trained:
     return Trained(model, card, data)
 
 
+def digest_of(subject: Trained) -> str:
+    """SHA-256 of a network's weights and buffers."""
+    return digest([value.cpu() for value in subject.model.state_dict().values()])
+
+
+def check_weights(record: RunRecord, subject: Trained) -> None:
+    """Check that a network is the one that a record's search was begun with.
+
+    Raises:
+        RecordError: if the checkpoint has other weights by now.
+    """
+    if record.content["results"].get("weights") not in (None, digest_of(subject)):
+        raise RecordError(
+            f"{record.folder} was searched with other weights than the network has now: put the checkpoint "
+            "back that it had, or search again with another output=FOLDER"
+        )
+
+
 def shipped(cfg: DictConfig) -> Path:
     """The stem of the checkpoint that ships for a network and its data.
 
@@ -101,15 +129,36 @@ def shipped(cfg: DictConfig) -> Path:
     """
     name, options = cfg.model.name, config.plain(cfg.model.options)
     stem = weights.shipped(f"{name}-{cfg.data.name}".replace("/", "-"))
-    parameters = inspect.signature(zoo.MODELS[name]).parameters if name in zoo.MODELS else {}
-    has = {key: each.default for key, each in parameters.items()} | weights.read_card(stem).options
-    for key, asked in options.items():
-        if key in has and has[key] != asked:
-            raise CheckpointError(
-                f"model.options.{key} is {asked}, but {stem.name}, which ships, has {has[key]}: train "
-                "another with experiments.pretrain, and give its path as model.checkpoint"
-            )
+    agreed(options, weights.read_card(stem), stem)
     return stem
+
+
+def agreed(options: dict[str, Any], card: Card, stem: Path | str) -> dict[str, Any]:
+    """The options of a network, once they are known to be those that a checkpoint's network was built with.
+
+    Raises:
+        CheckpointError: for another value; where code lies, and weights that are replaced, do not count.
+    """
+    name = card.architecture
+    parameters = inspect.signature(zoo.MODELS[name]).parameters if name in zoo.MODELS else {}
+    has = {key: each.default for key, each in parameters.items()} | card.options
+    for key, asked in options.items():
+        if key not in ("target", "weights") and key in has and has[key] != asked:
+            raise CheckpointError(
+                f"model.options.{key} is {asked}, but the network of {Path(stem).name} has {has[key]}: leave "
+                "it out, or train another with experiments.pretrain and give its path as model.checkpoint"
+            )
+    return options
+
+
+def _refuse_other_splits(card: Card, cfg: DictConfig) -> None:
+    """Refuse splits in which images of the training are reward or selection images."""
+    if card.data == cfg.data.name and card.data_seed != cfg.data.seed:
+        raise CheckpointError(
+            f"the network was trained on the splits of data.seed={card.data_seed}: with data.seed="
+            f"{cfg.data.seed} images that it was trained on would be reward and selection images. Give that "
+            "seed, or train a network with experiments.pretrain and the seed that you want"
+        )
 
 
 def foresee(cfg: DictConfig) -> None:
@@ -125,6 +174,12 @@ def foresee(cfg: DictConfig) -> None:
         latency.read(cfg.protocol.latency)
     if name != "import" and cfg.model.checkpoint is None and not cfg.model.options.get("weights"):
         shipped(cfg)
+    given = cfg.model.checkpoint
+    if given and not is_state(given) and weights.read_card(given).plan is not None:
+        raise CheckpointError(
+            f"{given} is compressed already, and a checkpoint holds one plan: search from the dense network, "
+            "or in rounds with experiments.policies stages=[...]"
+        )
     if is_ours(cfg.agent["_target_"]):
         offered = config.accepted(cfg.agent, decisions=2)
         config.instantiate(cfg.agent, **SPACES, **offered, seed=0)

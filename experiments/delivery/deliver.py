@@ -193,9 +193,8 @@ def _rows(
 
 def _bytes(network: nn.Module) -> int:
     """The size of a network's weights in a safetensors file."""
-    return len(
-        safetensors.torch.save({name: value.contiguous() for name, value in network.state_dict().items()})
-    )
+    tensors = {name: value.contiguous().clone() for name, value in network.state_dict().items()}
+    return len(safetensors.torch.save(tensors))
 
 
 def _others(folder: Path) -> list[Path]:

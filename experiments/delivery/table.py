@@ -84,7 +84,7 @@ def show(rows: Mapping[str, Row], gain: Gain, files: Sequence[Path]) -> None:
     console.print("ms: median time of a batch of that many images", highlight=False)
     console.print("written:", highlight=False)
     for path in files:
-        console.print(f"  {path}", highlight=False, soft_wrap=True)
+        console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def gain_sentence(gain: Gain) -> str:

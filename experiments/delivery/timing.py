@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from experiments.delivery import racing, tabulating
@@ -97,5 +98,6 @@ def run(cfg: DictConfig, folder: Path) -> None:
     for path, network in zip(paths, networks, strict=True):
         for latency in timed[path]:
             times = (latency.median_ms, latency.lowest_ms, latency.highest_ms)
-            table.add_row(path, network.runtime, str(latency.batch), *(f"{ms:.3f}" for ms in times))
+            cells = network.runtime, str(latency.batch), *(f"{ms:.3f}" for ms in times)
+            table.add_row(Text(path, overflow="fold"), *cells)
     Console().print(table)

@@ -36,8 +36,8 @@ class RunRecord:
     A row is in the file when `add` returns and survives a kill of the process; ``record.json`` and rows
     before it are on the disk when `update` returns. Each row has a digest of configuration, seeds and all
     rows up to it; ``record.json`` has its own digest and a lower bound of the number of rows. Reading detects
-    damage, loss and files of another run. Everything that depends on clock, machine, folder or cache has keys
-    that `without_clock` removes: the rest is equal, byte for byte, in two runs of the same configuration and
+    damage, loss and files of another run. What depends on clock, machine, folder or cache has keys that
+    ``tests/clockless.py`` lists: the rest is equal, byte for byte, in two runs of the same configuration and
     seed.
 
     | key of ``record.json`` | what |

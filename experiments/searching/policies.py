@@ -152,6 +152,7 @@ def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, An
     found |= stages.costs(network, subject.task.data.shape)
     if earlier:
         found["stages"] = earlier
+        found["evaluations"] += sum(each["evaluations"] for each in earlier)
     elif subject.early is not None and subject.early < len(trials):
         found["early"] = delivered(subject, env, trials[: subject.early], known=found)[1]
     distinct = len({tuple(trial["counts"]) for trial in trials})

@@ -14,7 +14,14 @@ from agents.search import search as trials
 from amc_env.env import CompressionEnv
 from experiments.analysis import outcome
 from experiments.cli import config
-from experiments.cli.problem import build_agent, environment, foresee, trained
+from experiments.cli.problem import (
+    build_agent,
+    check_weights,
+    digest_of,
+    environment,
+    foresee,
+    trained,
+)
 from experiments.delivery.deliver import deliver
 from experiments.delivery.rehearsal import rehearse
 from experiments.recording import panel, plans, state
@@ -69,7 +76,8 @@ def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.S
         subject = trained(cfg)
         env = environment(cfg, subject)
         agent = build_agent(cfg.agent, env, seed=cfg.seed)
-        record.update(results={"groups": plans.groups(env.graph)})
+        check_weights(record, subject)
+        record.update(results={"groups": plans.groups(env.graph), "weights": digest_of(subject)})
         if saved is not None:
             agent.load_state_dict(saved.agent)
         possible = None

@@ -13,7 +13,7 @@ from amc_env.compressors.constraints import unconstrained
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import accuracy
 from experiments.cli import config
-from experiments.cli.problem import environment, searched, trained
+from experiments.cli.problem import check_weights, environment, searched, trained
 from experiments.recording import plans
 from experiments.recording import state as states
 from experiments.recording.provenance import commit
@@ -30,7 +30,7 @@ STEM = "compressed"  # name of the network's files in a run's folder
 def run(cfg: DictConfig, folder: Path) -> None:
     """Fine-tune from the repaired weights, then write the network with its accuracies."""
     of_search, plan = searched(Path(cfg.run), cfg.target), plans.of_run(Path(cfg.run))
-    asked, recipe = config.plain(cfg), Recipe(**config.plain(cfg.recipe))
+    asked, recipe = config.plain(cfg) | {"plan": plan.hash}, Recipe(**config.plain(cfg.recipe))
     if (folder / RECORD).exists() and (done := RunRecord.read(folder)).content["status"] == "finished":
         done.check(asked)
         print(f"{folder} is finished: nothing to do; choose another output=FOLDER to fine-tune again")
@@ -38,6 +38,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     record = opened(folder, asked, seeds={"batches": recipe.seed}, states=[STATE])
     with record, config.instantiate(cfg.tracking, folder=folder, config=asked) as tracker:
         subject = trained(of_search)
+        check_weights(RunRecord.read(Path(cfg.run)), subject)
         env = environment(of_search, subject)
         network = env.task.network(plan)
         tuned = finetune(

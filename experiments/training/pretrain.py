@@ -73,6 +73,7 @@ def _card(
         data=data.name,
         shape=data.shape,
         seed=recipe.seed,
+        data_seed=cfg.data.seed,
         commit=commit(),
         options=options,
         recipe=asdict(recipe),
