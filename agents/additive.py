@@ -31,7 +31,7 @@ class Additive(PlanSearch):
     It and the neighbours with the largest sums are played. The best plan so far is the next centre.
 
     Args:
-        levels: number of choices that are tried for each decision, besides the centre's.
+        levels: for each decision, levels + 1 of its choices are tried, evenly spaced from end to end.
     """
 
     def __init__(self, *args: Any, levels: int = 4, **kwargs: Any) -> None:
@@ -54,14 +54,14 @@ class Additive(PlanSearch):
                 return design
         self.changed = False
         tables = fitted(lattice, self.plans, self.rewards, self.best[0])
-        found = best_sum(lattice, tables, self.best[0], self.plans[-NOGOODS:])
+        found = best_sum(lattice, tables, self.best[0], self.plans)
         if not len(found):
-            found = lattice.exchanged(self.best.repeat(50, axis=0), self.rng)
-        found = lattice.filled(found, self.rng)
-        around = self.new(lattice.filled(lattice.neighbours(found[0], self.rng), self.rng))
+            return self.mutated(lattice)
+        full = lattice.filled(found, self.rng)
+        around = self.new(lattice.filled(lattice.neighbours(full[0], self.rng), self.rng))
         worth = np.sum([table[around[:, at]] for at, table in enumerate(tables)], axis=0)
-        around = self.new(np.concatenate([found, around[np.argsort(-worth, kind="stable")]]))
-        return around[:BATCH] if len(around) else self.best
+        fresh = self.new(np.concatenate([full, around[np.argsort(-worth, kind="stable")], found]))
+        return fresh[:BATCH] if len(fresh) else self.mutated(lattice)
 
     def state_dict(self) -> dict[str, Any]:
         """The parent's state and the centre."""
@@ -132,14 +132,15 @@ def best_sum(lattice: Lattice, tables: list[Floats], near: NDArray[np.int64], av
         lattice: of the plans.
         tables: for each decision, a number for each choice.
         near: ``(T,)``, a plan whose choices are considered as well.
-        avoid: ``(n, T)`` plans that may not be the answer.
+        avoid: ``(n, T)`` plans that may not be the answer; of the program, the latest of them.
     """
     if np.prod(lattice.tops + 1.0) <= FEW:
         return _best_of_all(lattice, tables, avoid)
     options = [_options(int(top), int(at)) for top, at in zip(lattice.tops, near, strict=True)]
     program = _Program(lattice, options)
     worth = np.concatenate([table[own] for table, own in zip(tables, options, strict=True)])
-    found = program.solve(worth, avoid)
+    latest = list(dict.fromkeys(map(tuple, avoid[::-1].tolist())))[:NOGOODS]
+    found = program.solve(worth, np.array(latest, np.int64).reshape(-1, lattice.decisions))
     return np.zeros((0, lattice.decisions), np.int64) if found is None else found[None]
 
 

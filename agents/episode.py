@@ -121,7 +121,7 @@ def _check_step(
 ) -> None:
     if "action_executed" not in info:
         raise EpisodeError(f"no 'action_executed' in the info of step {taken}; an environment must report it")
-    if cut_off:
+    if cut_off and not ended:
         raise EpisodeError(f"cut off after {taken} decisions; take away the time limit of {env}")
     if ended != (taken == decisions):
         raise EpisodeError(

@@ -3,8 +3,6 @@
 from agents.lattice import Lattice, Plans
 from agents.plan_search import PlanSearch
 
-TRIES = 50  # mutations until one is new
-
 
 class EvoPress(PlanSearch):
     """Mutates the best plan so far: a decision or two are lowered, others raised until the budget is used up.
@@ -19,6 +17,4 @@ class EvoPress(PlanSearch):
         """One new mutation of the best; the uniform plan at first."""
         if not len(self.plans):
             return lattice.filled(lattice.uniform(), self.rng)
-        mutated = lattice.exchanged(self.best.repeat(TRIES, axis=0), self.rng)
-        fresh = self.new(mutated)
-        return fresh[:1] if len(fresh) else lattice.random(1, self.rng)
+        return self.mutated(lattice)

@@ -108,8 +108,11 @@ class Lattice:
         return self.filled(self.scaled(rng.uniform(0.1, 1, (count, self.decisions))), rng)
 
     def exchanged(self, plans: Plans, rng: np.random.Generator) -> Plans:
-        """Mutate each plan: one or two decisions are lowered and others raised."""
-        plans = plans.copy()
+        """Mutate each plan: one or two decisions are lowered and others raised.
+
+        A plan stays as it is where that exceeds the budget: fewer channels may take longer.
+        """
+        given, plans = plans, plans.copy()
         rows = np.arange(len(plans))
         for one_more in (0.0, 0.5):
             decision = rng.integers(self.decisions, size=len(plans))
@@ -117,7 +120,8 @@ class Lattice:
             step = np.minimum(step, rng.geometric(0.4, len(plans)))
             step[rng.random(len(plans)) < one_more] = 0  # in half of the cases there is no second decision
             plans[rows, decision] = np.maximum(plans[rows, decision] - step, 0)
-        return self.filled(plans, rng)
+        changed = self.filled(plans, rng)
+        return np.where(self.within(changed)[:, None], changed, given)
 
     def neighbours(self, plan: NDArray[np.int64], rng: np.random.Generator) -> Plans:
         """Plans within the budget that move one decision by one choice, or one up and another down."""

@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 from agents.episode import Array, Episode, EpisodeError, Info, Space, check_state
 from agents.lattice import Lattice, Plans
 
+TRIES = 50  # changes of a plan until one is new
+
 
 class PlanSearch(ABC):
     """Proposes plans from all plans so far and their rewards.
 
     The info of ``reset`` must hold ``choices`` and ``costs``, see `agents.lattice.Lattice`. Each info
     before a decision must hold ``actions``: for each choice, the action that asks for it. On the absolute
-    scale every plan can be asked for. On the relative scale some choices are out of reach; the searcher
-    then stores the plan that was executed instead.
+    scale every plan can be asked for. On the relative scale some choices are out of reach, and a plan may
+    exceed a budget that ``costs`` give only approximately; the searcher then stores the plan that was
+    executed instead, and does not ask for the other again.
 
     Args:
         observation_space: ignored.
@@ -38,6 +41,7 @@ class PlanSearch(ABC):
         self.lattice: Lattice | None = None
         self._described: dict[str, Any] = {}
         self._plans: list[list[int]] = []
+        self._refused: list[list[int]] = []  # proposals in whose place another plan was played
         self._rewards: list[float] = []
         self._queue: list[list[int]] = []
         self._decision = 0
@@ -62,13 +66,20 @@ class PlanSearch(ABC):
         return self.plans[[int(self.rewards.argmax())]]
 
     def new(self, plans: Plans) -> Plans:
-        """The plans that were not played yet, in order and without duplicates."""
-        known, found = {tuple(plan) for plan in self._plans}, []
+        """The plans that were not played or refused yet, in order and without duplicates."""
+        known, found = {tuple(plan) for plan in (*self._plans, *self._refused)}, []
         for plan in map(tuple, plans.tolist()):
             if plan not in known:
                 known.add(plan)
                 found.append(plan)
         return np.array(found, np.int64).reshape(-1, plans.shape[1])
+
+    def mutated(self, lattice: Lattice) -> Plans:
+        """``(1, T)``, a new change of the best plan; else a new random plan; else the best again."""
+        fresh = self.new(lattice.exchanged(self.best.repeat(TRIES, axis=0), self.rng))
+        if not len(fresh):
+            fresh = self.new(lattice.random(TRIES, self.rng))
+        return fresh[:1] if len(fresh) else self.best
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
         """The action that asks for the current plan's choice, or for the best plan's when not exploring."""
@@ -84,9 +95,11 @@ class PlanSearch(ABC):
         """Store the executed plan and its reward."""
         assert self.lattice is not None
         kept = np.array([[info["keep_applied"] for info in episode.infos]])
-        self._plans.append(self.lattice.positions(kept)[0].tolist())
+        asked, executed = self._queue.pop(0), self.lattice.positions(kept)[0].tolist()
+        if asked != executed:
+            self._refused.append(asked)
+        self._plans.append(executed)
         self._rewards.append(episode.reward)
-        self._queue.pop(0)
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,6 +107,7 @@ class PlanSearch(ABC):
         return self._identity() | {
             "described": self._described,
             "plans": torch.from_numpy(self.plans),
+            "refused": [list(plan) for plan in self._refused],
             "rewards": list(self._rewards),
             "queue": [list(plan) for plan in self._queue],
             "rng": self.rng.bit_generator.state,
@@ -105,7 +119,7 @@ class PlanSearch(ABC):
         self._described = dict(state["described"])
         self.lattice = Lattice(**self._described) if self._described else None
         self._plans, self._rewards = state["plans"].tolist(), list(state["rewards"])
-        self._queue = [list(plan) for plan in state["queue"]]
+        self._refused, self._queue = ([list(plan) for plan in state[key]] for key in ("refused", "queue"))
         self.rng.bit_generator.state = state["rng"]
 
     def _begin(self, info: Info) -> None:

@@ -1,5 +1,6 @@
 """A searcher with critics that were trained on other networks, corrected by a Gaussian process."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,14 @@ class Pretrained(GP):
     """
 
     def __init__(self, *args: Any, critic: str | None = None, **kwargs: Any) -> None:
-        self.critic: Ensemble = read(Path(critic) if critic else SHIPPED)
+        file = Path(critic) if critic else SHIPPED
+        self.critic: Ensemble = read(file)
+        self.digest = hashlib.sha256(file.read_bytes()).hexdigest()
         self._errors: Any = None
         super().__init__(*args, **kwargs)
+
+    def _identity(self) -> dict[str, Any]:
+        return super()._identity() | {"critic": self.digest}
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
         """Like `GP`; reads the errors of each choice from the info of ``reset``.

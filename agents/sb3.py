@@ -97,6 +97,7 @@ class StableBaselines:
             memory.add(*row, action[None], reward, np.array([t == last]), [{}])
         metrics = {"sigma": self.schedule(self.episodes)}
         if self.episodes >= s.learn_after:
+            self.model.logger.name_to_value.clear()  # losses of an earlier episode
             with self._own_generators():
                 self.model.train(s.updates(len(episode)), batch_size=s.batch)
             for name in ("critic_loss", "actor_loss"):

@@ -36,7 +36,7 @@ class GP(PlanSearch):
     Optimization Performs Great in High Dimensions", ICML 2024, for the scaling by sqrt(T).
 
     Args:
-        starts: plans before the first fit: the uniform one, then random ones.
+        starts: different plans before the first fit: the uniform one, then random ones.
         candidates: number of random plans, and of mutations of the best, that a proposal is chosen from.
         most: plans that are fitted at most; beyond that the better half and the latest, with one warning.
     """
@@ -53,7 +53,10 @@ class GP(PlanSearch):
         """The uniform and random plans at first; then the plan with the largest expected improvement."""
         if not len(self.plans):
             first = lattice.filled(lattice.uniform(), self.rng)
-            return np.concatenate([first, lattice.random(self.starts - 1, self.rng)])
+            fresh = self.new(np.concatenate([first, lattice.random(self.starts - 1, self.rng)]))
+            if len(fresh) < self.starts:
+                fresh = self.new(np.concatenate([fresh, lattice.random(4 * self.starts, self.rng)]))
+            return fresh[: self.starts]
         return self.climbed(lattice, self.promise(lattice))
 
     def promise(self, lattice: Lattice) -> Callable[[Plans], Floats]:

@@ -172,8 +172,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         super().reset(seed=seed)
         self._begin()
         info = {"share": self._share, "decisions": len(self.graph.groups), "actions": self._actions()}
-        costs = self.budget.costs
-        info |= {"choices": self.budget.keeps, "costs": costs | {"pairs": dict(costs["pairs"])}}
+        info |= {"choices": self.budget.keeps, "costs": _own(self.budget.costs)}
         if self.compressor.errors is not None:
             info["errors"] = tuple(self.compressor.errors)
         return self._observe(), info
@@ -257,3 +256,9 @@ def _number(action: ArrayLike, group: int) -> float:
     if values.size != 1 or not 0 <= values[0] <= 1:
         raise ValueError(f"the action of decision {group} is {action!r}, not one number in [0, 1]")
     return float(values[0])
+
+
+def _own(costs: Mapping[str, Any]) -> dict[str, Any]:
+    """Costs in dicts of their own, as each info has to have them; the tables in them cannot be changed."""
+    own = dict(costs) | {"pairs": dict(costs["pairs"])}
+    return own | {"others": tuple(map(_own, costs["others"]))} if "others" in costs else own

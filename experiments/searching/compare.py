@@ -42,7 +42,8 @@ def compare(cfg: DictConfig, folder: Path) -> RunRecord:
     with record, record.phase("search"), Meter("runs", len(jobs), done=len(record.rows)) as meter:
         best = {str(target): round(table.known_best(target)[1].top1, 6) for target in cfg.targets}
         record.update(results={"known_best": best, "table": table.card.sha256})
-        for target, name, seed in jobs[len(record.rows) :]:
+        done = {(row["target"], row["contender"], row["seed"]) for row in record.rows}
+        for target, name, seed in (job for job in jobs if job not in done):
             episodes = 1 if is_rule(contenders[name]) else cfg.episodes
             row = run(contenders[name], table, target, episodes=episodes, seed=seed)
             record.add(contender=name, target=target, seed=seed, **row)
