@@ -1,5 +1,7 @@
 """Comparisons on the tabular benchmark: all runs are there, and a killed comparison is resumed."""
 
+import operator
+
 import pytest
 from clockless import without_clock
 from omegaconf import OmegaConf
@@ -90,3 +92,11 @@ def test_killed_and_started_again_it_ends_with_the_same_record(tmp_path):
 def test_a_contender_that_is_not_one_is_named(override):
     with pytest.raises(ConfigError, match=r"contender mine: .*"):
         compare.contender("mine", ["agent=ddpg_elites", override])
+
+
+def test_started_again_with_contenders_in_another_order_it_does_what_is_missing(tmp_path):
+    whole = compare.compare(config(only=["uniform", "ours"]), tmp_path)
+    cut_short(tmp_path, 4)
+    again = compare.compare(config(only=["ours", "uniform"]), tmp_path)
+    key = operator.itemgetter("target", "contender", "seed")
+    assert sorted(again.rows, key=key) == sorted(whole.rows, key=key)

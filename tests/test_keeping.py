@@ -22,7 +22,7 @@ SEARCH: dict[str, Any] = {
     "episodes": 2,
     "seed": 1,
 }
-COMPARISON = {"contenders": {}, "table": "digits", "targets": [0.5], "seeds": 2, "episodes": 3}
+COMPARISON = {"contenders": {}, "table": "digits", "targets": [0.5], "seeds": 2, "episodes": 400}
 
 
 @pytest.fixture(autouse=True)
@@ -185,3 +185,12 @@ def test_photographs_within_milliseconds_are_no_row_of_the_table_of_macs(tmp_pat
     config = {"contenders": {}, "one_shot": [], "resource": "latency"}
     with pytest.raises(KeepError, match=r"has a budget of latency, the table of photographs is of macs"):
         keep(finished(tmp_path / "run", config), "efficientnet_lite0-photos-latency")
+
+
+def test_a_comparison_that_is_too_short_for_the_table_is_refused(tmp_path: Path, results: Path) -> None:
+    short = finished(
+        tmp_path / "run", COMPARISON | {"episodes": 20}, {"contender": "x", "target": 0.5, "seed": 0}
+    )
+    with pytest.raises(KeepError, match="20 evaluations a search, the table of regret needs 400"):
+        keep(short, "digits")
+    assert not results.exists()

@@ -304,3 +304,33 @@ def test_lq_cmaes_goes_on_exactly_and_finds_more_with_fewer_evaluations() -> Non
     assert_resumes(agent, env, stop=21, episodes=40)
     assert best_of(env, agent(0), episodes=80, seed=0).reward > -1e-4
     assert agent(0).state_dict()["agent"] == "lqcmaes"
+
+
+def test_mutations_stay_within_a_budget_of_time_where_fewer_channels_take_longer() -> None:
+    slower = {"limit": 20, "constant": 10, "single": ((6, 5), (6, 5), (0, 5)), "pairs": {}}
+    lattice = Lattice(HALVES, slower)
+    given = EVERY[lattice.within(EVERY)]
+    assert 0 < len(given) < len(EVERY)
+    for seed in range(20):
+        assert lattice.within(lattice.exchanged(given, np.random.default_rng(seed))).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_plan_is_played_twice_while_there_are_others(kind: type[PlanSearch]) -> None:
+    env = TabularEnv("cifar_plain6", target=0.3, scale="absolute")
+    trials = search(env, make(kind, env), episodes=40 if kind is EvoPress else 120, seed=0)
+    plans = [trial.episode.final["plan"].kept for trial in trials]
+    assert len(set(plans)) == len(plans)
+
+
+@pytest.mark.parametrize("kind", [GP, Additive])
+def test_a_plan_that_was_refused_is_not_asked_for_again(kind: type[PlanSearch]) -> None:
+    """On the relative scale many plans are out of reach."""
+    env = env_of(scale="relative")
+    agent, asked = make(kind, env), []
+    propose = agent.propose
+    agent.propose = lambda lattice: asked.append(propose(lattice)) or asked[-1]
+    list(search(env, agent, episodes=60, seed=0))
+    assert agent._refused
+    proposals = [tuple(plan) for plans in asked for plan in plans.tolist()]
+    assert len(set(proposals)) == len(proposals)

@@ -1,14 +1,17 @@
 """The pretrained critic: its formula, its files, its training, and its proposals."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
 from agents import critic as critics
 from agents.critic import Critic, CriticError, Ensemble, features, read
+from agents.episode import StateError
 from agents.lattice import Lattice
 from agents.pretrained import SHIPPED, Pretrained, trend
 from agents.search import search
@@ -171,3 +174,16 @@ def test_the_tables_by_hand() -> None:
     assert gp.startswith("| `gp` | 4.00 [4.00, 4.00] | 4.00")
     assert gp.endswith("| 20 |")
     assert ours.endswith("| 6 |")
+
+
+def test_a_search_does_not_go_on_with_other_critics(tmp_path: Path) -> None:
+    env, mine = env_of(), tmp_path / "critic.safetensors"
+    stored = {name: value * np.float32(1.5) for name, value in load_file(SHIPPED).items()}
+    save_file(stored, mine)
+    card = json.loads(SHIPPED.with_suffix(".json").read_text())
+    card["sha256"] = hashlib.sha256(mine.read_bytes()).hexdigest()
+    mine.with_suffix(".json").write_text(json.dumps(card))
+    state = make(env).state_dict()
+    make(env).load_state_dict(state)
+    with pytest.raises(StateError, match="critic"):
+        make(env, critic=str(mine)).load_state_dict(state)

@@ -124,3 +124,10 @@ def test_no_update_an_episode_is_an_error_that_names_the_least():
     agent = make(**QUICK | {"updates_per_step": 0.01})
     with pytest.raises(ValueError, match=r"no update in an episode of 4 decisions; give 0.25 or more"):
         agent.end_episode(episode_of(0.0))
+
+
+def test_an_episode_without_an_update_of_the_actor_has_no_loss_of_it():
+    """TD3 updates its actor every second time."""
+    agent = make(algorithm="td3", **QUICK | {"updates_per_step": 0.25})
+    losses = [set(trial.metrics) for trial in search(ENV, agent, episodes=8, seed=0)]
+    assert ["actor_loss" in names for names in losses[2:]] in ([True, False] * 3, [False, True] * 3)

@@ -16,6 +16,8 @@ from networks import network
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import amc_env  # noqa: F401 - registers the ids
+from agents.episode import run_episode
+from agents.rules import Uniform
 from amc_env import checkpoints as weights
 from amc_env import files, tabular, zoo
 from amc_env.budget import Budget, BudgetError
@@ -354,3 +356,13 @@ def test_held_out_images_of_digits_are_disjoint_and_of_the_sizes_asked():
     sizes = [len(data[split]) for split in ("train", "calibration", "reward", "selection", "test")]
     assert sizes == [400, 200, 700, 200, 297]
     assert data.mean == tabulate.data_of("digits", (200, 200, 200)).mean
+
+
+def test_the_costs_of_further_limits_are_no_objects_of_two_infos():
+    check_env(TabularEnv("digits", target=0.5, limits={"params": 0.6}), skip_render_check=True)
+
+
+def test_a_time_limit_of_exactly_the_decisions_cuts_nothing_off():
+    env = gym.make("AMC/Tabular-Digits-v0", target=0.3, max_episode_steps=5)
+    agent = Uniform(env.observation_space, env.action_space, seed=0)
+    assert len(run_episode(env, agent)) == 5

@@ -12,6 +12,7 @@ from amc_env import files
 from experiments.analysis import published
 from experiments.analysis.families import ABOUT
 from experiments.analysis.joining import gathered, joined, joined_parts
+from experiments.analysis.regret import COUNTS
 from experiments.cli.preflight import check_name
 from experiments.cli.signatures import ROOT, settings
 from experiments.recording.committed import row_a_line, whole
@@ -77,6 +78,11 @@ def keep(folder: Path, name: str) -> Path:
             _check_rows(record)
             if group not in (NETWORKS, PRETRAINED):
                 _check_name(record.content["config"], name)
+            if group == REGRET and (episodes := record.content["config"]["episodes"]) < max(COUNTS):
+                raise KeepError(
+                    f"{folder} has {episodes} evaluations a search, the table of regret needs "
+                    f"{max(COUNTS)}: give episodes={max(COUNTS)}"
+                )
         kept["config"] = _without_places(kept["config"])
     if path.exists() and group in JOINED:
         before = whole(path)
