@@ -43,6 +43,7 @@ def test_one_swap_of_four_plans_by_hand():
     assert found["top1"].chosen == 0.8
     assert found["top1"].seconds == 2.0
     assert found["macs_share"].spearman.value == 0, "equal numbers rank nothing"
+    assert found["macs_share"].chosen == pytest.approx(0.65), "of plans that are ranked alike, the mean"
 
 
 def test_the_ceiling_is_what_two_seeds_agree_on():

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -234,3 +235,11 @@ def test_numbers_in_prose_stand_in_records(page: Path):
     found = re.findall(r"(?<![\w.])\d+\.\d{2}(?![\w.])", text)
     found += re.findall(r"(?<![\w.])(\d+\.\d)(?= %)", text)
     assert set(found) <= known
+
+
+def test_notes_on_committed_runs_stand_beside_those_alone():
+    recorded = TABLES["table2"]["recorded"]
+    (own,) = (run for run in report.committed() if run.name == "plain20-cifar10-uniform-50-0")
+    assert set(recorded) <= set(published.beside("table2", [own]).notes)
+    mine = replace(own, folder=Path(), experiment="table2/plain20_uniform")
+    assert not set(recorded) & set(published.beside("table2", [mine]).notes)

@@ -257,3 +257,53 @@ def test_a_browser_draws_sorts_filters_and_opens(tmp_path, width, own):
     assert seen["hover"] > len(seen["dots"])
     assert seen["wide"] <= 0, "the page itself never scrolls sideways"
     assert len(set(seen["themes"])) == 2
+
+
+def test_agents_are_told_apart_by_a_problem_that_they_do_not_share():
+    """Another learning rate is no setting of one agent alone: it explains a difference between agents."""
+    configs = [{"data": {"seed": 0}, "agent": {"sigma": 1}}, {"data": {"seed": 3}, "agent": {"rate": 2}}]
+    found = [run(agent, 0, 0.8, config=each) for agent, each in zip(("gp", "uniform"), configs, strict=True)]
+    assert [one.agent for one in runs.told_apart(found)] == ["gp data.seed=0", "uniform data.seed=3"]
+
+
+def test_recipes_make_comparisons_of_their_own():
+    recipes = [{"recipe": {"lr": lr, "shift": 4, "seed": seed}} for seed, lr in enumerate((0.1, 0.2, 0.2))]
+    found = [run("gp", seed, 0.8, config=each, epochs=3) for seed, each in enumerate(recipes)]
+    assert [(one.budget, len(one.runs["gp"])) for one in contests.contests(found)] == [
+        ("50 % of the MACs, lr 0.1", 1), ("50 % of the MACs, lr 0.2", 2)
+    ]  # fmt: skip
+
+
+def test_the_same_search_twice_is_one_seed():
+    again = run("ddpg", 0, 0.8, name="a copy")
+    kept, notes = runs.without_repeats([*RUNS, again])
+    assert kept == RUNS
+    assert notes == ["left out: a copy is the same search as ddpg-0"]
+
+
+def test_committed_runs_of_two_records_are_no_two_runs_of_one_seed():
+    found = report._by_record([run("gp", 0, 0.8, name="a-gp-0"), run("gp", 0, 0.7, name="b-gp-0")])
+    assert [one.agent for one in found] == ["gp", "gp (b-gp-0)"]
+    assert contests.summary(contests.contests(found))[0][4] == "1"
+
+
+def test_plans_of_a_network_that_has_changed_are_curves_of_their_own():
+    longer = run("ddpg", 1, 0.9, plan=(Kept("conv1", 8, 4), Kept("conv2", 16, 8), Kept("conv3", 4, 4)))
+    (contest,) = contests.contests([RUNS[0], longer])
+    assert [curve.y for curve in contests.keeps(contest)] == [[0.5, 0.75], [0.5, 0.5, 1.0]]
+
+
+def test_accuracies_before_tuning_are_not_on_the_front_of_those_after():
+    points = [charts.Point(x, y, "gp", "", solid, "") for x, y, solid in ((1, 99, False), (2, 80, True))]
+    assert charts.tuned_front(points) == [(2, 80)]
+    assert charts.tuned_front(points[:1]) == [(1, 99)]
+
+
+def test_a_link_to_a_folder_of_any_name(tmp_path):
+    folder = tmp_path / "run #1"
+    assert site._link(run("gp", 0, 0.8, folder=folder), "plan.json", tmp_path) == "run%20%231/plan.json"
+
+
+def test_networks_of_ones_own_are_named_after_their_functions():
+    names = [runs._network({"name": "import", "options": {"target": f"nets:{one}"}}) for one in "ab"]
+    assert [*names, runs._network({"name": "plain20", "options": {}})] == ["nets:a", "nets:b", "plain20"]

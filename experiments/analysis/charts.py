@@ -93,9 +93,9 @@ def curves(found: Sequence[Curve], title: str, x_label: str, y_label: str) -> st
 
 
 def scatter(points: Sequence[Point], title: str, x_label: str, y_label: str) -> str:
-    """Points, and the Pareto front: points with none both to the left and above."""
+    """Points, and their Pareto front, see `tuned_front`."""
     axes = Axes(around(p.x for p in points), around(p.y for p in points))
-    best = front([(point.x, point.y) for point in points])
+    best = tuned_front(points)
     stairs = [place for a, b in itertools.pairwise(best) for place in (a, (b[0], a[1]))] + best[-1:]
     marks = [f'<path class="front" d="{axes.path(stairs)}"/>']
     for point in points:
@@ -108,8 +108,14 @@ def scatter(points: Sequence[Point], title: str, x_label: str, y_label: str) -> 
     return _svg(axes, marks, title, x_label, y_label)
 
 
+def tuned_front(points: Sequence[Point]) -> list[tuple[float, float]]:
+    """The front of the fine-tuned networks, whose accuracies compare; of all where none was fine-tuned."""
+    counted = [point for point in points if point.solid] or points
+    return front((point.x, point.y) for point in counted)
+
+
 def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The Pareto-optimal points by rising cost, without duplicates."""
+    """The places with none both to the left and above, by rising cost, without duplicates."""
     found = list[tuple[float, float]]()
     for x, y in sorted(set(points), key=lambda point: (point[0], -point[1])):
         if not found or y > found[-1][1]:
@@ -129,8 +135,8 @@ def plan(kept: Sequence[Kept], title: str) -> str:
         name = one.layer if len(kept) <= NAMED else str(at)
         marks.append(_text("tick", x + width / 2, floor + 14, name))
     axes = Axes((0, len(kept)), (0, most))
-    below = "layer that reads the channels" if len(kept) <= NAMED else "decision, in forward order"
-    return _svg(axes, marks, title, below, "channels", x_ticks=False)
+    below = "layer" if len(kept) <= NAMED else "decision, in forward order"
+    return _svg(axes, marks, title, below, "channels, or steps of the method", x_ticks=False)
 
 
 def _bar(kind: str, x: float, width: float, share: float) -> str:

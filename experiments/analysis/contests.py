@@ -86,7 +86,7 @@ def summary(every: Sequence[Contest]) -> list[list[str]]:
             rows.append(
                 [
                     contest.model, contest.data, contest.budget, f"`{agent}`", str(len(runs)),
-                    _span([run.evaluations for run in runs]), *cells,
+                    span([run.evaluations for run in runs]), *cells,
                     f"{np.mean(seconds):.0f}" if seconds else "", commits(runs),
                 ]
             )  # fmt: skip
@@ -140,9 +140,11 @@ def keeps(contest: Contest) -> list[Curve]:
     """Mean keep ratio of each decision by agent, with 95 % bands over seeds."""
     found = []
     for agent, runs in contest.runs.items():
-        values = np.array([[one.ratio for one in run.plan] for run in ended(runs) if run.plan])
-        if values.size:
-            found.append(_banded(agent, np.arange(values.shape[1]), values))
+        by_layers: dict[tuple[str, ...], list[list[float]]] = defaultdict(list)
+        for run in ended(runs):
+            by_layers[tuple(one.layer for one in run.plan)].append([one.ratio for one in run.plan])
+        values = [np.array(same) for layers, same in by_layers.items() if layers]
+        found += [_banded(agent, np.arange(each.shape[1]), each) for each in values]
     return found
 
 
@@ -171,6 +173,7 @@ def _banded(series: str, x: np.ndarray, values: np.ndarray) -> Curve:
     return Curve(series, x.tolist(), middle, low.tolist(), high.tolist())
 
 
-def _span(values: Sequence[int]) -> str:
+def span(values: Sequence[int]) -> str:
+    """A whole number, or "2 to 5" where there are several."""
     low, high = min(values), max(values)
     return str(low) if low == high else f"{low} to {high}"

@@ -7,7 +7,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.analysis.charts import Curve, Point, front
+from experiments.analysis.charts import Curve, Point, tuned_front
 
 SIZE = (5.6, 3.6)  # inches
 PAPER, OURS = ", paper", ", ours"  # at the end of a series' name
@@ -36,7 +36,7 @@ def curves(found: Sequence[Curve], stem: Path, title: str, x_label: str, y_label
 def scatter(points: Sequence[Point], stem: Path, title: str, x_label: str, y_label: str) -> list[Path]:
     """Points by series, and their Pareto front."""
     figure, axis = _axes(title, x_label, y_label)
-    best = front([(point.x, point.y) for point in points])
+    best = tuned_front(points)
     axis.step(*zip(*best, strict=True), where="post", color="0.6", linewidth=1, zorder=0)
     for at, series in enumerate(dict.fromkeys(point.series for point in points)):
         own = [point for point in points if point.series == series]

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from experiments.analysis import markdown
 from experiments.analysis.charts import Curve
-from experiments.analysis.contests import commits, percent
+from experiments.analysis.contests import commits, percent, span
 from experiments.analysis.figures import OURS, PAPER
 from experiments.analysis.run import Run
 from experiments.analysis.stats import LEVEL
@@ -185,8 +185,13 @@ def beside(name: str, runs: Sequence[Run]) -> Table:
         lines.append([*cells, *(_spent(own) if "row" in row else [""] * 4)])
     every = [run for _, own in found for run in own]
     notes = [f"The paper's numbers: {asked['source']}; {STATUS[asked['status']]}.", *asked["notes"]]
+    if all(run.folder is None for run in every):
+        notes += asked.get("recorded", [])
     notes += ["? from memory, not verified"] if doubtful else []
-    notes += [f"Ours: means over seeds with {LEVEL:.0%} bootstrap intervals; an empty cell has not been run."]
+    notes += [
+        f"Ours: means over seeds with {LEVEL:.0%} bootstrap intervals; an empty cell has not been run. "
+        "Seconds are those of the search, of the whole run where nothing is searched."
+    ]
     return Table(f"{asked['title']} ({differs(every)})", head, lines, notes)
 
 
@@ -206,7 +211,8 @@ def keeps(name: str, runs: Sequence[Run]) -> list[Curve]:
     for row in spec(name)["rows"]:
         if "keep" in row:
             found.append(Curve(f"{row['name']}{PAPER}", list(range(len(row["keep"]))), row["keep"]))
-        plans = np.array([[one.ratio for one in run.plan] for run in of_row(runs, row) if run.plan])
+        own = [run.plan for run in of_row(runs, row) if run.plan]
+        plans = np.array([[one.ratio for one in plan] for plan in own if len(plan) == len(own[0])])
         if plans.size:
             x = list(range(plans.shape[1]))
             low, high = plans.min(0).tolist(), plans.max(0).tolist()
@@ -251,10 +257,10 @@ def _printed(value: Any, status: str) -> tuple[str, bool]:
 def _spent(runs: Sequence[Run]) -> list[str]:
     if not runs:
         return ["0", "", "", ""]
-    seconds = [run.seconds for run in runs if run.seconds is not None]
-    low, high = min(run.evaluations for run in runs), max(run.evaluations for run in runs)
-    mean = f"{np.mean(seconds):.0f}" if seconds else ""
-    return [str(len(runs)), str(low) if low == high else f"{low} to {high}", mean, commits(runs)]
+    evaluations = span([run.evaluations for run in runs])
+    seconds = [round(run.seconds) for run in runs if run.seconds is not None]
+    seeds = len({run.seed for run in runs})
+    return [str(seeds), evaluations, span(seconds) if seconds else "", commits(runs)]
 
 
 LAYER = ("kept, %", "bits of a weight, coded", "bits of a step, coded", "size left, %")

@@ -8,7 +8,7 @@ name of its table; its contenders are added to those already there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,17 @@ def committed() -> list[Run]:
         for path in sorted((RESULTS / folder).rglob("*.json"))
         for run in runs.read(path, str(path.relative_to(RESULTS / folder).with_suffix("")))
     ]
-    return milliseconds.raced(found, read(RESULTS / MILLISECONDS))
+    return milliseconds.raced(_by_record(found), read(RESULTS / MILLISECONDS))
+
+
+def _by_record(found: Sequence[Run]) -> list[Run]:
+    """Runs that would be one seed twice are told apart by the names of their records."""
+    seen, kept = set[tuple[Any, ...]](), list[Run]()
+    for run in found:
+        one = (run.problem, run.resource, run.target, run.setting, run.agent, run.seed)
+        kept.append(replace(run, agent=f"{run.agent} ({run.name})") if one in seen else run)
+        seen.add(one)
+    return kept
 
 
 def committed_page() -> str:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from experiments.recording.record import RECORD, ROWS
 
 SPLITS = ("selection", "test")
+RECIPE = ("batch_size", "lr", "shift", "erase", "distill")  # of fine-tuning, what a comparison shares
 FILES = ("compressed.onnx", "compressed.pt2", "compressed.safetensors", "plan.json", RECORD, ROWS)
 
 
@@ -46,7 +47,7 @@ class Run:
         experiment: the file in ``conf/experiment`` that it ran; empty for none.
         costs: ``macs_share``, ``params_share``, ``macs``, ``params``, ``bytes``, ``ms``, those known.
         epochs: of fine-tuning; None if unknown.
-        seconds: of the whole run, in a comparison of policies of the search alone; None if unknown.
+        seconds: of the search; of the whole run where there is none. None if unknown.
         commit, command: the code that ran, several commits with `AND` between them, and its command line.
         config: the resolved configuration.
         folder: where its files lie; None for a committed record.
@@ -89,6 +90,8 @@ class Run:
         known = self.config.get("compressor") or {}
         words = [str(known[key]) for key in ("method", "repair") if key in known]
         words += [f"{self.epochs} epochs"] if self.epochs is not None else []
+        recipe = self.config.get("recipe") or self.config.get("finetune") or {}
+        words += [f"{key} {recipe[key]:g}" for key in RECIPE if self.epochs and recipe.get(key) is not None]
         words += [f"dense {100 * self.dense['test']:.1f} %"] if self.folder is None and self.dense else []
         return tuple(words)
 

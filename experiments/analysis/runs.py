@@ -15,6 +15,11 @@ RUNTIME, BATCH = "onnx", 1  # whose milliseconds stand for a network's in figure
 PRIVATE = ("output=", "hydra.")  # overrides that say where a run went, not what it is
 SEEDS = ("seed", "finetune.seed", "recipe.seed", "first_seed", "seeds", "save_every", "deliver")
 """Settings in which the runs of one mean may differ, beside those of ``tracking``."""
+OF_PROBLEM = (
+    "data.", "model.", "compressor.", "protocol.", "finetune.", "recipe.", "keep_whole", "part", "metric",
+    "confirm", "env.reward_images",
+)  # fmt: skip
+"""Beginnings of the settings that all runs of a comparison have to share."""
 
 
 class RunsError(ValueError):
@@ -44,23 +49,50 @@ def load(folder: Path) -> tuple[list[Run], list[str]]:
         there = "does not exist" if not folder.is_dir() else "holds no record of a search"
         raise RunsError(f"{folder} {there}: give runs=FOLDER, the output of a search or of a sweep")
     notes += [f"{run.name} is {run.status}" for run in found if run.status != "finished"]
-    return told_apart(found), notes
+    found, again = without_repeats(found)
+    return told_apart(found), notes + again
+
+
+def without_repeats(found: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Each finished search once, and a note for each that is the same as another one."""
+    first, kept, notes = dict[str, str](), list[Run](), list[str]()
+    for run in found:
+        unique = "" if run.status == "finished" else run.name
+        key = repr((unique, run.agent, run.seed, run.target, run.config))
+        if key in first:
+            notes.append(f"left out: {run.name} is the same search as {first[key]}")
+            continue
+        first[key] = run.name
+        kept.append(run)
+    return kept, notes
 
 
 def told_apart(found: Sequence[Run]) -> list[Run]:
-    """Runs that differ in more than seeds are told apart by these settings in their agents' names."""
-    alike: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
+    """Runs that differ in more than seeds are told apart by these settings in their agents' names.
+
+    Settings of the problem (data, network, compressor and so on) must not differ within one comparison, all
+    others not within the runs of one agent.
+    """
+    contests: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in found:
-        alike[run.problem, run.resource, run.target, run.setting, run.agent].append(run)
-    agents = {}
-    for same in alike.values():
-        flat = [dict(_leaves(run.config)) for run in same]
-        keys = sorted(set[str]().union(*flat))
-        differing = [key for key in keys if len({each.get(key) for each in flat}) > 1]
-        for run, each in zip(same, flat, strict=True):
-            words = [f"{key}={each[key]}" for key in differing if key in each]
-            agents[run.name] = " ".join([run.agent, *words])
+        contests[run.problem, run.resource, run.target, run.setting].append(run)
+    agents = dict[str, str]()
+    for compared in contests.values():
+        for agent in {run.agent for run in compared}:
+            own = [run for run in compared if run.agent == agent]
+            of_problem = {key for key in differing(compared) if key.startswith(OF_PROBLEM)}
+            names = sorted(of_problem | differing(own))
+            for run in own:
+                each = dict(_leaves(run.config))
+                words = [f"{key}={each[key]}" for key in names if key in each]
+                agents[run.name] = " ".join([run.agent, *words])
     return [replace(run, agent=agents[run.name]) for run in found]
+
+
+def differing(runs: Sequence[Run]) -> set[str]:
+    """The settings, by dotted key, in which some runs differ."""
+    flat = [dict(_leaves(run.config)) for run in runs]
+    return {key for key in set[str]().union(*flat) if len({each.get(key) for each in flat}) > 1}
 
 
 def _leaves(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
@@ -109,7 +141,7 @@ def _search(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
     return Run(
         name=name,
         status=content.get("status", "finished"),
-        model=config["model"]["name"],
+        model=_network(config["model"]),
         data=config["data"]["name"],
         agent=content.get("agent") or _agent(content),
         resource=config["protocol"]["resource"],
@@ -123,7 +155,7 @@ def _search(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
         dense=_accuracies(table.get("dense")),
         costs=shares | _costs(table.get(TUNED) or table.get(FOUND), table.get("dense")),
         epochs=config["finetune"]["epochs"] if config["deliver"] else None,
-        seconds=sum(content["seconds"].get(phase, 0.0) for phase in _phases(content["seconds"])),
+        seconds=content["seconds"].get("search"),
         experiment=content.get("run", {}).get("choices", {}).get("experiment") or "",
         commit=content["commit"],
         command=_command(content),
@@ -139,7 +171,7 @@ def _row(name: str, content: Mapping[str, Any], row: Mapping[str, Any]) -> Run:
     return Run(
         name=f"{name}-{row['policy']}-{100 * row['target']:g}-{row['seed']}",
         status="finished",
-        model=config["model"]["name"],
+        model=_network(config["model"]),
         data=config["data"]["name"],
         agent=row["policy"],
         resource=config["resource"],
@@ -155,7 +187,7 @@ def _row(name: str, content: Mapping[str, Any], row: Mapping[str, Any]) -> Run:
         epochs=config["recipe"]["epochs"],
         seconds=row["curve_seconds"][-1] if "curve_seconds" in row else None,
         commit=(content.get("commits") or {}).get(row["policy"], content["commit"]),
-        command="python -m experiments.policies",
+        command=_command({"run": {"job": "experiments.policies", **content.get("run", {})}}),
         config={key: value for key, value in config.items() if key != "contenders"}
         | config["contenders"][row["policy"]],
     )
@@ -168,7 +200,7 @@ def _packed(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
     return Run(
         name=name,
         status=content.get("status", "finished"),
-        model=config["model"]["name"],
+        model=_network(config["model"]),
         data=config["data"]["name"],
         agent="deep_compress",
         resource="weights",
@@ -191,14 +223,14 @@ def _packed(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
     )
 
 
+def _network(model: Mapping[str, Any]) -> str:
+    """The name of a network; one of the user's own is named after the function that builds it."""
+    return str((model.get("options") or {}).get("target", model["name"]))
+
+
 def _kept(groups: Sequence[Mapping[str, Any]], counts: Sequence[int]) -> tuple[Kept, ...]:
     pairs = zip(groups, counts, strict=False)
     return tuple(Kept(one["layer"], one["size"], count, one.get("weights", 0)) for one, count in pairs)
-
-
-def _phases(seconds: Mapping[str, float]) -> list[str]:
-    """The phases of a run, without those of the evaluator, which lie within them."""
-    return [name for name in seconds if name not in ("cut", "forward")]
 
 
 def _agent(content: Mapping[str, Any]) -> str:

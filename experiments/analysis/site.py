@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
@@ -111,7 +112,7 @@ def _cell(value: float | None, factor: float, form: str, unit: str = "") -> tupl
 
 def _link(run: Run, name: str, folder: Path | None) -> str:
     assert run.folder is not None
-    return Path(os.path.relpath(run.folder / name, folder or Path())).as_posix()
+    return quote(Path(os.path.relpath(run.folder / name, folder or Path())).as_posix())
 
 
 def _choices(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, list[str]]]:
