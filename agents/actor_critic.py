@@ -28,9 +28,9 @@ class ActorCritic:
     batch: int = 64  # transitions
     memory: int = 2000  # transitions
     updates_per_step: float = 1.0  # updates after an episode, for each of its decisions
-    learn_after: int = 100  # episodes before the first update
+    learn_after: int = 100  # episodes after which nothing is learnt yet
     sigma: float = 0.5  # of the noise, in units of the action in [0, 1]
-    warmup: int = 100  # episodes of constant sigma
+    warmup: int = 100  # the last episode, from 0, with the first sigma
     sigma_decay: float = 0.95  # an episode; not in the paper, the released code's
 
     @property

@@ -22,7 +22,7 @@ def truncated_normal(mu: NDArray[np.floating], sigma: float, rng: np.random.Gene
 
 @dataclass(frozen=True)
 class SigmaSchedule:
-    """Sigma of an episode: constant in the warm-up, then multiplied by ``decay`` after each."""
+    """Sigma of an episode: constant up to that of index ``warmup``, then multiplied by ``decay`` each."""
 
     initial: float = 0.5
     warmup: int = 100  # episodes

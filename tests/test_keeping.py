@@ -194,3 +194,13 @@ def test_a_comparison_that_is_too_short_for_the_table_is_refused(tmp_path: Path,
     with pytest.raises(KeepError, match="20 evaluations a search, the table of regret needs 400"):
         keep(short, "digits")
     assert not results.exists()
+
+
+def test_critics_that_have_seen_the_table_are_refused(tmp_path: Path, results: Path) -> None:
+    row, agent = {"contender": "x", "target": 0.5, "seed": 0}, {"_target_": "agents.pretrained.Pretrained"}
+    for critic, folder in ((None, "shipped"), ("critics/digits.safetensors", "own")):
+        config = COMPARISON | {"contenders": {"x": {"agent": agent | {"critic": critic}, "env": {}}}}
+        finished(tmp_path / folder, config, row)
+    with pytest.raises(KeepError, match="trained on this table as well"):
+        keep(tmp_path / "shipped", "digits")
+    assert keep(tmp_path / "own", "digits").exists()

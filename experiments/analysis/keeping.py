@@ -78,11 +78,8 @@ def keep(folder: Path, name: str) -> Path:
             _check_rows(record)
             if group not in (NETWORKS, PRETRAINED):
                 _check_name(record.content["config"], name)
-            if group == REGRET and (episodes := record.content["config"]["episodes"]) < max(COUNTS):
-                raise KeepError(
-                    f"{folder} has {episodes} evaluations a search, the table of regret needs "
-                    f"{max(COUNTS)}: give episodes={max(COUNTS)}"
-                )
+            if group == REGRET:
+                _check_regret(record)
         kept["config"] = _without_places(kept["config"])
     if path.exists() and group in JOINED:
         before = whole(path)
@@ -115,6 +112,26 @@ def _shorten(record: RunRecord, group: str) -> None:
     record.content["config"] = config | {
         "contenders": contenders, "first_seed": first, "seeds": last - first + 1
     }  # fmt: skip
+
+
+def _check_regret(record: RunRecord) -> None:
+    """Check that a comparison is long enough for the table, and that no agent has seen its network.
+
+    Raises:
+        KeepError: if not.
+    """
+    config = record.content["config"]
+    if config["episodes"] < max(COUNTS):
+        raise KeepError(
+            f"{record.folder} has {config['episodes']} evaluations a search, the table of regret needs "
+            f"{max(COUNTS)}: give episodes={max(COUNTS)}"
+        )
+    for name, contender in config["contenders"].items():
+        if "critic" in contender["agent"] and contender["agent"]["critic"] is None:
+            raise KeepError(
+                f"{name} plays with the critics that ship, which were trained on this table as well: give "
+                "agent.critic=runs/pretrain_agent/critics/TABLE.safetensors, of experiments.pretrain_agent"
+            )
 
 
 def group_of(record: RunRecord) -> str:
