@@ -1,0 +1,106 @@
+"""The dense network of a command: which weights, options and splits it has, and what is refused in time."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from amc_env import checkpoints as weights
+from amc_env.card import Card, CheckpointError
+from experiments.cli.problem import Trained, check_weights, digest_of, foresee, trained
+from experiments.delivery.deliver import _bytes
+from experiments.recording.record import RecordError, RunRecord
+
+HERE = "tests.test_trained"
+OWN = ("experiment=digits", "model=import", f"+model.options.target={HERE}:build")
+
+
+class Own(nn.Module):
+    def __init__(self, classes: int, in_channels: int, act: str) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(in_channels, 8, 3), nn.Linear(8, classes)
+        self.act = {"relu": nn.ReLU(), "tanh": nn.Tanh()}[act]
+        self.alias = self.conv
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.act(self.conv(x)).mean((2, 3)))
+
+
+def build(classes: int, in_channels: int, act: str = "relu") -> nn.Module:
+    torch.manual_seed(0)
+    return Own(classes, in_channels, act)
+
+
+def masked(classes: int, in_channels: int) -> nn.Module:
+    network = build(classes, in_channels)
+    network.register_buffer("mask", torch.tensor([-math.inf, 0.0]))
+    return network
+
+
+def card_of(**facts: Any) -> Card:
+    own = {"architecture": "import", "options": {"target": f"{HERE}:build", "act": "tanh"}}
+    known: dict[str, Any] = {"classes": 10, "in_channels": 1, "data": "digits", "shape": (1, 8, 8)}
+    return Card(**(known | {"seed": 0, "commit": "0"} | own | facts))
+
+
+def test_a_network_of_ones_own_is_built_with_the_options_on_its_card(composed, tmp_path: Path) -> None:
+    weights.save(tmp_path / "net", build(10, 1, act="tanh"), card_of())
+    stem = f"model.checkpoint={tmp_path / 'net'}"
+    found = trained(composed("config", *OWN, stem))
+    assert isinstance(found.model.act, nn.Tanh)
+    assert found.card.options["act"] == "tanh"
+    with pytest.raises(
+        CheckpointError, match=r"model\.options\.act is relu, but the network of net has tanh"
+    ):
+        trained(composed("config", *OWN, stem, "+model.options.act=relu"))
+
+
+def test_weights_of_a_network_of_the_zoo_in_ones_own_are_carded_as_ones_own(composed, tmp_path: Path) -> None:
+    weights.save(tmp_path / "net", build(10, 1), card_of(architecture="digits_cnn", options={}))
+    found = trained(
+        composed("config", *OWN, f"model.checkpoint={tmp_path / 'net'}", "+model.options.act=tanh")
+    )
+    assert (found.card.architecture, found.card.options["act"]) == ("import", "tanh")
+
+
+def test_splits_in_which_training_images_measure_are_refused(composed, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"trained on the splits of data\.seed=0"):
+        trained(composed("config", "experiment=digits", "data.seed=1"))
+    weights.save(tmp_path / "net", build(10, 1, act="tanh"), card_of(data_seed=1))
+    stem = f"model.checkpoint={tmp_path / 'net'}"
+    assert trained(composed("config", *OWN, stem, "data.seed=1")).card.data_seed == 1
+    with pytest.raises(CheckpointError, match=r"Give that seed, or train"):
+        trained(composed("config", *OWN, stem))
+
+
+def test_a_compressed_checkpoint_is_not_searched(composed, tmp_path: Path) -> None:
+    model, card = weights.load(weights.shipped("digits_cnn-digits"))
+    weights.save(tmp_path / "net", model, dataclasses.replace(card, plan={"graph": "0", "kept": []}))
+    with pytest.raises(CheckpointError, match="compressed already, and a checkpoint holds one plan"):
+        foresee(composed("config", "experiment=digits", f"model.checkpoint={tmp_path / 'net'}"))
+
+
+def test_numbers_that_no_checkpoint_may_hold_are_found_at_the_start(composed) -> None:
+    with pytest.raises(CheckpointError, match=r"1 of 2 numbers of mask are .*persistent=False"):
+        trained(
+            composed("config", "experiment=digits", "model=import", f"+model.options.target={HERE}:masked")
+        )
+
+
+def test_a_search_goes_on_with_the_weights_that_it_was_begun_with(composed, tmp_path: Path) -> None:
+    subject = trained(composed("config", "experiment=digits"))
+    with RunRecord.create(tmp_path, {}, seeds={}) as record:
+        check_weights(record, subject)
+        record.update(results={"weights": digest_of(subject)})
+        check_weights(record, subject)
+        other = Trained(build(10, 1), subject.card, subject.data)
+        with pytest.raises(RecordError, match="searched with other weights"):
+            check_weights(record, other)
+
+
+def test_the_size_of_a_network_with_two_names_for_a_module() -> None:
+    assert _bytes(build(10, 1)) > 4 * sum(value.numel() for value in build(10, 1).state_dict().values())
