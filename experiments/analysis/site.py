@@ -112,7 +112,7 @@ def _cell(value: float | None, factor: float, form: str, unit: str = "") -> tupl
 
 def _link(run: Run, name: str, folder: Path | None) -> str:
     assert run.folder is not None
-    return quote(Path(os.path.relpath(run.folder / name, folder or Path())).as_posix())
+    return quote(Path(os.path.relpath(run.folder / name, folder or Path())).as_posix(), safe="/=,+")
 
 
 def _choices(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, list[str]]]:
