@@ -282,8 +282,8 @@ def test_the_same_search_twice_is_one_seed():
 
 
 def test_committed_runs_of_two_records_are_no_two_runs_of_one_seed():
-    found = report._by_record([run("gp", 0, 0.8, name="a-gp-0"), run("gp", 0, 0.7, name="b-gp-0")])
-    assert [one.agent for one in found] == ["gp", "gp (b-gp-0)"]
+    found = report._by_record([("a", run("gp", 0, 0.8)), ("b", run("gp", 0, 0.7))])
+    assert [one.agent for one in found] == ["gp", "gp (b)"]
     assert contests.summary(contests.contests(found))[0][4] == "1"
 
 

@@ -134,7 +134,7 @@ def papers_figures(found: Sequence[Run]) -> list[Path]:
 def committed() -> list[Run]:
     """All searches in committed records, and what races measured of their networks."""
     found = [
-        run
+        (path.stem, run)
         for folder in (SEARCHES, TUNED, TABLES, COMPRESSED)
         for path in sorted((RESULTS / folder).rglob("*.json"))
         for run in runs.read(path, str(path.relative_to(RESULTS / folder).with_suffix("")))
@@ -142,12 +142,12 @@ def committed() -> list[Run]:
     return milliseconds.raced(_by_record(found), read(RESULTS / MILLISECONDS))
 
 
-def _by_record(found: Sequence[Run]) -> list[Run]:
-    """Runs that would be one seed twice are told apart by the names of their records."""
+def _by_record(found: Sequence[tuple[str, Run]]) -> list[Run]:
+    """Runs, each after the name of its record; those that would be one seed twice are told apart by it."""
     seen, kept = set[tuple[Any, ...]](), list[Run]()
-    for run in found:
+    for record, run in found:
         one = (run.problem, run.resource, run.target, run.setting, run.agent, run.seed)
-        kept.append(replace(run, agent=f"{run.agent} ({run.name})") if one in seen else run)
+        kept.append(replace(run, agent=f"{run.agent} ({record})") if one in seen else run)
         seen.add(one)
     return kept
 

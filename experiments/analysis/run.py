@@ -91,7 +91,7 @@ class Run:
         words = [str(known[key]) for key in ("method", "repair") if key in known]
         words += [f"{self.epochs} epochs"] if self.epochs is not None else []
         recipe = self.config.get("recipe") or self.config.get("finetune") or {}
-        words += [f"{key} {recipe[key]:g}" for key in RECIPE if self.epochs and recipe.get(key) is not None]
+        words += [f"{key} {recipe[key]:g}" for key in RECIPE if self.epochs and recipe.get(key)]
         words += [f"dense {100 * self.dense['test']:.1f} %"] if self.folder is None and self.dense else []
         return tuple(words)
 
