@@ -12,6 +12,7 @@ from agents.episode import Array, Episode, EpisodeError, Info, Space, check_stat
 from agents.lattice import Lattice, Plans
 
 TRIES = 50  # changes of a plan until one is new
+VERSION = 2  # of a saved state
 
 
 class PlanSearch(ABC):
@@ -140,4 +141,4 @@ class PlanSearch(ABC):
             self._queue = self.propose(self.lattice).tolist()
 
     def _identity(self) -> dict[str, Any]:
-        return {"agent": type(self).__name__.lower(), "settings": self.settings}
+        return {"agent": type(self).__name__.lower(), "settings": self.settings, "version": VERSION}

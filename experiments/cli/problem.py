@@ -65,7 +65,8 @@ def trained(cfg: DictConfig) -> Trained:
     if name == "import" or bare_weights or (options.get("weights") and cfg.model.checkpoint is None):
         held = None if bare_weights or not cfg.model.checkpoint else weights.read_card(cfg.model.checkpoint)
         if held is not None and held.architecture == name:
-            options = held.options | agreed(options, held, cfg.model.checkpoint)
+            _check_options(options, held, cfg.model.checkpoint)
+            options = held.options | options
         with config.config_errors("model.options"):
             model = zoo.build(name, classes=data.classes, in_channels=data.shape[0], **options).eval()
         card = Card(
@@ -90,7 +91,7 @@ def trained(cfg: DictConfig) -> Trained:
             f"{stem} holds a {card.architecture}, asked for model.name={name}; "
             "give the checkpoint of that network"
         )
-    agreed(options, card, stem)
+    _check_options(options, card, stem)
     _refuse_other_splits(card, cfg)
     taken = inspect.signature(zoo.MODELS[name]).parameters if name in zoo.MODELS else options
     if unknown := [key for key in options if key not in taken and "options" not in taken]:
@@ -129,15 +130,14 @@ def shipped(cfg: DictConfig) -> Path:
     """
     name, options = cfg.model.name, config.plain(cfg.model.options)
     stem = weights.shipped(f"{name}-{cfg.data.name}".replace("/", "-"))
-    agreed(options, weights.read_card(stem), stem)
+    _check_options(options, weights.read_card(stem), stem)
     return stem
 
 
-def agreed(options: dict[str, Any], card: Card, stem: Path | str) -> dict[str, Any]:
-    """The options of a network, once they are known to be those that a checkpoint's network was built with.
+def _check_options(options: Mapping[str, Any], card: Card, stem: Path | str) -> None:
+    """Refuse options other than those that a checkpoint's network was built with.
 
-    Raises:
-        CheckpointError: for another value; where code lies, and weights that are replaced, do not count.
+    ``target``, where the code lies, and ``weights``, which are replaced, may differ.
     """
     name = card.architecture
     parameters = inspect.signature(zoo.MODELS[name]).parameters if name in zoo.MODELS else {}
@@ -148,7 +148,6 @@ def agreed(options: dict[str, Any], card: Card, stem: Path | str) -> dict[str, A
                 f"model.options.{key} is {asked}, but the network of {Path(stem).name} has {has[key]}: leave "
                 "it out, or train another with experiments.pretrain and give its path as model.checkpoint"
             )
-    return options
 
 
 def _refuse_other_splits(card: Card, cfg: DictConfig) -> None:
