@@ -12,13 +12,14 @@ def record(tmp_path, monkeypatch):
     monkeypatch.setattr(foreign, "EPISODES", 28)
     monkeypatch.setattr(foreign, "UPDATE", 10)
     monkeypatch.setattr(foreign, "TARGETS", (0.3,))
-    foreign.main("fashion_plain5", str(tmp_path))
+    foreign.main("fashion_plain5", str(tmp_path), first_seed=1, seeds=2)
     return RunRecord.read(tmp_path)
 
 
 def test_both_learners_are_recorded_as_any_contender_is(record):
-    jobs = [(row["target"], row["contender"]) for row in record.rows]
-    assert jobs == [(0.3, "sb3_ppo"), (0.3, "one_file_ddpg")]
+    jobs = [(row["seed"], row["contender"]) for row in record.rows]
+    assert jobs == [(seed, name) for seed in (1, 2) for name in ("sb3_ppo", "one_file_ddpg")]
+    assert len({str(row["curve"]) for row in record.rows}) == len(jobs)
     for row in record.rows:
         found = [top1 for _, top1 in row["curve"]]
         assert found == sorted(set(found))  # each an improvement

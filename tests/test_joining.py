@@ -57,6 +57,15 @@ def test_of_a_contender_with_other_settings_no_old_seed_stays():
     assert both["commits"] == {"ddpg": "b", "gp": "a"}
 
 
+def test_a_setting_of_one_version_that_was_not_used_is_none_of_the_other():
+    old, new = comparison("a", gp=0.5), comparison("b", seed=1, gp=0.6)
+    old["config"]["confirm_epochs"] = []
+    assert len(joined(old, new)["rows"]) == 2
+    old["config"]["confirm_epochs"] = [1]
+    with pytest.raises(JoinError, match=r"confirm_epochs is \[1\] and None"):
+        joined(old, new)
+
+
 def test_what_is_not_the_same_is_refused():
     with pytest.raises(JoinError, match="episodes is 4 and 8; keep it by another name"):
         joined(comparison("a", ddpg=0.5), comparison("b", episodes=8, ddpg=0.5))

@@ -7,6 +7,7 @@ APART = ("contenders", "targets", "one_shot", "first_seed", "seeds")  # keys of 
 SAME = ("known_best", "table", "groups")  # of the results, what may not
 AND, THEN = " and ", ", then "  # between the commits of one contender, and of a run that was resumed
 DENSE = 0.002  # accuracies of one network that two machines measure differ by less
+UNUSED = (None, [], {})  # values of a setting that does nothing, or that a version does not have
 OF_PART = ("part", "output")  # keys of the config in which the parts of one fidelity table differ
 
 
@@ -77,6 +78,7 @@ def _check(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         for key in sorted(old["config"] | new["config"])
         if key not in APART
     ]
+    pairs = [(key, a, b) for key, a, b in pairs if not (a in UNUSED and b in UNUSED)]
     pairs += [(key, old["results"].get(key), new["results"].get(key)) for key in SAME]
     dense, again = (record["results"].get("dense") or {} for record in (old, new))
     pairs += [

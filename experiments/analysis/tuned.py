@@ -39,7 +39,10 @@ def looks(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def summary(rows: Rows) -> str:
-    """A row a policy in Markdown with its test accuracy before and after fine-tuning at each target."""
+    """A row a policy in Markdown with its test accuracy before and after fine-tuning at each target.
+
+    The most accurate ones after fine-tuning, on average over the targets, come first.
+    """
     targets = sorted({row["target"] for row in rows}, reverse=True)
     head = ["policy", "runs"]
     head += [f"{100 * target:g} % of the MACs, {stage}" for target in targets for stage in STAGES]
@@ -47,8 +50,9 @@ def summary(rows: Rows) -> str:
     for row in rows:
         every[row["policy"], row["target"]].append(row)
     body = []
-    for name in sorted({name for name, _ in every}, key=lambda name: (name != BASELINE, name)):
-        own = [every[name, target] for target in targets]
+    found = {name: [every[name, target] for target in targets] for name in sorted({n for n, _ in every})}
+    means = {name: [np.mean(_values(each, "after", "test")) for each in own] for name, own in found.items()}
+    for name, own in sorted(found.items(), key=lambda item: -float(np.mean(means[item[0]]))):
         cells = [stats.cell(_values(each, stage, "test")) for each in own for stage in STAGES]
         runs = [str(len(each)) for each in own]
         body.append([f"`{name}`", runs[0] if len({*runs}) == 1 else ", ".join(runs), *cells])

@@ -8,6 +8,7 @@ FOLDER TABLE`` adds the record to those of `experiments.compare`.
 import argparse
 import copy
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -129,20 +130,21 @@ def searched(name: str, table: str, target: float, seed: int) -> dict[str, Any]:
     raise RuntimeError(f"{name} ended after {watched.played} of {EPISODES} evaluations")
 
 
-def main(table: str, folder: str) -> None:
-    """Write the record of both learners, one seed a target."""
+def main(table: str, folder: str, first_seed: int = 0, seeds: int = 1) -> None:
+    """Write the record of both learners, some seeds a target; the same call goes on where it was killed."""
     settings = {
         "contenders": {name: {"agent": {"_target_": name}, "env": {"scale": SCALE}} for name in LEARNERS},
-        "table": table, "targets": list(TARGETS), "episodes": EPISODES, "first_seed": 0, "seeds": 1,
+        "table": table, "targets": list(TARGETS), "episodes": EPISODES, "first_seed": first_seed, "seeds": seeds,
     }  # fmt: skip
-    with alone(Path(folder)), opened(Path(folder), settings, seeds={"first": 0, "runs": 1}) as record:
+    runs = {"first": first_seed, "runs": seeds}
+    with alone(Path(folder)), opened(Path(folder), settings, seeds=runs) as record:
         known = tabular.load(table)
         best = {str(target): round(known.known_best(target)[1].top1, 6) for target in TARGETS}
         record.update(results={"known_best": best, "table": known.card.sha256})
-        jobs = [(target, name) for target in TARGETS for name in LEARNERS]
+        jobs = list(product(range(first_seed, first_seed + seeds), TARGETS, LEARNERS))
         with record.phase("search"):
-            for target, name in jobs[len(record.rows) :]:
-                record.add(contender=name, target=target, seed=0, **searched(name, table, target, 0))
+            for seed, target, name in jobs[len(record.rows) :]:
+                record.add(contender=name, target=target, seed=seed, **searched(name, table, target, seed))
     print(f"written: {folder}; commit it: python -m experiments.report keep {folder} {table}")
 
 
@@ -150,4 +152,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("table", choices=sorted(tabular.names()), help="of the tabular benchmark")
     parser.add_argument("folder", help="where the record is written")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each learner at each target")
     main(**vars(parser.parse_args()))
