@@ -7,7 +7,11 @@ APART = ("contenders", "targets", "one_shot", "first_seed", "seeds")  # keys of 
 SAME = ("known_best", "table", "groups")  # of the results, what may not
 AND, THEN = " and ", ", then "  # between the commits of one contender, and of a run that was resumed
 DENSE = 0.002  # accuracies of one network that two machines measure differ by less
-UNUSED = (None, [], {})  # values of a setting that does nothing, or that a version does not have
+UNUSED: tuple[Any, ...] = (
+    None,
+    [],
+    {},
+)  # values of a setting that does nothing, or that a version does not have
 OF_PART = ("part", "output")  # keys of the config in which the parts of one fidelity table differ
 
 

@@ -134,7 +134,8 @@ def main(table: str, folder: str, first_seed: int = 0, seeds: int = 1) -> None:
     """Write the record of both learners, some seeds a target; the same call goes on where it was killed."""
     settings = {
         "contenders": {name: {"agent": {"_target_": name}, "env": {"scale": SCALE}} for name in LEARNERS},
-        "table": table, "targets": list(TARGETS), "episodes": EPISODES, "first_seed": first_seed, "seeds": seeds,
+        "table": table, "targets": list(TARGETS), "episodes": EPISODES,
+        "first_seed": first_seed, "seeds": seeds,
     }  # fmt: skip
     runs = {"first": first_seed, "runs": seeds}
     with alone(Path(folder)), opened(Path(folder), settings, seeds=runs) as record:
