@@ -38,6 +38,11 @@ def check_fit(model: nn.Module, data: DataSet | OwnData, *, logits: bool = True)
             f"{name} cannot take the images of {data.name}, {data.shape} each: {error}. {_advice(model)}"
         ) from error
     classifies = isinstance(data, DataSet) and _classifies(found, (len(images), data.classes))
+    if logits and not isinstance(data, DataSet):
+        raise DataError(
+            f"{data.name} has no class labels: give a DataSet, as of from_tensors, or, where there is one, "
+            "your own metric=module:function"
+        )
     if logits and not classifies:
         given = f"{tuple(found.shape[1:])} outputs" if isinstance(found, Tensor) else type(found).__name__
         raise DataError(

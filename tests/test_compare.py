@@ -9,6 +9,7 @@ from rewriting import cut_short
 
 from experiments.analysis.joining import joined, search
 from experiments.cli.config import ConfigError
+from experiments.recording.record import RecordError
 from experiments.searching import compare
 
 pytestmark = pytest.mark.usefixtures("hydra")
@@ -42,6 +43,13 @@ def test_every_contender_target_and_seed(tmp_path):
         assert top1[-1] <= record.content["results"]["known_best"][str(row["target"])]
         assert 1 <= row["distinct"] <= row["played"] <= 30
     assert {row["played"] for row in record.rows if row["contender"] == "uniform"} == {1}
+
+
+def test_a_table_that_was_made_anew_is_not_mixed_with_the_old_one(tmp_path):
+    with compare.compare(config(only=["uniform"]), tmp_path) as record:
+        record.update(results={"table": "another"})
+    with pytest.raises(RecordError, match="begun on another table of this name"):
+        compare.compare(config(only=["uniform"]), tmp_path)
 
 
 def test_some_contenders_and_seeds_are_the_same_searches_as_among_all(tmp_path):

@@ -10,8 +10,8 @@ from amc_env.budget import Budget
 from amc_env.building import make_task
 from amc_env.data.splits import load
 from experiments.analysis.fidelity import METRICS
-from experiments.cli import config
-from experiments.recording.record import RunRecord
+from experiments.cli import config, problem
+from experiments.recording.record import RecordError, RunRecord
 from experiments.searching import policies, stages
 from experiments.training import fidelity
 from experiments.training.plan_sets import PlanSetError, plan_set
@@ -79,6 +79,15 @@ def test_fidelity_measures_every_proxy_and_goes_on_where_it_was_stopped(tmp_path
     assert [row["plan"] for row in again] == [0, 1, 2]
     assert again[2]["proxies"] == rows[2]["proxies"]
     assert again[2]["tuned"] == rows[2]["tuned"]
+    other_weights(tmp_path)
+    with pytest.raises(RecordError, match="was searched with other weights"):
+        fidelity.main(cfg, tmp_path)
+
+
+def other_weights(folder):
+    """Makes a record one of a network that was trained anew since."""
+    with RunRecord.read(folder) as record:
+        record.update(results={"weights": "0" * 64})
 
 
 def test_a_process_measures_its_part_of_the_plans(tmp_path):
@@ -89,7 +98,7 @@ def test_a_process_measures_its_part_of_the_plans(tmp_path):
 
 def test_a_short_tuning_is_named_after_the_steps_that_there_are(tmp_path):
     cfg = composed("fidelity", tmp_path, "plans=3", "steps=50", "protocol=flops_50")
-    assert fidelity.prepared(cfg).steps == 4  # an epoch in batches of 256
+    assert fidelity.prepared(cfg, problem.trained(cfg)).steps == 4  # an epoch in batches of 256
 
 
 @pytest.mark.parametrize("part", [[2, 2], [0], [-1, 2], [0, 9]])
@@ -123,6 +132,12 @@ def test_policies_are_confirmed_and_tuned_with_seeds_of_their_own(tmp_path, caps
     assert all(row["bytes"] > 0 and row["ms"] > 0 for row in rows)
     results = RunRecord.read(tmp_path).content["results"]
     assert results["dense_costs"]["bytes"] > rows[0]["bytes"]
+    other_weights(tmp_path)
+    with (
+        initialize_config_dir(str(config.CONF), version_base="1.3"),
+        pytest.raises(RecordError, match="was searched with other weights"),
+    ):
+        policies.main(cfg, tmp_path)
 
 
 def test_stages_search_from_where_the_last_one_ended(tmp_path):

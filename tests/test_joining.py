@@ -46,9 +46,11 @@ def test_seeds_are_added_in_any_order():
 def test_targets_are_added_from_the_largest():
     old, new = comparison("a", gp=0.5), comparison("a", gp=0.4)
     new["config"]["targets"], new["rows"][0]["target"] = [0.7], 0.7
+    new["results"]["known_best"] = {"0.7": 0.95}
     both = joined(old, new)
     assert both["config"]["targets"] == [0.7, 0.5]
     assert [row["target"] for row in both["rows"]] == [0.5, 0.7]
+    assert both["results"]["known_best"] == {"0.5": 0.9, "0.7": 0.95}
 
 
 def test_of_a_contender_with_other_settings_no_old_seed_stays():
@@ -71,7 +73,7 @@ def test_what_is_not_the_same_is_refused():
         joined(comparison("a", ddpg=0.5), comparison("b", episodes=8, ddpg=0.5))
     other = comparison("b", td3=0.5)
     other["results"]["known_best"] = {"0.5": 0.8}
-    with pytest.raises(JoinError, match="known_best is"):
+    with pytest.raises(JoinError, match=r"the best at 0\.5 is 0\.9 and 0\.8"):
         joined(comparison("a", ddpg=0.5), other)
 
 
@@ -85,11 +87,31 @@ def test_seeds_of_a_network_trained_anew_are_refused():
         joined(old, new)
 
 
+def test_a_record_that_was_stopped_says_so_until_nothing_is_missing():
+    old = comparison("a", uniform=0.5, gp=0.6) | {"stopped": True}
+    old["rows"].pop()
+    assert joined(old, comparison("b", seed=1, uniform=0.5))["stopped"]
+    assert "stopped" not in joined(old, comparison("b", gp=0.6))
+
+
+def test_parts_of_different_weights_are_refused():
+    old, new = part(0, 0), part(1, 1)
+    new["results"]["weights"] = "a"
+    assert len(joined_parts(old, new)["rows"]) == 2  # a record that did not note them
+    old["results"]["weights"] = "b"
+    with pytest.raises(JoinError, match="weights differ"):
+        joined_parts(old, new)
+    old["results"], old["config"]["steps"] = {}, 50
+    with pytest.raises(JoinError, match="steps differ"):
+        joined_parts(old, new)
+
+
 def part(number, *plans, target=0.3):
     return {
         "config": {"protocol": target, "part": [number, 2], "output": f"runs/{number}"},
         "commit": "a",
         "seconds": {"plans": 2.0},
+        "results": {},
         "rows": [{"plan": at} for at in plans],
     }
 

@@ -196,6 +196,13 @@ def test_a_comparison_that_is_too_short_for_the_table_is_refused(tmp_path: Path,
     assert not results.exists()
 
 
+def test_a_table_of_regret_has_one_record_by_its_own_name(tmp_path: Path, results: Path) -> None:
+    run = finished(tmp_path / "run", COMPARISON, {"contender": "x", "target": 0.5, "seed": 0})
+    with pytest.raises(KeepError, match="the name is digits, not digits-b"):
+        keep(run, "digits-b")
+    assert not results.exists()
+
+
 def test_critics_that_have_seen_the_table_are_refused(tmp_path: Path, results: Path) -> None:
     row, agent = {"contender": "x", "target": 0.5, "seed": 0}, {"_target_": "agents.pretrained.Pretrained"}
     for critic, folder in ((None, "shipped"), ("critics/digits.safetensors", "own")):

@@ -11,16 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 from clockless import without_clock
+from PIL import Image
 from rich.console import Console
 from torch import nn
 
 from amc_env import checkpoints as weights
+from amc_env.data.own import OwnData
 from amc_env.data.specs import DataSpec
-from amc_env.data.splits import DataSet, split_dataset
+from amc_env.data.splits import DataError, DataSet, split_dataset
 from amc_env.zoo import build
 from experiments.cli.config import ConfigError
+from experiments.cli.datasets import refuse_unlabelled
 from experiments.recording.record import RecordError, RunRecord
 from experiments.recording.tracking import METRICS, NoTracker
+from experiments.training import loop
 from experiments.training.fitting import fit
 from experiments.training.loop import DivergedError, read_history, schedule, sgd, train
 from experiments.training.pretrain import STATE, pretrain, stem
@@ -159,6 +163,56 @@ def test_a_training_that_is_cut_off_ends_as_one_that_is_not(tmp_path, step):
     assert all(torch.equal(a, b) for a, b in states)
 
 
+def test_dropout_follows_the_seed_and_a_training_that_is_cut_off(tmp_path):
+    def dropping() -> nn.Module:
+        return nn.Sequential(*network()[:-1], nn.Dropout(0.5), network()[-1])
+
+    def trained(seed: int, **options) -> list[torch.Tensor]:
+        model = dropping()
+        train(model, stripes(), replace(RECIPE, seed=seed), **options)
+        return list(model.parameters())
+
+    whole = trained(0)
+    torch.rand(3)  # the global generator is somewhere else
+    assert all(torch.equal(a, b) for a, b in zip(whole, trained(0), strict=True))
+    assert not torch.equal(whole[0], trained(1)[0])
+    with pytest.raises(Stop):
+        trained(0, state=tmp_path / "state", on_step=interrupted_at(6))
+    assert all(torch.equal(a, b) for a, b in zip(whole, trained(0, state=tmp_path / "state"), strict=True))
+
+
+def test_a_state_of_a_gpu_is_continued_by_the_optimizer_of_this_device(tmp_path, monkeypatch):
+    state = tmp_path / "state"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "sgd", lambda *arguments: fused(sgd(*arguments)))
+        with pytest.raises(Stop):
+            train(network(), stripes(), RECIPE, state=state, on_step=interrupted_at(6))
+    made = []
+    monkeypatch.setattr(loop, "sgd", lambda *arguments: made.append(sgd(*arguments)) or made[0])
+    train(network(), stripes(), RECIPE, state=state)
+    assert [group["fused"] for group in made[0].param_groups] == [None, None]
+
+
+def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    for group in optimizer.param_groups:
+        group["fused"] = True
+    return optimizer
+
+
+def test_weights_that_the_last_step_ruins_are_not_the_state_of_a_good_epoch(tmp_path):
+    model, state = network(), tmp_path / "state"
+
+    def poison(step: int, steps: int, loss: float) -> None:
+        if step == 8:
+            model[1].running_var.fill_(float("inf"))
+
+    with pytest.raises(
+        DivergedError, match=r"1\.running_var is not finite after epoch 1: lower lr from 0\.1"
+    ):
+        train(model, stripes(), RECIPE, state=state, on_step=poison)
+    assert len(read_history(state)) == 1
+
+
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_epoch(tmp_path):
     model, state = network(), tmp_path / "state"
 
@@ -266,3 +320,17 @@ def test_pretraining_says_what_is_wrong_before_it_starts(composed, tmp_path):
     with pytest.raises(ConfigError, match="cannot be loaded"):
         pretrain(composed("pretrain", *DIGITS, "tracking._target_=nowhere.Tracker"), tmp_path / "new")
     assert not Path(tmp_path / "new" / STATE).exists()
+
+
+@pytest.mark.parametrize(
+    ("made", "message"), [("own", "has no class labels"), ("photos", "in folders of 1000")]
+)
+def test_data_without_labels_are_nothing_to_train_on(tmp_path, made, message):
+    data = replace(stripes(), name="photos", classes=1000)
+    if made == "own":
+        pairs = list(stripes().batches("train", 8))
+        data = OwnData("mine", 2, dict.fromkeys(("calibration", "reward", "selection", "test"), pairs))
+    else:
+        Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    with pytest.raises(DataError, match=message):
+        refuse_unlabelled(data, str(tmp_path))

@@ -12,6 +12,7 @@ from experiments.analysis.run import Kept
 WIDTH, HEIGHT = 420, 270
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 44
 NAMED = 12  # decisions up to which the axis of a plan names each layer
+EVERY = 5  # of more decisions have their number below
 
 
 class Point(NamedTuple):
@@ -126,24 +127,24 @@ def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 def plan(kept: Sequence[Kept], title: str) -> str:
     """The network from left to right: a frame a decision, as high as its channels, filled to those kept."""
     most, step = max(one.size for one in kept), (WIDTH - LEFT - RIGHT) / len(kept)
-    marks = []
+    named, bars, marks = len(kept) <= NAMED, [], []
     for at, one in enumerate(kept):
         x, width, floor = LEFT + (at + 0.1) * step, 0.8 * step, HEIGHT - BOTTOM
         text = f"{one.layer}: {one.stay} of {one.size} stay ({one.ratio:.0%})"
-        bars = [_bar(kind, x, width, n / most) for kind, n in (("whole", one.size), ("kept", one.stay))]
-        marks.append(f'<g tabindex="0">{_hover(text)}{"".join(bars)}</g>')
-        name = one.layer if len(kept) <= NAMED else str(at)
-        marks.append(_text("tick", x + width / 2, floor + 14, name))
+        whole, stay = (_bar(x, width, n / most) for n in (one.size, one.stay))
+        bars.append(f'<g tabindex="0">{_hover(text)}{whole}{stay}</g>')
+        if named or at % EVERY == 0:
+            marks.append(_text("tick", x + width / 2, floor + 14, one.layer if named else str(at)))
+    marks.append(f'<g class="bars">{"".join(bars)}</g>')
     axes = Axes((0, len(kept)), (0, most))
-    below = "layer" if len(kept) <= NAMED else "decision, in forward order"
+    below = "layer" if named else "decision, in forward order"
     return _svg(axes, marks, title, below, "channels, or steps of the method", x_ticks=False)
 
 
-def _bar(kind: str, x: float, width: float, share: float) -> str:
-    """A bar from the floor, as high as this fraction of the plot."""
+def _bar(x: float, width: float, share: float) -> str:
+    """A bar from the floor, as high as this fraction of the plot; a page has thousands, so it is short."""
     high = share * (HEIGHT - TOP - BOTTOM)
-    top = HEIGHT - BOTTOM - high
-    return f'<rect class="{kind}" x="{x:.1f}" y="{top:.1f}" width="{width:.1f}" height="{high:.1f}"/>'
+    return f'<path d="M{x:.0f} {HEIGHT - BOTTOM}v-{high:.0f}h{width:.0f}v{high:.0f}"/>'
 
 
 def _text(kind: str, x: float, y: float, text: str, anchor: str = "middle", turned: bool = False) -> str:

@@ -1,10 +1,11 @@
 """Joins records: a committed record gains contenders, seeds or plans without running the others again."""
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 APART = ("contenders", "targets", "one_shot", "first_seed", "seeds")  # keys of the config that may differ
-SAME = ("known_best", "table", "groups")  # of the results, what may not
+SAME = ("table", "groups", "weights")  # of the results, what may not, where both records have it
 AND, THEN = " and ", ", then "  # between the commits of one contender, and of a run that was resumed
 DENSE = 0.002  # accuracies of one network that two machines measure differ by less
 UNUSED: tuple[Any, ...] = (
@@ -56,19 +57,24 @@ def joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
             commits[name] |= set((record.get("commits") or {}).get(name, record["commit"]).split(AND))
     targets = sorted({*old["config"]["targets"], *new["config"]["targets"]}, reverse=True)
     config = new["config"] | {"contenders": contenders, "targets": targets} | seeds
+    missing = set(product(contenders, targets)) - {search(row)[:2] for row in rows}
+    results = old["results"] | new["results"]
+    if "known_best" in results:
+        results["known_best"] = old["results"]["known_best"] | new["results"]["known_best"]
     if "one_shot" in config:
         config["one_shot"] = sorted({*old["config"]["one_shot"], *config["one_shot"]})
     return {
-        **new,
+        **{key: value for key, value in new.items() if key != "stopped"},
         "config": config,
         "seeds": {"first": first, "runs": seeds["seeds"]},
+        "results": results,
         "rows": rows,
         "commits": {name: AND.join(sorted(found)) for name, found in commits.items()},
         "seconds": {
             key: round(sum(record["seconds"].get(key, 0.0) for record in (old, new)), 3)
             for key in old["seconds"] | new["seconds"]
         },
-    }
+    } | ({"stopped": True} if missing and (old.get("stopped") or new.get("stopped")) else {})
 
 
 def search(row: Mapping[str, Any]) -> tuple[str, float, int]:
@@ -83,7 +89,13 @@ def _check(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         if key not in APART
     ]
     pairs = [(key, a, b) for key, a, b in pairs if not (a in UNUSED and b in UNUSED)]
-    pairs += [(key, old["results"].get(key), new["results"].get(key)) for key in SAME]
+    known, again = (record["results"].get("known_best", {}) for record in (old, new))
+    pairs += [(f"the best at {target}", known[target], again[target]) for target in known.keys() & again]
+    pairs += [
+        (key, old["results"][key], new["results"][key])
+        for key in SAME
+        if key in old["results"] and key in new["results"]
+    ]
     dense, again = (record["results"].get("dense") or {} for record in (old, new))
     pairs += [
         (f"the dense network's {split} accuracy", dense[split], again[split])
@@ -107,7 +119,9 @@ def joined_parts(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, An
         JoinError: if settings differ, or a plan is in both.
     """
     configs = [{k: v for k, v in each["config"].items() if k not in OF_PART} for each in (old, new)]
-    if differing := [key for key in configs[1] if configs[0].get(key) != configs[1][key]]:
+    differing = [key for key in configs[0] | configs[1] if configs[0].get(key) != configs[1].get(key)]
+    weights = {record["results"].get("weights") for record in (old, new)} - {None}
+    if differing := [*differing, *(["weights"] if len(weights) > 1 else [])]:
         raise JoinError(
             f"these parts cannot be joined: {', '.join(differing)} differ; keep it by another name"
         )

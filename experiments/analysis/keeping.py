@@ -79,7 +79,9 @@ def keep(folder: Path, name: str) -> Path:
             if group not in (NETWORKS, PRETRAINED):
                 _check_name(record.content["config"], name)
             if group == REGRET:
-                _check_regret(record)
+                _check_regret(record, name)
+            if group == PHOTOS:
+                _check_photos(record, place)
         kept["config"] = _without_places(kept["config"])
     if path.exists() and group in JOINED:
         before = whole(path)
@@ -114,13 +116,31 @@ def _shorten(record: RunRecord, group: str) -> None:
     }  # fmt: skip
 
 
-def _check_regret(record: RunRecord) -> None:
-    """Check that a comparison is long enough for the table, and that no agent has seen its network.
+def _check_photos(record: RunRecord, place: Path) -> None:
+    """Check that a comparison on photographs is of the network, images and compressor of the others.
+
+    Raises:
+        KeepError: if not, as one table is made of all.
+    """
+    for path in sorted(place.glob("*.json"))[:1]:
+        config, other = (
+            {key: one[key] for key in ("model", "compressor")} | {"data.options": one["data"]["options"]}
+            for one in (record.content["config"], whole(path)["config"])
+        )
+        _same(f"{path.parent.name}/", other, config)
+
+
+def _check_regret(record: RunRecord, name: str) -> None:
+    """Check that a comparison has its table's name and length, and that no agent has seen its network.
 
     Raises:
         KeepError: if not.
     """
     config = record.content["config"]
+    if name != config["table"]:
+        raise KeepError(
+            f"the table of regret has one record a table: the name is {config['table']}, not {name}"
+        )
     if config["episodes"] < max(COUNTS):
         raise KeepError(
             f"{record.folder} has {config['episodes']} evaluations a search, the table of regret needs "

@@ -22,7 +22,8 @@ def table(records: Mapping[str, Mapping[str, Any]]) -> str:
 def measured(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """The records in which every plan was measured under all `REPAIRS`."""
     wanted = {f"{ORDER}, {repair}" for repair in REPAIRS}
-    return {n: r for n, r in records.items() if all(wanted <= row["proxies"].keys() for row in r["rows"])}
+    found = sorted(records.items())
+    return {n: r for n, r in found if all(wanted <= row["proxies"].keys() for row in r["rows"])}
 
 
 def line(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:

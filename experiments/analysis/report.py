@@ -172,13 +172,13 @@ def paper() -> str:
 def pages() -> dict[Path, dict[str, str]]:
     """The blocks of each page, by the name of their markers."""
     packed, ways = read(RESULTS / COMPRESSED), read(RESULTS / FAMILIES)
-    mended = repairs.measured(read(RESULTS / FIDELITY) | read(RESULTS / REPAIRS))
+    mended = repairs.measured(read(RESULTS / REPAIRS) | read(RESULTS / FIDELITY))
     speed, compared = read(RESULTS / BENCHMARKS), read(RESULTS / REGRET)
     return {
         README: {"results": tuned.summary(read(RESULTS / TUNED)[FRONT]["rows"])},
         RESULTS_PAGE: {
             TABLES: paper(),
-            TUNED: rows_of(TUNED, tuned.table),
+            TUNED: tuned_policies(),
             FIDELITY: rows_of(FIDELITY, fidelity.table),
             LATENCY: milliseconds.fits(
                 {path.stem: latency.read(path) for path in sorted((RESULTS / LATENCY).glob("*.json"))}
@@ -202,6 +202,17 @@ def pages() -> dict[Path, dict[str, str]]:
         },
         BENCHMARKS_PAGE: {BENCHMARKS: f"{tables.table(speed)}\n\n{recorded(speed)}"},
     }
+
+
+def tuned_policies() -> str:
+    """Policies before and after fine-tuning, a table for each record and target."""
+    found = read(RESULTS / TUNED)
+    parts = [
+        f"`{name}`:\n\n{tuned.table(record['rows'], record['config'].get('resource', 'macs'))}\n\n"
+        + recorded({name: record})
+        for name, record in found.items()
+    ]
+    return "\n\n".join(parts)
 
 
 def photographs() -> str:

@@ -115,7 +115,7 @@ def of_record(name: str, content: Mapping[str, Any], folder: Path | None = None)
     config = content["config"]
     if {"agent", "protocol", "model", "data"} <= config.keys():
         yield _search(name, content, folder)
-    elif {"contenders", "resource", "model"} <= config.keys():
+    elif {"contenders", "resource", "model", "recipe"} <= config.keys():
         for row in content["rows"]:
             yield _row(name, content, row)
     elif {"density", "sharing"} <= config.keys():

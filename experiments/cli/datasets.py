@@ -46,6 +46,24 @@ def load_data(node: DictConfig) -> Any:
     return loaded(node.name, seed=node.seed, root=root)
 
 
+def refuse_unlabelled(data: Any, root: str | None = None) -> None:
+    """Refuse data without class labels, from which no classifier can be trained.
+
+    Args:
+        data: of `load_data`.
+        root: of photographs, to refuse those that are in no class folders as well.
+
+    Raises:
+        DataError: if they have no labels.
+    """
+    if not isinstance(data, DataSet):
+        raise DataError(f"{data.name} has no class labels to train on: give a DataSet, as of from_tensors")
+    if root is not None and data.name == "photos" and not photos.labelled(Path(root), data.classes):
+        raise DataError(
+            f"the photographs in {root} are not in folders of {data.classes} classes: nothing can be learnt"
+        )
+
+
 def _imported(node: DictConfig) -> Any:
     options = {str(key): value for key, value in node.options.items()}
     target = options.pop("target")

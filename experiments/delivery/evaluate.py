@@ -4,6 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from amc_env import packing
 from amc_env.evaluator import accuracy
 from amc_env.execution import CPU
 from amc_env.functions import function
@@ -25,7 +26,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
     error = (top1 * (1 - top1) / images) ** 0.5
     what = network.source.name
     if network.card is not None:
-        what = f"{'dense' if network.card.plan is None else 'compressed'} {network.card.architecture}"
+        dense = network.card.plan is None and network.source.suffix != packing.SUFFIX
+        what = f"{'dense' if dense else 'compressed'} {network.card.architecture}"
     where = f"{images:,} {cfg.split} images of {data.name}"
     print(f"{what} ({network.runtime}) on {where}: {top1:.2%} ± {error:.2%}")
 

@@ -22,6 +22,8 @@ from amc_env import tabular
 from amc_env.tabular import TabularEnv
 from experiments.recording.lock import alone
 from experiments.recording.opening import opened
+from experiments.recording.record import RecordError
+from experiments.searching.compare import note_table
 
 Env = gym.Env[Any, Any]
 
@@ -139,9 +141,7 @@ def main(table: str, folder: str, first_seed: int = 0, seeds: int = 1) -> None:
     }  # fmt: skip
     runs = {"first": first_seed, "runs": seeds}
     with alone(Path(folder)), opened(Path(folder), settings, seeds=runs) as record:
-        known = tabular.load(table)
-        best = {str(target): round(known.known_best(target)[1].top1, 6) for target in TARGETS}
-        record.update(results={"known_best": best, "table": known.card.sha256})
+        note_table(record, tabular.load(table), TARGETS)
         jobs = list(product(range(first_seed, first_seed + seeds), TARGETS, LEARNERS))
         with record.phase("search"):
             for seed, target, name in jobs[len(record.rows) :]:
@@ -155,4 +155,12 @@ if __name__ == "__main__":
     parser.add_argument("folder", help="where the record is written")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=1, help="runs of each learner at each target")
-    main(**vars(parser.parse_args()))
+    asked = parser.parse_args()
+    if asked.seeds < 1 or asked.first_seed < 0:
+        parser.error(
+            f"seeds is at least 1 and first-seed at least 0, not {asked.seeds} and {asked.first_seed}"
+        )
+    try:
+        main(**vars(asked))
+    except RecordError as error:
+        parser.error(str(error))

@@ -18,7 +18,7 @@ from experiments.cli import config, preflight
 from experiments.cli.problem import build_agent, scale_of
 from experiments.recording import opening
 from experiments.recording.progress import Meter
-from experiments.recording.record import RECORD, RunRecord
+from experiments.recording.record import RECORD, RecordError, RunRecord
 
 RULES = "agents.rules."
 
@@ -40,8 +40,7 @@ def compare(cfg: DictConfig, folder: Path) -> RunRecord:
         for seed in seeds_of(cfg, settings)
     ]
     with record, record.phase("search"), Meter("runs", len(jobs), done=len(record.rows)) as meter:
-        best = {str(target): round(table.known_best(target)[1].top1, 6) for target in cfg.targets}
-        record.update(results={"known_best": best, "table": table.card.sha256})
+        note_table(record, table, cfg.targets)
         done = {(row["target"], row["contender"], row["seed"]) for row in record.rows}
         for target, name, seed in (job for job in jobs if job not in done):
             episodes = 1 if is_rule(contenders[name]) else cfg.episodes
@@ -50,6 +49,21 @@ def compare(cfg: DictConfig, folder: Path) -> RunRecord:
             meter.update(len(record.rows), **{name: row["curve"][-1][1]})
             meter.facts.clear()
     return record
+
+
+def note_table(record: RunRecord, table: Table, targets: Sequence[float]) -> None:
+    """Write a table's digest and its best accuracy at each target into a record.
+
+    Raises:
+        RecordError: if the record was begun on another table of that name.
+    """
+    if record.content["results"].get("table") not in (None, table.card.sha256):
+        raise RecordError(
+            f"{record.folder} was begun on another table of this name: put its file back, or choose another "
+            "output=FOLDER"
+        )
+    best = {str(target): round(table.known_best(target)[1].top1, 6) for target in targets}
+    record.update(results={"known_best": best, "table": table.card.sha256})
 
 
 def contenders_of(cfg: DictConfig) -> dict[str, dict[str, Any]]:

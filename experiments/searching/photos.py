@@ -26,7 +26,7 @@ from amc_env.metrics import Images, mean
 from amc_env.task import Task
 from experiments.analysis import untuned
 from experiments.cli import config
-from experiments.cli.problem import build_agent, trained
+from experiments.cli.problem import Trained, build_agent, check_weights, digest_of, trained
 from experiments.delivery.picture import draw
 from experiments.recording.plans import candidates, groups, plan_of
 from experiments.recording.progress import Meter
@@ -78,8 +78,11 @@ def main(cfg: DictConfig, folder: Path) -> None:
     record = opened(cfg, folder, contenders)
     with record:
         with record.phase("prepare"):
-            subject = prepared(cfg)
-            record.update(results={"groups": groups(subject.task.graph), "dense": dense(subject)})
+            network = trained(cfg)
+            check_weights(record, network)
+            subject = prepared(cfg, network)
+            known = {"groups": groups(subject.task.graph), "dense": dense(subject)}
+            record.update(results=known | {"weights": digest_of(network)})
         jobs = all_jobs(cfg, contenders)
         done = {Job(row["policy"], row["target"], row["seed"]) for row in record.rows}
         with record.phase("runs"), Meter("runs", len(jobs), done=len(done)) as meter:
@@ -104,12 +107,11 @@ def all_jobs(cfg: DictConfig, contenders: Mapping[str, Any]) -> list[Job]:
     ]
 
 
-def prepared(cfg: DictConfig) -> Subject:
-    """The network of a configuration and its evaluator."""
-    subject = trained(cfg)
+def prepared(cfg: DictConfig, network: Trained) -> Subject:
+    """The network of a configuration with its evaluator."""
     settings = config.plain(cfg.compressor) | {"latency": cfg.latency, "device": cfg.device}
     with config.config_errors("compressor"):
-        task = make_task(subject.model, subject.data, **settings)
+        task = make_task(network.model, network.data, **settings)
     assert isinstance(task, Task)
     return Subject(
         task, task.evaluator("reward", cfg.reward_images), cfg.resource, cfg.episodes, cfg.confirm,

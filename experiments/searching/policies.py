@@ -22,7 +22,7 @@ from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluator, accuracy
 from experiments.analysis import tuned as tables
 from experiments.cli import config
-from experiments.cli.problem import build_agent, trained
+from experiments.cli.problem import Trained, build_agent, check_weights, digest_of, trained
 from experiments.recording.plans import candidates, counts, groups, plan_of
 from experiments.recording.progress import Meter
 from experiments.searching import stages
@@ -80,12 +80,15 @@ def main(cfg: DictConfig, folder: Path) -> None:
     record = opened(cfg, folder, contenders)
     with record:
         with record.phase("prepare"):
-            subject = prepared(cfg)
+            network = trained(cfg)
+            check_weights(record, network)
+            subject = prepared(cfg, network)
             dense = copy.deepcopy(subject.task.model).to(subject.task.device)
             top1 = {split: accuracy(dense, subject.task.data, split) for split in SPLITS}
             costs = stages.costs(dense, subject.task.data.shape)
             costs |= {name: Budget(subject.task.compressor, {name: 1.0}).dense for name in RESOURCES}
-            record.update(results={"groups": groups(subject.task.graph), "dense": top1, "dense_costs": costs})
+            known = {"groups": groups(subject.task.graph), "dense": top1, "dense_costs": costs}
+            record.update(results=known | {"weights": digest_of(network)})
         jobs = all_jobs(cfg, contenders)
         done = {Job(row["policy"], row["target"], row["seed"]) for row in record.rows}
         with record.phase("runs"), Meter("runs", len(jobs), done=len(done)) as meter:
@@ -110,9 +113,8 @@ def all_jobs(cfg: DictConfig, contenders: Mapping[str, Any]) -> list[Job]:
     ]
 
 
-def prepared(cfg: DictConfig) -> Subject:
-    """The network of a configuration and its evaluators."""
-    dense = trained(cfg)
+def prepared(cfg: DictConfig, dense: Trained) -> Subject:
+    """The network of a configuration with its evaluators."""
     settings = config.plain(cfg.compressor) | {"latency": cfg.latency}
     recipe = Recipe(**config.plain(cfg.recipe))
     teacher = teacher_of(recipe, dense.model, dense.data)

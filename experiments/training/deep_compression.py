@@ -24,6 +24,7 @@ from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
 from experiments.analysis import deep_compression as analysis
 from experiments.cli import config
+from experiments.cli.datasets import refuse_unlabelled
 from experiments.cli.problem import Trained, trained
 from experiments.recording import plans
 from experiments.recording.provenance import commit
@@ -89,6 +90,7 @@ class Course:
             raise config.ConfigError(
                 f"a {packing.SUFFIX} file is read back by a network of the zoo alone, not by model=import"
             )
+        refuse_unlabelled(subject.data)
         graph = trace(subject.model, subject.data.shape)
         keep = by_name(config.plain(cfg.keep))
         if cfg.policy is not None:

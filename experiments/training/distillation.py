@@ -26,7 +26,10 @@ def teacher_of(recipe: Recipe, dense: nn.Module, data: DataSet) -> nn.Module | N
     """
     if not recipe.distill:
         return None
-    teacher = copy.deepcopy(dense) if recipe.teacher is None else checkpoints.load(recipe.teacher)[0]
+    if recipe.teacher is None:
+        teacher = copy.deepcopy(dense)
+    else:
+        teacher, _ = checkpoints.load(recipe.teacher.removesuffix(".json").removesuffix(".safetensors"))
     name = "the dense network" if recipe.teacher is None else recipe.teacher
     images, _ = next(data.batches("calibration", 2))
     try:

@@ -22,7 +22,7 @@ from amc_env.evaluator import Evaluator, accuracy, compared, logits
 from amc_env.metrics import Evaluation, mean
 from experiments.analysis import fidelity
 from experiments.cli import config
-from experiments.cli.problem import trained
+from experiments.cli.problem import Trained, check_weights, digest_of, trained
 from experiments.recording.opening import opened
 from experiments.recording.plans import plan_of
 from experiments.recording.progress import Meter
@@ -66,7 +66,10 @@ def main(cfg: DictConfig, folder: Path) -> None:
     record = opened(folder, config.plain(cfg), seeds={"plans": cfg.seed, "tuning": cfg.seeds})
     with record:
         with record.phase("prepare"):
-            subject = prepared(cfg)
+            network = trained(cfg)
+            check_weights(record, network)
+            subject = prepared(cfg, network)
+            record.update(results={"weights": digest_of(network)})
         done = {row["plan"] for row in record.rows}
         with record.phase("plans"), Meter("plans", len(own), done=len(done)) as meter:
             for index in own:
@@ -98,13 +101,13 @@ def part_of(part: Sequence[int], plans: int) -> tuple[int, int, int]:
     return part[0], plans, part[1]
 
 
-def prepared(cfg: DictConfig) -> Subject:
+def prepared(cfg: DictConfig, dense: Trained) -> Subject:
     """The network of a configuration under each order and repair, and the plans to compare.
 
     Raises:
         BudgetError, PlanSetError: for a target that leaves too few plans.
     """
-    dense, others = trained(cfg), config.plain(cfg.compressor)
+    others = config.plain(cfg.compressor)
     others = {key: value for key, value in others.items() if key not in ("order", "repair")}
     tasks = {
         f"{order}, {repair}": make_task(

@@ -85,19 +85,29 @@ def train(
         total, seen, first = 0.0, 0, epoch * each
         rates = [recipe.lr * factor(first + step) for step in range(each)]
         model.train()
-        for step, count, loss in learner.epoch(rates, generator):
-            if not math.isfinite(loss):
-                raise DivergedError(
-                    f"the loss is {loss} in epoch {epoch}, step {step}: lower lr from {recipe.lr}"
-                )
-            total, seen = total + loss * count, seen + count
-            on_step(first + step + 1, steps, loss)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed((recipe.seed << 20) + epoch)  # of dropout
+            for step, count, loss in learner.epoch(rates, generator):
+                if not math.isfinite(loss):
+                    raise DivergedError(
+                        f"the loss is {loss} in epoch {epoch}, step {step}: lower lr from {recipe.lr}"
+                    )
+                total, seen = total + loss * count, seen + count
+                on_step(first + step + 1, steps, loss)
+        if broken := non_finite(model):
+            raise DivergedError(f"{broken} is not finite after epoch {epoch}: lower lr from {recipe.lr}")
         history.append(Epoch(epoch, total / seen, accuracy(model, data, "selection")))
         if state is not None:
             _save(state, of, recipe, model, optimizer, generator, history)
         on_epoch(history[-1])
     model.eval()
     return history
+
+
+def non_finite(model: nn.Module) -> str | None:
+    """The name of the first parameter or buffer that holds NaN or infinity."""
+    state = model.state_dict().items()
+    return next((name for name, value in state if not bool(value.isfinite().all())), None)
 
 
 def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
@@ -163,11 +173,14 @@ def _resume(
         raise RecipeError(
             f"{path} is of a training with {', '.join(differences)}: match it or choose another folder"
         )
+    fused = [group["fused"] for group in optimizer.param_groups]  # of this device, not of the state's
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError) as error:
         raise RecipeError(f"{path} is of another network ({error}): choose another folder") from error
+    for group, own in zip(optimizer.param_groups, fused, strict=True):
+        group["fused"] = own
     generator.set_state(state["generator"])
     return [Epoch(**epoch) for epoch in state["history"]]
 

@@ -13,7 +13,7 @@ from amc_env.data.splits import DataSet
 from amc_env.evaluator import accuracy
 from amc_env.execution import device_of
 from experiments.cli import config
-from experiments.cli.datasets import load_data
+from experiments.cli.datasets import load_data, refuse_unlabelled
 from experiments.recording.provenance import commit
 from experiments.training.fitting import fit, opened
 from experiments.training.recipe import Recipe
@@ -40,6 +40,7 @@ def pretrain(cfg: DictConfig, folder: Path) -> Card:
     settings, device = config.plain(cfg), device_of(cfg.device)
     recipe, options = Recipe(**settings["recipe"]), settings["model"]["options"]
     data = load_data(cfg.data)
+    refuse_unlabelled(data, cfg.data.root)
     model = zoo.build(
         cfg.model.name, classes=data.classes, in_channels=data.shape[0], seed=recipe.seed, **options
     )
