@@ -84,6 +84,8 @@ class DDPG:
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
         """The policy's action mu; with noise when exploring."""
+        if "decisions" in info:
+            self.settings.updates(info["decisions"])  # none is an error, before the first evaluation
         mu = self._mu(observation)
         return truncated_normal(mu, self.schedule(self.episodes), self.rng) if explore else mu
 

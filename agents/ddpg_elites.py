@@ -94,6 +94,7 @@ class EliteDDPG(DDPG):
 
     def _begin(self, decisions: int, *, explore: bool) -> None:
         """Choose whether the episode follows an elite or mu."""
+        self.settings.updates(decisions)  # none is an error, before the first evaluation
         self._guide, self._decisions, self._executed = None, decisions, []
         may = explore and self.episodes > self.settings.learn_after and self.revisit > 0
         if may and self.rng.random() < self.revisit:

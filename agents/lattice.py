@@ -76,7 +76,7 @@ class Lattice:
 
     def scaled(self, shape: NDArray[np.float64]) -> Plans:
         """Scale keep ratios ``(n, T)`` up to the budget; rows of ones become uniform plans."""
-        low, high = np.zeros(len(shape)), np.full(len(shape), 1 / np.maximum(shape.min(), 1e-3))
+        low, high = np.zeros(len(shape)), np.full(len(shape), 1 / np.maximum(shape.min(initial=1.0), 1e-3))
         for _ in range(24):
             middle = (low + high) / 2
             fits = self.within(self.positions(np.minimum(middle[:, None] * shape, 1)))

@@ -76,10 +76,15 @@ class PlanSearch(ABC):
         return np.array(found, np.int64).reshape(-1, plans.shape[1])
 
     def mutated(self, lattice: Lattice) -> Plans:
-        """``(1, T)``, a new change of the best plan; else a new random plan; else the best again."""
+        """``(1, T)``, a new change of the best plan or random plan that uses up the budget, else a neighbour.
+
+        Only neighbours are left where no plan exceeds the budget. If there is none either: the best again.
+        """
         fresh = self.new(lattice.exchanged(self.best.repeat(TRIES, axis=0), self.rng))
         if not len(fresh):
             fresh = self.new(lattice.random(TRIES, self.rng))
+        if not len(fresh):
+            fresh = self.rng.permutation(self.new(lattice.neighbours(self.best[0], self.rng)))
         return fresh[:1] if len(fresh) else self.best
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:

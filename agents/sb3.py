@@ -81,6 +81,8 @@ class StableBaselines:
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
         """The policy's action mu; with noise when exploring."""
+        if "decisions" in info:
+            self.settings.updates(info["decisions"])  # none is an error, before the first evaluation
         scaled, _ = self.model.predict(observation, deterministic=True)
         action: Array = ((scaled + 1) / 2).astype(np.float32)
         if not explore:

@@ -121,6 +121,8 @@ class Settings:
         checks.one_of("order", self.order, ORDERS)
         checks.one_of("repair", self.repair, REPAIRS)
         checks.one_of("method", self.method, METHODS)
+        if isinstance(self.keep_whole, str):
+            raise ValueError(f"keep_whole is a list of names: give [{self.keep_whole!r}]")
         if self.method == "channels":
             return
         if self.repair in ("sequential", "staged"):

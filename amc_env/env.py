@@ -131,7 +131,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         self.resource, self.render_mode = resource, render_mode
         self.scale, self.reward = SCALES[scale](beta), REWARDS[reward]
         self.limits = dict(limits or {})
-        if self.limits.get(resource, target) != target:
+        if resource in self.limits and self.limits[resource] != target:
             raise ValueError(
                 f"two targets for {resource}: target={target} and {self.limits[resource]} in limits; give one"
             )

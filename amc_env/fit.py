@@ -37,8 +37,9 @@ def check_fit(model: nn.Module, data: DataSet | OwnData, *, logits: bool = True)
         raise DataError(
             f"{name} cannot take the images of {data.name}, {data.shape} each: {error}. {_advice(model)}"
         ) from error
-    classifies = isinstance(data, DataSet) and _classifies(found, (len(images), data.classes))
-    if logits and not isinstance(data, DataSet):
+    fits = _classifies(found, (len(images), data.classes))
+    classifies = fits and isinstance(data, DataSet)
+    if logits and fits and not classifies:
         raise DataError(
             f"{data.name} has no class labels: give a DataSet, as of from_tensors, or, where there is one, "
             "your own metric=module:function"

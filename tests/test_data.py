@@ -250,6 +250,7 @@ def test_tensors_of_ones_own_are_split_and_measured():
         ({"test_labels": torch.full((5,), 3)}, "int64 below 3"),
         ({"held_out": (10, 10, 10)}, "30 training images cannot hold out 30"),
         ({"held_out": (10, 0, 10)}, "for three splits; give held_out"),
+        ({"held_out": (10, 10)}, "held_out has three sizes, of calibration, reward and selection"),
         ({"count": 9}, "9 training images leave"),
     ],
 )

@@ -221,6 +221,10 @@ def test_what_does_not_fit_a_metric_is_told_before_any_work():
         make_task(detector(), DATA, metric=kept)
     with pytest.raises(DataError, match="the test split holds no image"):
         OwnData("boxes", 5, {**DATA.splits, "test": []})
+    with pytest.raises(DataError, match=r"reward is a list of batches, .* give list\(loader\)"):
+        OwnData("boxes", 5, {**DATA.splits, "reward": DATA.splits["reward"][0]})
+    with pytest.raises(DataError, match="reward is a list of batches"):
+        OwnData("boxes", 5, {**DATA.splits, "reward": iter(DATA.splits["reward"])})
     with pytest.raises(DataError, match="no split 'test'"):
         OwnData("boxes", 5, {name: DATA.splits[name] for name in ("calibration", "reward", "selection")})
 

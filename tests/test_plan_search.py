@@ -160,6 +160,21 @@ def test_a_budget_for_one_plan_alone_is_searched_all_the_same(kind: type[PlanSea
     assert agent.plans.tolist() == [[0] * 5] * 8  # nothing can be filled, so the same plan is played again
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_bound_there_are_smaller_plans_to_find(kind: type[PlanSearch]) -> None:
+    env = TabularEnv("digits", target=1.0, reward="params", scale="absolute")
+    agent = make(kind, env)
+    rewards = [trial.episode.reward for trial in search(env, agent, episodes=30, seed=0)]
+    assert len({tuple(plan) for plan in agent.plans}) > 15
+    assert max(rewards) > rewards[0]
+
+
+def test_a_gaussian_process_may_start_from_the_uniform_plan_alone() -> None:
+    env = env_of()
+    trials = list(search(env, make(GP, env, starts=1), episodes=3, seed=0))
+    assert len(trials) == 3
+
+
 def test_wrong_use_is_an_error() -> None:
     with pytest.raises(EpisodeError, match="no actions, choices, costs in the info of reset; EvoPress needs"):
         run_episode(FindTheKeeps(), make(EvoPress, FindTheKeeps()))

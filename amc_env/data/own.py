@@ -41,6 +41,10 @@ class OwnSplit:
         return OwnSplit(kept)
 
 
+def _is_pair(batch: object) -> bool:
+    return isinstance(batch, list | tuple) and len(batch) == 2
+
+
 @dataclass(frozen=True)
 class OwnData:
     """Data whose images go to the network as they are, and whose targets only a metric reads.
@@ -62,6 +66,12 @@ class OwnData:
 
     def __post_init__(self) -> None:
         for split in NEEDED:
+            given = self.splits.get(split, ())
+            if not isinstance(given, Sequence) or not all(_is_pair(batch) for batch in given):
+                raise DataError(
+                    f"{self.name}: {split} is a list of batches, each a pair (images, targets); of a "
+                    "DataLoader without shuffling give list(loader)"
+                )
             if len(self[split]) == 0:
                 raise DataError(f"{self.name}: the {split} split holds no image")
 

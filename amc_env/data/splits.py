@@ -200,12 +200,16 @@ def from_tensors(
                 f"{name}: images and labels are torch tensors, not {type(given).__name__}; "
                 "use torch.as_tensor"
             )
-    if train_images.ndim != 4 or len(train_images) == 0 or len(test_images) == 0:
+    if train_images.ndim != 4 or 0 in map(len, (train_images, train_labels, test_images, test_labels)):
         raise DataError(f"{name}: images are (N, C, H, W), not {tuple(train_images.shape)}, and never none")
     if train_images.dtype != torch.uint8:
         raise DataError(f"{name}: images are {train_images.dtype}; bring them to 0..255 and torch.uint8")
     count, channels, height, width = train_images.shape
     found = (mean, std) if mean and std else _mean_and_std(train_images[:10_000])
+    if held_out is not None and len(held_out) != 3:
+        raise DataError(
+            f"{name}: held_out has three sizes, of calibration, reward and selection, not {held_out}"
+        )
     tenth = count // 10
     spec = DataSpec(
         name,
