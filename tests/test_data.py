@@ -246,6 +246,7 @@ def test_tensors_of_ones_own_are_split_and_measured():
         ({"test_images": torch.zeros(0, 2, 4, 4, dtype=torch.uint8)}, "never none"),
         ({"train_labels": torch.arange(30.0) % 3}, "labels are torch.float32"),
         ({"train_labels": torch.arange(29) % 3}, "for 29 labels"),
+        ({"train_labels": torch.arange(0)}, "never none"),
         ({"train_labels": torch.arange(30) % 3 - 1}, "from -1 to 1"),
         ({"test_labels": torch.full((5,), 3)}, "int64 below 3"),
         ({"held_out": (10, 10, 10)}, "30 training images cannot hold out 30"),

@@ -200,7 +200,9 @@ def from_tensors(
                 f"{name}: images and labels are torch tensors, not {type(given).__name__}; "
                 "use torch.as_tensor"
             )
-    if train_images.ndim != 4 or 0 in map(len, (train_images, train_labels, test_images, test_labels)):
+    if train_images.ndim != 4 or 0 in map(
+        Tensor.numel, (train_images, train_labels, test_images, test_labels)
+    ):
         raise DataError(f"{name}: images are (N, C, H, W), not {tuple(train_images.shape)}, and never none")
     if train_images.dtype != torch.uint8:
         raise DataError(f"{name}: images are {train_images.dtype}; bring them to 0..255 and torch.uint8")
