@@ -199,7 +199,7 @@ def limit_of(prices: Prices, target: float, whole: Ints) -> Limit:
     Raises:
         BudgetError: when the target is not in (0, 1].
     """
-    if not isinstance(target, int | float) or not 0 < target <= 1:
+    if not isinstance(target, int | float | np.number) or not 0 < target <= 1:
         raise BudgetError(f"target is the fraction of {prices.unit} to keep, in (0, 1], not {target}")
     dense = int(prices(whole))
     return Limit(prices, float(target), dense, math.floor(Fraction(str(float(target))) * dense))

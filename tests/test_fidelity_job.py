@@ -80,7 +80,7 @@ def test_fidelity_measures_every_proxy_and_goes_on_where_it_was_stopped(tmp_path
     assert again[2]["proxies"] == rows[2]["proxies"]
     assert again[2]["tuned"] == rows[2]["tuned"]
     other_weights(tmp_path)
-    with pytest.raises(RecordError, match="was searched with other weights"):
+    with pytest.raises(RecordError, match="was begun with other weights"):
         fidelity.main(cfg, tmp_path)
 
 
@@ -135,7 +135,7 @@ def test_policies_are_confirmed_and_tuned_with_seeds_of_their_own(tmp_path, caps
     other_weights(tmp_path)
     with (
         initialize_config_dir(str(config.CONF), version_base="1.3"),
-        pytest.raises(RecordError, match="was searched with other weights"),
+        pytest.raises(RecordError, match="was begun with other weights"),
     ):
         policies.main(cfg, tmp_path)
 

@@ -98,7 +98,7 @@ def test_a_search_goes_on_with_the_weights_that_it_was_begun_with(composed, tmp_
         record.update(results={"weights": digest_of(subject)})
         check_weights(record, subject)
         other = Trained(build(10, 1), subject.card, subject.data)
-        with pytest.raises(RecordError, match="searched with other weights"):
+        with pytest.raises(RecordError, match="begun with other weights"):
             check_weights(record, other)
 
 

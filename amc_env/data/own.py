@@ -67,7 +67,7 @@ class OwnData:
     def __post_init__(self) -> None:
         for split in NEEDED:
             given = self.splits.get(split, ())
-            if not isinstance(given, Sequence) or not all(_is_pair(batch) for batch in given):
+            if not hasattr(given, "__getitem__") or not all(_is_pair(batch) for batch in given):
                 raise DataError(
                     f"{self.name}: {split} is a list of batches, each a pair (images, targets); of a "
                     "DataLoader without shuffling give list(loader)"

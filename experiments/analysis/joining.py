@@ -8,11 +8,7 @@ APART = ("contenders", "targets", "one_shot", "first_seed", "seeds")  # keys of 
 SAME = ("table", "groups", "weights")  # of the results, what may not, where both records have it
 AND, THEN = " and ", ", then "  # between the commits of one contender, and of a run that was resumed
 DENSE = 0.002  # accuracies of one network that two machines measure differ by less
-UNUSED: tuple[Any, ...] = (
-    None,
-    [],
-    {},
-)  # values of a setting that does nothing, or that a version does not have
+UNUSED: tuple[Any, ...] = (None, [], {})  # of a setting that does nothing, or that a version does not have
 OF_PART = ("part", "output")  # keys of the config in which the parts of one fidelity table differ
 
 
@@ -131,7 +127,11 @@ def joined_parts(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, An
         raise JoinError("these parts have plans in common: this one is kept already")
     commits = {*old["commit"].split(AND), *new["commit"].split(AND)}
     whole = new["config"] | {"part": [0, 1]}
-    return {**new, "commit": AND.join(sorted(commits)), "config": whole, "rows": rows, "seconds": seconds}
+    results = old["results"] | new["results"]
+    return {
+        **new, "commit": AND.join(sorted(commits)), "config": whole, "results": results, "rows": rows,
+        "seconds": seconds,
+    }  # fmt: skip
 
 
 def gathered(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -117,8 +117,8 @@ def check_weights(record: RunRecord, subject: Trained) -> None:
     """
     if record.content["results"].get("weights") not in (None, digest_of(subject)):
         raise RecordError(
-            f"{record.folder} was searched with other weights than the network has now: put the checkpoint "
-            "back that it had, or search again with another output=FOLDER"
+            f"{record.folder} was begun with other weights than the network has now: put the checkpoint "
+            "back that it had, or begin again with another output=FOLDER"
         )
 
 

@@ -60,7 +60,7 @@ def note_table(record: RunRecord, table: Table, targets: Sequence[float]) -> Non
     if record.content["results"].get("table") not in (None, table.card.sha256):
         raise RecordError(
             f"{record.folder} was begun on another table of this name: put its file back, or choose another "
-            "output=FOLDER"
+            "folder"
         )
     best = {str(target): round(table.known_best(target)[1].top1, 6) for target in targets}
     record.update(results={"known_best": best, "table": table.card.sha256})
