@@ -1,5 +1,7 @@
 """A GPU gives the results of the CPU up to rounding; skipped without a GPU."""
 
+import math
+
 import pytest
 import torch
 from networks import SHAPE, images, network
@@ -14,7 +16,7 @@ from amc_env.plan import Plan
 from amc_env.repair.moments import collect
 from experiments.recording.record import RunRecord
 from experiments.searching.search import search
-from experiments.training import loop
+from experiments.training import steps
 from experiments.training.loop import train
 from experiments.training.recipe import Recipe
 from experiments.training.steps import CapturedSteps, Steps
@@ -82,11 +84,22 @@ def test_a_captured_training_is_that_of_single_steps(monkeypatch):
     """One batch an epoch, so that its order does not matter; the first step has no momentum in both."""
     losses = []
     for kind in (Steps, CapturedSteps):
-        monkeypatch.setattr(loop, "CapturedSteps", kind)
+        monkeypatch.setattr(steps, "CapturedSteps", kind)
         model, data = network("residual"), images()
         recipe = Recipe(epochs=4, batch_size=len(data["train"]), lr=0.02, shift=0)
         losses.append([epoch.loss for epoch in train(model, data, recipe, device=GPU)])
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+def test_a_forward_that_cannot_be_captured_is_trained_step_by_step():
+    model, data = network("residual"), images()
+    for norm in model.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.momentum = None  # an average over all batches, which reads their number back
+    history = train(model, data, Recipe(epochs=3, batch_size=16, lr=0.02), device=GPU)
+    assert history[-1].loss < history[0].loss
+    again = train(network("residual"), data, Recipe(epochs=1, batch_size=16, lr=0.02), device=GPU)
+    assert math.isfinite(again[0].loss)  # a later training is captured as ever
 
 
 def test_a_captured_training_that_is_cut_off_goes_on(tmp_path):

@@ -14,7 +14,7 @@ from amc_env.evaluator import accuracy
 from amc_env.execution import CPU, lay_out
 from experiments.recording import state as states
 from experiments.training.recipe import Recipe, RecipeError
-from experiments.training.steps import CapturedSteps, Steps, steps_an_epoch
+from experiments.training.steps import steps_an_epoch, steps_on
 
 MOMENTUM = 0.9  # Nesterov's
 WARM_UP = 0.2  # of the steps, before a onecycle schedule falls
@@ -79,8 +79,7 @@ def train(
     each = steps_an_epoch(len(learnt), recipe.batch_size)
     steps = recipe.epochs * each
     factor = schedule(recipe, steps)
-    kind = CapturedSteps if device.type == "cuda" else Steps
-    learner = kind(model, data, learnt, recipe, optimizer, teacher)
+    learner = steps_on(device, model, data, learnt, recipe, optimizer, teacher)
     for epoch in range(len(history), recipe.epochs):
         total, seen, first = 0.0, 0, epoch * each
         rates = [recipe.lr * factor(first + step) for step in range(each)]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -157,6 +158,25 @@ class CapturedSteps(Steps):
     def _momenta(self) -> list[tuple[Tensor, dict[str, Tensor]]]:
         found = self.optimizer.state.items()
         return [(p, state) for p, state in found if state.get("momentum_buffer") is not None]
+
+
+def steps_on(device: torch.device, *of: Any) -> Steps:
+    """Training steps on a device: captured on a GPU, unless the forward pass cannot be.
+
+    A forward that reads a number back, such as that of ``BatchNorm2d(momentum=None)``, is run step by step.
+
+    Args:
+        device: where the model and the images lie.
+        of: the arguments of `Steps`.
+    """
+    if device.type != "cuda":
+        return Steps(*of)
+    try:
+        return CapturedSteps(*of)
+    except RuntimeError as error:
+        if "captur" not in str(error):
+            raise
+    return Steps(*of)
 
 
 def drawn(count: int, recipe: Recipe, data: DataSet, generator: torch.Generator) -> Tensor:
