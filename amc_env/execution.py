@@ -42,11 +42,14 @@ def has_bfloat16(device: torch.device) -> bool:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Evaluation mode without gradients; the mode of every submodule is restored afterwards."""
+    """Evaluation mode without gradients; the mode of every submodule is restored afterwards.
+
+    Not PyTorch's inference mode: a tensor that a forward makes once and keeps could not be trained with.
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             yield model
     finally:
         for module, training in modes.items():

@@ -19,7 +19,7 @@ Reward = Callable[[Any, Costs], float]  # of an `Evaluation`; those in `OF_SCORE
 
 
 def error(evaluation: Evaluation, costs: Costs) -> float:
-    """R_err = -Error, in [-1, 0]."""
+    """R_err = -Error: in [-1, 0] for an accuracy, a user's metric minus 1 for another."""
     return evaluation.top1 - 1
 
 

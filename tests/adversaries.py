@@ -144,6 +144,11 @@ CUT: dict[str, tuple[Middle, dict[str, Any]]] = {
         lambda m, x: m.four(x.view(x.size(0), x.size(1) // 2, 16, 8)),
         {"four": conv(4, 8)},
     ),
+    "NumPy's names": (
+        lambda m, x: x.mean(axis=(2, 3), keepdims=True) + torch.max(x, axis=2, keepdim=True)[0],
+        {},
+    ),
+    "NumPy's name of a softmax's positions": (lambda m, x: x.softmax(axis=2), {}),
     "softmax over positions": (lambda m, x: x.flatten(2).softmax(2).view(x.shape), {}),
     "a mask of positions": (lambda m, x: x * torch.ones(8, 1), {}),
     "a scalar parameter": (lambda m, x: x * m.scale, {"scale": nn.Parameter(torch.ones(1))}),
@@ -203,6 +208,7 @@ PINNED: dict[str, tuple[Middle, dict[str, Any], str]] = {
     ),
     "mean of everything": (lambda m, x: x - x.mean(), {}, "mean .*: a reduction over channels"),
     "softmax over channels": (lambda m, x: x.softmax(1), {}, "softmax .*: a softmax over channels"),
+    "softmax over channels by NumPy's name": (lambda m, x: x.softmax(axis=1), {}, "a softmax over channels"),
     "a tensor of eight": (
         lambda m, x: x * torch.arange(8.0).view(-1, 1, 1),
         {},

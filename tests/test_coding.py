@@ -217,6 +217,11 @@ def test_another_version_is_refused_by_its_number():
         b"{}",
         b'{"about":{},"tensors":[[1]]}',
         b'{"about":{},"tensors":[["w","float32",[9],1,0,0,"","",[4,0,0],0]]}',
+        b'{"about":{},"tensors":[["w","float32",[1],1,0,0,"","",["a","b","c"],0]]}',
+        b'{"about":{},"tensors":[["w","float32",["2"],1,0,0,"","",[0,0,0],0]]}',
+        b'{"about":{},"tensors":[["w","float32",2,1,0,0,"","",[0,0,0],0]]}',
+        b'{"about":{},"tensors":[["w","float32",[0],0,0,0,"","",[0,0,0],0],["w","float32",[0],0,0,0,"","",[0,0,0],0]]}',
+        b"[" * 200_000,
     ],
 )
 def test_a_digest_does_not_make_a_file_of_nonsense(header):

@@ -104,13 +104,13 @@ def test_modes_come_back_after_an_error():
     def fail():
         with evaluating(model):
             assert not model[0].training
-            assert torch.is_inference_mode_enabled()
+            assert not torch.is_grad_enabled()
             raise KeyError
 
     with pytest.raises(KeyError):
         fail()
     assert [module.training for module in model.modules()] == [True, True, False]
-    assert not torch.is_inference_mode_enabled()
+    assert torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

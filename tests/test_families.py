@@ -30,8 +30,8 @@ RECORDS = {
 def test_a_comparison_begins_with_the_dense_network_and_has_a_row_for_each_search():
     lines = families.tables(RECORDS).splitlines()
     assert lines[0] == "**Accuracy-guaranteed: the fewest parameters: net-digits**"
-    assert lines[4].startswith("| dense |  |  |  | 100.0 % | 100.0 % | 4,000 | 8.0 | 89.00 |  | 90.00 |")
-    assert lines[5].startswith("| channels | `uniform` | 50 % | 1 | 50.0 % | 50.0 % | 2,000 | 4.0 | 40.00 |")
+    assert lines[4].startswith("| dense |  |  |  | 100.0 % | 100.0 % | 4,000 | 1.00 | 89.00 |  | 90.00 |")
+    assert lines[5].startswith("| channels | `uniform` | 50 % | 1 | 50.0 % | 50.0 % | 2,000 | 0.50 | 40.00 |")
     assert "| low_rank | `gp` | 40 % | 3 |" in "\n".join(lines)
 
 

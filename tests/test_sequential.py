@@ -93,8 +93,25 @@ def test_the_two_forms_of_the_solve_agree() -> None:
     x[:, 9:] = x[:, :3]  # the rows that are held out are fitted exactly by the others
     missing = x @ weights
     primal = correction(x, missing, offset=False)
-    dual = _from_rows(x, missing, 9, offset=False)
+    dual = _from_rows(x, missing, offset=False, worth=1.0)
     torch.testing.assert_close(x @ primal, x @ dual, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize("inputs", [79, 81, 400])
+def test_a_constant_has_no_ridge_however_many_inputs_there_are(inputs: int, scale: float) -> None:
+    change = correction(scale * draws(1, 80, inputs), torch.full((1, 80, 1), 3.0).double(), offset=True)
+    assert change[0, -1].item() == pytest.approx(3.0)
+    assert change[0, :-1].abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("rows", [40, 8])
+def test_errors_of_an_output_that_is_worth_nothing_choose_no_ridge(rows: int) -> None:
+    x, weights = draws(1, rows, 12), draws(1, 12, 1, seed=1)
+    missing = torch.cat([x @ weights, 100 * draws(1, rows, 1, seed=2)], 2)
+    worth = torch.tensor([[[1.0, 0.0]]]).double()
+    alone = correction(x, missing[..., :1], offset=True)
+    torch.testing.assert_close(correction(x, missing, offset=True, worth=worth)[..., :1], alone)
 
 
 def test_what_is_missing_and_made_follows_from_products() -> None:
@@ -152,9 +169,19 @@ def test_a_trained_network_is_restored_much_better(digits: DataSet) -> None:
     assert (after - dense).square().mean() < 0.5 * (before - dense).square().mean()
 
 
-def test_folded_and_unfolded_networks_are_repaired_alike(digits: DataSet) -> None:
-    model, graph = network("plain", digits, depth=8)
-    plan = half(model, graph)
+@pytest.mark.parametrize(
+    ("name", "groups_kept"),
+    [("plain20-digits", 0.4), ("tabular-digits_depthwise7", 0.5), ("tabular-digits_grouped6", 0.5)],
+)
+def test_folded_and_unfolded_networks_are_repaired_alike(
+    digits: DataSet, name: str, groups_kept: float
+) -> None:
+    """Channels of very different scales, and few rows, so that ridges are near each other."""
+    model, _ = weights.load(weights.shipped(name))
+    graph = trace(model, digits.shape)
+    channels, plan = Channels(graph, magnitude_orders(model, graph), round_to=1), Plan.dense(graph)
+    for group in graph.groups:
+        plan = plan.with_group(group.index, channels.choose(group.index, round(groups_kept * len(group))))
     mask = graph.mask(plan.kept)
     images = digits.normalise(digits["reward"].images)
     settings = {"images": 100, "points": 10, "seed": 0}

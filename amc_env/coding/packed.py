@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from amc_env import files
 from amc_env.coding import CodingError, gaps, huffman
 
 MAGIC, VERSION = b"AMCPACK\n", 1
@@ -143,15 +144,42 @@ def _read(content: bytes) -> tuple[dict[str, Any], tuple[Coded, ...], int]:
     if hashlib.sha256(content[:-DIGEST]).digest() != content[-DIGEST:]:
         raise CodingError("the compressed network was cut short or changed: take it from its source again")
     try:
-        facts = json.loads(zlib.decompress(content[FRONT.size : FRONT.size + size]))
-        coded = tuple(Coded(*one) for one in facts["tensors"])
+        facts = files.parse(_inflated(content[FRONT.size : FRONT.size + size]))
+        coded = tuple(_as_coded(one) for one in facts["tensors"])
         about = dict(facts["about"])
     except (zlib.error, ValueError, KeyError, TypeError) as error:
         raise CodingError(f"the header of the compressed network cannot be read: {error}") from error
+    if len({one.name for one in coded}) < len(coded):
+        raise CodingError("the compressed network has two tensors of one name")
     at = FRONT.size + size
     if at + sum(one.nbytes for one in coded) + DIGEST != len(content):
         raise CodingError("the parts of the compressed network do not add up to its size")
     return about, coded, at
+
+
+def _inflated(header: bytes) -> bytes:
+    """The text of a header, of at most `files.LONGEST` bytes."""
+    stream = zlib.decompressobj()
+    text = stream.decompress(header, files.LONGEST)
+    if not stream.eof:
+        raise ValueError(f"it is cut short, or has more than {files.LONGEST:,} bytes")
+    return text
+
+
+def _as_coded(facts: Any) -> Coded:
+    """How a tensor is stored, from plain data.
+
+    Raises:
+        TypeError: for data of other types; a number is whole and not negative.
+    """
+    one = Coded(*facts)
+    texts = (one.name, one.dtype, one.words, one.steps)
+    numbers = (one.entries, one.shared, one.index_bits, one.zeros, *one.shape, *one.sizes)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("names, dtypes and code lengths are texts")
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise TypeError("counts, shapes and sizes are whole numbers from 0 on")
+    return one
 
 
 def _coded(name: str, tensor: Tensor) -> tuple[Coded, bytes]:

@@ -34,12 +34,18 @@ def name_of(function: Any) -> str:
     return name.strip("_")
 
 
+NUMPYS = {"axis": "dim", "keepdims": "keepdim"}  # NumPy's names, which PyTorch takes for its own
+
+
 def known(function: Any) -> Operation | None:
     """The rule of a function; None if there is none."""
+    return OPERATIONS.get(name_of(function) if of_torch(function) else str(function))
+
+
+def of_torch(function: Any) -> bool:
+    """Whether a function is PyTorch's own; another library's operation may have any name."""
     home = getattr(function, "__module__", None) or "torch"
-    if isinstance(function, OpOverload | OpOverloadPacket) or home.partition(".")[0] != "torch":
-        return OPERATIONS.get(str(function))  # another library's operation may have any name
-    return OPERATIONS.get(name_of(function))
+    return not isinstance(function, OpOverload | OpOverloadPacket) and home.partition(".")[0] == "torch"
 
 
 def rule(name: str) -> Callable[[Operation], Operation]:

@@ -17,7 +17,18 @@ from amc_env.graph import lines
 from amc_env.graph.arithmetic import binary, label_constant
 from amc_env.graph.given import Given, tensors
 from amc_env.graph.labels import Constant, Count, Labels, TraceError, Tracer, compact, spread
-from amc_env.graph.operations import CASTS, FACTS, LAYERS, READS, SIZES, WITH_PARAMETERS, known, name_of
+from amc_env.graph.operations import (
+    CASTS,
+    FACTS,
+    LAYERS,
+    NUMPYS,
+    READS,
+    SIZES,
+    WITH_PARAMETERS,
+    known,
+    name_of,
+    of_torch,
+)  # fmt: skip
 
 
 def propagate(model: nn.Module, tracer: Tracer, given: Given) -> Run:
@@ -176,6 +187,8 @@ class Run(TorchFunctionMode):
                 "of amc_env.graph.operations.OPERATIONS, add a rule (amc_env.graph.rule), or "
                 "compress the convolutional part of the network alone"
             )
+        if of_torch(func):
+            kwargs = {NUMPYS.get(key, key): value for key, value in kwargs.items()}
         for value in tensors((args, kwargs)):
             if isinstance(value, Labels) and value.source is not None:
                 value.source.readers += 1 if self._is_of_module(name, args) else 2

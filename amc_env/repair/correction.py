@@ -1,5 +1,6 @@
 """Least squares for the error of a layer's outputs, with a ridge chosen on held-out rows."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -46,7 +47,7 @@ def made_of(x: Tensor, weights: Tensor) -> Tensor:
     return x @ weights[:, : x.size(2)] + weights[:, x.size(2) :].sum(1, keepdim=True)
 
 
-def correction(x: Tensor, missing: Tensor, *, offset: bool) -> Tensor:
+def correction(x: Tensor, missing: Tensor, *, offset: bool, worth: Tensor | float = 1.0) -> Tensor:
     """Weights C that lower E‖missing - x C‖²; zero unless they also lower it on held-out rows.
 
     A ridge on ‖C‖² keeps the layer near its present weights. The ridge, one of `RIDGES` times the mean square
@@ -57,13 +58,14 @@ def correction(x: Tensor, missing: Tensor, *, offset: bool) -> Tensor:
         x: ``(blocks, rows, d)``, float32 or float64.
         missing: ``(blocks, rows, out)``, target minus outputs.
         offset: whether to add a constant, without a ridge; it is then the last row of the result.
+        worth: of an output's squared error on held-out rows, a number or ``(blocks, 1, out)``.
 
     Returns:
         ``(blocks, d, out)``, or ``(blocks, d + 1, out)``, float64.
     """
     if x.size(2) > x.size(1):
-        return _from_rows(x.double(), missing.double(), _fitted(x.size(1)), offset=offset)
-    return chosen(*halves(x, missing, offset=offset), x.size(2), x.size(1))
+        return _from_rows(x.double(), missing.double(), offset=offset, worth=worth)
+    return chosen(*halves(x, missing, offset=offset), x.size(2), x.size(1), worth)
 
 
 def _fitted(rows: int) -> int:
@@ -80,7 +82,7 @@ def halves(x: Tensor, wanted: Tensor, *, offset: bool) -> tuple[Products, Produc
     return some, rest
 
 
-def chosen(some: Products, rest: Products, inputs: int, rows: int) -> Tensor:
+def chosen(some: Products, rest: Products, inputs: int, rows: int, worth: Tensor | float = 1.0) -> Tensor:
     """`correction` from the products of both parts of the rows."""
     fitted = _fitted(rows)
     scale = some[0].diagonal(dim1=1, dim2=2)[:, :inputs].mean(1) / fitted
@@ -94,13 +96,19 @@ def chosen(some: Products, rest: Products, inputs: int, rows: int) -> Tensor:
     def gain(ridge: float) -> float:
         """The decrease of the sum of squares on the held-out rows."""
         found = solve(*some, fitted, ridge)
-        return (found * (2 * rest[1] - rest[0] @ found)).sum().item()
+        return (worth * found * (2 * rest[1] - rest[0] @ found)).sum().item()
 
-    gains = {ridge: gain(ridge) for ridge in RIDGES}
-    best = max(gains, key=lambda ridge: gains[ridge])
-    if not gains[best] > 0:
+    best = _best(gain)
+    if best is None:
         return torch.zeros_like(some[1])
     return solve(some[0] + rest[0], some[1] + rest[1], rows, best)
+
+
+def _best(gain: Callable[[float], float]) -> float | None:
+    """The ridge of the largest gain; None if none gains anything."""
+    gains = {ridge: gain(ridge) for ridge in RIDGES}
+    best = max(gains, key=lambda ridge: gains[ridge])
+    return best if gains[best] > 0 else None
 
 
 def _products(x: Tensor, missing: Tensor, *, offset: bool) -> Products:
@@ -130,25 +138,29 @@ def _products(x: Tensor, missing: Tensor, *, offset: bool) -> Products:
     return gram, cross
 
 
-def _from_rows(x: Tensor, missing: Tensor, fitted: int, *, offset: bool) -> Tensor:
-    """`correction` with more inputs than rows, by systems of the size of the rows."""
-    rows = x.size(1)
-    if offset:
-        x = torch.cat([x, x.new_ones(len(x), rows, 1)], 2)
-    kernel = x @ x.mT
-    scale = x.square().mean((1, 2)).clamp_min(torch.finfo(torch.float64).tiny)
+def _from_rows(x: Tensor, missing: Tensor, *, offset: bool, worth: Tensor | float) -> Tensor:
+    """`correction` with more inputs than rows, by systems of the size of the rows.
+
+    Both sides are centred over the rows of a fit, so that the constant has no ridge.
+    """
+    rows, fitted = x.size(1), _fitted(x.size(1))
+    tiny = torch.finfo(torch.float64).tiny
 
     def solve(count: int, ridge: float) -> Tensor:
-        damped = kernel[:, :count, :count].clone()
+        own, wanted = x[:, :count], missing[:, :count]
+        center, middle = (each.mean(1, keepdim=True) * offset for each in (own, wanted))
+        moved = own - center
+        damped = moved @ moved.mT
+        scale = own.square().mean((1, 2)).clamp_min(tiny)
         damped.diagonal(dim1=1, dim2=2).add_((count * ridge * scale)[:, None])
-        return torch.cholesky_solve(missing[:, :count], torch.linalg.cholesky(damped))
+        weights = moved.mT @ torch.cholesky_solve(wanted - middle, torch.linalg.cholesky(damped))
+        return torch.cat([weights, middle - center @ weights], 1) if offset else weights
 
     def gain(ridge: float) -> float:
-        made = kernel[:, fitted:, :fitted] @ solve(fitted, ridge)
-        return (made * (2 * missing[:, fitted:] - made)).sum().item()
+        made = made_of(x[:, fitted:], solve(fitted, ridge))
+        return (worth * made * (2 * missing[:, fitted:] - made)).sum().item()
 
-    gains = {ridge: gain(ridge) for ridge in RIDGES}
-    best = max(gains, key=lambda ridge: gains[ridge])
-    if not gains[best] > 0:
-        return x.new_zeros(len(x), x.size(2), missing.size(2))
-    return x.mT @ solve(rows, best)
+    best = _best(gain)
+    if best is None:
+        return x.new_zeros(len(x), x.size(2) + offset, missing.size(2))
+    return solve(rows, best)

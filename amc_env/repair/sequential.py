@@ -213,14 +213,16 @@ def _refit(module: nn.Module, norm: nn.Module | None, sample: Tensor, target: Te
         first = torch.zeros_like(start[:, 0]) if bias is None else bias.detach().view(len(start), -1)
         start = torch.cat([start, first[:, None]], 1)
     wanted = target.unflatten(1, (len(sample), -1)).transpose(0, 1)
+    # Errors count as they do after the norm, so that a network repairs alike whether or not it is folded.
+    worth = 1.0 if norm is None else _scale(norm).double().square().view(len(sample), 1, -1)
     few = inputs > sample.size(1)
     if few:
-        change = correction(sample, wanted - made_of(sample, start), offset=offset)
+        change = correction(sample, wanted - made_of(sample, start), offset=offset, worth=worth)
     else:
         some, rest = halves(sample, wanted, offset=offset)
         for gram, cross in (some, rest):
             cross -= gram @ start
-        change = chosen(some, rest, inputs, sample.size(1))
+        change = chosen(some, rest, inputs, sample.size(1), worth)
     weights = change[:, :inputs].mT
     weight.data = weight.detach() + weights.to(weight.dtype).reshape(weight.shape)
     if bias is not None:

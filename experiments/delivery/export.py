@@ -126,12 +126,7 @@ def called(network: nn.Module, part: str, images: Any) -> Called:
     )
     with hook, evaluating(network):
         network(images)
-    # tensors of inference mode cannot be traced
-    return Called(*(nested(value, _copied) for value in (kept[0].args, kept[0].kwargs, kept[0].returned)))
-
-
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
+    return kept[0]
 
 
 def trace(network: nn.Module, part: str, images: Any) -> ExportedProgram:

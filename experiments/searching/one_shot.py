@@ -67,7 +67,7 @@ def re_estimate(model: nn.Module, data: DataSet, images: int) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over the batches
         norm.train()
-    with torch.inference_mode():
+    with torch.no_grad():
         for batch, _ in data.batches("calibration", BATCH, images):
             model(batch.to(device))
     for norm, momentum in zip(norms, before, strict=True):
