@@ -48,7 +48,7 @@ reproduce-%: setup
 	  $(if $(LAUNCHER),launcher=$(LAUNCHER)) $(ARGS)
 
 wandb-sync: setup  # make wandb-sync RUNS=runs/mine: uploads the offline runs of W&B below a folder, the oldest first
-	$(BIN)/python -m experiments.dashboard sync=$(or $(RUNS),runs)
+	$(BIN)/python -m experiments.dashboard 'sync=$(or $(RUNS),runs)'
 
 report: setup
 	$(BIN)/python -m experiments.report $(ARGS)

@@ -24,6 +24,8 @@ KEEPS = (0.25, 0.5, 0.75)  # at which a decision's error is a feature
 FEATURES = ("place", "cost", "later cost", *(f"ln error at {keep}" for keep in KEEPS))
 TINY = 1e-3  # of an error, before its logarithm
 LEAST = 1e-6  # of a damage, likewise
+FLOOR = 1e-5  # of an error, before its power
+BEND = 0.3  # the features change ln q by at most this
 DOUBT = 1.0  # deviations between critics that count as damage where the first plans are chosen
 PARAMETERS = ("mean", "scale", "hidden_weight", "hidden_bias", "weight", "bias", "power")
 
@@ -55,7 +57,7 @@ class Critic:
     """The parameters of a critic, by the names of `PARAMETERS`.
 
     ``mean`` and ``scale`` standardise the features. A hidden layer of tanh units ``(6, h)`` and an output
-    layer ``(h, 2)`` follow: the first output is ln w, and ln q is ``power`` plus 0.3 tanh of the second.
+    layer ``(h, 2)`` follow: the first output is ln w; ln q is ``power`` plus `BEND` times tanh of the second.
     """
 
     parameters: Mapping[str, Floats]
@@ -71,10 +73,10 @@ class Critic:
         p = self.parameters
         x = (known - p["mean"]) / p["scale"]
         out = np.tanh(x @ p["hidden_weight"] + p["hidden_bias"]) @ p["weight"] + p["bias"]
-        power = np.exp(p["power"] + 0.3 * np.tanh(out[:, 1]))
+        power = np.exp(p["power"] + BEND * np.tanh(out[:, 1]))
         total = np.zeros(len(plans))
         for decision, error in enumerate(errors):
-            each = np.exp(out[decision, 0]) * (np.array(error) + 1e-5) ** power[decision]
+            each = np.exp(out[decision, 0]) * (np.array(error) + FLOOR) ** power[decision]
             total += each[plans[:, decision]]
         return total
 

@@ -77,3 +77,8 @@ class Deep(Rule):
 
     def __init__(self, observation_space: Space, action_space: Space, *, seed: int) -> None:
         super().__init__(factor=0.775 / 0.70, part=10 / 18)
+
+
+def is_rule(target: str) -> bool:
+    """Whether a class, given as in ``_target_`` of a configuration, always plays the same plan."""
+    return target.startswith(f"{__name__}.")

@@ -18,6 +18,9 @@ class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged, or of another network."""
 
 
+COMPRESSED = "compressed from the checkpoint"  # begins the note of a compressed network
+
+
 @dataclass(frozen=True, slots=True)
 class Card:
     """What a checkpoint's weights are and where they came from.
@@ -45,6 +48,11 @@ class Card:
     keep_whole: list[str] = field(default_factory=list)
     data_seed: int = 0
     given: dict[str, Any] | None = None  # of `amc_env.graph.given.Given`, where a part is compressed
+
+    @property
+    def compressed(self) -> bool:
+        """Whether the network is the result of a search; its weights alone may be fewer or shared."""
+        return self.plan is not None or self.note.startswith(COMPRESSED)
 
 
 def as_card(content: Any, path: Path) -> Card:

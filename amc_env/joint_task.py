@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from amc_env.compressors import plan_of
 from amc_env.compressors.constraints import Shared, constrain, weight_of
 from amc_env.compressors.joint import Joint
 from amc_env.compressors.surgery import REMEMBERED, Solve, Surgeon, cut
@@ -158,9 +159,7 @@ class JointTask:
 
     def rehearsal(self) -> nn.Module:
         """The smallest possible network, made without moments."""
-        plan = Plan.dense(self.graph)
-        for group, choices in enumerate(self.draft.choices):
-            plan = plan.with_group(group, self.draft.choose(group, int(choices[0])))
+        plan = plan_of(self.draft, [choices[0] for choices in self.draft.choices])
         channels, bits = self.draft.parts(plan)
         small = cut(self.model, self.draft.channels.graph, channels)
         return self._shared(small, channels, bits, Sharing(None, start=self._start, seed=self._seed))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from amc_env.compressors import plan_of
 from amc_env.compressors.fine_grained import FineGrained
 from amc_env.compressors.layers import LayerCompressor, LayerNetworks, Method, fill
 from amc_env.compressors.low_rank import LowRank
@@ -91,9 +92,7 @@ class LayerTask:
 
     def rehearsal(self) -> nn.Module:
         """The smallest possible network, made without moments."""
-        plan = Plan.dense(self.graph)
-        for group, choices in enumerate(self.draft.choices):
-            plan = plan.with_group(group, self.draft.choose(group, int(choices[0])))
+        plan = plan_of(self.draft, [choices[0] for choices in self.draft.choices])
         return self._filled(plan, self.draft)
 
     def described(self, plan: Plan) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from amc_env import checks, files, zoo
 from amc_env.budget import Budget
-from amc_env.compressors import Compressor, Errors
+from amc_env.compressors import Compressor, Errors, plan_of
 from amc_env.cost import RESOURCES, Ints, WidthPrices, WidthTable
 from amc_env.env import CompressionEnv
 from amc_env.graph.structure import Graph
@@ -80,11 +80,7 @@ class Levels:
 
 def plans(compressor: Compressor) -> list[Plan]:
     """Every plan that a compressor can make, the last group's count running fastest."""
-    dense, found = Plan.dense(compressor.graph), []
-    for counts in itertools.product(*compressor.choices):
-        kept = tuple(compressor.choose(group, int(count)) for group, count in enumerate(counts))
-        found.append(Plan(dense.graph, kept))
-    return found
+    return [plan_of(compressor, counts) for counts in itertools.product(*compressor.choices)]
 
 
 @dataclass(frozen=True)

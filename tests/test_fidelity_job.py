@@ -175,3 +175,23 @@ def test_a_share_of_what_is_left_is_never_more_than_asked():
         dense = left * 1000
         most = int(np.floor(stages.relative(0.3, left / 1000) * dense))
         assert 0.3 * 1_000_000 - 2 <= most <= 0.3 * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"targets": [0.5, 0.01]}, "below the smallest network"),
+        ({"contenders": {"random": ["agent=random"], "mine": ["agent=pretrained", "agent.critic=no"]}}, "no"),
+    ],
+)
+def test_a_search_that_cannot_be_is_told_before_the_first_one(tmp_path, wrong, message):
+    cfg = composed("policies", tmp_path, "targets=[0.5]", "seeds=1", "episodes=2")
+    cfg.contenders = {"random": ["agent=random"]}
+    for key, value in wrong.items():
+        cfg[key] = value
+    with (
+        initialize_config_dir(str(config.CONF), version_base="1.3"),
+        pytest.raises(Exception, match=message),
+    ):
+        policies.main(cfg, tmp_path)
+    assert RunRecord.read(tmp_path).rows == []

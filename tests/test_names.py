@@ -95,3 +95,23 @@ def test_a_sweep_over_ones_own_networks(tmp_path):
         "import {'target': 'nets:one'}",
         "import {'target': 'nets:two'}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        (["checkpoint=[a=0/c.onnx,a=1/c.onnx]"], "checkpoint=['a=0/c.onnx','a=1/c.onnx']"),
+        (["checkpoint=[a/b,c/d]"], "checkpoint=[a/b,c/d]"),
+        (['checkpoint=["a=1,2"]'], 'checkpoint=["a=1,2"]'),
+        (["checkpoint=a=0,b/c"], "checkpoint='a=0,b/c'"),
+        (["-m", "checkpoint=a=0/c,a=1/c"], "checkpoint='a=0/c','a=1/c'"),
+    ],
+)
+def test_each_path_of_a_list_or_sweep_is_quoted_by_itself(typed, read):
+    assert spelled_out(typed)[-1] == read
+
+
+def test_a_path_that_exists_is_no_sweep(tmp_path):
+    folder = tmp_path / "agent=gp,seed=0"
+    folder.mkdir()
+    assert spelled_out(["-m", f"run={folder}"])[-1] == f"run='{folder}'"

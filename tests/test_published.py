@@ -109,13 +109,6 @@ def test_layers_of_a_file_stand_beside_the_papers():
     assert lines[3] == "| ip1.bias |  | 10.0 |  | 4.2 |  | 3.5 |  | 1.2 |"
 
 
-def test_a_remembered_number_is_told_as_that(monkeypatch):
-    monkeypatch.setattr(published, "spec", lambda name: table(after={"value": 0.46, "status": "memory"}))
-    made = published.beside("t", [])
-    assert made.rows[0][1] == "0.46?"
-    assert "? from memory, not verified" in made.notes
-
-
 def test_a_row_without_runs_of_its_own_takes_those_of_a_record():
     row = {"row": "t/r", "record": {"name": "tuned/net", "policy": "x", "target": 0.5}}
     other = run("x", 0, 0.5, name="net-x-50-0")

@@ -191,3 +191,18 @@ def test_the_entry_point_prints_the_best_settings_as_the_main_job_takes_them(tmp
     overrides = RunRecord.read(tmp_path).content["best"]["overrides"]
     assert last == f"python -m experiments.search {' '.join(overrides)}"
     assert (tmp_path / RECORD).exists()
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"agent": "ddpg_elites", "agent.batch": "interval(32, 64)"}, "agent.batch is 32.0, expected int"),
+        ({"agent": "ddpg_elites", "agent.nothing": "choice(32, 64)"}, "no key 'agent.nothing'"),
+        ({"agent": "ddpg_paper", "agent.tau": "choice(0.1, 7.0)"}, "agent.tau is 7.0, it is at most 1"),
+        ({"agent": "choice(random, gpp)"}, "gpp"),
+    ],
+)
+def test_a_space_with_settings_that_cannot_be(tmp_path, space, message):
+    with pytest.raises(ConfigError, match=message):
+        tune.tune(config(space=space), tmp_path)
+    assert not (tmp_path / RECORD).exists()

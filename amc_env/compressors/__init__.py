@@ -5,6 +5,7 @@ from typing import Protocol
 
 from amc_env.cost import Ints, Prices
 from amc_env.graph.structure import Graph
+from amc_env.plan import Plan
 
 Errors = Sequence[tuple[float, ...]]
 
@@ -32,3 +33,9 @@ class Compressor(Protocol):
         Raises:
             ValueError: for an unknown resource; the message lists the known ones.
         """
+
+
+def plan_of(compressor: Compressor, counts: Sequence[int]) -> Plan:
+    """The plan that keeps ``counts[g]`` positions of each group g; the compressor chooses which."""
+    kept = (compressor.choose(group, int(count)) for group, count in enumerate(counts))
+    return Plan(compressor.graph.hash, tuple(kept))

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 
 from experiments.analysis import markdown, stats
-from experiments.analysis.fidelity import spearman
+from experiments.analysis.fidelity import FEWEST, correlations
 from experiments.analysis.regret import cell
 
 Rows = Sequence[Mapping[str, Any]]
-FEWEST = 3  # plans of which ranks are compared
 
 
 def table(rows: Rows) -> str:
@@ -27,16 +26,13 @@ def summary(rows: Rows) -> str:
     reward, tuned = np.array([row["reward"] for row in rows]), means(rows)
     if len(rows) < FEWEST:
         return f"{len(rows)} plans are too few to compare ranks."
-    rng = np.random.default_rng(stats.SEED)
-    at = rng.integers(len(rows), size=(stats.RESAMPLES, len(rows)))
-    value = float(spearman(reward[None], tuned[None])[0])
-    low, high = np.nanquantile(spearman(reward[at], tuned[at]), [0.025, 0.975])
+    rank, _ = correlations(reward, tuned)
     noise = np.array([np.std(row["test"], ddof=1) for row in rows if len(row["test"]) > 1])
     spread = f", one tuning's deviation {100 * np.sqrt((noise**2).mean()):.2f} points" if noise.size else ""
     return (
         f"{len(rows)} plans, {len(rows[0]['test'])} tunings each: tuned accuracy on test from "
         f"{100 * tuned.min():.2f} to {100 * tuned.max():.2f} %{spread}. Spearman of tabular reward and tuned "
-        f"accuracy: {value:.2f} [{low:.2f}, {high:.2f}]."
+        f"accuracy: {rank:.2f}."
     )
 
 

@@ -17,7 +17,6 @@ from experiments.analysis.run import Run
 from experiments.analysis.stats import LEVEL
 
 FILE = Path(__file__).parent / "published.yaml"
-MEMORY = "memory"  # the status of a number that is not verified
 WHOSE = ("paper", "ours")
 DENSITY = "density_"  # before a part of the network, in the name of a column
 STATUS = {  # how a number is known, see ``published.yaml``
@@ -25,7 +24,6 @@ STATUS = {  # how a number is known, see ``published.yaml``
     "quoted": "quoted by a public note, slide or repository of the authors",
     "digitised": "read off a plotted curve, within 0.01",
     "text": "from its text",
-    MEMORY: "from memory, not verified",
 }
 
 
@@ -171,23 +169,18 @@ def beside(name: str, runs: Sequence[Run]) -> Table:
     ]
     head = ["", *(f"{QUANTITIES[key].name}, {whose}" for key, whose in columns)]
     head += ["seeds", "evaluations", "seconds", "commit"]
-    lines, doubtful = [], False
+    lines = []
     for row, own in found:
         cells = [row["name"]]
         for key, whose in columns:
-            if whose == "paper":
-                shown, unsure = _printed(row.get(key), asked["status"])
-                doubtful |= unsure
-            else:
-                of = QUANTITIES[key]
-                shown = percent([of.value(run) for run in own], of.form, of.factor)
-            cells.append(shown)
+            of = QUANTITIES[key]
+            ours = percent([of.value(run) for run in own], of.form, of.factor)
+            cells.append(_printed(row.get(key)) if whose == "paper" else ours)
         lines.append([*cells, *(_spent(own) if "row" in row else [""] * 4)])
     every = [run for _, own in found for run in own]
     notes = [f"The paper's numbers: {asked['source']}; {STATUS[asked['status']]}.", *asked["notes"]]
     if all(run.folder is None for run in every):
         notes += asked.get("recorded", [])
-    notes += ["? from memory, not verified"] if doubtful else []
     notes += [
         f"Ours: means over seeds with {LEVEL:.0%} bootstrap intervals; an empty cell has not been run. "
         "Seconds are those of the search, of the whole run where nothing is searched."
@@ -245,13 +238,9 @@ def densities(name: str, runs: Sequence[Run], policy: str) -> list[Curve]:
     return found
 
 
-def _printed(value: Any, status: str) -> tuple[str, bool]:
-    """A published number, and whether it is unverified; empty if the paper prints none."""
-    if value is None:
-        return "", False
-    if isinstance(value, dict):
-        value, status = value["value"], value["status"]
-    return (f"{value:g}?", True) if status == MEMORY else (f"{value:g}", False)
+def _printed(value: float | None) -> str:
+    """A published number; empty if the paper prints none."""
+    return "" if value is None else f"{value:g}"
 
 
 def _spent(runs: Sequence[Run]) -> list[str]:

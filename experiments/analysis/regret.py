@@ -5,7 +5,7 @@ A task is a table and a target. An agent's mean is over tasks, and within a task
 95 % and hold for other networks: a resample draws tables, and then seeds for each task.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from experiments.analysis import markdown, stats
+from experiments.analysis.contests import span
 from experiments.analysis.stats import Estimate
 
 NEAR = 0.1  # points: as good as the best
@@ -51,7 +52,7 @@ def table(records: Records, counts: Sequence[int] = COUNTS) -> str:
         median = float(np.median(needed))
         lines.append(
             [
-                f"`{name}`", str(len({task[0] for task in own})), _span(map(len, own.values())),
+                f"`{name}`", str(len({task[0] for task in own})), span([*map(len, own.values())]),
                 *(cell(pooled(after(own, count))) for count in counts),
                 f"{np.isfinite(needed).mean():.0%}", f"{median:.0f}" if np.isfinite(median) else "-",
             ]
@@ -150,12 +151,6 @@ def plot(records: Records, path: Path, names: Sequence[str] = PLOTTED, points: i
     axis.legend(fontsize=8)
     figure.savefig(path)
     return path
-
-
-def _span(counts: Iterable[int]) -> str:
-    """One number, or the least and the largest."""
-    found = sorted(set(counts))
-    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
 def _worse(theirs: Runs, ours: Runs, count: int) -> Estimate:

@@ -172,7 +172,10 @@ def paper() -> str:
 def pages() -> dict[Path, dict[str, str]]:
     """The blocks of each page, by the name of their markers."""
     packed, ways = read(RESULTS / COMPRESSED), read(RESULTS / FAMILIES)
-    mended = repairs.measured(read(RESULTS / REPAIRS) | read(RESULTS / FIDELITY))
+    measured = read(RESULTS / REPAIRS), read(RESULTS / FIDELITY)
+    if twice := sorted(measured[0].keys() & measured[1].keys()):
+        raise ReportError(f"{', '.join(twice)}: kept in {REPAIRS} and in {FIDELITY}; remove the former")
+    mended = repairs.measured(measured[0] | measured[1])
     speed, compared = read(RESULTS / BENCHMARKS), read(RESULTS / REGRET)
     return {
         README: {"results": tuned.summary(read(RESULTS / TUNED)[FRONT]["rows"])},

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agents.rules import is_rule
 from experiments.analysis.run import SPLITS, Kept, Run
 from experiments.recording.committed import whole
 from experiments.recording.record import RECORD, RecordError, RunRecord
@@ -167,7 +168,7 @@ def _search(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
 def _row(name: str, content: Mapping[str, Any], row: Mapping[str, Any]) -> Run:
     """The run in a row of `experiments.policies`."""
     config, groups = content["config"], content["results"].get("groups", [])
-    rule = config["contenders"][row["policy"]]["agent"]["_target_"].startswith("agents.rules.")
+    rule = is_rule(config["contenders"][row["policy"]]["agent"]["_target_"])
     return Run(
         name=f"{name}-{row['policy']}-{100 * row['target']:g}-{row['seed']}",
         status="finished",

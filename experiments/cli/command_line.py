@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from experiments.cli.limits import STEM
 from experiments.cli.signatures import ROOT
 
 PATHS = (
@@ -19,6 +20,7 @@ PATHS = (
 )  # fmt: skip
 OF_FOLDER = ("model", "data", "protocol")  # groups that the folder of a sweep is named by
 PLAIN = re.compile(r"[\w./~-]*", re.ASCII)  # what Hydra certainly reads as it stands
+BARE_LIST = re.compile(r"\[[^'\"]*\]")
 WORD = re.compile(r"(\+{0,2})([^=]*)=(.*)", re.DOTALL)
 
 
@@ -40,6 +42,7 @@ def spelled_out(words: Sequence[str]) -> list[str]:
             OmegaConf.load(ROOT / f"conf/model/{source}.yaml"), {"name": f"{source}/{name}"}
         )
         ConfigStore.instance().store(group=f"model/{source}", name=name, node=node)
+    swept = not {"-m", "--multirun"}.isdisjoint(words)
     imported = any(re.search(r"\bimport\b", model) for model in models)
     spelled = []
     for word in words:
@@ -49,7 +52,8 @@ def spelled_out(words: Sequence[str]) -> list[str]:
             continue
         added, key, value = found.groups()
         if key in PATHS:
-            value = readable(key, value)
+            each = value.split(",") if swept and key != "output" and not _exists(value) else [value]
+            value = ",".join(readable(key, one) for one in each)
         if key == "target" and imported:
             key = "model.options.target"
         spelled.append(f"{added}{key}={value}")
@@ -67,10 +71,16 @@ def _told_in_names(words: Sequence[str]) -> list[str]:
     return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(others)}]"]
 
 
+def _exists(path: str) -> bool:
+    return any(Path(f"{path}{ending}").exists() for ending in ("", *STEM))
+
+
 def readable(key: str, value: str) -> str:
-    """A path as Hydra's grammar reads it, quoted if needed."""
+    """A path, or a list of paths in brackets, as Hydra's grammar reads it, quoted if needed."""
     if PLAIN.fullmatch(value):
         return value
+    if key.endswith("checkpoint") and BARE_LIST.fullmatch(value):
+        return f"[{','.join(readable(key, one) for one in value[1:-1].split(','))}]"
     try:
         OverridesParser.create().parse_override(f"{key}={value}")
     except HydraException:

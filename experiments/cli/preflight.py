@@ -24,6 +24,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")  # of a committed result
 REPORTED = ("fashion", "cifar")  # how the names of tables begin that results are reported on
 WANDB = "experiments.recording.wandb_tracker.WandbTracker"
 OF_CONTENDERS = ("protocol.reward", "env.scale", "env.beta")  # what differs beside the agent
+SHARED_RATE = 0.005  # highest learning rate of shared values
 WIDTH = 100  # characters of a line of names
 
 
@@ -270,7 +271,19 @@ def _contenders(cfg: DictConfig) -> None:
             contender(name, cfg.contenders[name])
 
 
+def _rates(cfg: DictConfig) -> None:
+    """Shared values are tuned slowly: the gradient of one is the sum of those of all its weights."""
+    recipe = next((key for key in ("finetune", "recipe") if key in cfg), None)
+    if at(cfg, "compressor.method") != "weight_sharing" or recipe is None or cfg.get("deliver") is False:
+        return
+    if cfg[recipe].epochs and cfg[recipe].lr > SHARED_RATE:
+        raise ConfigError(
+            f"{recipe}.lr is {cfg[recipe].lr}, at which shared values diverge, as the gradient of one is the "
+            f"sum of those of its weights: give {recipe}.lr=0.0005, at most {SHARED_RATE}"
+        )
+
+
 CHECKS: tuple[Callable[[DictConfig], Any], ...] = (
     _commands, _places, _data, _limits, _content, _times, _tracking, _networks, _functions, _images,
-    _contenders,
+    _contenders, _rates,
 )  # fmt: skip

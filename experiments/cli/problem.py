@@ -79,7 +79,7 @@ def trained(cfg: DictConfig) -> Trained:
         elif held is not None:
             card = replace(weights.load_into(model, cfg.model.checkpoint), architecture=name, options=options)
         weights.refuse_non_finite(model.state_dict(), f"{name} cannot be compressed")
-        _refuse_other_splits(card, cfg)
+        refuse_other_splits(card, cfg)
         bare = data.name == "photos" and not photos.labelled(Path(cfg.data.root), data.classes)
         if bare and not cfg.get("metric"):
             data = photos.labelled_by(model, data)
@@ -92,7 +92,7 @@ def trained(cfg: DictConfig) -> Trained:
             "give the checkpoint of that network"
         )
     _check_options(options, card, stem)
-    _refuse_other_splits(card, cfg)
+    refuse_other_splits(card, cfg)
     taken = inspect.signature(zoo.MODELS[name]).parameters if name in zoo.MODELS else options
     if unknown := [key for key in options if key not in taken and "options" not in taken]:
         raise config.ConfigError(f"{name} has no option {unknown[0]!r}; it has {', '.join(taken)}")
@@ -150,8 +150,12 @@ def _check_options(options: Mapping[str, Any], card: Card, stem: Path | str) -> 
             )
 
 
-def _refuse_other_splits(card: Card, cfg: DictConfig) -> None:
-    """Refuse splits in which images of the training are reward or selection images."""
+def refuse_other_splits(card: Card, cfg: DictConfig) -> None:
+    """Refuse splits in which images of the training are reward or selection images.
+
+    Raises:
+        CheckpointError: for another ``data.seed`` than that of the card.
+    """
     if card.data == cfg.data.name and card.data_seed != cfg.data.seed:
         raise CheckpointError(
             f"the network was trained on the splits of data.seed={card.data_seed}: with data.seed="
@@ -174,7 +178,7 @@ def foresee(cfg: DictConfig) -> None:
     if name != "import" and cfg.model.checkpoint is None and not cfg.model.options.get("weights"):
         shipped(cfg)
     given = cfg.model.checkpoint
-    if given and not is_state(given) and weights.read_card(given).plan is not None:
+    if given and not is_state(given) and weights.read_card(given).compressed:
         raise CheckpointError(
             f"{given} is compressed already, and a checkpoint holds one plan: search from the dense network, "
             "or in rounds with experiments.policies stages=[...]"

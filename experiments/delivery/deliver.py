@@ -8,7 +8,7 @@ import safetensors.torch
 from omegaconf import DictConfig
 from torch import nn
 
-from amc_env.card import Card
+from amc_env.card import COMPRESSED, Card
 from amc_env.compressors.constraints import unconstrained
 from amc_env.env import CompressionEnv
 from amc_env.plan import Plan
@@ -152,7 +152,7 @@ def _card(
         subject.card, plan=env.task.described(plan), keep_whole=list(env.graph.keep_whole),
         recipe=subject.card.recipe if recipe is None else asdict(recipe),
         accuracy={} if env.task.metric else accuracy, seed=cfg.seed, commit=commit(),
-        note=f"compressed from the checkpoint {subject.card.sha256[:12]}",
+        note=f"{COMPRESSED} {subject.card.sha256[:12]}",
         given=env.graph.given.to_dict() if env.graph.given.part else None,
     )  # fmt: skip
 

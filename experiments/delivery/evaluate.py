@@ -5,12 +5,14 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from amc_env import packing
+from amc_env.data.splits import DataError, DataSet
 from amc_env.evaluator import accuracy
 from amc_env.execution import CPU
 from amc_env.functions import function
 from amc_env.scoring import batches_of, score
 from experiments.cli.config import config_errors
 from experiments.cli.datasets import load_data
+from experiments.cli.problem import refuse_other_splits
 from experiments.delivery.runtimes import read, restored
 
 
@@ -21,13 +23,17 @@ def run(cfg: DictConfig, folder: Path) -> None:
         return
     network = read(cfg.checkpoint, cfg.target, trust=cfg.trust)
     data = load_data(cfg.data)
+    if not isinstance(data, DataSet):
+        raise DataError(f"{data.name} has no class labels: give a metric of your own, metric=module:function")
     network.check(data.name, data.shape, data.classes)
+    if network.card is not None and cfg.split != "test":
+        refuse_other_splits(network.card, cfg)
     top1, images = accuracy(network.module(), data, cfg.split), len(data[cfg.split])
     error = (top1 * (1 - top1) / images) ** 0.5
     what = network.source.name
     if network.card is not None:
-        dense = network.card.plan is None and network.source.suffix != packing.SUFFIX
-        what = f"{'dense' if dense else 'compressed'} {network.card.architecture}"
+        smaller = network.card.compressed or network.source.suffix == packing.SUFFIX
+        what = f"{'compressed' if smaller else 'dense'} {network.card.architecture}"
     where = f"{images:,} {cfg.split} images of {data.name}"
     print(f"{what} ({network.runtime}) on {where}: {top1:.2%} ± {error:.2%}")
 
@@ -37,6 +43,6 @@ def _scored(cfg: DictConfig) -> None:
     network, card = restored(cfg.checkpoint, cfg.target)
     with config_errors(f"metric {cfg.metric}"):
         found = score(network, metric, batches_of(data, cfg.split, CPU), cfg.split)
-    what = f"{'dense' if card.plan is None else 'compressed'} {card.architecture}"
+    what = f"{'compressed' if card.compressed else 'dense'} {card.architecture}"
     where = f"{found.n_images:,} {cfg.split} images of {data.name}"
     print(f"{what} on {where}: {cfg.metric} {found.top1:.6g} ± {found.std_error:.2g}")

@@ -59,9 +59,12 @@ def show(rows: Mapping[str, Row], gain: Gain, files: Sequence[Path]) -> None:
     table.add_row("MACs", *(_with_share(row.macs, dense.macs) for row in rows.values()))
     table.add_row("parameters", *(_with_share(row.params, dense.params) for row in rows.values()))
     table.add_row("file, kB", *(f"{row.file_bytes / 1e3:.0f}" for row in rows.values()))
-    table.add_row("selection, %", *(f"{100 * row.selection:.2f}" for row in rows.values()))
-    table.add_row("test, %", *(f"{100 * row.test:.2f}" for row in rows.values()))
-    if not gain.tuned and dense.kl is not None:
+    of_accuracy = dense.kl is not None  # not of a metric of the user's own
+    for split in ("selection", "test"):
+        values = [getattr(row, split) for row in rows.values()]
+        shown = (f"{100 * value:.2f}" if of_accuracy else f"{value:.4g}" for value in values)
+        table.add_row(f"{split}, %" if of_accuracy else split, *shown)
+    if not gain.tuned and of_accuracy:
         table.add_row("agreement, %", *(f"{100 * (row.agreement or 0):.2f}" for row in rows.values()))
         table.add_row("KL, nats", *(f"{row.kl:.3f}" for row in rows.values()))
     for runtime, timed in dense.latency_ms.items():
@@ -80,19 +83,22 @@ def show(rows: Mapping[str, Row], gain: Gain, files: Sequence[Path]) -> None:
             f"{len(dense.promise.repeats_ms)} repeats in the table's runtime",
             highlight=False,
         )
-    console.print(gain_sentence(gain), highlight=False)
+    console.print(gain_sentence(gain, of_accuracy=of_accuracy), highlight=False)
     console.print("ms: median time of a batch of that many images", highlight=False)
     console.print("written:", highlight=False)
     for path in files:
         console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
 
 
-def gain_sentence(gain: Gain) -> str:
-    """One line on the gain of the search over the uniform policy."""
+def gain_sentence(gain: Gain, *, of_accuracy: bool = True) -> str:
+    """One line on the gain of the search over the uniform policy, in points or in the user's metric."""
     when = "after the same fine-tuning" if gain.tuned else "without training"
+    points, error = f"{gain.points:+.2f} points", f"{gain.error:.2f}"
+    if not of_accuracy:
+        points, error = f"{gain.points / 100:+.4g}", f"{gain.error / 100:.2g}"
     return (
-        f"the search gained {gain.points:+.2f} points over the uniform policy, {when} "
-        f"(standard error {gain.error:.2f}, {gain.images:,} test images)"
+        f"the search gained {points} over the uniform policy, {when} "
+        f"(standard error {error}, {gain.images:,} test images)"
     )
 
 
@@ -101,5 +107,11 @@ def _ms(value: float, whole: float) -> str:
 
 
 def _with_share(value: int, whole: int) -> str:
-    size = f"{value / 1e6:.3g}M" if value >= 1e6 else f"{value / 1e3:.3g}k"
-    return f"{size}\n{value / whole:.1%}"
+    return f"{_short(value)}\n{value / whole:.1%}"
+
+
+def _short(value: int) -> str:
+    """A count with three digits and its unit, as 4.09G."""
+    rounded = float(f"{value:.3g}")
+    unit, size = next((u, s) for u, s in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if rounded >= s or u == "k")
+    return f"{rounded / size:.3g}{unit}"

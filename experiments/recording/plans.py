@@ -1,11 +1,11 @@
 """Plans from the counts in a record, and the best plans of a search."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from amc_env.building import AnyTask
+from amc_env.compressors import plan_of
 from amc_env.env import CompressionEnv
 from amc_env.graph.structure import Graph
 from amc_env.plan import Plan, PlanError
@@ -50,20 +50,12 @@ def groups(graph: Graph) -> list[dict[str, str | int]]:
     ]
 
 
-def plan_of(task: CompressionEnv | AnyTask, kept: Sequence[int]) -> Plan:
-    """Make the plan that keeps ``kept[g]`` positions of group g, chosen by the task's compressor."""
-    plan = Plan.dense(task.graph)
-    for group, count in enumerate(kept):
-        plan = plan.with_group(group, task.compressor.choose(group, count))
-    return plan
-
-
 def uniform(env: CompressionEnv) -> Plan:
     """Make the plan of the uniform policy, which asks for the same keep ratio at every decision."""
     kept: list[int] = []
     for _ in env.graph.groups:
         kept.append(env.budget.take(kept, env.budget.share(kept)))
-    return plan_of(env, kept)
+    return plan_of(env.compressor, kept)
 
 
 def best_reward(rows: Iterable[Mapping[str, Any]]) -> float:

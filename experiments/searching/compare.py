@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from agents import rules
 from agents.episode import Agent
 from agents.search import search as trials
 from amc_env import tabular
@@ -19,8 +20,6 @@ from experiments.cli.problem import build_agent, scale_of
 from experiments.recording import opening
 from experiments.recording.progress import Meter
 from experiments.recording.record import RECORD, RecordError, RunRecord
-
-RULES = "agents.rules."
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
@@ -41,6 +40,8 @@ def compare(cfg: DictConfig, folder: Path) -> RunRecord:
     ]
     with record, record.phase("search"), Meter("runs", len(jobs), done=len(record.rows)) as meter:
         note_table(record, table, cfg.targets)
+        for target, settings in itertools.product(cfg.targets, contenders.values()):
+            build_agent(settings["agent"], TabularEnv(table, target=target, **settings["env"]), seed=0)
         done = {(row["target"], row["contender"], row["seed"]) for row in record.rows}
         for target, name, seed in (job for job in jobs if job not in done):
             episodes = 1 if is_rule(contenders[name]) else cfg.episodes
@@ -85,7 +86,7 @@ def seeds_of(cfg: DictConfig, settings: Mapping[str, Any]) -> range:
 
 def is_rule(settings: Mapping[str, Any]) -> bool:
     """Whether a contender always plays the same plan."""
-    return str(settings["agent"]["_target_"]).startswith(RULES)
+    return rules.is_rule(str(settings["agent"]["_target_"]))
 
 
 def contender(name: str, overrides: Sequence[str]) -> dict[str, Any]:

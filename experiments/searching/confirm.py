@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from amc_env.compressors import plan_of
 from amc_env.env import CompressionEnv
 from amc_env.plan import Plan
 from experiments.recording import plans
@@ -22,11 +23,11 @@ def confirm(env: CompressionEnv, record: RunRecord, *, limit: int) -> Plan:
     rows = plans.candidates(record.rows, limit)
     with record.phase("confirm"):
         evaluate = env.task.evaluator("selection")
-        measured = [(row, evaluate(plans.plan_of(env, row["counts"]))) for row in rows]
+        measured = [(row, evaluate(plan_of(env.compressor, row["counts"]))) for row in rows]
         row, selection = max(
             measured, key=lambda item: (env.reward(item[1], env.costs(item[0]["counts"])), item[0]["reward"])
         )
-        plan = plans.plan_of(env, row["counts"])
+        plan = plan_of(env.compressor, row["counts"])
         reference = evaluate(plans.uniform(env))
     plan.write(record.folder / plans.PLAN)
     known = {key: row[key] for key in ("episode", "reward", "counts", "macs_share", "params_share")}

@@ -4,6 +4,7 @@ Each row of the record is one search; a killed run continues with the searches t
 """
 
 import copy
+import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from amc_env import latency
 from amc_env.building import make_task
+from amc_env.compressors import plan_of
 from amc_env.compressors.networks import Networks
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluator, compared, logits
@@ -28,7 +30,7 @@ from experiments.analysis import untuned
 from experiments.cli import config
 from experiments.cli.problem import Trained, build_agent, check_weights, digest_of, trained
 from experiments.delivery.picture import draw
-from experiments.recording.plans import candidates, groups, plan_of
+from experiments.recording.plans import candidates, groups
 from experiments.recording.progress import Meter
 from experiments.searching import one_shot
 from experiments.searching.compare import contenders_of, is_rule, opened, seeds_of
@@ -67,7 +69,7 @@ class Subject:
 
     def network(self, counts: Sequence[int]) -> nn.Module:
         """The network that keeps these counts of channels; the next call overwrites the same module."""
-        return self.networks.network(plan_of(self.task, counts))
+        return self.networks.network(plan_of(self.task.compressor, counts))
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
@@ -83,6 +85,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
             subject = prepared(cfg, network)
             known = {"groups": groups(subject.task.graph), "dense": dense(subject)}
             record.update(results=known | {"weights": digest_of(network)})
+            for target, settings in itertools.product(cfg.targets, contenders.values()):
+                build_agent(settings["agent"], environment(subject, settings, target), seed=0)
         jobs = all_jobs(cfg, contenders)
         done = {Job(row["policy"], row["target"], row["seed"]) for row in record.rows}
         with record.phase("runs"), Meter("runs", len(jobs), done=len(done)) as meter:
@@ -153,10 +157,7 @@ def searched(subject: Subject, settings: Mapping[str, Any], job: Job) -> tuple[d
         ``distinct`` and ``evaluations``, how many plans were evaluated, and in how many episodes; and
         `policies.curve`. Beside it the plan's network.
     """
-    task = subject.task
-    env = CompressionEnv(
-        task.compressor, subject.reward, target=job.target, resource=subject.resource, **settings["env"]
-    )
+    task, env = subject.task, environment(subject, settings, job.target)
     episodes = 1 if is_rule(settings) else subject.episodes
     trials = explore(env, build_agent(settings["agent"], env, seed=job.seed), episodes, job.seed)
 
@@ -174,6 +175,13 @@ def searched(subject: Subject, settings: Mapping[str, Any], job: Job) -> tuple[d
         "evaluations": episodes, **curve(trials),
     }  # fmt: skip
     return found, network
+
+
+def environment(subject: Subject, settings: Mapping[str, Any], target: float) -> CompressionEnv:
+    """The environment of a contender."""
+    return CompressionEnv(
+        subject.task.compressor, subject.reward, target=target, resource=subject.resource, **settings["env"]
+    )
 
 
 def shot(subject: Subject, job: Job) -> tuple[dict[str, Any], nn.Module]:

@@ -6,6 +6,7 @@ Each row of the record is one search; a killed run continues with the searches t
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from agents.search import search
 from amc_env import latency
 from amc_env.budget import Budget
 from amc_env.building import AnyTask, make_task
+from amc_env.compressors import plan_of
 from amc_env.cost import RESOURCES
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluator, accuracy
 from experiments.analysis import tuned as tables
 from experiments.cli import config
 from experiments.cli.problem import Trained, build_agent, check_weights, digest_of, trained
-from experiments.recording.plans import candidates, counts, groups, plan_of
+from experiments.recording.plans import candidates, counts, groups
 from experiments.recording.progress import Meter
 from experiments.searching import stages
 from experiments.searching.compare import contenders_of, is_rule, opened
@@ -89,7 +91,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
             costs |= {name: Budget(subject.task.compressor, {name: 1.0}).dense for name in RESOURCES}
             known = {"groups": groups(subject.task.graph), "dense": top1, "dense_costs": costs}
             record.update(results=known | {"weights": digest_of(network)})
-        jobs = all_jobs(cfg, contenders)
+            jobs = all_jobs(cfg, contenders)
+            rehearse(subject, contenders, cfg.targets)
         done = {Job(row["policy"], row["target"], row["seed"]) for row in record.rows}
         with record.phase("runs"), Meter("runs", len(jobs), done=len(done)) as meter:
             for job in jobs:
@@ -125,6 +128,13 @@ def prepared(cfg: DictConfig, dense: Trained) -> Subject:
         cfg.episodes, cfg.early, cfg.confirm, cfg.reward_images, recipe,
         {"macs": 1.0, "params": 1.0}, cfg.stages, settings, teacher,
     )  # fmt: skip
+
+
+def rehearse(subject: Subject, contenders: Mapping[str, Any], targets: Sequence[float]) -> None:
+    """Make each environment and agent once, so that what cannot be is told before the first search."""
+    for target, settings in product(targets, contenders.values()):
+        for share in stages.stages_to(subject.stages, target):
+            build_agent(settings["agent"], environment(subject, settings, share), seed=0)
 
 
 def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, Any]:
@@ -165,12 +175,17 @@ def searched(
     subject: Subject, settings: Mapping[str, Any], share: float, seed: int, parts: int
 ) -> tuple[CompressionEnv, list[dict[str, Any]]]:
     """A search for a fraction of the dense network, with its part of the episodes: environment and trials."""
-    target = stages.relative(share, subject.left.get(subject.resource, 1.0))
-    env = CompressionEnv(
-        subject.task.compressor, subject.reward, target=target, resource=subject.resource, **settings["env"]
-    )
+    env = environment(subject, settings, share)
     episodes = 1 if is_rule(settings) else subject.episodes // parts
     return env, explore(env, build_agent(settings["agent"], env, seed=seed), episodes, seed)
+
+
+def environment(subject: Subject, settings: Mapping[str, Any], share: float) -> CompressionEnv:
+    """The environment of a contender within a fraction of the dense network."""
+    target = stages.relative(share, subject.left.get(subject.resource, 1.0))
+    return CompressionEnv(
+        subject.task.compressor, subject.reward, target=target, resource=subject.resource, **settings["env"]
+    )
 
 
 def following(subject: Subject, network: nn.Module, found: Mapping[str, Any]) -> Subject:
@@ -209,7 +224,7 @@ def delivered(
     tried = candidates(trials, subject.confirm)
     best = max(tried, key=lambda trial: confirmed(subject, env, trial["counts"]))
     evaluations = {"evaluations": len(trials)}
-    network = task.network(plan_of(task, best["counts"])).to(task.device).eval()
+    network = task.network(plan_of(task.compressor, best["counts"])).to(task.device).eval()
     if known is not None and known["counts"] == list(best["counts"]):
         same = ("counts", "reward", "episode", "macs_share", "params_share", "before", "after")
         return network, {key: known[key] for key in same} | evaluations
@@ -227,7 +242,7 @@ def delivered(
 
 def confirmed(subject: Subject, env: CompressionEnv, kept: Sequence[int]) -> float:
     """The reward of a plan on the selection split, by its counts."""
-    return env.reward(subject.selection(plan_of(subject.task, kept)), env.costs(kept))
+    return env.reward(subject.selection(plan_of(subject.task.compressor, kept)), env.costs(kept))
 
 
 def curve(trials: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -136,8 +136,8 @@ class Learner(torch.nn.Module):
         """``(n,)`` predicted ln KL, up to a constant, of plans with errors ``(n, T)``."""
         x = (features - self.mean) / self.scale
         out = torch.tanh(x @ self.hidden_weight + self.hidden_bias) @ self.weight + self.bias
-        power = torch.exp(self.power + 0.3 * torch.tanh(out[:, 1]))
-        total = (torch.exp(out[:, 0]) * (lost + 1e-5) ** power).sum(1)
+        power = torch.exp(self.power + critics.BEND * torch.tanh(out[:, 1]))
+        total = (torch.exp(out[:, 0]) * (lost + critics.FLOOR) ** power).sum(1)
         return torch.log(total + 1e-4) * torch.exp(self.steep)
 
     def critic(self) -> Critic:

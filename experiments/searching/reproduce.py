@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from hydra import compose
 from omegaconf import DictConfig
 
+from agents.rules import is_rule
 from amc_env import files
 from experiments.analysis import figures, latex, markdown, published
 from experiments.analysis import runs as known
@@ -23,7 +24,6 @@ from experiments.cli.config import CONF
 from experiments.recording.progress import Meter
 from experiments.recording.record import RECORD, RecordError, RunRecord
 
-RULES = "agents.rules."  # a policy that has one plan, which one evaluation plays
 LOG = "sweep.log"
 POLL = 5.0  # seconds between two looks at the records
 
@@ -141,7 +141,7 @@ def _length(cfg: DictConfig, row: str, job: str) -> tuple[bool, int]:
     if job == "deep_compress":
         pruning, sharing = (composed[part].epochs if cfg.epochs is None else cfg.epochs for part in PARTS)
         return True, composed.rounds * pruning + sharing
-    rule = str(composed.agent._target_).startswith(RULES)
+    rule = is_rule(str(composed.agent._target_))
     return rule, composed.episodes if rule or cfg.episodes is None else cfg.episodes
 
 

@@ -11,6 +11,7 @@ from rich.console import RenderableType
 
 from agents.episode import Agent
 from agents.search import search as trials
+from amc_env.compressors import plan_of
 from amc_env.env import CompressionEnv
 from experiments.analysis import outcome
 from experiments.cli import config
@@ -151,7 +152,7 @@ def _panel(env: CompressionEnv, rows: Sequence[Mapping[str, Any]]) -> Renderable
 def save_best(env: CompressionEnv, record: RunRecord) -> None:
     """Write the plan with the largest reward so far, also after an interrupt; nothing without rows."""
     for row in plans.candidates(record.rows, 1):
-        plan = plans.plan_of(env, row["counts"])
+        plan = plan_of(env.compressor, row["counts"])
         plan.write(record.folder / plans.PLAN)
         record.update(best={"episode": row["episode"], "reward": row["reward"], "plan": plan.to_dict()})
 

@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,9 @@ def tune(cfg: DictConfig, folder: Path) -> RunRecord:
     """
     fixed, space = split(cfg.space)
     contender("of trial 0", fixed)  # what cannot be is told before a record is made
+    for values in zip_longest(*map(ends, space.values())):
+        asked = zip(space, values, strict=True)
+        contender("of the space", [*fixed, *(f"{key}={value}" for key, value in asked if value is not None)])
     settings = config.plain(cfg)
     del settings["trials"]  # more of them go on with the same record
     with alone(folder, wait=True):
@@ -159,6 +163,14 @@ def split(space: Mapping[str, Any]) -> tuple[list[str], dict[str, BaseDistributi
     if not varying:
         raise config.ConfigError("nothing in the space varies; give keys choice(...) or interval(..., ...)")
     return fixed, varying
+
+
+def ends(distribution: BaseDistribution) -> Sequence[Any]:
+    """Every choice, or both ends of a range."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return distribution.low, distribution.high
 
 
 def propose(

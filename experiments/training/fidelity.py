@@ -16,6 +16,7 @@ from torch import nn
 
 from amc_env.budget import Budget
 from amc_env.building import AnyTask, make_task
+from amc_env.compressors import plan_of
 from amc_env.cost import RESOURCES
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import Evaluator, accuracy, compared, logits
@@ -24,7 +25,6 @@ from experiments.analysis import fidelity
 from experiments.cli import config
 from experiments.cli.problem import Trained, check_weights, digest_of, trained
 from experiments.recording.opening import opened
-from experiments.recording.plans import plan_of
 from experiments.recording.progress import Meter
 from experiments.training.loop import train
 from experiments.training.plan_sets import Drawn, plan_set
@@ -130,7 +130,7 @@ def prepared(cfg: DictConfig, dense: Trained) -> Subject:
 def row(subject: Subject, index: int) -> dict[str, Any]:
     """Measure all proxies of one plan, and its accuracy after fine-tuning, as a row of the record."""
     plan, task = subject.plans[index], subject.tasks[TUNED_FROM]
-    start = task.network(plan_of(task, plan.counts))
+    start = task.network(plan_of(task.compressor, plan.counts))
     found = measure(subject, plan.counts, start) | tune(subject, start)
     return {"plan": index, "kind": plan.kind, "counts": list(plan.counts), **found}
 
@@ -149,7 +149,7 @@ def measure(subject: Subject, counts: Sequence[int], start: nn.Module) -> dict[s
     proxies, seconds = dict[str, dict[str, float]](), dict[str, float]()
     for name, judge in subject.judges.items():
         before = time.perf_counter()
-        proxies[name] = metrics(judge(plan_of(subject.tasks[name], counts)))
+        proxies[name] = metrics(judge(plan_of(subject.tasks[name].compressor, counts)))
         seconds[name] = time.perf_counter() - before
     task = subject.tasks[TUNED_FROM]
     if subject.steps:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from amc_env import checkpoints as weights
+from amc_env.card import COMPRESSED
 from amc_env.compressors.constraints import unconstrained
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import accuracy
@@ -49,7 +50,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
         card = replace(
             subject.card, plan=env.task.described(plan), keep_whole=list(env.graph.keep_whole),
             recipe=asdict(recipe), accuracy=measured, seed=recipe.seed, commit=commit(),
-            note=f"compressed from the checkpoint {subject.card.sha256[:12]}",
+            note=f"{COMPRESSED} {subject.card.sha256[:12]}",
             given=env.graph.given.to_dict() if env.graph.given.part else None,
         )  # fmt: skip
         weights.save(folder / STEM, tuned, card)

@@ -16,6 +16,7 @@ from torch import nn
 from agents.search import search
 from amc_env import checkpoints, tabular
 from amc_env.budget import Budget
+from amc_env.compressors import plan_of
 from amc_env.compressors.surgery import cut
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import accuracy
@@ -77,7 +78,12 @@ def prepared(cfg: DictConfig) -> Subject:
     data = data_of(card.data, card.held_out)
     if source.train_images is not None:
         data = replace(data, splits={**data.splits, "train": data["train"].head(source.train_images)})
-    model, _ = checkpoints.load(checkpoints.SHIPPED / card.checkpoint)
+    model, made = checkpoints.load(checkpoints.SHIPPED / card.checkpoint)
+    if made.sha256 != card.checkpoint_sha256:
+        raise tabular.TableError(
+            f"{card.checkpoint} is not the network that {cfg.table} was made from; "
+            f"{tabular.MAKE.format(name=cfg.table)}"
+        )
     recipe = Recipe(**config.plain(cfg.recipe))
     moments = moments_of(card, model, data)
     return Subject(table, model, moments, data, recipe, cfg.tunings, device_of(cfg.device))
@@ -128,9 +134,7 @@ def row(subject: Subject, at: int) -> dict[str, Any]:
 def plan_at(table: Table, index: tuple[int, ...]) -> Plan:
     """The plan at an index of a table's columns."""
     levels = table.compressor
-    counts = [int(choices[i]) for choices, i in zip(levels.choices, index, strict=True)]
-    kept = tuple(levels.choose(group, count) for group, count in enumerate(counts))
-    return Plan(Plan.dense(levels.graph).graph, kept)
+    return plan_of(levels, [int(choices[i]) for choices, i in zip(levels.choices, index, strict=True)])
 
 
 def position(table: Table, plan: Plan) -> int:
