@@ -1,6 +1,7 @@
 """Timing: the order and number of calls, and the commands that take any of a network's files."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from omegaconf import OmegaConf
 
 from amc_env import checkpoints as weights
 from amc_env import zoo
-from amc_env.card import Card
+from amc_env.card import COMPRESSED, Card
+from amc_env.data.own import OwnData
 from amc_env.data.splits import load
 from amc_env.evaluator import accuracy
 from experiments import evaluate, latency
@@ -104,6 +106,28 @@ def test_a_network_for_other_images_is_told_in_one_message(
     assert "takes images of shape (1, 8, 8) (C, H, W), those of fashion_mnist are (1, 28, 28)" in (
         capsys.readouterr().err
     )
+
+
+def test_a_network_whose_weights_alone_are_fewer_is_called_compressed(
+    stem: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network, card = weights.load(stem)
+    weights.save(tmp_path / "fewer", network, replace(card, note=f"{COMPRESSED} 0123456789ab"))
+    assert run(evaluate.main, monkeypatch, f"checkpoint={tmp_path}/fewer", "data=digits") == 0
+    assert capsys.readouterr().out.startswith("compressed digits_cnn")
+    words = [f"checkpoint={tmp_path}/fewer", "data=digits", "split=selection", "data.seed=1"]
+    assert run(evaluate.main, monkeypatch, *words) == 2
+    assert "trained on the splits of data.seed=0" in capsys.readouterr().err
+
+
+def test_data_without_labels_need_a_metric(
+    stem: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batches = [(torch.zeros(2, 1, 8, 8), None)]
+    data = OwnData("mine", 10, {name: batches for name in ("calibration", "reward", "selection", "test")})
+    monkeypatch.setattr("experiments.delivery.evaluate.load_data", lambda node: data)
+    assert run(evaluate.main, monkeypatch, "data=digits", f"checkpoint={stem}") == 2
+    assert "has no class labels: give a metric of your own" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("main", [evaluate.main, latency.main])

@@ -176,9 +176,8 @@ def test_a_table_of_another_command_varies_its_own_keys(composed, tmp_path):
     )
     (sweep,) = reproduce.sweeps(cfg, ["deep_compression/lenet5"], tmp_path)
     words = ["experiment=deep_compression/lenet5", "recipe.seed=1", "recipe.epochs=2", "sharing.epochs=2"]
-    assert sweep == Sweep(
-        [*words, "hydra/launcher=basic", f"output={tmp_path}"], 1, 5 * 2 + 2, "deep_compress"
-    )
+    words += ["hydra/launcher=basic", f"output={tmp_path}"]
+    assert sweep == Sweep(words, 1, 3 * 2 + 2, "deep_compress")  # as many rounds of epochs as the file says
 
 
 def test_progress_is_counted_over_the_records_of_the_sweep(tmp_path):

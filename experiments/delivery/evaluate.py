@@ -5,7 +5,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from amc_env import packing
-from amc_env.data.splits import DataError, DataSet
+from amc_env.data.own import OwnData
+from amc_env.data.splits import DataError
 from amc_env.evaluator import accuracy
 from amc_env.execution import CPU
 from amc_env.functions import function
@@ -23,7 +24,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
         return
     network = read(cfg.checkpoint, cfg.target, trust=cfg.trust)
     data = load_data(cfg.data)
-    if not isinstance(data, DataSet):
+    if isinstance(data, OwnData):
         raise DataError(f"{data.name} has no class labels: give a metric of your own, metric=module:function")
     network.check(data.name, data.shape, data.classes)
     if network.card is not None and cfg.split != "test":
