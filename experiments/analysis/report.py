@@ -147,7 +147,8 @@ def _by_record(found: Sequence[tuple[str, Run]]) -> list[Run]:
     seen, kept = set[tuple[Any, ...]](), list[Run]()
     for record, run in found:
         one = (run.problem, run.resource, run.target, run.setting, run.agent, run.seed)
-        kept.append(replace(run, agent=f"{run.agent} ({record})") if one in seen else run)
+        setting = record.removesuffix(f"-{run.seed}")  # records of Deep Compression have one seed each
+        kept.append(replace(run, agent=f"{run.agent} ({setting})") if one in seen else run)
         seen.add(one)
     return kept
 
