@@ -272,14 +272,24 @@ def _contenders(cfg: DictConfig) -> None:
 
 
 def _rates(cfg: DictConfig) -> None:
-    """Shared values are tuned slowly: the gradient of one is the sum of those of all its weights."""
+    """The networks of a search will be fine-tuned at a rate that suits them."""
     recipe = next((key for key in ("finetune", "recipe") if key in cfg), None)
-    if at(cfg, "compressor.method") != "weight_sharing" or recipe is None or cfg.get("deliver") is False:
-        return
-    if cfg[recipe].epochs and cfg[recipe].lr > SHARED_RATE:
+    if recipe is not None and cfg.get("deliver") is not False and cfg[recipe].epochs:
+        check_rate(at(cfg, "compressor.method"), f"{recipe}.lr", cfg[recipe].lr)
+
+
+def check_rate(method: str | None, key: str, rate: float) -> None:
+    """Raise a `ConfigError` for a learning rate at which shared values diverge.
+
+    Args:
+        method: of the compressor.
+        key: of the rate, for the message.
+        rate: of fine-tuning.
+    """
+    if method == "weight_sharing" and rate > SHARED_RATE:
         raise ConfigError(
-            f"{recipe}.lr is {cfg[recipe].lr}, at which shared values diverge, as the gradient of one is the "
-            f"sum of those of its weights: give {recipe}.lr=0.0005, at most {SHARED_RATE}"
+            f"{key} is {rate}, at which shared values diverge, as the gradient of one is the sum of those of "
+            f"its weights: give {key}=0.0005, at most {SHARED_RATE}"
         )
 
 

@@ -14,6 +14,7 @@ from amc_env.compressors.constraints import unconstrained
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import accuracy
 from experiments.cli import config
+from experiments.cli.preflight import check_rate
 from experiments.cli.problem import check_weights, environment, searched, trained
 from experiments.recording import plans
 from experiments.recording import state as states
@@ -36,6 +37,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
         done.check(asked)
         print(f"{folder} is finished: nothing to do; choose another output=FOLDER to fine-tune again")
         return
+    check_rate(of_search.compressor.method, "recipe.lr", recipe.lr)
     record = opened(folder, asked, seeds={"batches": recipe.seed}, states=[STATE])
     with record, config.instantiate(cfg.tracking, folder=folder, config=asked) as tracker:
         subject = trained(of_search)
