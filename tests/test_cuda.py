@@ -96,7 +96,8 @@ def test_a_forward_that_cannot_be_captured_is_trained_step_by_step():
     for norm in model.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.momentum = None  # an average over all batches, which reads their number back
-    history = train(model, data, Recipe(epochs=3, batch_size=16, lr=0.02), device=GPU)
+    with pytest.warns(UserWarning, match="cannot be captured"):
+        history = train(model, data, Recipe(epochs=3, batch_size=16, lr=0.02), device=GPU)
     assert history[-1].loss < history[0].loss
     again = train(network("residual"), data, Recipe(epochs=1, batch_size=16, lr=0.02), device=GPU)
     assert math.isfinite(again[0].loss)  # a later training is captured as ever

@@ -146,21 +146,27 @@ def _from_rows(x: Tensor, missing: Tensor, *, offset: bool, worth: Tensor | floa
     rows, fitted = x.size(1), _fitted(x.size(1))
     tiny = torch.finfo(torch.float64).tiny
 
-    def solve(count: int, ridge: float) -> Tensor:
+    def solver(count: int) -> Callable[[float], Tensor]:
         own, wanted = x[:, :count], missing[:, :count]
         center, middle = (each.mean(1, keepdim=True) * offset for each in (own, wanted))
         moved = own - center
-        damped = moved @ moved.mT
-        scale = own.square().mean((1, 2)).clamp_min(tiny)
-        damped.diagonal(dim1=1, dim2=2).add_((count * ridge * scale)[:, None])
-        weights = moved.mT @ torch.cholesky_solve(wanted - middle, torch.linalg.cholesky(damped))
-        return torch.cat([weights, middle - center @ weights], 1) if offset else weights
+        kernel, scale = moved @ moved.mT, own.square().mean((1, 2)).clamp_min(tiny)
+
+        def solve(ridge: float) -> Tensor:
+            damped = kernel.clone()
+            damped.diagonal(dim1=1, dim2=2).add_((count * ridge * scale)[:, None])
+            weights = moved.mT @ torch.cholesky_solve(wanted - middle, torch.linalg.cholesky(damped))
+            return torch.cat([weights, middle - center @ weights], 1) if offset else weights
+
+        return solve
+
+    of_some = solver(fitted)
 
     def gain(ridge: float) -> float:
-        made = made_of(x[:, fitted:], solve(fitted, ridge))
+        made = made_of(x[:, fitted:], of_some(ridge))
         return (worth * made * (2 * missing[:, fitted:] - made)).sum().item()
 
     best = _best(gain)
     if best is None:
         return x.new_zeros(len(x), x.size(2) + offset, missing.size(2))
-    return solve(rows, best)
+    return solver(rows)(best)

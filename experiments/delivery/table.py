@@ -90,7 +90,7 @@ def show(rows: Mapping[str, Row], gain: Gain, files: Sequence[Path]) -> None:
         console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
 
 
-def gain_sentence(gain: Gain, *, of_accuracy: bool = True) -> str:
+def gain_sentence(gain: Gain, *, of_accuracy: bool) -> str:
     """One line on the gain of the search over the uniform policy, in points or in the user's metric."""
     when = "after the same fine-tuning" if gain.tuned else "without training"
     points, error = f"{gain.points:+.2f} points", f"{gain.error:.2f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from agents import rules
 from agents.episode import Agent
 from agents.search import search as trials
 from amc_env import tabular
+from amc_env.env import CompressionEnv
 from amc_env.rewards import REWARDS
 from amc_env.tabular import Table, TabularEnv
 from experiments.cli import config, preflight
@@ -40,8 +41,7 @@ def compare(cfg: DictConfig, folder: Path) -> RunRecord:
     ]
     with record, record.phase("search"), Meter("runs", len(jobs), done=len(record.rows)) as meter:
         note_table(record, table, cfg.targets)
-        for target, settings in itertools.product(cfg.targets, contenders.values()):
-            build_agent(settings["agent"], TabularEnv(table, target=target, **settings["env"]), seed=0)
+        rehearse(contenders, cfg.targets, lambda of, target: TabularEnv(table, target=target, **of["env"]))
         done = {(row["target"], row["contender"], row["seed"]) for row in record.rows}
         for target, name, seed in (job for job in jobs if job not in done):
             episodes = 1 if is_rule(contenders[name]) else cfg.episodes
@@ -50,6 +50,22 @@ def compare(cfg: DictConfig, folder: Path) -> RunRecord:
             meter.update(len(record.rows), **{name: row["curve"][-1][1]})
             meter.facts.clear()
     return record
+
+
+def rehearse(
+    contenders: Mapping[str, Any],
+    targets: Iterable[float],
+    environment: Callable[[Mapping[str, Any], float], CompressionEnv],
+) -> None:
+    """Make each environment and agent once, so that what cannot be is told before the first search.
+
+    Args:
+        contenders: their settings by name.
+        targets: fractions of the resource.
+        environment: makes that of a contender's settings and a target.
+    """
+    for target, settings in itertools.product(targets, contenders.values()):
+        build_agent(settings["agent"], environment(settings, target), seed=0)
 
 
 def note_table(record: RunRecord, table: Table, targets: Sequence[float]) -> None:

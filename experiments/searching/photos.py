@@ -4,12 +4,11 @@ Each row of the record is one search; a killed run continues with the searches t
 """
 
 import copy
-import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from experiments.delivery.picture import draw
 from experiments.recording.plans import candidates, groups
 from experiments.recording.progress import Meter
 from experiments.searching import one_shot
-from experiments.searching.compare import contenders_of, is_rule, opened, seeds_of
+from experiments.searching.compare import contenders_of, is_rule, opened, rehearse, seeds_of
 from experiments.searching.policies import Job, curve, explore
 from experiments.training.fidelity import shares
 
@@ -85,8 +84,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
             subject = prepared(cfg, network)
             known = {"groups": groups(subject.task.graph), "dense": dense(subject)}
             record.update(results=known | {"weights": digest_of(network)})
-            for target, settings in itertools.product(cfg.targets, contenders.values()):
-                build_agent(settings["agent"], environment(subject, settings, target), seed=0)
+            rehearse(contenders, cfg.targets, partial(environment, subject))
         jobs = all_jobs(cfg, contenders)
         done = {Job(row["policy"], row["target"], row["seed"]) for row in record.rows}
         with record.phase("runs"), Meter("runs", len(jobs), done=len(done)) as meter:

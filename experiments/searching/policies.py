@@ -6,7 +6,7 @@ Each row of the record is one search; a killed run continues with the searches t
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from experiments.cli.problem import Trained, build_agent, check_weights, digest_
 from experiments.recording.plans import candidates, counts, groups
 from experiments.recording.progress import Meter
 from experiments.searching import stages
-from experiments.searching.compare import contenders_of, is_rule, opened
+from experiments.searching.compare import contenders_of, is_rule, opened, rehearse
 from experiments.training.distillation import teacher_of
 from experiments.training.fidelity import shares, tuned
 from experiments.training.recipe import Recipe
@@ -92,7 +92,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
             known = {"groups": groups(subject.task.graph), "dense": top1, "dense_costs": costs}
             record.update(results=known | {"weights": digest_of(network)})
             jobs = all_jobs(cfg, contenders)
-            rehearse(subject, contenders, cfg.targets)
+            fractions = {share for target in cfg.targets for share in stages.stages_to(cfg.stages, target)}
+            rehearse(contenders, fractions, partial(environment, subject))
         done = {Job(row["policy"], row["target"], row["seed"]) for row in record.rows}
         with record.phase("runs"), Meter("runs", len(jobs), done=len(done)) as meter:
             for job in jobs:
@@ -128,13 +129,6 @@ def prepared(cfg: DictConfig, dense: Trained) -> Subject:
         cfg.episodes, cfg.early, cfg.confirm, cfg.reward_images, recipe,
         {"macs": 1.0, "params": 1.0}, cfg.stages, settings, teacher,
     )  # fmt: skip
-
-
-def rehearse(subject: Subject, contenders: Mapping[str, Any], targets: Sequence[float]) -> None:
-    """Make each environment and agent once, so that what cannot be is told before the first search."""
-    for target, settings in product(targets, contenders.values()):
-        for share in stages.stages_to(subject.stages, target):
-            build_agent(settings["agent"], environment(subject, settings, share), seed=0)
 
 
 def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, Any]:

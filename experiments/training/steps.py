@@ -1,6 +1,7 @@
 """One epoch of training steps: one by one on a processor, as a captured CUDA graph on a GPU."""
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -163,7 +164,8 @@ class CapturedSteps(Steps):
 def steps_on(device: torch.device, *of: Any) -> Steps:
     """Training steps on a device: captured on a GPU, unless the forward pass cannot be.
 
-    A forward that reads a number back, such as that of ``BatchNorm2d(momentum=None)``, is run step by step.
+    A forward that reads a number back, such as that of ``BatchNorm2d(momentum=None)``, is run step by step,
+    with a warning, as that is slower.
 
     Args:
         device: where the model and the images lie.
@@ -176,6 +178,7 @@ def steps_on(device: torch.device, *of: Any) -> Steps:
     except RuntimeError as error:
         if "captur" not in str(error):
             raise
+        warnings.warn(f"training steps cannot be captured and are launched one by one: {error}", stacklevel=2)
     return Steps(*of)
 
 
