@@ -134,6 +134,15 @@ class CMAES(BlackBox):
         self.sigma, self.population = sigma, population
         super().__init__(*args, sigma=sigma, population=population, **kwargs)
 
+    def strategy(self, options: dict[str, Any]) -> Any:
+        """A fresh search of the package, which needs two coordinates: one decision gets one that is not played."""
+        return self._cma.CMAEvolutionStrategy([MIDDLE] * max(2, self.decisions), self.sigma, options)
+
+    def played(self, point: Point) -> Point:
+        """The actions of a point of the package, whose last coordinate may be idle."""
+        actions: Point = np.clip(point[: self.decisions], 0, 1)
+        return actions
+
     def options(self, rng: np.random.Generator) -> dict[str, Any]:
         """The package's options: bounds, silence, and all its draws from ``rng``."""
         options: dict[str, Any] = {
@@ -149,10 +158,10 @@ class CMAES(BlackBox):
         """Generation after generation; the package minimises."""
         options = self.options(rng)
         while True:
-            strategy = self._cma.CMAEvolutionStrategy([MIDDLE] * self.decisions, self.sigma, options)
+            strategy = self.strategy(options)
             while not strategy.stop():
                 points = strategy.ask()
-                rewards = yield [np.clip(point, 0, 1) for point in points]
+                rewards = yield [self.played(point) for point in points]
                 strategy.tell(points, [-reward for reward in rewards])
             options["popsize"] = 2 * strategy.popsize
 

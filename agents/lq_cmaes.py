@@ -25,38 +25,37 @@ class LQCMAES(CMAES):
         """The points of each generation that are evaluated, one by one."""
         options = self.options(rng)
         while True:
-            strategy = self._cma.CMAEvolutionStrategy([MIDDLE] * self.decisions, self.sigma, options)
+            strategy = self.strategy(options)
             model = self._cma.fitness_models.LQModel()
             model.settings.max_absolute_size = strategy.popsize
             while not strategy.stop():
                 points = strategy.ask()
-                losses = yield from _evaluated(model, points)
+                losses = yield from self._evaluated(model, points)
                 strategy.tell(points, _completed(model, points, losses))
             options["popsize"] = 2 * strategy.popsize
 
-
-def _evaluated(
-    model: Any, points: Sequence[Point]
-) -> Generator[Sequence[Point], Sequence[float], list[float]]:
-    """Evaluate points until the model ranks them well; returns their losses, NaN if not evaluated."""
-    losses = np.full(len(points), np.nan)
-    wanted = int(1 + max(0.02 * len(points), LEAST / model.settings.truncation_ratio - model.size))
-    while np.isnan(losses).any():
-        order = np.argsort([model.eval(point) for point in points]) if model.size > 1 else range(len(points))
-        for index in [int(i) for i in order if np.isnan(losses[i])][
-            : wanted - int((~np.isnan(losses)).sum())
-        ]:
-            (reward,) = yield [np.clip(points[index], 0, 1)]
-            losses[index] = -reward
-            model.add_data_row(points[index], -reward)
-        done = int((~np.isnan(losses)).sum())
-        model.sort(done)
-        agreement = model.kendall(int(max(15, min(1.2 * done, 0.75 * len(points)))))
-        if agreement >= SURE:
-            break
-        wanted += -(-wanted // 2)
-    model.adapt_max_relative_size(agreement)
-    return list(losses.tolist())
+    def _evaluated(
+        self, model: Any, points: Sequence[Point]
+    ) -> Generator[Sequence[Point], Sequence[float], list[float]]:
+        """Evaluate points until the model ranks them well; returns their losses, NaN if not evaluated."""
+        losses = np.full(len(points), np.nan)
+        wanted = int(1 + max(0.02 * len(points), LEAST / model.settings.truncation_ratio - model.size))
+        while np.isnan(losses).any():
+            order = np.argsort([model.eval(point) for point in points]) if model.size > 1 else range(len(points))
+            for index in [int(i) for i in order if np.isnan(losses[i])][
+                : wanted - int((~np.isnan(losses)).sum())
+            ]:
+                (reward,) = yield [self.played(points[index])]
+                losses[index] = -reward
+                model.add_data_row(points[index], -reward)
+            done = int((~np.isnan(losses)).sum())
+            model.sort(done)
+            agreement = model.kendall(int(max(15, min(1.2 * done, 0.75 * len(points)))))
+            if agreement >= SURE:
+                break
+            wanted += -(-wanted // 2)
+        model.adapt_max_relative_size(agreement)
+        return list(losses.tolist())
 
 
 def _completed(model: Any, points: Sequence[Point], losses: Sequence[float]) -> list[float]:

@@ -146,8 +146,11 @@ def expected_improvement(mean: Floats, deviation: Floats, top: float) -> Floats:
 def standardised(rewards: Floats) -> Floats:
     """Scale rewards to mean 0 and deviation 1, after clipping very low ones."""
     middle, upper = np.quantile(rewards, [0.5, 0.9])
-    clipped = np.maximum(rewards, middle - 3 * (upper - middle))
-    values: Floats = (clipped - clipped.mean()) / (clipped.std() or 1.0)
+    spread = (upper - middle) or np.inf  # where a tenth and more are equal, nothing is clipped
+    clipped = np.maximum(rewards, middle - 3 * spread)
+    if np.ptp(clipped) == 0:  # their deviation may be a rounding error
+        return np.zeros_like(clipped)
+    values: Floats = (clipped - clipped.mean()) / clipped.std()
     return values
 
 

@@ -17,6 +17,7 @@ from identity import (
 
 from agents.blackbox import CMAES, BlackBox, Greedy, RandomSearch, accept
 from agents.episode import StateError, run_episode
+from agents.lq_cmaes import LQCMAES
 
 ENV = FindTheKeeps()
 ALL = (RandomSearch, CMAES, Greedy)
@@ -110,6 +111,13 @@ def test_a_point_is_played_again_after_an_interrupted_episode():
     assert run_episode(ENV, agent).asked[0] == first
     assert run_episode(ENV, agent).asked[0] == first
     assert len(agent.state_dict()["rewards"]) == 0
+
+
+@pytest.mark.parametrize("kind", [CMAES, LQCMAES])
+@pytest.mark.parametrize("seed", range(4))
+def test_one_decision_is_searched(kind, seed):
+    env = FindTheKeeps(np.array([0.3]))
+    assert best_reward(kind, env, 60, seed=seed) > -1e-3
 
 
 def test_cmaes_restarts_with_twice_the_population_where_it_has_converged(monkeypatch):

@@ -60,6 +60,18 @@ def test_the_table_has_the_ceiling_first_and_then_every_proxy():
     assert len([line for line in lines if line.startswith("|")]) == 3 + 4 + 2
 
 
+def test_what_a_proxy_can_reach_by_hand():
+    assert fidelity.of_mean(0.92, 2) == pytest.approx((1.84 / 1.92) ** 0.5)
+    assert fidelity.of_mean(0.5, 3) == pytest.approx(0.75**0.5)
+    assert fidelity.of_mean(1.0, 2) == 1
+    assert fidelity.of_mean(-1.0, 2) == 0
+
+
+def test_the_choice_of_a_tuning_is_judged_by_the_other_tuning():
+    rows = [row(0.1, 0.0, [0.5, 0.2]), row(0.2, 0.0, [0.1, 0.6]), row(0.3, 0.0, [0.3, 0.3])]
+    assert fidelity.table(rows).splitlines()[2].split("|")[5].strip() == "15.00"  # 0.2 and 0.1
+
+
 @pytest.mark.parametrize("count", [0, 2])
 def test_too_few_plans_are_refused(count):
     with pytest.raises(StatsError, match=f"at least 3 plans, here are {count}"):

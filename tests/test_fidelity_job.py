@@ -27,6 +27,19 @@ def composed(command, folder, *overrides):
         )
 
 
+@pytest.fixture
+def tuning_seeds(monkeypatch):
+    """The seeds of all fine-tunings, in their order."""
+    seeds, train = [], fidelity.train
+
+    def spied(model, data, recipe, **settings):
+        seeds.append(recipe.seed)
+        return train(model, data, recipe, **settings)
+
+    monkeypatch.setattr(fidelity, "train", spied)
+    return seeds
+
+
 @pytest.fixture(scope="module")
 def compressor():
     model, _ = checkpoints.load(checkpoints.shipped("digits_cnn-digits"))
@@ -61,7 +74,7 @@ def test_more_plans_than_there_are_is_an_error(compressor, budget):
         plan_set(alone, 50, seed=0)
 
 
-def test_fidelity_measures_every_proxy_and_goes_on_where_it_was_stopped(tmp_path, capsys):
+def test_fidelity_measures_every_proxy_and_goes_on_where_it_was_stopped(tmp_path, capsys, tuning_seeds):
     cfg = composed("fidelity", tmp_path, "plans=3", "seeds=2", "steps=2", "protocol=flops_50")
     fidelity.main(cfg, tmp_path)
     rows = RunRecord.read(tmp_path).rows
@@ -73,6 +86,7 @@ def test_fidelity_measures_every_proxy_and_goes_on_where_it_was_stopped(tmp_path
         assert len(row["tuned"]) == 2
         assert row["macs_share"] <= 0.5
     assert "Spearman" in capsys.readouterr().out
+    assert tuning_seeds == 3 * [0, 0, 1]  # a plan's short tuning, and one of each seed
     cut_short(tmp_path, 2)
     fidelity.main(cfg, tmp_path)
     again = RunRecord.read(tmp_path).rows
@@ -107,7 +121,7 @@ def test_a_part_that_there_is_not(part):
         fidelity.part_of(part, 8)
 
 
-def test_policies_are_confirmed_and_tuned_with_seeds_of_their_own(tmp_path, capsys):
+def test_policies_are_confirmed_and_tuned_with_seeds_of_their_own(tmp_path, capsys, tuning_seeds):
     cfg = composed("policies", tmp_path, "targets=[0.5]", "seeds=2")
     cfg.contenders = {"uniform": ["agent=uniform", "env.scale=absolute"], "random": ["agent=random"]}
     cfg.episodes, cfg.early, cfg.confirm = 3, 2, 2
@@ -118,6 +132,8 @@ def test_policies_are_confirmed_and_tuned_with_seeds_of_their_own(tmp_path, caps
     assert [(row["policy"], row["seed"]) for row in rows] == [
         (name, seed) for seed in (0, 1) for name in names
     ]
+    assert tuning_seeds == sorted(tuning_seeds)  # seed by seed, and the best of the first two perhaps apart
+    assert set(tuning_seeds) == {0, 1}
     assert rows[0]["counts"] == rows[2]["counts"]
     assert all(row["macs_share"] <= 0.5 for row in rows)
     assert rows[0]["evaluations"] == len(rows[0]["curve"]) == rows[0]["distinct"] == 1

@@ -2,12 +2,14 @@
 
 import itertools
 import time
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from identity import FindTheKeeps, assert_resumes, best_of, played
 
+from agents import lq_cmaes
 from agents.additive import Additive, best_sum, changes, fitted
 from agents.episode import EpisodeError, StateError, run_episode
 from agents.evopress import EvoPress
@@ -208,6 +210,13 @@ def test_the_process_goes_through_its_values_and_is_unsure_elsewhere() -> None:
     assert deviation[:3].max() < 1e-3 < deviation[3]
 
 
+def test_the_prediction_of_one_value_by_hand() -> None:
+    """A value of 2 a length away: its correlation is 0.523994, and the process's variance 2 * 2."""
+    mean, deviation = Process(np.array([[0.0]]), np.array([2.0]), 1.0, 0.0).predict(np.array([[1.0]]))
+    np.testing.assert_allclose(mean, [2 * 0.523994], atol=1e-5)
+    np.testing.assert_allclose(deviation, [2 * (1 - 0.523994**2) ** 0.5], atol=1e-5)
+
+
 def test_where_all_values_are_equal_the_farthest_point_is_tried() -> None:
     """As after a plateau of rewards, whose standardised values are all zero."""
     process = Process(np.array([[0.0], [0.1]]), np.zeros(2), 0.2, 1e-4)
@@ -224,7 +233,16 @@ def test_very_bad_rewards_are_raised() -> None:
     values = standardised(np.array([*np.linspace(-0.2, -0.1, 99), -50.0]))
     assert values.std() == pytest.approx(1)
     assert values.min() > -5
-    np.testing.assert_array_equal(standardised(np.full(4, 0.3)), 0)
+
+
+@pytest.mark.parametrize(("value", "count"), [(0.3, 4), (-0.1, 20), (-0.3, 20)])  # whose means are not exact
+def test_equal_rewards_are_zero(value: float, count: int) -> None:
+    np.testing.assert_array_equal(standardised(np.full(count, value)), 0)
+
+
+def test_poor_rewards_differ_from_the_best_where_many_are_equal() -> None:
+    values = standardised(np.array([0.1, 0.5, *[0.9] * 10]))
+    assert values[0] < values[1] < values[2] == values[11]
 
 
 def test_the_best_and_the_latest_are_kept() -> None:
@@ -319,6 +337,28 @@ def test_lq_cmaes_goes_on_exactly_and_finds_more_with_fewer_evaluations() -> Non
     assert_resumes(agent, env, stop=21, episodes=40)
     assert best_of(env, agent(0), episodes=80, seed=0).reward > -1e-4
     assert agent(0).state_dict()["agent"] == "lqcmaes"
+
+
+def test_lq_cmaes_trusts_a_model_that_ranks_well_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    skipped: list[float] = []
+
+    def spied(model: Any, points: Any, losses: Any) -> list[float]:
+        skipped.append(float(np.isnan(losses).mean()))
+        return completed(model, points, losses)
+
+    completed = lq_cmaes._completed
+    monkeypatch.setattr(lq_cmaes, "_completed", spied)
+    noise, means = np.random.default_rng(0), []
+    for reward in (lambda point: -float(np.square(point - 0.3).sum()), lambda _: noise.random()):
+        skipped.clear()
+        env = FindTheKeeps()
+        search = LQCMAES(env.observation_space, env.action_space, decisions=4, seed=0)
+        proposals = search.proposals(np.random.default_rng(0))
+        points = next(proposals)
+        for _ in range(150):
+            points = proposals.send([reward(point) for point in points])
+        means.append(np.mean(skipped[5:]))  # after the model has enough losses
+    assert means[0] > 0.4 > 0.15 > means[1]
 
 
 def test_mutations_stay_within_a_budget_of_time_where_fewer_channels_take_longer() -> None:

@@ -148,9 +148,9 @@ def test_another_data_set_is_asked_for_on_the_command_line(composed):
 
 def test_rows_of_a_network_that_is_trained_first_are_of_one_data_set(tmp_path, composed, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cfg = composed("reproduce", "table=table3", "rows=[vgg16_20_gp]", "images=fashion_mnist")
-    with pytest.raises(ReproduceError, match="which is of CIFAR-10: choose other rows"):
-        reproduce.main(cfg, tmp_path / "table3")
+    cfg = composed("reproduce", "table=latency", "rows=[mobilenet_v1_time50]", "images=fashion_mnist")
+    with pytest.raises(ReproduceError, match="which is not of fashion_mnist: choose other rows"):
+        reproduce.main(cfg, tmp_path / "latency")
 
 
 def test_data_that_is_neither_is_told():

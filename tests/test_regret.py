@@ -63,6 +63,8 @@ def test_differences_are_paired_and_a_rules_run_stands_against_every_seed(record
     np.testing.assert_allclose(found["a", 0.3], [5, 3])
     np.testing.assert_allclose(found["b", 0.5], [-1])
     np.testing.assert_allclose(regret.differences(every["rule"], every["gp"], 1)["a", 0.5], [5, 5])
+    learner = {("a", 0.5): {0: every["mine"]["a", 0.5][0]}}  # of one seed: it stands against that seed alone
+    np.testing.assert_allclose(regret.differences(learner, every["gp"], 1)["a", 0.5], [10])
 
 
 def test_the_table(records):

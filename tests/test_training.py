@@ -29,7 +29,7 @@ from experiments.training.fitting import fit
 from experiments.training.loop import DivergedError, read_history, schedule, sgd, train
 from experiments.training.pretrain import STATE, pretrain, stem
 from experiments.training.recipe import Recipe, RecipeError
-from experiments.training.steps import augmented, drawn
+from experiments.training.steps import augmented, batches, drawn, steps_an_epoch
 
 SPEC = DataSpec("stripes", 2, (1, 4, 4), (0.5,), (0.25,), (8, 8, 8), flip=True, sizes=(88, 8))
 
@@ -134,6 +134,28 @@ def test_steps_and_epochs_are_reported():
     train(network(), stripes(), RECIPE, on_step=lambda *step: steps.append(step[:2]), on_epoch=epochs.append)
     assert steps == [(step, 16) for step in range(1, 17)]  # 64 images, 16 a batch, 4 epochs
     assert [epoch.epoch for epoch in epochs] == [0, 1, 2, 3]
+
+
+def test_each_step_has_its_own_learning_rate(monkeypatch):
+    rates = []
+
+    def spied(self, closure=None):
+        rates.append({group["lr"] for group in self.param_groups})
+        return step(self, closure)
+
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", spied)
+    train(network(), stripes(), RECIPE)
+    factor = schedule(RECIPE, 16)
+    assert rates == [{0.1 * factor(step)} for step in range(16)]
+
+
+def test_a_single_last_image_joins_the_batch_before():
+    assert [len(part) for part in batches(torch.arange(33), 16)] == [16, 17]
+    assert [len(part) for part in batches(torch.arange(34), 16)] == [16, 16, 2]
+    assert [len(part) for part in batches(torch.arange(1), 16)] == [1]
+    for images in range(1, 40):
+        assert len(batches(torch.arange(images), 8)) == steps_an_epoch(images, 8)
 
 
 class Stop(Exception):

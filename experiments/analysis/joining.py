@@ -126,7 +126,7 @@ def joined_parts(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, An
     if len({row["plan"] for row in rows}) < len(rows):
         raise JoinError("these parts have plans in common: this one is kept already")
     commits = {*old["commit"].split(AND), *new["commit"].split(AND)}
-    whole = new["config"] | {"part": [0, 1]}
+    whole = new["config"] | ({"part": [0, 1]} if len(rows) >= new["config"]["plans"] else {})
     results = old["results"] | new["results"]
     return {
         **new, "commit": AND.join(sorted(commits)), "config": whole, "results": results, "rows": rows,

@@ -100,11 +100,12 @@ def after(own: Runs, count: int) -> dict[Task, Floats]:
 
 
 def differences(theirs: Runs, ours: Runs, count: int) -> dict[Task, Floats]:
-    """Theirs minus ours for each task and common seed; a rule's single run is paired with every seed."""
+    """Theirs minus ours for each task and common seed; the flat curve of a rule's run is paired with every seed."""
     found = {}
     for task in theirs.keys() & ours.keys():
         a, b = theirs[task], ours[task]
-        single = next(iter(a.values())) if len(a) == 1 else None
+        first = next(iter(a.values()))
+        single = first if len(a) == 1 and np.ptp(first) == 0 else None
         shared = [seed for seed in sorted(b) if single is not None or seed in a]
         if shared:
             found[task] = np.array([a.get(seed, single)[count - 1] - b[seed][count - 1] for seed in shared])  # type: ignore[index]

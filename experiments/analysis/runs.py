@@ -14,7 +14,7 @@ from experiments.recording.record import RECORD, RecordError, RunRecord
 FOUND, TUNED = "AMC", "AMC, tuned"  # columns of the table that a search ends with
 RUNTIME, BATCH = "onnx", 1  # whose milliseconds stand for a network's in figures, as ``ms``
 PRIVATE = ("output=", "hydra.")  # overrides that say where a run went, not what it is
-SEEDS = ("seed", "finetune.seed", "recipe.seed", "first_seed", "seeds", "save_every", "deliver")
+SEEDS = ("seed", "finetune.seed", "recipe.seed", "first_seed", "seeds", "targets", "save_every", "deliver")
 """Settings in which the runs of one mean may differ, beside those of ``tracking``."""
 OF_PROBLEM = (
     "data.", "model.", "compressor.", "protocol.", "finetune.", "recipe.", "keep_whole", "part", "metric",

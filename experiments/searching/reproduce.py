@@ -78,7 +78,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
             job, words = needed.get("job", "pretrain"), [*needed["words"], *_data(cfg.images)]
             if _is_set(cfg.images):
                 raise ReproduceError(
-                    f"{name} needs {needed['file']}, which is of CIFAR-10: choose other rows"
+                    f"{name} needs {needed['file']}, which is not of {cfg.images}: choose other rows"
                 )
             print(f"first: python -m experiments.{job} {' '.join(words)}")
             _call(job, words)

@@ -194,12 +194,11 @@ def settled(network: nn.Module) -> nn.Module:
 def _trained(
     course: Course, network: nn.Module, recipe: Recipe, phase: str, record: RunRecord, tracker: Tracker
 ) -> None:
-    if recipe.epochs:
-        fit(
-            network, course.subject.data, recipe, device=course.device, phase=phase, record=record,
-            tracker=tracker, state=record.folder / f"{phase}.state",
-            teacher=teacher_of(recipe, course.subject.model, course.subject.data),
-        )  # fmt: skip
+    fit(
+        network, course.subject.data, recipe, device=course.device, phase=phase, record=record,
+        tracker=tracker, state=record.folder / f"{phase}.state",
+        teacher=teacher_of(recipe, course.subject.model, course.subject.data),
+    )  # fmt: skip
     network.cpu().eval()
 
 

@@ -85,7 +85,8 @@ class CapturedSteps(Steps):
     """The same on a GPU, where a small network's kernels are shorter than their launches.
 
     The step is captured once as a CUDA graph and replayed on batches of one size; the last batch of an epoch
-    is padded with its first images. The loss is read every `READ_EVERY` steps.
+    is padded with its first images, but a single last image, see `batches`, is left out. The loss is read
+    every `READ_EVERY` steps.
     """
 
     def __init__(
