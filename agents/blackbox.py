@@ -135,11 +135,11 @@ class CMAES(BlackBox):
         super().__init__(*args, sigma=sigma, population=population, **kwargs)
 
     def strategy(self, options: dict[str, Any]) -> Any:
-        """A fresh search of the package, which needs two coordinates: one decision gets one that is not played."""
+        """A fresh search of the package, which needs two coordinates: beside one decision, one is idle."""
         return self._cma.CMAEvolutionStrategy([MIDDLE] * max(2, self.decisions), self.sigma, options)
 
     def played(self, point: Point) -> Point:
-        """The actions of a point of the package, whose last coordinate may be idle."""
+        """The actions of a point, without an idle coordinate."""
         actions: Point = np.clip(point[: self.decisions], 0, 1)
         return actions
 

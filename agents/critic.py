@@ -142,4 +142,4 @@ def read(path: Path) -> Ensemble:
 
 
 LONGEST = 1 << 20  # bytes of a critic, and of its card
-AGAIN = "make it with `python -m experiments.pretrain_agent`"
+AGAIN = "make it with `python -m experiments.pretrain_agent`, critic= its path without suffix"

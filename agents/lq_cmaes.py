@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.blackbox import CMAES, MIDDLE, Point, Proposals
+from agents.blackbox import CMAES, Point, Proposals
 
 SURE = 0.85  # Kendall's rank correlation of model and losses from which the model ranks a generation
 LEAST = 3  # losses that a model is built from
@@ -41,10 +41,9 @@ class LQCMAES(CMAES):
         losses = np.full(len(points), np.nan)
         wanted = int(1 + max(0.02 * len(points), LEAST / model.settings.truncation_ratio - model.size))
         while np.isnan(losses).any():
-            order = np.argsort([model.eval(point) for point in points]) if model.size > 1 else range(len(points))
-            for index in [int(i) for i in order if np.isnan(losses[i])][
-                : wanted - int((~np.isnan(losses)).sum())
-            ]:
+            guesses = [model.eval(point) if model.size > 1 else 0.0 for point in points]
+            unknown = [int(index) for index in np.argsort(guesses, kind="stable") if np.isnan(losses[index])]
+            for index in unknown[: wanted - (len(points) - len(unknown))]:
                 (reward,) = yield [self.played(points[index])]
                 losses[index] = -reward
                 model.add_data_row(points[index], -reward)

@@ -117,7 +117,8 @@ class Settings:
     metric: Metric | None = None
 
     def __post_init__(self) -> None:
-        checks.positive(calibration_images=self.calibration_images, points=self.points)
+        checks.whole(calibration_images=self.calibration_images, points=self.points, round_to=self.round_to)
+        checks.whole(0, seed=self.seed)
         checks.one_of("order", self.order, ORDERS)
         checks.one_of("repair", self.repair, REPAIRS)
         checks.one_of("method", self.method, METHODS)
@@ -260,7 +261,7 @@ def check_problem(task: AnyTask, reward_images: int | None, **problem: Any) -> N
     Raises:
         BudgetError, ValueError: as `CompressionEnv`.
     """
-    checks.positive(reward_images=reward_images)
+    checks.whole(reward_images=reward_images)
     if task.metric is not None and problem.get("reward", "error") not in OF_SCORES:
         raise ValueError(
             f"reward is {problem['reward']}, which needs logits; with a metric of your own it is one of "

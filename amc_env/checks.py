@@ -1,7 +1,10 @@
 """Checks of settings: the message says what was given and what is possible."""
 
 import difflib
+import math
 from collections.abc import Collection, Iterable
+
+import numpy as np
 
 
 def one_of(name: str, given: object, possible: Collection[object]) -> None:
@@ -11,10 +14,18 @@ def one_of(name: str, given: object, possible: Collection[object]) -> None:
 
 
 def positive(**settings: float | None) -> None:
-    """Raise a `ValueError` unless each setting is None or above 0."""
+    """Raise a `ValueError` unless each setting is None, or finite and above 0."""
     for name, value in settings.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} is {value}, it must be above 0")
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value}, it must be above 0 and finite")
+
+
+def whole(least: int = 1, **settings: object) -> None:
+    """Raise a `ValueError` unless each setting is None or a whole number from ``least`` on."""
+    for name, value in settings.items():
+        counts = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if value is not None and not (counts and int(value) >= least):  # type: ignore[call-overload]
+            raise ValueError(f"{name} is {value!r}, it must be a whole number, at least {least}")
 
 
 def did_you_mean(asked: str, choices: Iterable[str]) -> str:

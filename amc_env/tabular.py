@@ -170,11 +170,14 @@ class Table:
         return counts, self.evaluation(index)
 
     def _index(self, plan: Plan) -> tuple[int, ...]:
-        index, levels = [], self.compressor.levels
+        index, levels, orders = [], self.compressor.levels, self.compressor.orders
+        if plan.graph != self.compressor.graph.hash or len(plan.kept) != len(orders):
+            raise TableError(f"plan {plan.hash} is of another network than {self.card.checkpoint}")
         for group, kept in enumerate(plan.kept):
-            size = len(self.compressor.orders[group])
+            size = len(orders[group])
             count = size if kept is None else len(kept)
-            if count * levels % size or (kept is not None and kept != self.compressor.choose(group, count)):
+            known = count > 0 and count * levels % size == 0
+            if not known or (kept is not None and kept != self.compressor.choose(group, count)):
                 raise TableError(
                     f"group {group} keeps {kept}, which is no level of {self.card.checkpoint}; "
                     "make plans with the table's own compressor"

@@ -93,7 +93,7 @@ class Task:
         if not self._whole or (self.repair == "staged" and split == "reward"):
             return networks(self.model, self.graph, self.solve, device=self.device, images=images)
         whole = Surgeon(self.model, self.graph, fold=True, device=self.device).cut(Plan.dense(self.graph))
-        repair = Sequential(whole, self.graph, self.data, **self._sample).repair
+        repair = Sequential(whole, self.graph, self.data, **self._sample, unfolded=self.model).repair
         return CutNetworks(self.model, self.graph, self.solve, repair=repair, device=self.device)
 
     def evaluator(self, split: str, images: int | None = None) -> Any:
@@ -132,4 +132,4 @@ class Task:
     def _sequential(self) -> Sequential:
         """Repairs trainable networks, whose batch norms are not folded; on the device."""
         dense = copy.deepcopy(self.model).to(self.device)
-        return Sequential(dense, self.graph, self.data, **self._sample)
+        return Sequential(dense, self.graph, self.data, unfolded=None, **self._sample)

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
@@ -64,6 +63,11 @@ def _digest(name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) 
     told = {key: [str(value.dtype), list(value.shape)] for key, value in tensors.items()}
     total = hashlib.sha256(files.canonical([name, dict(facts), told]))
     for key in sorted(tensors):
-        value = tensors[key].detach().cpu().contiguous()
-        total.update(np.ascontiguousarray(value.flatten().view(torch.uint8).numpy()).data)
+        total.update(content(tensors[key]))
     return total.hexdigest()
+
+
+def content(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor of any type, in the order of its indices."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy().data

@@ -201,6 +201,11 @@ PINNED: dict[str, tuple[Middle, dict[str, Any], str]] = {
         "chunk .*: a chunk into unequal",
     ),
     "expand of a literal": (lambda m, x: x.expand(-1, 8, 8, 8), {}, "expand .*: an expand to a literal"),
+    "expand of a channel": (
+        lambda m, x: x + m.one(x).expand(-1, 8, -1, -1),
+        {"one": conv(8, 1)},
+        "expand .*: an expand to a literal",
+    ),
     "mean over channels": (
         lambda m, x: x * x.mean(1, keepdim=True),
         {},
@@ -313,9 +318,9 @@ REFUSED: dict[str, tuple[Middle, dict[str, Any], str]] = {
         {},
         "'squeeze'.*name the dimension",
     ),
-    "expand of a channel": (
-        lambda m, x: x + m.one(x).expand(-1, 8, -1, -1),
-        {"one": conv(8, 1)},
+    "expand to a literal map": (
+        lambda m, x: x + x.mean((2, 3), keepdim=True).expand(-1, -1, 8, 8),
+        {},
         "'expand'.*expand_as",
     ),
     "indices of a maximum": (lambda m, x: F.max_pool2d(x, 2, return_indices=True)[0], {}, "indices"),

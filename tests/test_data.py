@@ -1,6 +1,7 @@
 """Splits, checks of what is read, and image folders."""
 
 import dataclasses
+import hashlib
 import itertools
 import shutil
 from pathlib import Path
@@ -131,6 +132,15 @@ def test_each_damage_is_told(damage, message):
     with pytest.raises(DataError, match=message) as error:
         check_raw(spec, raw, "here")
     assert str(error.value).startswith("here: ")
+
+
+def test_a_digest_is_of_the_bytes_whatever_the_type():
+    ones = torch.ones(2, 3)
+    expected = hashlib.sha256(ones.numpy().tobytes() + np.arange(3).tobytes()).hexdigest()
+    assert digest([ones, torch.arange(3)]) == digest([ones.t().contiguous().t(), torch.arange(3)]) == expected
+    for kind in (torch.bfloat16, torch.float16, torch.bool):
+        assert digest([ones.to(kind)]) != digest([(0 * ones).to(kind)])
+    assert len(digest([torch.tensor(3), torch.zeros(0)])) == 64
 
 
 def test_a_truncated_file_is_told(tmp_path):

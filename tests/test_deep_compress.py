@@ -268,7 +268,8 @@ def test_a_search_of_single_weights_says_what_each_layer_keeps(lenet, tmp_path):
     overrides += ["compressor.calibration_images=40", f"output={tmp_path / 'search'}"]
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
         search.search(compose("config", overrides), tmp_path / "search")
-    found = deep_compression.searched_densities(tmp_path / "search", "lenet300_100")
+    graph = trace(trained(composed(lenet, tmp_path)).model, (1, 8, 8))
+    found = deep_compression.searched_densities(tmp_path / "search", "lenet300_100", graph)
     assert list(found) == ["ip1", "ip2", "ip3"]
     assert all(0 < share <= 1 for share in found.values())
     course = deep_compression.Course.of(
@@ -277,4 +278,4 @@ def test_a_search_of_single_weights_says_what_each_layer_keeps(lenet, tmp_path):
     )
     assert course.keep == found | {"ip3": 0.9}
     with pytest.raises(config.ConfigError, match="give one of lenet5 with compressor=fine_grained"):
-        deep_compression.searched_densities(tmp_path / "search", "lenet5")
+        deep_compression.searched_densities(tmp_path / "search", "lenet5", graph)

@@ -334,6 +334,11 @@ def test_a_step_after_the_last_one():
         ({"render_mode": "human"}, "unknown render_mode 'human'; there are None, ansi, rgb_array"),
         ({"beta": 0}, "beta is 0, it must be above 0"),
         ({"beta": math.nan}, "beta is nan"),
+        ({"beta": math.inf}, "beta is inf, it must be above 0 and finite"),
+        ({"calibration_images": 2.5}, "calibration_images is 2.5, it must be a whole number"),
+        ({"reward_images": True}, "reward_images is True, it must be a whole number"),
+        ({"round_to": 2.5}, "round_to is 2.5"),
+        ({"seed": -1}, "seed is -1, it must be a whole number, at least 0"),
         ({"calibration_images": 0}, "calibration_images is 0"),
         ({"points": -1}, "points is -1"),
         ({"reward_images": 0}, "reward_images is 0"),
@@ -342,7 +347,7 @@ def test_a_step_after_the_last_one():
             "unknown repair 'finetuning'; there are moments, sequential, staged, none",
         ),
         ({"floor": 0}, r"floor .* in \(0, 1\], not 0"),
-        ({"round_to": 0}, "round_to .* at least 1, not 0"),
+        ({"round_to": 0}, "round_to is 0, .* at least 1"),
     ],
 )
 def test_a_wrong_setting_says_what_is_possible(options, says):

@@ -127,7 +127,7 @@ def test_data_without_labels_need_a_metric(
     data = OwnData("mine", 10, {name: batches for name in ("calibration", "reward", "selection", "test")})
     monkeypatch.setattr("experiments.delivery.evaluate.load_data", lambda node: data)
     assert run(evaluate.main, monkeypatch, "data=digits", f"checkpoint={stem}") == 2
-    assert "has no class labels: give a metric of your own" in capsys.readouterr().err
+    assert "has no class labels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("main", [evaluate.main, latency.main])

@@ -12,6 +12,7 @@ from amc_env import checkpoints
 from amc_env.budget import BudgetError
 from amc_env.building import make_env, make_task
 from amc_env.card import CheckpointError
+from amc_env.compressors import plan_of
 from amc_env.compressors.constraints import Shared, unconstrained
 from amc_env.compressors.fine_grained import FineGrained, curvature
 from amc_env.compressors.low_rank import LowRank, RankError, factored
@@ -215,6 +216,34 @@ def test_one_environment_for_all_of_them(digits, name):
         if settings["resource"] != "bits" and settings["method"] == "low_rank":
             assert sum(p.numel() for p in small.parameters()) == info["params"]
     env.close()
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_a_channels_last_network_is_compressed_like_another(digits, name):
+    model, _, data = digits
+    settings = {"device": "cpu", "reward_images": 50, "calibration_images": 60, "method": name}
+    settings |= {"repair": "moments"} | PROBLEMS[name]
+    networks = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        task = make_env(copy.deepcopy(model).to(memory_format=layout), data, **settings).task
+        networks.append(task.network(plan_of(task.compressor, [each[-2] for each in task.compressor.choices])))
+    images = data.normalise(data["reward"].images)
+    with torch.no_grad():
+        a, b = (network.eval()(images) for network in networks)
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("split", ["channel", "spatial"])
+def test_ranks_have_the_dense_layers_type_and_draw_nothing(data, split):
+    model = network().double()
+    model[0].weight.requires_grad_(False)
+    graph = trace(network(), data.shape)
+    method, drawn = LowRank(model, None, split=split, floor=0.05), torch.get_rng_state()
+    pair = method.module(graph.layers[0], 2)
+    assert torch.equal(drawn, torch.get_rng_state())
+    assert {each.dtype for each in pair.parameters()} == {torch.float64}
+    flags = {name: each.requires_grad for name, each in pair.named_parameters()}
+    assert flags == {"first.weight": False, "second.weight": False, "second.bias": True}
 
 
 def test_a_reward_that_weighs_what_nothing_changes_is_refused(digits):

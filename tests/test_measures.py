@@ -48,6 +48,15 @@ def test_top5_is_certain_where_there_are_at_most_five_classes():
     assert per_image(logits, torch.tensor([2, 0]), logits)["top5"].all()
 
 
+def test_of_equal_logits_the_first_is_the_prediction():
+    level = torch.zeros(3, 10)
+    found = per_image(level, torch.tensor([0, 1, 9]), level.log_softmax(1))
+    assert found["said"].tolist() == [0, 0, 0]
+    assert found["top1"].tolist() == [1, 0, 0]
+    assert found["agreement"].all()
+    assert (found["top5"] >= found["top1"]).all()
+
+
 def test_the_standard_error_is_binomial():
     assert Evaluation(0.9, 1, 0, 1, 0, 400, "reward").std_error == pytest.approx(0.015)
     assert Evaluation(1.0, 1, 0, 1, 0, 400, "reward").std_error == 0

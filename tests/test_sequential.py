@@ -26,6 +26,7 @@ from amc_env.repair.correction import (
 )
 from amc_env.repair.moments import collect
 from amc_env.repair.sequential import Sequential
+from amc_env.repair.shortcuts import shortcuts
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +195,39 @@ def test_folded_and_unfolded_networks_are_repaired_alike(
     Sequential(dense, graph, digits, **settings).repair(folded, mask)
     with torch.no_grad():
         torch.testing.assert_close(open_.eval()(images), folded(images), rtol=1e-3, atol=1e-3)
+
+
+def test_errors_of_a_shortcut_are_not_made_up_for_where_a_norm_scales_to_nothing(digits: DataSet) -> None:
+    """Neither in a trainable network, nor where the norm is folded into weights that could."""
+    model, _ = weights.load(weights.shipped("tabular-digits_residual"))
+    graph = trace(model, digits.shape)
+    norms, candidates = dict(graph.folds), shortcuts(graph)
+    assert candidates
+    for each in candidates:
+        with torch.no_grad():
+            model.get_submodule(norms[each.layer.name]).weight.mul_(1e-8)
+    plan = half(model, graph)
+    mask, images = graph.mask(plan.kept), digits.normalise(digits["reward"].images)
+    settings = {"images": 100, "points": 10, "seed": 0}
+
+    open_, surgeon = cut(model, graph, plan), Surgeon(model, graph, fold=True)
+    Sequential(model, graph, digits, **settings).repair(open_, mask)
+    dense, folded = copy.deepcopy(surgeon.cut(Plan.dense(graph))), surgeon.cut(plan)
+    Sequential(dense, graph, digits, **settings, unfolded=model).repair(folded, mask)
+    with torch.no_grad():
+        torch.testing.assert_close(open_.eval()(images), folded(images), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [40, 8])
+def test_a_block_without_inputs_leaves_the_correction_of_the_others(rows: int) -> None:
+    x, weights = draws(2, rows, 12), draws(2, 12, 3, seed=1)
+    missing = x @ weights
+    alone = correction(x[:1], missing[:1], offset=False)
+    assert alone.abs().max() > 0.1
+    x[1] = 0
+    both = correction(x, torch.cat([missing[:1], torch.zeros(1, rows, 3)]), offset=False)
+    torch.testing.assert_close(both[:1], alone)
+    assert not both[1].any()
 
 
 def test_the_dense_network_and_modes_are_as_they_were(digits: DataSet) -> None:

@@ -323,6 +323,11 @@ def test_plans_that_are_not_in_it(made):
     other = tuple(sorted({*range(16)} - set(first)))[:4]
     with pytest.raises(TableError, match="no level"):
         made(dense.with_group(1, other))
+    with pytest.raises(TableError, match="no level"):
+        made(dense.with_group(1, ()))
+    for foreign in (Plan("another", dense.kept), Plan(dense.graph, dense.kept[1:])):
+        with pytest.raises(TableError, match="is of another network than"):
+            made(foreign)
 
 
 def test_groups_without_eight_levels():

@@ -133,7 +133,7 @@ class FineGrained:
             saliency = weight.square()
             if self._second_order and _known(self._moments, layer):
                 assert self._moments is not None
-                blocks = saliency.view(layer.groups, len(weight) // layer.groups, -1)
+                blocks = saliency.reshape(layer.groups, len(weight) // layer.groups, -1)
                 saliency = blocks * curvature(self._moments, layer)[:, None]
             self._orders[layer.name] = saliency.flatten().argsort(descending=True, stable=True)
         return self._orders[layer.name]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from amc_env import checks
 from amc_env.compressors.layers import FLOAT, names_of
@@ -88,7 +89,9 @@ class LowRank:
                 pair.get_parameter(name).copy_(value)
             if layer.bias:
                 pair.get_parameter("second.bias").copy_(dense.get_parameter("bias"))
-        return pair.requires_grad_(dense.get_parameter("weight").requires_grad).train(dense.training)
+        for name, parameter in pair.named_parameters():
+            parameter.requires_grad_(dense.get_parameter(name.rpartition(".")[2]).requires_grad)
+        return pair.train(dense.training)
 
     def _channel_weights(self, layer: Layer, weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         """U (Uᵀ W): outputs projected on the directions in which they are largest."""
@@ -152,12 +155,13 @@ COSTS = ("macs", "params")
 
 
 def blank(dense: nn.Module, rank: int, *, spatial: bool) -> nn.Sequential:
-    """Two layers that replace a dense one, without weights yet."""
+    """Two layers of the dense one's type that replace it, without weights yet; nothing is drawn for them."""
     bias = dense.bias is not None
     if isinstance(dense, nn.Linear):
+        of_type = {"dtype": dense.weight.dtype}
         pair: list[nn.Module] = [
-            nn.Linear(dense.in_features, rank, bias=False),
-            nn.Linear(rank, dense.out_features, bias=bias),
+            skip_init(nn.Linear, dense.in_features, rank, bias=False, **of_type),
+            skip_init(nn.Linear, rank, dense.out_features, bias=bias, **of_type),
         ]
     else:
         assert isinstance(dense, nn.Conv2d)
@@ -197,7 +201,7 @@ def _convolutions(dense: nn.Conv2d, rank: int, bias: bool, spatial: bool) -> lis
     if not spatial:
         return [
             _like(dense, dense.in_channels, rank, (0, 1)),
-            nn.Conv2d(rank, dense.out_channels, 1, bias=bias),
+            skip_init(nn.Conv2d, rank, dense.out_channels, 1, bias=bias, dtype=dense.weight.dtype),
         ]
     return [
         _like(dense, dense.in_channels, rank, (0,)),
@@ -215,10 +219,11 @@ def _like(
         return high, wide
 
     padding = dense.padding if isinstance(dense.padding, str) else on(dense.padding, 0)
-    return nn.Conv2d(
-        reads, writes, on(dense.kernel_size, 1), on(dense.stride, 1), padding, on(dense.dilation, 1),
-        bias=bias, padding_mode=dense.padding_mode,
+    made: nn.Conv2d = skip_init(
+        nn.Conv2d, reads, writes, on(dense.kernel_size, 1), on(dense.stride, 1), padding,
+        on(dense.dilation, 1), bias=bias, padding_mode=dense.padding_mode, dtype=dense.weight.dtype,
     )  # fmt: skip
+    return made
 
 
 def _damped(matrix: Tensor) -> Tensor:

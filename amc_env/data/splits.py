@@ -282,10 +282,10 @@ def check_raw(spec: DataSpec, raw: Mapping[str, Tensor], source: Path | str) -> 
 
 
 def digest(tensors: list[Tensor]) -> str:
-    """SHA-256 of the bytes of tensors, in order."""
+    """SHA-256 of the bytes of tensors, in order; they may be of any type and on any device."""
     total = hashlib.sha256()
     for tensor in tensors:
-        total.update(np.ascontiguousarray(tensor.numpy()).data)
+        total.update(tensor_files.content(tensor))
     return total.hexdigest()
 
 

@@ -128,9 +128,14 @@ def expand(tracer: Tracer, x: Labels, *shape: Any) -> Labels:
     out = x.ids.expand(sizes)
     written = [d for d, size in enumerate(sizes) if literal(size)]
     lead = out.ndim - x.ids.ndim
+    grown = [d for d in written if d < lead or x.shape[d - lead] == 1]
     if set(written) & set(varying(out)):
         tracer.keep(out, "an expand to a literal number of channels; write -1")
-    elif any(d < lead or x.shape[d - lead] == 1 for d in written):
+    elif len(grown) == 1 and not varying(out):
+        (dim,) = grown
+        tracer.keep(out, "an expand to a literal number of channels; write expand_as or x.size(...)")
+        return Labels(spread(tracer.blank(int(out.shape[dim])), out.shape, dim))
+    elif grown:
         raise TraceError(
             "an expand to a literal size may not follow the channels; write expand_as or x.size(...)"
         )

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from amc_env.repair.least_squares import SMALLEST
+
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean square of the inputs
 HELD_OUT = 4  # one row of so many is held out to choose a ridge
 NARROW = 64  # columns whose products cost nothing in float64; a depthwise channel may hardly vary
@@ -86,7 +88,7 @@ def chosen(some: Products, rest: Products, inputs: int, rows: int, worth: Tensor
     """`correction` from the products of both parts of the rows."""
     fitted = _fitted(rows)
     scale = some[0].diagonal(dim1=1, dim2=2)[:, :inputs].mean(1) / fitted
-    scale = scale.clamp_min(torch.finfo(torch.float64).tiny)
+    scale = scale.clamp_min(SMALLEST)
 
     def solve(gram: Tensor, cross: Tensor, count: int, ridge: float) -> Tensor:
         damped = gram.clone()
@@ -144,13 +146,12 @@ def _from_rows(x: Tensor, missing: Tensor, *, offset: bool, worth: Tensor | floa
     Both sides are centred over the rows of a fit, so that the constant has no ridge.
     """
     rows, fitted = x.size(1), _fitted(x.size(1))
-    tiny = torch.finfo(torch.float64).tiny
 
     def solver(count: int) -> Callable[[float], Tensor]:
         own, wanted = x[:, :count], missing[:, :count]
         center, middle = (each.mean(1, keepdim=True) * offset for each in (own, wanted))
         moved = own - center
-        kernel, scale = moved @ moved.mT, own.square().mean((1, 2)).clamp_min(tiny)
+        kernel, scale = moved @ moved.mT, own.square().mean((1, 2)).clamp_min(SMALLEST)
 
         def solve(ridge: float) -> Tensor:
             damped = kernel.clone()

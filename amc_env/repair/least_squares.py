@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+SMALLEST = 1e-30  # damping where all inputs are zero; a solution by a much smaller one overflows
 OUTPUTS = 512  # refitted at a time where inputs are many: float64 copies of 10⁸ weights do not fit everywhere
 
 
@@ -109,7 +110,7 @@ def refit_rows(weight: Tensor, rows: Tensor, columns: Tensor, ridge: float) -> T
 
 def _absolute(ridge: float | Tensor, mean: Tensor) -> Tensor:
     """A fraction of the mean diagonal, or a small positive number if all inputs are zero."""
-    return (ridge * mean).clamp_min(torch.finfo(torch.float64).tiny)
+    return (ridge * mean).clamp_min(SMALLEST)
 
 
 def _others(columns: Tensor, count: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from amc_env.data.splits import DataError
+from amc_env.graph.labels import TraceError
 from amc_env.graph.structure import Graph, Layer
 
 # A depthwise layer loses no inputs; a transposed one adds up over positions, so that y = W x holds at none.
@@ -154,7 +155,10 @@ class Listening(TorchFunctionMode):
         """Refuse to end if a layer was never called: it would have no rows."""
         super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
         if kind is None and self._silent:
-            raise RuntimeError(f"layer {min(self._silent)!r} did not run; the network is not the traced one")
+            raise TraceError(
+                f"layer {min(self._silent)!r} did not run, or with a copy of its weight, such as "
+                "weight.bfloat16() in a forward: use the weight itself, or repair=none order=magnitude"
+            )
 
 
 def _first_two(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -42,10 +42,20 @@ class Sequential:
         images: number of its images; at most `PASSED`, and as `ACTIVATIONS` allows.
         points: positions sampled in each image and layer; more in small maps with few rows, see `SMALL`.
         seed: draws the positions.
+        unfolded: the dense network with its batch norms, which tell the outputs that they scale to nothing;
+            None: ``dense`` has them.
     """
 
     def __init__(
-        self, dense: nn.Module, graph: Graph, data: DataSet | OwnData, *, images: int, points: int, seed: int
+        self,
+        dense: nn.Module,
+        graph: Graph,
+        data: DataSet | OwnData,
+        *,
+        images: int,
+        points: int,
+        seed: int,
+        unfolded: nn.Module | None = None,
     ) -> None:
         device = next(dense.parameters()).device
         layout = torch.channels_last if graph.channels_last else torch.contiguous_format
@@ -69,6 +79,7 @@ class Sequential:
             for layer in self._refitted
         }
         self._norms = {layer: norm for layer, norm in graph.folds}
+        self._dead = _dead_outputs(unfolded or dense, graph)
         self._shortcuts = [each for each in shortcuts(graph) if each.layer.name in self.positions]
         self._targets: dict[str, Tensor] = {}
         self._passing: dict[str, Tensor] = {}  # by layer whose outputs are added to it, the dense shortcut
@@ -95,10 +106,11 @@ class Sequential:
             if layer.name not in self._targets:
                 return
             norm = self._norm(network, layer)
-            target = self._targets[layer.name][:, torch.from_numpy(mask[layer.writes])]
+            kept = torch.from_numpy(mask[layer.writes])
+            target = self._targets[layer.name][:, kept]
             summed = layer.name in drift
             if summed:
-                target = target + _unscaled(drift.pop(layer.name), norm)
+                target = target + self._unscaled(drift.pop(layer.name), layer, norm, kept)
             sample = patches(module, layer, seen, self.positions[layer.name])
             if sample.size(1) < 2:  # a single row has no spread, and none is left to be held out
                 return
@@ -140,6 +152,13 @@ class Sequential:
         norm = network.get_submodule(self._norms[layer.name]) if layer.name in self._norms else None
         return norm if isinstance(getattr(norm, "running_var", None), Tensor) else None
 
+    def _unscaled(self, drift: Tensor, layer: Layer, norm: nn.Module | None, kept: Tensor) -> Tensor:
+        """The change before a batch norm that gives a change ``(rows, C)`` after it; zero if impossible."""
+        change = drift if norm is None else drift / _scale(norm)
+        if layer.name not in self._dead:
+            return change
+        return torch.where(self._dead[layer.name][kept].to(drift.device), 0, change)
+
     def _points(self, layer: Layer, points: int) -> int:
         if layer.kind == "depthwise":
             return max(1, min(points, ENOUGH * layer.taps // count(self.images)))
@@ -152,6 +171,16 @@ class Sequential:
 def most_images(graph: Graph) -> int:
     """The number of images that a network takes at once with its widest layer within `ACTIVATIONS`."""
     return max(1, ACTIVATIONS // (4 * graph.widest))
+
+
+def _dead_outputs(model: nn.Module, graph: Graph) -> dict[str, Tensor]:
+    """By layer with a batch norm, ``(c_out,)`` bool on the CPU: which outputs that norm scales to nothing."""
+    norms = {layer: model.get_submodule(norm) for layer, norm in graph.folds}
+    return {
+        layer: (_scale(norm).abs() <= TINY).cpu()
+        for layer, norm in norms.items()
+        if isinstance(getattr(norm, "running_var", None), Tensor)
+    }
 
 
 def _depthwise(graph: Graph, layer: Layer) -> bool:
@@ -173,14 +202,6 @@ def _normed(outputs: Tensor, norm: Any) -> Tensor:
         return outputs
     found: Tensor = (outputs - norm.running_mean) * _scale(norm)
     return found if norm.bias is None else found + norm.bias.detach()
-
-
-def _unscaled(drift: Tensor, norm: Any) -> Tensor:
-    """The change before a batch norm that gives a change ``(rows, C)`` after it; zero if impossible."""
-    if norm is None:
-        return drift
-    scale = _scale(norm)
-    return torch.where(scale.abs() > TINY, drift / scale, 0)
 
 
 def _scale(norm: Any) -> Tensor:

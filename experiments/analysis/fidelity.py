@@ -1,9 +1,9 @@
 """How well metrics before fine-tuning rank plans by their accuracy after it.
 
 A *proxy* is a metric of a plan's network under one order of channels and one repair. Its fidelity is its rank
-correlation with the tuned accuracy over the same plans, the mean of two tunings. Two seeds of tuning also rank
-plans differently: the correlation r between them is the noise ceiling. Their mean varies less than either, so a
-proxy may exceed it, up to `of_mean`.
+correlation with the tuned accuracy over the same plans, the mean of two tunings. The two also rank plans
+differently: the correlation between them is the noise ceiling. Their mean varies less than either, so a proxy
+may exceed it, up to `of_mean`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -98,7 +98,7 @@ def of_mean(agreement: float, seeds: int) -> float:
     It is the root of the mean's reliability. *Source*: Spearman, 1910; Brown, 1910.
     """
     agreement = max(0.0, agreement)
-    return (seeds * agreement / (1 + (seeds - 1) * agreement)) ** 0.5
+    return float((seeds * agreement / (1 + (seeds - 1) * agreement)) ** 0.5)
 
 
 def tuned_accuracies(rows: Rows) -> Values:
@@ -129,7 +129,8 @@ def table(rows: Rows) -> str:
         "over plans."
     )
     if tuned.shape[1] > 1:
-        note += f" Of the mean of all tunings a proxy can reach about {of_mean(agreed[0].value, tuned.shape[1]):.2f}."
+        most = of_mean(agreed[0].value, tuned.shape[1])
+        note += f" Of the mean of all tunings a proxy can reach about {most:.2f}."
     return f"{markdown.table(head, body)}\n\n{note}"
 
 

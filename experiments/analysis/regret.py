@@ -100,7 +100,7 @@ def after(own: Runs, count: int) -> dict[Task, Floats]:
 
 
 def differences(theirs: Runs, ours: Runs, count: int) -> dict[Task, Floats]:
-    """Theirs minus ours for each task and common seed; the flat curve of a rule's run is paired with every seed."""
+    """Theirs minus ours for each task and common seed; the flat curve of a rule stands against every seed."""
     found = {}
     for task in theirs.keys() & ours.keys():
         a, b = theirs[task], ours[task]

@@ -91,6 +91,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
 
 def report_on(folder: Path, output: Path) -> None:
     """Write the page, tables and figures of a folder of runs."""
+    site.refuse_others(output)
     found, notes = runs.load(folder)
     made = site.write(found, output, title=f"Runs in {folder.name}", notes=notes)
     print(markdown.table(contests.HEAD, contests.summary(contests.contests(found))))

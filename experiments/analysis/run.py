@@ -50,6 +50,7 @@ class Run:
         seconds: of the search; of the whole run where there is none. None if unknown.
         commit, command: the code that ran, several commits with `AND` between them, and its command line.
         config: the resolved configuration.
+        weights: digest of the dense network's; empty if unknown.
         folder: where its files lie; None for a committed record.
     """
 
@@ -74,6 +75,7 @@ class Run:
     commit: str = "unknown"
     command: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = ""
     folder: Path | None = None
 
     @property
@@ -85,14 +87,17 @@ class Run:
     def setting(self) -> tuple[str, ...]:
         """How its networks are made and tuned: seeds of one mean share this.
 
-        Of a committed record also from which dense network, as those that ship are trained anew.
+        Also from which dense network: networks of one name are trained anew.
         """
         known = self.config.get("compressor") or {}
         words = [str(known[key]) for key in ("method", "repair") if key in known]
         words += [f"{self.epochs} epochs"] if self.epochs is not None else []
         recipe = self.config.get("recipe") or self.config.get("finetune") or {}
         words += [f"{key} {recipe[key]:g}" for key in RECIPE if self.epochs and recipe.get(key)]
-        words += [f"dense {100 * self.dense['test']:.1f} %"] if self.folder is None and self.dense else []
+        if self.folder is None and self.dense:
+            words.append(f"dense {100 * self.dense['test']:.1f} %")
+        elif self.weights:
+            words.append(f"weights {self.weights[:6]}")
         return tuple(words)
 
     @property

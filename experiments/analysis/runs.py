@@ -50,6 +50,11 @@ def load(folder: Path) -> tuple[list[Run], list[str]]:
         there = "does not exist" if not folder.is_dir() else "holds no record of a search"
         raise RunsError(f"{folder} {there}: give runs=FOLDER, the output of a search or of a sweep")
     notes += [f"{run.name} is {run.status}" for run in found if run.status != "finished"]
+    notes += [
+        f"{run.name}: its accuracies are values of {metric}, times 100"
+        for run in found
+        if (metric := run.config.get("metric"))
+    ]
     found, again = without_repeats(found)
     return told_apart(found), notes + again
 
@@ -59,7 +64,7 @@ def without_repeats(found: Sequence[Run]) -> tuple[list[Run], list[str]]:
     first, kept, notes = dict[str, str](), list[Run](), list[str]()
     for run in found:
         unique = "" if run.status == "finished" else run.name
-        key = repr((unique, run.agent, run.seed, run.target, run.config))
+        key = repr((unique, run.agent, run.seed, run.target, run.weights, run.epochs, *_leaves(run.config)))
         if key in first:
             notes.append(f"left out: {run.name} is the same search as {first[key]}")
             continue
@@ -161,6 +166,7 @@ def _search(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
         commit=content["commit"],
         command=_command(content),
         config=config,
+        weights=results.get("weights", ""),
         folder=folder,
     )
 
@@ -191,6 +197,7 @@ def _row(name: str, content: Mapping[str, Any], row: Mapping[str, Any]) -> Run:
         command=_command({"run": {"job": "experiments.policies", **content.get("run", {})}}),
         config={key: value for key, value in config.items() if key != "contenders"}
         | config["contenders"][row["policy"]],
+        weights=content["results"].get("weights", ""),
     )
 
 
@@ -205,7 +212,7 @@ def _packed(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
         data=config["data"]["name"],
         agent="deep_compress",
         resource="weights",
-        target=config["density"],
+        target=_density(layers) if layers else config["density"],
         seed=config["recipe"]["seed"],
         evaluations=0,
         before=accuracy.get("pruned, not retrained", {}),
@@ -220,8 +227,15 @@ def _packed(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
         commit=content["commit"],
         command=_command(content),
         config=config,
+        weights=results.get("weights", ""),
         folder=folder,
     )
+
+
+def _density(layers: Sequence[Mapping[str, Any]]) -> float:
+    """The fraction of all numbers that a file keeps, to a hundredth, so that seeds share it."""
+    kept, numbers = (sum(one[key] for one in layers) for key in ("kept", "numbers"))
+    return float(round(kept / numbers, 2))
 
 
 def _network(model: Mapping[str, Any]) -> str:

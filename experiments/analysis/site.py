@@ -18,7 +18,9 @@ from experiments.analysis.contests import COSTS, HEAD, Contest
 from experiments.analysis.run import Run
 
 TEMPLATES = Path(__file__).parent / "templates"
-PAGE = "index.html"
+PAGE, README = "index.html", "README.md"
+FILTERS = f"The same with filters and a page a run: [{PAGE}]({PAGE})."  # stands in each README
+LEADERBOARD = 'href="#leaderboard"'  # and this in each page
 COLUMNS = [
     ("run", "text"), ("test, after", "number"), ("test, before", "number"), ("selection, before", "number"),
     ("agent", "text"), ("budget", "text"), ("network", "text"), ("data", "text"), ("seed", "number"),
@@ -31,6 +33,18 @@ KEEPS = ("decision, in forward order", "fraction that stays")
 ACCURACY = "accuracy, %"
 
 
+class SiteError(ValueError):
+    """A folder that holds pages of somebody else."""
+
+
+def refuse_others(folder: Path) -> None:
+    """Raise a `SiteError` if a folder has an ``index.html`` or a ``README.md`` that is no report."""
+    for name, mark in ((PAGE, LEADERBOARD), (README, FILTERS)):
+        path = folder / name
+        if path.exists() and mark not in path.read_text(errors="replace"):
+            raise SiteError(f"{path} is no report and would be replaced: give another output=FOLDER")
+
+
 def write(runs: Sequence[Run], folder: Path, *, title: str, notes: Sequence[str] = ()) -> list[Path]:
     """Write ``index.html``, ``README.md``, ``tables/`` and ``figures/`` into a folder."""
     every = contests.contests(runs)
@@ -38,9 +52,9 @@ def write(runs: Sequence[Run], folder: Path, *, title: str, notes: Sequence[str]
     made += _tables(runs, every, folder / "tables")
     drawn = _figures(runs, every, folder / "figures")
     links = [f"![{path.stem}]({path.relative_to(folder)})" for path in drawn if path.suffix == ".svg"]
-    text = [f"# {title}", f"The same with filters and a page a run: [{PAGE}]({PAGE})."]
+    text = [f"# {title}", FILTERS]
     text += [markdown.table(HEAD, contests.summary(every)), *links, *(f"* {note}" for note in notes)]
-    made.append(_write(folder / "README.md", "\n\n".join(text) + "\n"))
+    made.append(_write(folder / README, "\n\n".join(text) + "\n"))
     return [*made, *drawn]
 
 

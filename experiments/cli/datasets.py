@@ -47,7 +47,7 @@ def load_data(node: DictConfig) -> Any:
 
 
 def refuse_unlabelled(data: Any, root: str | None = None) -> None:
-    """Refuse data without class labels, from which no classifier can be trained.
+    """Refuse data without class labels, from which no classifier is trained and no accuracy is measured.
 
     Args:
         data: of `load_data`.
@@ -57,10 +57,14 @@ def refuse_unlabelled(data: Any, root: str | None = None) -> None:
         DataError: if they have no labels.
     """
     if not isinstance(data, DataSet):
-        raise DataError(f"{data.name} has no class labels to train on: give a DataSet, as of from_tensors")
+        raise DataError(
+            f"{data.name} has no class labels: give a DataSet, as of from_tensors, or evaluate a metric of "
+            "your own, metric=module:function"
+        )
     if root is not None and data.name == "photos" and not photos.labelled(Path(root), data.classes):
         raise DataError(
-            f"the photographs in {root} are not in folders of {data.classes} classes: nothing can be learnt"
+            f"the photographs in {root} are not in folders of {data.classes} classes: without labels nothing "
+            "is learnt, and no accuracy measured"
         )
 
 

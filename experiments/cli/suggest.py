@@ -19,6 +19,7 @@ from experiments.cli.groups import OPEN
 from experiments.cli.signatures import SignatureError, settings
 
 LAUNCHER = "hydra/launcher"
+OF_FUNCTIONS = ("model.options.", "data.options.")  # arguments of a function of the user's own
 EXTRAS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
 
 
@@ -50,7 +51,10 @@ def _quoted(word: str) -> str:
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """A message for a key that does not exist."""
-    return f"no key {key!r} in the configuration{meant(key, list(known))}"
+    message = f"no key {key!r} in the configuration{meant(key, list(known))}"
+    if key.startswith(OF_FUNCTIONS):
+        message += f"; an argument of your own function is added as +{key}=VALUE"
+    return message
 
 
 def needed(key: str) -> str:

@@ -5,14 +5,12 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from amc_env import packing
-from amc_env.data.own import OwnData
-from amc_env.data.splits import DataError
 from amc_env.evaluator import accuracy
 from amc_env.execution import CPU
 from amc_env.functions import function
 from amc_env.scoring import batches_of, score
 from experiments.cli.config import config_errors
-from experiments.cli.datasets import load_data
+from experiments.cli.datasets import load_data, refuse_unlabelled
 from experiments.cli.problem import refuse_other_splits
 from experiments.delivery.runtimes import read, restored
 
@@ -24,8 +22,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
         return
     network = read(cfg.checkpoint, cfg.target, trust=cfg.trust)
     data = load_data(cfg.data)
-    if isinstance(data, OwnData):
-        raise DataError(f"{data.name} has no class labels: give a metric of your own, metric=module:function")
+    refuse_unlabelled(data, cfg.data.root)
     network.check(data.name, data.shape, data.classes)
     if network.card is not None and cfg.split != "test":
         refuse_other_splits(network.card, cfg)

@@ -15,15 +15,15 @@ PLAN = "plan.json"
 
 
 def of_run(folder: Path) -> Plan:
-    """The plan of a search; its record and its file must agree.
+    """The confirmed plan of a search; its record and its file must agree.
 
     Raises:
-        RecordError, PlanError: when one is missing or damaged, or they differ.
+        RecordError, PlanError: when one is missing or damaged, or they differ, or the search has not ended.
     """
-    recorded, path = (RunRecord.read(folder).content["best"] or {}).get("plan"), folder / PLAN
-    if recorded is None:
+    best, path = RunRecord.read(folder).content["best"] or {}, folder / PLAN
+    if "selection" not in best:
         raise RecordError(f"{folder} has no plan yet: let the search end, by the command that began it")
-    plan = Plan.from_dict(recorded)
+    plan = Plan.from_dict(best["plan"])
     if plan != Plan.read(path):
         raise PlanError(f"{path} is not the plan of the record beside it; copy both from elsewhere")
     return plan

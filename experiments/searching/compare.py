@@ -32,13 +32,15 @@ def main(cfg: DictConfig, folder: Path) -> None:
 def compare(cfg: DictConfig, folder: Path) -> RunRecord:
     """Search with every contender at every target with every seed; resumes an unfinished record."""
     contenders = contenders_of(cfg)
-    record = opened(cfg, folder, contenders)
-    table = tabular.load(cfg.table)
     jobs = [
         (target, name, seed)
         for target, (name, settings) in itertools.product(cfg.targets, contenders.items())
         for seed in seeds_of(cfg, settings)
     ]
+    if not jobs:
+        raise config.ConfigError("there is nothing to run: a rule has seed 0 alone, give first_seed=0")
+    record = opened(cfg, folder, contenders)
+    table = tabular.load(cfg.table)
     with record, record.phase("search"), Meter("runs", len(jobs), done=len(record.rows)) as meter:
         note_table(record, table, cfg.targets)
         rehearse(contenders, cfg.targets, lambda of, target: TabularEnv(table, target=target, **of["env"]))

@@ -147,10 +147,12 @@ def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, An
     """
     subject = replace(subject, recipe=replace(subject.recipe, seed=subject.recipe.seed + job.seed))
     parts, earlier = stages.stages_to(subject.stages, job.target), list[dict[str, Any]]()
+    before = list[dict[str, Any]]()  # trials of the earlier stages
     for share in parts[:-1]:
         env, trials = searched(subject, settings, share, job.seed, len(parts))
         network, found = delivered(subject, env, trials, stages=len(parts))
         earlier.append({"target": share, **found})
+        before += trials
         subject = following(subject, network, found)
     env, trials = searched(subject, settings, job.target, job.seed, len(parts))
     network, found = delivered(subject, env, trials, stages=len(parts))
@@ -158,11 +160,11 @@ def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, An
     found |= stages.costs(network, subject.task.data.shape)
     if earlier:
         found["stages"] = earlier
-        found["evaluations"] += sum(each["evaluations"] for each in earlier)
+        found["evaluations"] += len(before)
     elif subject.early is not None and subject.early < len(trials):
         found["early"] = delivered(subject, env, trials[: subject.early], known=found)[1]
     distinct = len({tuple(trial["counts"]) for trial in trials})
-    return found | {"distinct": distinct, **curve(trials)}
+    return found | {"distinct": distinct, **curve(trials, before)}
 
 
 def searched(
@@ -239,18 +241,25 @@ def confirmed(subject: Subject, env: CompressionEnv, kept: Sequence[int]) -> flo
     return env.reward(subject.selection(plan_of(subject.task.compressor, kept)), env.costs(kept))
 
 
-def curve(trials: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def curve(
+    trials: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, list[Any]]:
     """The best reward so far at some evaluations, spaced evenly on a log scale.
+
+    Args:
+        trials: of the last stage, whose rewards are drawn.
+        before: of earlier stages, whose evaluations and seconds count.
 
     Returns:
         ``curve``, pairs of evaluation, from 1, and reward; ``curve_seconds``, since the search's start.
     """
+    spent, began = len(before), sum(trial["seconds"] for trial in before)
     at = np.unique(np.geomspace(1, len(trials), POINTS).round().astype(int))
     rewards = np.maximum.accumulate([trial["reward"] for trial in trials])
     seconds = np.cumsum([trial["seconds"] for trial in trials])
     return {
-        "curve": [[int(x), round(float(rewards[x - 1]), 6)] for x in at],
-        "curve_seconds": [round(float(seconds[x - 1]), 3) for x in at],
+        "curve": [[spent + int(x), round(float(rewards[x - 1]), 6)] for x in at],
+        "curve_seconds": [round(began + float(seconds[x - 1]), 3) for x in at],
     }
 
 

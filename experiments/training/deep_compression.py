@@ -25,7 +25,7 @@ from amc_env.graph.trace import trace
 from experiments.analysis import deep_compression as analysis
 from experiments.cli import config
 from experiments.cli.datasets import refuse_unlabelled
-from experiments.cli.problem import Trained, trained
+from experiments.cli.problem import Trained, check_weights, digest_of, trained
 from experiments.recording import plans
 from experiments.recording.provenance import commit
 from experiments.recording.record import RECORD, RunRecord
@@ -42,14 +42,19 @@ def run(cfg: DictConfig, folder: Path) -> None:
     """Compress the network of a configuration, and print the table of its file."""
     subject, settings = trained(cfg), config.plain(cfg)
     course = Course.of(cfg, subject)
+    if cfg.policy is not None:
+        settings |= {"plan": plans.of_run(Path(cfg.policy)).hash}
     phases = [*(f"prune-{number}" for number in range(1, course.rounds + 1)), "share"]
     states = [f"{phase}.state" for phase in phases]
     if (folder / RECORD).exists() and (done := RunRecord.read(folder)).content["status"] == "finished":
         done.check(settings)
+        check_weights(done, subject)
         print(f"{folder} is finished: nothing to do; choose another output=FOLDER to compress again")
         return
     record = opened(folder, settings, seeds={"batches": course.recipe.seed}, states=states)
     with record, config.instantiate(cfg.tracking, folder=folder, config=settings) as tracker:
+        check_weights(record, subject)
+        record.update(results={"weights": digest_of(subject)})
         record.update(results=compressed(course, record, tracker))
     for state in folder.glob("*.state*"):
         state.unlink()
@@ -94,7 +99,7 @@ class Course:
         graph = trace(subject.model, subject.data.shape)
         keep = by_name(config.plain(cfg.keep))
         if cfg.policy is not None:
-            keep = searched_densities(Path(cfg.policy), cfg.model.name) | keep
+            keep = searched_densities(Path(cfg.policy), cfg.model.name, graph) | keep
         keep = layer_densities(subject.model, graph, cfg.density, keep)
         bits = {
             layer.name: cfg.linear_bits if layer.kind == "linear" else cfg.conv_bits for layer in graph.layers
@@ -115,12 +120,13 @@ def by_name(keep: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return found
 
 
-def searched_densities(folder: Path, model: str) -> dict[str, float]:
-    """By layer, the fraction of its weights that the best plan of a search keeps.
+def searched_densities(folder: Path, model: str, graph: Graph) -> dict[str, float]:
+    """By layer, the fraction of its weights that the best plan of a search keeps; 1 where it kept all.
 
     Args:
         folder: of a search with ``compressor=fine_grained``.
         model: name of the network.
+        graph: of it.
 
     Raises:
         ConfigError: for a search of another network, or by another compressor.
@@ -135,7 +141,7 @@ def searched_densities(folder: Path, model: str) -> dict[str, float]:
             "with compressor=fine_grained"
         )
     kept = zip(content["results"]["groups"], plan.kept, strict=True)
-    return {
+    return dict.fromkeys((layer.name for layer in graph.layers), 1.0) | {
         group["layer"]: 1.0 if positions is None else len(positions) / group["size"]
         for group, positions in kept
     }

@@ -111,7 +111,14 @@ def prepared(cfg: DictConfig, dense: Trained) -> Subject:
     others = {key: value for key, value in others.items() if key not in ("order", "repair")}
     tasks = {
         f"{order}, {repair}": make_task(
-            dense.model, dense.data, order=order, repair=repair, device=cfg.device, **others
+            dense.model,
+            dense.data,
+            order=order,
+            repair=repair,
+            device=cfg.device,
+            latency=cfg.protocol.latency,
+            force=cfg.protocol.force,
+            **others,
         )
         for order in ORDERS
         for repair in REPAIRS
