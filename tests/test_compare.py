@@ -77,6 +77,12 @@ def test_a_contender_that_is_not_there(tmp_path, only, message):
         compare.compare(config(only=only), tmp_path)
 
 
+def test_rules_alone_and_a_later_seed_are_nothing_to_run(tmp_path):
+    with pytest.raises(ConfigError, match="a rule has seed 0 alone"):
+        compare.compare(config(only=["uniform"], first_seed=3), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_search_ends_with_the_known_best(tmp_path):
     record = compare.compare(
         config(contenders={"gp": ["agent=gp"]}, targets=[0.5], seeds=1, episodes=400), tmp_path

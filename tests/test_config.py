@@ -282,6 +282,7 @@ def test_near_names():
     assert meant("sigma_decay", known).startswith(" (did you mean agent.sigma_decay")
     assert meant("qqqqqq", known) == ""
     assert unknown_key("qqqqqq", known) == "no key 'qqqqqq' in the configuration"
+    assert unknown_key("model.options.qqqqqq", known).endswith("is added as +model.options.qqqqqq=VALUE")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Deep Compression: constraints hold during training, and the file holds the network."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ from experiments.cli import config
 from experiments.cli.datasets import load_data
 from experiments.cli.problem import trained
 from experiments.delivery import runtimes
-from experiments.recording.record import RunRecord
+from experiments.recording.record import RecordError, RunRecord
 from experiments.searching import search
 from experiments.training import deep_compression, pretrain
 from experiments.training.loop import DivergedError
@@ -277,5 +279,16 @@ def test_a_search_of_single_weights_says_what_each_layer_keeps(lenet, tmp_path):
         trained(composed(lenet, tmp_path / "packed")),
     )
     assert course.keep == found | {"ip3": 0.9}
+    asked = composed(lenet, tmp_path / "packed", f"policy={tmp_path / 'search'}")
+    deep_compression.run(asked, tmp_path / "packed")
+    assert RunRecord.read(tmp_path / "packed").content["config"]["plan"]
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        again = compose("config", [*overrides[:-1], "seed=1", "keep_whole=[ip3]", "output=x"])
+    shutil.rmtree(tmp_path / "search")
+    search.search(again, tmp_path / "search")
+    found = deep_compression.searched_densities(tmp_path / "search", "lenet300_100", graph)
+    assert found["ip3"] == 1.0 > found["ip1"]
+    with pytest.raises(RecordError, match="plan was"):
+        deep_compression.run(asked, tmp_path / "packed")
     with pytest.raises(config.ConfigError, match="give one of lenet5 with compressor=fine_grained"):
         deep_compression.searched_densities(tmp_path / "search", "lenet5", graph)

@@ -167,6 +167,17 @@ def test_stages_search_from_where_the_last_one_ended(tmp_path):
     assert (first["target"], first["evaluations"], row["evaluations"]) == (0.6, 2, 4)  # of both stages
     assert all(few <= many for few, many in zip(row["counts"], first["counts"], strict=True))
     assert 0.1 < row["macs_share"] <= 0.3 < first["macs_share"] <= 0.6
+    assert [at for at, _ in row["curve"]] == [3, 4]  # the last stage's, counted from the first's
+    assert len(row["curve_seconds"]) == 2
+
+
+def test_a_curve_counts_what_earlier_stages_spent():
+    trials = [{"reward": reward, "seconds": 1.0} for reward in (-0.5, -0.7, -0.4)]
+    assert policies.curve(trials) == {
+        "curve": [[1, -0.5], [2, -0.5], [3, -0.4]], "curve_seconds": [1.0, 2.0, 3.0]
+    }  # fmt: skip
+    later = policies.curve(trials, [{"reward": -0.1, "seconds": 4.0}] * 2)
+    assert later == {"curve": [[3, -0.5], [4, -0.5], [5, -0.4]], "curve_seconds": [9.0, 10.0, 11.0]}
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,9 @@ def test_a_channels_last_network_is_compressed_like_another(digits, name):
     networks = []
     for layout in (torch.contiguous_format, torch.channels_last):
         task = make_env(copy.deepcopy(model).to(memory_format=layout), data, **settings).task
-        networks.append(task.network(plan_of(task.compressor, [each[-2] for each in task.compressor.choices])))
+        networks.append(
+            task.network(plan_of(task.compressor, [each[-2] for each in task.compressor.choices]))
+        )
     images = data.normalise(data["reward"].images)
     with torch.no_grad():
         a, b = (network.eval()(images) for network in networks)

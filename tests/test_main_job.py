@@ -14,6 +14,7 @@ from amc_env import checkpoints as weights
 from amc_env.card import CheckpointError
 from amc_env.data.splits import load
 from amc_env.evaluator import accuracy
+from amc_env.plan import Plan
 from experiments.cli.config import CONF, ConfigError
 from experiments.recording import plans, state
 from experiments.recording.record import RecordError, RunRecord
@@ -98,7 +99,9 @@ def test_a_killed_search_ends_with_the_record_of_one_that_was_not(
     assert state.load(interrupted, 2).episodes == 4
     assert interrupted.content["status"] == "interrupted"
     assert len(interrupted.rows) == 5
-    assert plans.of_run(torn).to_dict() == interrupted.content["best"]["plan"]
+    assert Plan.read(torn / plans.PLAN).to_dict() == interrupted.content["best"]["plan"]
+    with pytest.raises(RecordError, match="has no plan yet: let the search end"):  # none is confirmed
+        plans.of_run(torn)
 
     monkeypatch.setattr(RunRecord, "add", add)
     search(config(torn, *asked), torn)

@@ -179,6 +179,8 @@ def test_a_folder_of_runs_is_read_and_what_is_none_is_told(tmp_path):
     assert one.accuracy is None
     assert [note.partition(":")[0] for note in notes] == ["left out", "left out", "a is running"]
     assert '<td data-value="running">' in site.page([one], title="T")
+    RunRecord.create(tmp_path / "d", config | {"metric": "mine:loss"}, seeds={})
+    assert "d: its accuracies are values of mine:loss, times 100" in runs.load(tmp_path)[1]
 
 
 def test_the_committed_page_is_rebuilt_byte_for_byte():
@@ -279,6 +281,34 @@ def test_the_same_search_twice_is_one_seed():
     kept, notes = runs.without_repeats([*RUNS, again])
     assert kept == RUNS
     assert notes == ["left out: a copy is the same search as ddpg-0"]
+
+
+def test_a_search_of_other_weights_is_no_seed_of_the_same_mean(tmp_path):
+    here = [run("gp", seed, 0.8, weights=weights, folder=tmp_path) for seed, weights in enumerate("abb")]
+    found = contests.contests(runs.told_apart(here))
+    assert [(one.budget, len(one.runs["gp"])) for one in found] == [
+        ("50 % of the MACs, weights a", 1), ("50 % of the MACs, weights b", 2)
+    ]  # fmt: skip
+    tracked = [run("gp", 0, 0.8, name=name, config={"tracking": {"mode": name}}) for name in ("x", "y")]
+    assert len(runs.without_repeats(tracked)[0]) == 1
+    assert len(runs.without_repeats([here[0], run("gp", 0, 0.8, name="z", weights="b")])[0]) == 2
+
+
+def test_pages_of_others_are_not_replaced(tmp_path):
+    site.write(RUNS, tmp_path, title="T")
+    site.refuse_others(tmp_path)
+    for name in ("README.md", "index.html"):
+        mine = tmp_path / "mine" / name
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("# My project")
+        with pytest.raises(site.SiteError, match=f"{name} is no report and would be replaced"):
+            site.refuse_others(mine.parent)
+        mine.unlink()
+
+
+def test_a_file_s_budget_is_what_it_keeps():
+    layers = [{"kept": 10, "numbers": 90}, {"kept": 3, "numbers": 10}]
+    assert runs._density(layers) == 0.13
 
 
 def test_committed_runs_of_two_records_are_no_two_runs_of_one_seed():

@@ -90,7 +90,7 @@ def curves(found: Sequence[Curve], title: str, x_label: str, y_label: str) -> st
         marks.append(
             f'<path class="line" {_series(curve.series)} d="{axes.path(points)}">{_hover(last)}</path>'
         )
-    return _svg(axes, marks, title, x_label, y_label)
+    return _svg(_axes(axes, x_label, y_label) + "".join(marks), title)
 
 
 def scatter(points: Sequence[Point], title: str, x_label: str, y_label: str) -> str:
@@ -106,7 +106,7 @@ def scatter(points: Sequence[Point], title: str, x_label: str, y_label: str) -> 
             f'<circle class="{kind}" {_series(point.series)} data-run="{escape(point.run)}" '
             f'tabindex="0" cx="{x:g}" cy="{y:g}" r="5">{_hover(point.label)}</circle>'
         )
-    return _svg(axes, marks, title, x_label, y_label)
+    return _svg(_axes(axes, x_label, y_label) + "".join(marks), title)
 
 
 def tuned_front(points: Sequence[Point]) -> list[tuple[float, float]]:
@@ -124,27 +124,55 @@ def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
     return found
 
 
-def plan(kept: Sequence[Kept], title: str) -> str:
-    """The network from left to right: a frame a decision, as high as its channels, filled to those kept."""
-    most, step = max(one.size for one in kept), (WIDTH - LEFT - RIGHT) / len(kept)
-    named, bars, marks = len(kept) <= NAMED, [], []
-    for at, one in enumerate(kept):
-        x, width, floor = LEFT + (at + 0.1) * step, 0.8 * step, HEIGHT - BOTTOM
-        text = f"{one.layer}: {one.stay} of {one.size} stay ({one.ratio:.0%})"
-        whole, stay = (_bar(x, width, n / most) for n in (one.size, one.stay))
-        bars.append(f'<g tabindex="0">{_hover(text)}{whole}{stay}</g>')
+def frame(kept: Sequence[Kept]) -> str:
+    """The network from left to right, with axes: a frame a decision, as high as its channels.
+
+    The plans of one network share it, as a page has hundreds of them: see `plan`.
+    """
+    named, marks, floor = len(kept) <= NAMED, [], HEIGHT - BOTTOM
+    for at, (one, (x, width)) in enumerate(zip(kept, _places(kept), strict=True)):
         if named or at % EVERY == 0:
             marks.append(_text("tick", x + width / 2, floor + 14, one.layer if named else str(at)))
-    marks.append(f'<g class="bars">{"".join(bars)}</g>')
-    axes = Axes((0, len(kept)), (0, most))
+    axes = Axes((0, len(kept)), (0, _most(kept)))
     below = "layer" if named else "decision, in forward order"
-    return _svg(axes, marks, title, below, "channels, or steps of the method", x_ticks=False)
+    outlines = _bars("whole", [_bar(one.size, kept, at) for at, one in enumerate(kept)])
+    return _axes(axes, below, "channels, or steps of the method", x_ticks=False) + "".join(marks) + outlines
 
 
-def _bar(x: float, width: float, share: float) -> str:
-    """A bar from the floor, as high as this fraction of the plot; a page has thousands, so it is short."""
-    high = share * (HEIGHT - TOP - BOTTOM)
-    return f'<path d="M{x:.0f} {HEIGHT - BOTTOM}v-{high:.0f}h{width:.0f}v{high:.0f}"/>'
+def plan(kept: Sequence[Kept], title: str, frame: str) -> str:
+    """The frames of a network, filled to what a plan keeps.
+
+    Args:
+        kept: of the plan.
+        title: of the picture.
+        frame: the id under which the page has the `frame` of the network.
+    """
+    bars = [
+        _bar(one.stay, kept, at, f"{one.layer}: {one.stay} of {one.size} stay ({one.ratio:.0%})")
+        for at, one in enumerate(kept)
+    ]
+    return _svg(f'<use href="#{frame}"/>{_bars("stay", bars)}', title)
+
+
+def _most(kept: Sequence[Kept]) -> int:
+    return max(one.size for one in kept)
+
+
+def _places(kept: Sequence[Kept]) -> list[tuple[float, float]]:
+    """The left side and the width of each decision's bar."""
+    step = (WIDTH - LEFT - RIGHT) / len(kept)
+    return [(LEFT + (at + 0.1) * step, 0.8 * step) for at in range(len(kept))]
+
+
+def _bars(kind: str, bars: Sequence[str]) -> str:
+    return f'<g class="{kind}">{"".join(bars)}</g>'
+
+
+def _bar(count: int, kept: Sequence[Kept], at: int, hover: str = "") -> str:
+    """A decision's bar from the floor, as high as a count; a page has thousands, so it is short."""
+    (x, width), high = _places(kept)[at], count / _most(kept) * (HEIGHT - TOP - BOTTOM)
+    path = f'd="M{x:.0f} {HEIGHT - BOTTOM}v-{high:.0f}h{width:.0f}v{high:.0f}"'
+    return f'<path tabindex="0" {path}>{_hover(hover)}</path>' if hover else f"<path {path}/>"
 
 
 def _text(kind: str, x: float, y: float, text: str, anchor: str = "middle", turned: bool = False) -> str:
@@ -152,9 +180,7 @@ def _text(kind: str, x: float, y: float, text: str, anchor: str = "middle", turn
     return f'<text class="{kind}" text-anchor="{anchor}" {place}>{escape(text)}</text>'
 
 
-def _svg(
-    axes: Axes, marks: Sequence[str], title: str, x_label: str, y_label: str, *, x_ticks: bool = True
-) -> str:
+def _axes(axes: Axes, x_label: str, y_label: str, *, x_ticks: bool = True) -> str:
     floor = HEIGHT - BOTTOM
     lines = []
     for value in ticks(*axes.y):
@@ -167,10 +193,11 @@ def _svg(
     lines.append(f'<path class="axis" d="M{LEFT},{TOP}V{floor}H{WIDTH - RIGHT}"/>')
     lines.append(_text("name", (WIDTH + LEFT) / 2, HEIGHT - 6, x_label))
     lines.append(_text("name", 13, (floor + TOP) / 2, y_label, turned=True))
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
-        f"{''.join(lines)}{''.join(marks)}</svg>"
-    )
+    return "".join(lines)
+
+
+def _svg(inside: str, title: str) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{inside}</svg>'
 
 
 def _share(value: float, ends: tuple[float, float], log: bool = False) -> float:

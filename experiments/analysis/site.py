@@ -84,18 +84,26 @@ def page(
     )
     for kind in ("css", "js"):  # included as they are
         environment.globals[kind] = Markup((TEMPLATES / f"page.{kind}").read_text())
-    rows = [_row(at, run, folder) for at, run in enumerate(runs)]
+    networks = {_sizes(run): run.plan for run in runs if run.plan}
+    frames = {sizes: f"frame-{at}" for at, sizes in enumerate(networks)}
+    rows = [_row(at, run, folder, frames.get(_sizes(run))) for at, run in enumerate(runs)]
     return environment.get_template("page.html.j2").render(
         title=title, runs=rows, agents=sorted({run.agent for run in runs}),
         problems=sorted({run.problem for run in runs}), commits=contests.commits(runs).replace("`", ""),
         columns=COLUMNS, choices=_choices(rows), tables=tables, notes=notes,
         curves=_drawn(searched, contests.learning, *CURVES), keeps=_drawn(every, contests.keeps, *KEEPS),
         fronts=_fronts(runs), head=HEAD, summary=contests.summary(every),
+        frames=[(frames[sizes], _safe(charts.frame(plan))) for sizes, plan in networks.items()],
     )  # fmt: skip
 
 
-def _row(at: int, run: Run, folder: Path | None) -> dict[str, Any]:
-    """A run for the template: a row of the leaderboard and a dialog."""
+def _sizes(run: Run) -> tuple[tuple[str, int], ...]:
+    """What plans of one network share: the layers and sizes of its groups."""
+    return tuple((one.layer, one.size) for one in run.plan)
+
+
+def _row(at: int, run: Run, folder: Path | None, frame: str | None) -> dict[str, Any]:
+    """A run for the template: a row of the leaderboard and a dialog; its plan fills a frame of the page."""
     measured = [run.after.get("test"), run.before.get("test"), run.before.get("selection")]
     costs = [run.costs.get(name) for name in ("macs_share", "params_share", "bytes", "ms")]
     named = [run.agent, contests.budget(run.resource, run.target), run.model, run.data]
@@ -110,7 +118,7 @@ def _row(at: int, run: Run, folder: Path | None) -> dict[str, Any]:
         (name, shown) for (name, _), (shown, _) in zip(COLUMNS[1:], cells[1:], strict=True) if shown
     ]
     facts += [("epochs of fine-tuning", run.epochs)] if run.epochs is not None else []
-    drawn = charts.plan(run.plan, f"plan of {run.name}") if run.plan else ""
+    drawn = charts.plan(run.plan, f"plan of {run.name}", frame) if frame else ""
     return {
         "id": f"run-{at}", "name": run.name, "agent": run.agent, "cells": cells,
         "network": _network(*run.problem),
@@ -178,7 +186,7 @@ def _tables(runs: Sequence[Run], every: Sequence[Contest], folder: Path) -> list
     """The means in Markdown, LaTeX and CSV, and every run in CSV."""
     rows = contests.summary(every)
     names = [name for name, _ in COLUMNS]
-    lines = [[str(value) for _, value in _row(at, run, None)["cells"]] for at, run in enumerate(runs)]
+    lines = [[str(value) for _, value in _row(at, run, None, None)["cells"]] for at, run in enumerate(runs)]
     texts = {
         "summary.md": markdown.table(HEAD, rows) + "\n",
         "summary.tex": latex.table(HEAD, rows, "Accuracy in percent, means with 95 % intervals.") + "\n",
