@@ -187,6 +187,7 @@ def _rows(
             latency_ms=timed[name],
             counts=kept[name],
             promise=promised.get(name),
+            bits=costs[name].get("bits"),
         )
     return rows
 

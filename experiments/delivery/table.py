@@ -22,6 +22,7 @@ class Row:
     ``agreement`` in [0, 1] and ``kl`` in nats compare it with the dense network on the test split.
     ``counts`` are the channels that it keeps in each group.
     ``promise`` is the time by the search's latency table, and the measured one; None without a table.
+    ``bits`` are those of the coded weights; None where they are neither limited nor rewarded.
     """
 
     macs: int
@@ -34,6 +35,7 @@ class Row:
     latency_ms: Mapping[str, list[Latency]]
     counts: Sequence[int]
     promise: Promise | None = None
+    bits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ def show(rows: Mapping[str, Row], gain: Gain, files: Sequence[Path]) -> None:
         column.justify, column.no_wrap = "right" if at else "left", True
     table.add_row("MACs", *(_with_share(row.macs, dense.macs) for row in rows.values()))
     table.add_row("parameters", *(_with_share(row.params, dense.params) for row in rows.values()))
+    if dense.bits is not None:
+        table.add_row("bits, coded", *(_with_share(row.bits or 0, dense.bits) for row in rows.values()))
     table.add_row("file, kB", *(f"{row.file_bytes / 1e3:.0f}" for row in rows.values()))
     of_accuracy = dense.kl is not None  # not of a metric of the user's own
     for split in ("selection", "test"):
