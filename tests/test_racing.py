@@ -115,3 +115,13 @@ def test_a_comparison_gives_each_of_its_networks(tuned: bool, graph, tmp_path: P
     assert (first.policy, first.counts, first.test) == ("dense", tuple(sizes), 0.95 if tuned else 1.0)
     assert (second.policy, second.resource, second.target, second.seed) == ("gp", "latency", 0.5, 2)
     assert (second.test, second.tuned, second.measure) == (0.7, tuned, "accuracy" if tuned else "agreement")
+
+
+def test_a_file_of_something_else_is_not_replaced(tmp_path):
+    racing.refuse_others(tmp_path / "none.json")
+    for content in ("my notes", '{"conditions": {}}'):  # the second is damaged: it has no digest
+        (tmp_path / "mine.json").write_text(content)
+        with pytest.raises(RecordError, match=r"mine\.json holds no measured networks and would be replaced"):
+            racing.refuse_others(tmp_path / "mine.json")
+    (tmp_path / "race.json").write_text(row_a_line({"conditions": {}, "rows": []}, "race"))
+    racing.refuse_others(tmp_path / "race.json")

@@ -66,6 +66,8 @@ class Entry:
 
 def main(cfg: DictConfig) -> None:
     """Measure the networks, write the record, and print a row for each."""
+    path = Path(cfg.result)
+    refuse_others(path)
     shape, classes = images(cfg)
     model = network(cfg, shape, classes).eval()
     graph = trace(model, shape)
@@ -80,7 +82,6 @@ def main(cfg: DictConfig) -> None:
         bench.close()
     beside = sides(model, graph, had, cfg.batches, [row["counts"] for row in rows])
     rows = [row | beside[tuple(row["counts"])] for row in rows]
-    path = Path(cfg.result)
     content = {
         "format": 1, "commit": commit(), "versions": versions(), "conditions": asdict(had),
         "table": Path(cfg.table).name, "network": table.name, "rows": rows,
@@ -88,6 +89,20 @@ def main(cfg: DictConfig) -> None:
     files.write(path, row_a_line(content, path.stem))
     show(rows)
     print(f"written: {path}")
+
+
+def refuse_others(path: Path) -> None:
+    """Raise a `RecordError` for a file that exists and holds no measured networks."""
+    if not path.exists():
+        return
+    try:
+        measured_before = "conditions" in files.read_json(path, path.stem)
+    except files.DamagedError:
+        measured_before = False
+    if not measured_before:
+        raise RecordError(
+            f"{path} holds no measured networks and would be replaced: give another result=FILE"
+        )
 
 
 def entries_of(run: Path, graph: Graph) -> list[Entry]:
