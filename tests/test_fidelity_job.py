@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from rewriting import cut_short
+from torch import nn
 
 from amc_env import checkpoints
 from amc_env.budget import Budget
@@ -169,6 +171,18 @@ def test_stages_search_from_where_the_last_one_ended(tmp_path):
     assert 0.1 < row["macs_share"] <= 0.3 < first["macs_share"] <= 0.6
     assert [at for at, _ in row["curve"]] == [3, 4]  # the last stage's, counted from the first's
     assert len(row["curve_seconds"]) == 2
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_networks_are_timed_in_one_layout_whatever_they_were_trained_in(layout):
+    """Fine-tuned networks are channels last, the dense one as its file has it."""
+    seen = set()
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3)).to(memory_format=layout)
+    network[1].register_forward_pre_hook(
+        lambda module, given: seen.add(given[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    stages.costs(network, (3, 8, 8))
+    assert seen == {True}
 
 
 def test_a_curve_counts_what_earlier_stages_spent():

@@ -5,12 +5,16 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from amc_env import checkpoints as weights
+from amc_env import zoo
 from amc_env.card import Card, CheckpointError
+from amc_env.evaluator import accuracy
 from experiments.cli.problem import Trained, check_weights, digest_of, foresee, trained
 from experiments.delivery.deliver import _bytes
 from experiments.recording.record import RecordError, RunRecord
@@ -104,3 +108,21 @@ def test_a_search_goes_on_with_the_weights_that_it_was_begun_with(composed, tmp_
 
 def test_the_size_of_a_network_with_two_names_for_a_module() -> None:
     assert _bytes(build(10, 1)) > 4 * sum(value.numel() for value in build(10, 1).state_dict().values())
+
+
+def test_photographs_without_labels_are_labelled_by_any_network(composed, tmp_path: Path, capsys) -> None:
+    model = zoo.build("plain20", classes=1000, in_channels=3, width=0.25).eval()
+    facts = {"architecture": "plain20", "classes": 1000, "in_channels": 3, "shape": (3, 8, 8), "data": "mine"}
+    weights.save(tmp_path / "net", model, card_of(**facts, options={"width": 0.25}))
+    for number in range(30):
+        Image.fromarray(np.full((8, 8, 3), 8 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    words = [
+        "model=plain20",
+        "model.options.width=0.25",
+        f"model.checkpoint={tmp_path / 'net'}",
+        "data=photos",
+    ]
+    words += [f"data.root={tmp_path}", "data.options.size=8", "data.options.resize=8"]
+    found = trained(composed("config", *words))
+    assert accuracy(found.model, found.data, "test") == 1.0
+    assert "no labels: accuracies are agreement with the dense network" in capsys.readouterr().out

@@ -80,10 +80,7 @@ def trained(cfg: DictConfig) -> Trained:
             card = replace(weights.load_into(model, cfg.model.checkpoint), architecture=name, options=options)
         weights.refuse_non_finite(model.state_dict(), f"{name} cannot be compressed")
         refuse_other_splits(card, cfg)
-        bare = data.name == "photos" and not photos.labelled(Path(cfg.data.root), data.classes)
-        if bare and not cfg.get("metric"):
-            data = photos.labelled_by(model, data)
-        return Trained(model, card, data)
+        return Trained(model, card, _labelled(cfg, model, data))
     stem = cfg.model.checkpoint or shipped(cfg)
     model, card = weights.load(stem)
     if card.architecture != name:
@@ -101,7 +98,15 @@ def trained(cfg: DictConfig) -> Trained:
             f"{stem} was trained on images of shape {card.shape}, those of {data.name} are {data.shape}; "
             f"choose data={card.data}, or the checkpoint of a network trained on {data.name}"
         )
-    return Trained(model, card, data)
+    return Trained(model, card, _labelled(cfg, model, data))
+
+
+def _labelled(cfg: DictConfig, model: nn.Module, data: DataSet) -> DataSet:
+    """Photographs in no class folders, labelled by what the dense network says; other data as they are."""
+    if data.name != "photos" or cfg.get("metric") or photos.labelled(Path(cfg.data.root), data.classes):
+        return data
+    print("the photographs have no labels: accuracies are agreement with the dense network", flush=True)
+    return photos.labelled_by(model, data)
 
 
 def digest_of(subject: Trained) -> str:

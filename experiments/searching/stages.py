@@ -14,6 +14,7 @@ from amc_env.coding import packed
 from amc_env.compressors.constraints import unconstrained
 from experiments.cli.config import ConfigError
 from experiments.delivery import timing
+from experiments.delivery.runtimes import torch_forward
 
 REPEATS = 10  # of a timed forward pass
 
@@ -58,8 +59,8 @@ def costs(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, float]:
 
     Returns:
         ``bytes`` of its coded tensors, see `amc_env.coding.packed`; ``ms``, the least milliseconds that
-        `timing.BATCH` images of a shape took, by PyTorch on the processor.
+        `timing.BATCH` images of a shape took, by PyTorch on the processor, however the weights are laid out.
     """
     plain = unconstrained(copy.deepcopy(network).cpu().eval()).requires_grad_(False)
-    timed = timing.measure({"": plain}, shape, batches=(timing.BATCH,), repeats=REPEATS)[""][0]
+    timed = timing.measure({"": torch_forward(plain)}, shape, batches=(timing.BATCH,), repeats=REPEATS)[""][0]
     return {"bytes": len(packed.encode(plain.state_dict())), "ms": timed.lowest_ms}
