@@ -131,7 +131,8 @@ def _record(folder: Path, seed: int, *, finished: bool = True) -> RunRecord:
             state.save(record, Counted(100 * seed + episode))
     plan = Plan("0123456789abcdef", ((0, 1, 2), None, (4, 7 + seed)))
     plan.write(folder / plans.PLAN)
-    record.update(best={"episode": 11, "reward": -0.1, "plan": plan.to_dict()}, results={"selection": 0.93})
+    best = {"episode": 11, "reward": -0.1, "plan": plan.to_dict(), "selection": {"top1": 0.93}}
+    record.update(best=best, results={"selection": 0.93})
     if finished:
         record.finish()
     return record

@@ -108,7 +108,7 @@ def test_parts_of_different_weights_are_refused():
 
 def part(number, *plans, target=0.3):
     return {
-        "config": {"protocol": target, "part": [number, 2], "output": f"runs/{number}"},
+        "config": {"protocol": target, "part": [number, 2], "plans": 4, "output": f"runs/{number}"},
         "commit": "a",
         "seconds": {"plans": 2.0},
         "results": {},
@@ -121,6 +121,7 @@ def test_parts_of_one_set_of_plans_become_one_table():
     assert both["commit"] == "a and b and c"
     assert [row["plan"] for row in both["rows"]] == [0, 1, 2, 3]
     assert both["config"]["part"] == [0, 1]
+    assert joined_parts(part(1, 1, 3), part(0, 0))["config"]["part"] == [0, 2]  # one is missing
     assert both["seconds"] == {"plans": 4.0}
     with pytest.raises(JoinError, match="plans in common"):
         joined_parts(both, part(1, 1, 3))

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from amc_env import checkpoints as weights
 from amc_env import zoo
 from amc_env.card import COMPRESSED, Card
 from amc_env.data.own import OwnData
-from amc_env.data.splits import load
+from amc_env.data.splits import from_tensors, load
 from amc_env.evaluator import accuracy
 from experiments import evaluate, latency
 from experiments.delivery.timing import batches_of, measure
@@ -99,9 +98,9 @@ def test_evaluate_reads_either_file(
 def test_a_network_for_other_images_is_told_in_one_message(
     stem: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("experiments.delivery.evaluate.load_data", lambda node: OmegaConf.create(
-        {"name": node.name, "shape": [1, 28, 28], "classes": 10}
-    ))  # fmt: skip
+    images, labels = torch.zeros(60, 1, 28, 28, dtype=torch.uint8), torch.arange(60) % 10
+    data = from_tensors(images, labels, images, labels, seed=0)
+    monkeypatch.setattr("experiments.delivery.evaluate.load_data", lambda node: replace(data, name=node.name))
     assert run(evaluate.main, monkeypatch, f"checkpoint={stem}") == 2
     assert "takes images of shape (1, 8, 8) (C, H, W), those of fashion_mnist are (1, 28, 28)" in (
         capsys.readouterr().err
