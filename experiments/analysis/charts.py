@@ -145,7 +145,7 @@ def plan(kept: Sequence[Kept], title: str, frame: str) -> str:
     Args:
         kept: of the plan.
         title: of the picture.
-        frame: the id under which the page has the `frame` of the network.
+        frame: the page's id of the network's `frame`.
     """
     bars = [
         _bar(one.stay, kept, at, f"{one.layer}: {one.stay} of {one.size} stay ({one.ratio:.0%})")

@@ -130,7 +130,7 @@ def table(rows: Rows) -> str:
     )
     if tuned.shape[1] > 1:
         most = of_mean(agreed[0].value, tuned.shape[1])
-        note += f" Of the mean of all tunings a proxy can reach about {most:.2f}."
+        note += f" A perfect proxy would correlate with the mean of the tunings by about {most:.2f}."
     return f"{markdown.table(head, body)}\n\n{note}"
 
 
