@@ -32,18 +32,22 @@ class Rule:
     part: float = 0.0
 
     def __post_init__(self) -> None:
-        self._first_share, self._changes_at, self._decision = 1.0, 0, 0
+        self._first_share, self._decisions, self._decision = 1.0, 0, 0
         self._choices: Sequence[Sequence[float]] = ()
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
         """The action that asks for the rule's keep ratio, or for the largest choice below it."""
         if "decisions" in info:
             self._first_share, self._decision, self._choices = info["share"], 0, info["choices"]
-            self._changes_at = round(self.part * info["decisions"])
-        keep = self.factor * self._first_share if self._decision < self._changes_at else info["share"]
+            self._decisions = info["decisions"]
+        keep = self.keep(self._decision, self._decisions, self._first_share, info["share"])
         below = bisect_right(self._choices[self._decision], keep + ROUNDING) - 1
         self._decision += 1
         return np.array([info["actions"][max(below, 0)]], np.float32)
+
+    def keep(self, decision: int, decisions: int, first_share: float, share: float) -> float:
+        """The keep ratio it asks for, from the shares at the first decision and at this one."""
+        return self.factor * first_share if decision < round(self.part * decisions) else share
 
     def end_episode(self, episode: Episode) -> dict[str, float]:
         """Nothing to learn."""

@@ -7,6 +7,7 @@ from identity import FindTheKeeps
 from agents.episode import StateError, run_episode
 from agents.rules import Deep, Shallow, Uniform
 from amc_env.tabular import TabularEnv
+from experiments.training.plan_sets import by_rule
 
 
 class Share(FindTheKeeps):
@@ -59,6 +60,14 @@ def test_every_rule_spends_the_budget_on_either_scale(rule):
         last = env.counts[-1] + env.budget.whole[-1] // 8
         assert last > env.budget.whole[-1] or not env.budget.within([*env.counts[:-1], last])
     assert plans[0] == plans[1]
+
+
+@pytest.mark.parametrize("rule", [Uniform, Shallow, Deep])
+@pytest.mark.parametrize("target", [0.3, 0.5, 0.9])
+def test_the_plan_of_a_rule_is_known_without_an_episode(rule, target):
+    env = TabularEnv("fashion", target=target)
+    run_episode(env, make(rule))
+    assert by_rule(env.budget, make(rule)) == tuple(env.counts)
 
 
 def test_uniform_asks_for_the_share_everywhere():

@@ -8,7 +8,9 @@ import safetensors.torch
 from omegaconf import DictConfig
 from torch import nn
 
+from agents.rules import Rule
 from amc_env.card import COMPRESSED, Card
+from amc_env.compressors import plan_of
 from amc_env.compressors.constraints import unconstrained
 from amc_env.env import CompressionEnv
 from amc_env.plan import Plan
@@ -22,11 +24,12 @@ from experiments.delivery.speed import kept_promises, latencies, shape_of
 from experiments.delivery.table import DENSE, FOUND, TUNED, UNIFORM, UNIFORM_TUNED, Row, show
 from experiments.delivery.timing import batches_of
 from experiments.recording import state as states
-from experiments.recording.plans import counts, uniform
+from experiments.recording.plans import counts
 from experiments.recording.provenance import commit
 from experiments.recording.record import RunRecord
 from experiments.recording.tracking import Tracker
 from experiments.training.finetune import STATE, UNIFORM_STATE, finetune
+from experiments.training.plan_sets import by_rule
 from experiments.training.recipe import Recipe
 
 SPLITS = ("selection", "test")
@@ -123,7 +126,8 @@ def _entrants(
     tracker: Tracker,
 ) -> Entrants:
     """The networks of the final table; without a recipe none is fine-tuned."""
-    plans = {DENSE: Plan.dense(env.graph), UNIFORM: uniform(env), FOUND: plan}
+    uniform = plan_of(env.compressor, by_rule(env.budget, Rule()))
+    plans = {DENSE: Plan.dense(env.graph), UNIFORM: uniform, FOUND: plan}
     networks = {name: env.task.network(plans[name]).eval() for name in (UNIFORM, FOUND)}
     networks, last = {DENSE: subject.model, **networks}, {UNIFORM: UNIFORM, FOUND: FOUND}
     if recipe is not None:

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from amc_env.compressors import plan_of
 from amc_env.env import CompressionEnv
 from amc_env.graph.structure import Graph
 from amc_env.plan import Plan, PlanError
@@ -48,14 +47,6 @@ def groups(graph: Graph) -> list[dict[str, str | int]]:
         }
         for layer, group in zip(firsts, graph.groups, strict=True)
     ]
-
-
-def uniform(env: CompressionEnv) -> Plan:
-    """Make the plan of the uniform policy, which asks for the same keep ratio at every decision."""
-    kept: list[int] = []
-    for _ in env.graph.groups:
-        kept.append(env.budget.take(kept, env.budget.share(kept)))
-    return plan_of(env.compressor, kept)
 
 
 def best_reward(rows: Iterable[Mapping[str, Any]]) -> float:

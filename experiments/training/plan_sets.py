@@ -70,9 +70,8 @@ def filled(budget: Budget, factors: np.ndarray) -> tuple[int, ...]:
 def by_rule(budget: Budget, rule: Rule) -> tuple[int, ...]:
     """The counts of a hand-made policy, without evaluating them."""
     kept: list[int] = []
-    first = budget.share(kept)
-    changes_at = round(rule.part * len(budget.choices))
-    for group in range(len(budget.choices)):
-        keep = min(1.0, rule.factor * first) if group < changes_at else budget.share(kept)
-        kept.append(budget.take(kept, keep))
+    first, decisions = budget.share(kept), len(budget.choices)
+    for decision in range(decisions):
+        keep = rule.keep(decision, decisions, first, budget.share(kept))
+        kept.append(budget.take(kept, min(1.0, keep)))
     return tuple(kept)
