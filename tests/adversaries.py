@@ -107,6 +107,17 @@ CUT: dict[str, tuple[Middle, dict[str, Any]]] = {
         lambda m, x: F.layer_norm(x.movedim(1, -1), (x.size(1),), m.gain).movedim(-1, 1),
         {"gain": nn.Parameter(torch.ones(8))},
     ),
+    "group norm of torch": (
+        lambda m, x: torch.group_norm(x, 2, m.norm.weight, m.norm.bias),
+        {"norm": nn.GroupNorm(2, 8)},
+    ),
+    "layer norm of torch": (
+        lambda m, x: torch.layer_norm(x.movedim(1, -1), (x.size(1),), m.gain).movedim(-1, 1),
+        {"gain": nn.Parameter(torch.ones(8))},
+    ),
+    "threshold": (lambda m, x: F.threshold(x, 0.1, 0.2), {}),
+    "vector norm": (lambda m, x: x / torch.linalg.vector_norm(x, 2, (2, 3), True), {}),
+    "view by size": (lambda m, x: x.view(size=(x.size(0), -1, 64)).view(size=x.shape), {}),
     "convolution by function": (
         lambda m, x: F.conv2d(F.pad(x, (1, 1, 1, 1)), m.other.weight, m.other.bias),
         {"other": nn.Conv2d(8, 8, 3)},

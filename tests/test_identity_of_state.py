@@ -65,6 +65,15 @@ def test_a_tensor_under_two_names_is_one() -> None:
     assert len(small.scale) == small.first.out_channels
 
 
+def test_a_tensor_under_two_names_of_one_module_is_one() -> None:
+    model = built(lambda m, x: x * m.again)
+    model.register_buffer("scale", torch.arange(1.0, 7.0).view(6, 1, 1))
+    model.register_buffer("again", model.scale)
+    small = cut_half(model)
+    assert small.scale is small.again
+    assert len(small.scale) == small.first.out_channels
+
+
 def test_a_module_under_two_names_is_one() -> None:
     model = built(lambda m, x: m.norm(x), norm=nn.BatchNorm2d(6))
     model.list = nn.ModuleList([model.first, model.norm, model.second])

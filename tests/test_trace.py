@@ -424,6 +424,10 @@ def by_halves(m: Any, x: Tensor) -> Tensor:
         (lambda m, x: x.reshape(x.size(0), -1).unflatten(1, (x.size(1), 8, 8)), True),
         (lambda m, x: x.view(x.size(0), -1).unflatten(1, (x.size(1), 8, 8)), False),
         (lambda m, x: x.flatten(2).view(x.shape), False),
+        (lambda m, x: x.view(x.size(0), x.size(1), -1).view(x.size(0), -1).reshape(x.shape), False),
+        (lambda m, x: x.view(-1, 64).reshape(x.shape), False),
+        (lambda m, x: x.view(1, -1, 8, 8).reshape(x.shape), False),
+        (lambda m, x: x.view_as(x.flatten(1)).reshape(x.shape), False),
     ],
 )
 def test_whether_views_can_be_had_of_images_that_lie_channels_last(middle: Any, fits: bool) -> None:

@@ -61,7 +61,12 @@ class _KeptStatistics(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         given = kwargs or {}
-        norms: dict[Any, Any] = {F.layer_norm: self._layer_norm, F.group_norm: self._group_norm}
+        norms: dict[Any, Any] = {
+            F.layer_norm: self._layer_norm,
+            torch.layer_norm: self._layer_norm,
+            F.group_norm: self._group_norm,
+            torch.group_norm: self._group_norm,
+        }
         norm = norms.get(function)
         if norm is None or id(args[2] if len(args) > 2 else given.get("weight")) not in self.kept:
             return function(*args, **given)  # among them the norms outside of the part that is cut

@@ -145,7 +145,7 @@ def shared_buffers(network: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]
     first: dict[int, str] = {}
     found: dict[str, list[tuple[nn.Module, str]]] = {}
     for path, module in network.named_modules():
-        for key, value in module.named_buffers(recurse=False):
+        for key, value in module.named_buffers(recurse=False, remove_duplicate=False):
             name = first.setdefault(id(value), f"{path}.{key}".lstrip("."))
             if name != f"{path}.{key}".lstrip("."):
                 found.setdefault(name, []).append((module, key))

@@ -67,11 +67,11 @@ def rule(name: str) -> Callable[[Operation], Operation]:
 
 UNARY = (
     "relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "sigmoid", "silu", "gelu", "leaky_relu", "elu",
-    "selu", "celu", "tanh", "softplus", "softsign", "mish", "logsigmoid", "threshold", "dropout", "dropout2d",
-    "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "clamp", "clip", "neg", "abs", "exp", "log",
-    "sqrt", "rsqrt", "square", "reciprocal", "sign", "erf", "floor", "round", "sin", "cos", "log1p", "expm1",
-    "clamp_min", "clamp_max", "nan_to_num", "hardshrink", "softshrink", "tanhshrink", "rrelu", "logical_not",
-    "log_sigmoid", "expit",
+    "selu", "celu", "tanh", "softplus", "softsign", "mish", "logsigmoid", "threshold", "dropout", "dropout1d",
+    "dropout2d", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "clamp", "clip", "neg", "abs",
+    "exp", "log", "sqrt", "rsqrt", "square", "reciprocal", "sign", "erf", "floor", "round", "sin", "cos",
+    "log1p", "expm1", "clamp_min", "clamp_max", "nan_to_num", "hardshrink", "softshrink", "tanhshrink",
+    "rrelu", "logical_not", "log_sigmoid", "expit", "_threshold",
 )  # fmt: skip
 BINARY = (
     "add", "sub", "mul", "div", "truediv", "true_divide", "pow", "maximum", "minimum", "subtract", "multiply",
@@ -119,7 +119,7 @@ OPERATIONS: dict[str, Operation] = {
         ("addcmul", "addcdiv", "lerp", "addcmul_", "where", "masked_fill", "masked_fill_"), arithmetic.ternary
     ),
     **dict.fromkeys(("mean", "sum", "amax", "amin", "logsumexp", "prod", "any", "all"), arithmetic.reduce),
-    **dict.fromkeys(("norm", "vector_norm"), arithmetic.norm),
+    **dict.fromkeys(("norm", "linalg_vector_norm"), arithmetic.norm),
     **dict.fromkeys(("std", "var"), arithmetic.deviation),
     **dict.fromkeys(("max", "min"), arithmetic.extreme),
     **dict.fromkeys(("softmax", "log_softmax"), arithmetic.softmax),
@@ -139,7 +139,8 @@ OPERATIONS: dict[str, Operation] = {
     **{name: shapes.spatial(getattr(F, name)) for name in POOLING},
     "view": shapes.view,
     "reshape": shapes.reshape,
-    **dict.fromkeys(("view_as", "reshape_as"), shapes.reshape_as),
+    "view_as": shapes.view_as,
+    "reshape_as": shapes.reshape_as,
     **dict.fromkeys(("cat", "concat", "concatenate"), shapes.cat),
     **dict.fromkeys(("unbind", "iter"), shapes.unbind),
     "stack": shapes.stack,

@@ -47,13 +47,29 @@ def contiguous(tracer: Tracer, x: Labels, *_: Any, **__: Any) -> Labels:
     return made
 
 
-def view(tracer: Tracer, x: Labels, *shape: Any) -> Labels:
+def view(tracer: Tracer, x: Labels, *shape: Any, size: Sequence[int] = ()) -> Labels:
     """A reshape that cannot copy; some are impossible in the channels-last memory format."""
-    sizes = _sizes(shape)
-    merged = bool(sizes) and sizes[0] not in (1, -1) and 1 in varying(x.ids)  # images with channels
-    if not x.in_order and x.ids.ndim > 2 and (merged or not _viewed_channels_last(x.shape, sizes)):
+    sizes = _sizes(shape or (size,))
+    made = reshape(tracer, x, *sizes)
+    _note_layout(tracer, x, made, sizes)
+    return made
+
+
+def view_as(tracer: Tracer, x: Labels, other: Tensor) -> Labels:
+    """A view of another tensor's shape."""
+    made = reshape_as(tracer, x, other)
+    _note_layout(tracer, x, made, tuple(other.shape))
+    return made
+
+
+def _note_layout(tracer: Tracer, x: Labels, made: Labels, sizes: Sequence[int]) -> None:
+    """Find out whether a view is possible in the channels-last format; it keeps the layout of its input."""
+    flat = x.ids.ndim <= 2
+    batched = made.shape[0] != 1 or (len(sizes) > 0 and type(sizes[0]) is int and sizes[0] == 1)
+    merged = batched and 1 in varying(x.ids)  # images with channels
+    if not x.in_order and not flat and (merged or not _viewed_channels_last(x.shape, made.shape)):
         tracer.no_channels_last()
-    return contiguous(tracer, reshape(tracer, x, *shape))
+    made.in_order = x.in_order or flat
 
 
 def _viewed_channels_last(shape: torch.Size, sizes: Sequence[int]) -> bool:
@@ -122,9 +138,9 @@ def pixel_unshuffle(tracer: Tracer, x: Labels, downscale_factor: int) -> Labels:
     return Labels(spread(ids, (1, len(ids), *size), 1))
 
 
-def expand(tracer: Tracer, x: Labels, *shape: Any) -> Labels:
+def expand(tracer: Tracer, x: Labels, *shape: Any, size: Sequence[int] = ()) -> Labels:
     """Explicit broadcasting."""
-    sizes = _sizes(shape)
+    sizes = _sizes(shape or (size,))
     out = x.ids.expand(sizes)
     written = [d for d, size in enumerate(sizes) if literal(size)]
     lead = out.ndim - x.ids.ndim
