@@ -16,7 +16,8 @@ from experiments.recording.tracking import METRICS, NoTracker
 from experiments.searching.search import search
 
 CONFIG = {
-    "model": {"name": "plain20"}, "data": {"name": "digits"}, "protocol": {"resource": "macs", "target": 0.5},
+    "model": {"name": "plain20"}, "data": {"name": "digits"},
+    "protocol": {"resource": "macs", "target": 0.5, "reward": "error"},
     "agent": {"_target_": "agents.ddpg.DDPG"},
 }  # fmt: skip
 
@@ -83,7 +84,7 @@ def test_offline_runs_are_uploaded_the_oldest_first_and_once(tmp_path):
 
 
 def test_runs_are_grouped_by_what_they_are_compared_at():
-    assert invocation.group(CONFIG) == "plain20-digits-macs-0.5"
+    assert invocation.group(CONFIG) == "plain20-digits-macs-0.5-error"
     assert invocation.agent(CONFIG) == "DDPG"
     assert invocation.group({"recipe": 1}) is invocation.agent({"recipe": 1}) is None
 

@@ -5,14 +5,16 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import zip_longest
 from typing import NamedTuple
 
 from experiments.analysis.run import Kept
 
 WIDTH, HEIGHT = 420, 270
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 44
-NAMED = 12  # decisions up to which the axis of a plan names each layer
-EVERY = 5  # of more decisions have their number below
+LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 44
+LETTER = 6.5  # pixels of a tick's letter
+NUMBERED = 12  # decisions up to which each has its number below, if the names of their layers do not fit
+EVERY = 5  # of more decisions have their number
 
 
 class Point(NamedTuple):
@@ -38,11 +40,12 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Axes:
-    """Maps data to pixels, with a linear or logarithmic x axis."""
+    """Maps data to pixels, with a linear or logarithmic x axis, which may be of whole numbers."""
 
     x: tuple[float, float]
     y: tuple[float, float]
     log: bool = False
+    whole: bool = False
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """Pixels of a point."""
@@ -73,12 +76,20 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [at * step for at in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
+def labelled(values: Sequence[float]) -> list[tuple[float, str]]:
+    """Ascending numbers, each with as many decimals as the smallest step between them needs."""
+    step = min((b - a for a, b in itertools.pairwise(values)), default=1.0)
+    decimals = max(0, -math.floor(round(math.log10(step), 9)))
+    return [(value, f"{value:,.{decimals}f}") for value in values]
+
+
 def curves(found: Sequence[Curve], title: str, x_label: str, y_label: str) -> str:
     """Lines with bands; x is logarithmic if it spans more than a decade."""
     every = [value for curve in found for value in (*curve.y, *curve.low, *curve.high)]
     xs = [value for curve in found for value in curve.x]
     log = min(xs) > 0 and max(xs) > 10 * min(xs)
-    axes = Axes((min(xs), max(xs)) if max(xs) > min(xs) else around(xs), around(every), log)
+    ends = (min(xs), max(xs)) if max(xs) > min(xs) else around(xs)
+    axes = Axes(ends, around(every), log, whole=all(x % 1 == 0 for x in xs))
     marks = []
     for curve in found:
         if curve.low:
@@ -129,13 +140,14 @@ def frame(kept: Sequence[Kept]) -> str:
 
     The plans of one network share it, as a page has hundreds of them: see `plan`.
     """
-    named, marks, floor = len(kept) <= NAMED, [], HEIGHT - BOTTOM
+    longest = LETTER * max(len(one.layer) for one in kept)
+    named, marks, floor = longest * len(kept) <= WIDTH - LEFT - RIGHT, list[str](), HEIGHT - BOTTOM
     for at, (one, (x, width)) in enumerate(zip(kept, _places(kept), strict=True)):
-        if named or at % EVERY == 0:
+        if named or len(kept) <= NUMBERED or at % EVERY == 0:
             marks.append(_text("tick", x + width / 2, floor + 14, one.layer if named else str(at)))
     axes = Axes((0, len(kept)), (0, _most(kept)))
     below = "layer" if named else "decision, in forward order"
-    outlines = _bars("whole", [_bar(one.size, kept, at) for at, one in enumerate(kept)])
+    outlines = _bars("whole", kept, [one.size for one in kept])
     return _axes(axes, below, "channels, or steps of the method", x_ticks=False) + "".join(marks) + outlines
 
 
@@ -147,11 +159,8 @@ def plan(kept: Sequence[Kept], title: str, frame: str) -> str:
         title: of the picture.
         frame: the page's id of the network's `frame`.
     """
-    bars = [
-        _bar(one.stay, kept, at, f"{one.layer}: {one.stay} of {one.size} stay ({one.ratio:.0%})")
-        for at, one in enumerate(kept)
-    ]
-    return _svg(f'<use href="#{frame}"/>{_bars("stay", bars)}', title)
+    hovers = [f"{one.layer}: {one.stay} of {one.size} stay ({one.ratio:.0%})" for one in kept]
+    return _svg(f'<use href="#{frame}"/>{_bars("stay", kept, [one.stay for one in kept], hovers)}', title)
 
 
 def _most(kept: Sequence[Kept]) -> int:
@@ -164,15 +173,13 @@ def _places(kept: Sequence[Kept]) -> list[tuple[float, float]]:
     return [(LEFT + (at + 0.1) * step, 0.8 * step) for at in range(len(kept))]
 
 
-def _bars(kind: str, bars: Sequence[str]) -> str:
-    return f'<g class="{kind}">{"".join(bars)}</g>'
-
-
-def _bar(count: int, kept: Sequence[Kept], at: int, hover: str = "") -> str:
-    """A decision's bar from the floor, as high as a count; a page has thousands, so it is short."""
-    (x, width), high = _places(kept)[at], count / _most(kept) * (HEIGHT - TOP - BOTTOM)
-    path = f'd="M{x:.0f} {HEIGHT - BOTTOM}v-{high:.0f}h{width:.0f}v{high:.0f}"'
-    return f'<path tabindex="0" {path}>{_hover(hover)}</path>' if hover else f"<path {path}/>"
+def _bars(kind: str, kept: Sequence[Kept], counts: Sequence[int], hovers: Sequence[str] = ()) -> str:
+    """A bar for each decision, as high as its count; a page has thousands, so each is short."""
+    bars, unit = "", (HEIGHT - TOP - BOTTOM) / _most(kept)
+    for (x, width), count, hover in zip_longest(_places(kept), counts, hovers):
+        path = f'd="M{x:.0f} {HEIGHT - BOTTOM}v-{unit * count:.0f}h{width:.0f}v{unit * count:.0f}"'
+        bars += f'<path tabindex="0" {path}>{_hover(hover)}</path>' if hover else f"<path {path}/>"
+    return f'<g class="{kind}">{bars}</g>'
 
 
 def _text(kind: str, x: float, y: float, text: str, anchor: str = "middle", turned: bool = False) -> str:
@@ -183,13 +190,14 @@ def _text(kind: str, x: float, y: float, text: str, anchor: str = "middle", turn
 def _axes(axes: Axes, x_label: str, y_label: str, *, x_ticks: bool = True) -> str:
     floor = HEIGHT - BOTTOM
     lines = []
-    for value in ticks(*axes.y):
+    for value, text in labelled(ticks(*axes.y)):
         _, y = axes.place(axes.x[0], value)
         lines.append(f'<path class="grid" d="M{LEFT},{y:g}H{WIDTH - RIGHT}"/>')
-        lines.append(_text("tick", LEFT - 6, y + 4, f"{value:.4g}", "end"))
-    for value in (_decades(*axes.x) if axes.log else ticks(*axes.x)) if x_ticks else []:
+        lines.append(_text("tick", LEFT - 6, y + 4, text, "end"))
+    across = _decades(*axes.x) if axes.log else ticks(*axes.x)
+    for value, text in labelled([x for x in across if x % 1 == 0 or not axes.whole]) if x_ticks else []:
         x, _ = axes.place(value, axes.y[0])
-        lines.append(_text("tick", x, floor + 16, f"{value:.4g}"))
+        lines.append(_text("tick", x, floor + 16, text))
     lines.append(f'<path class="axis" d="M{LEFT},{TOP}V{floor}H{WIDTH - RIGHT}"/>')
     lines.append(_text("name", (WIDTH + LEFT) / 2, HEIGHT - 6, x_label))
     lines.append(_text("name", 13, (floor + TOP) / 2, y_label, turned=True))

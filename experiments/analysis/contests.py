@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -74,6 +74,22 @@ def contests(runs: Iterable[Run]) -> list[Contest]:
     return found
 
 
+def by_reward(every: Iterable[Contest]) -> list[Contest]:
+    """The same, apart for each reward: values of two rewards do not compare."""
+    found = []
+    for contest in every:
+        rewards = sorted({run.reward for runs in contest.runs.values() for run in runs if run.curve})
+        for reward in rewards:
+            own = {
+                agent: [run for run in runs if run.reward == reward] for agent, runs in contest.runs.items()
+            }
+            words = ", ".join(filter(None, [contest.setting, f"reward {reward}" if len(rewards) > 1 else ""]))
+            found.append(
+                replace(contest, setting=words, runs={agent: runs for agent, runs in own.items() if runs})
+            )
+    return found
+
+
 def summary(every: Sequence[Contest]) -> list[list[str]]:
     """For each contest a row an agent, under `HEAD`; accuracies are means in percent with 95 % intervals."""
     rows = []
@@ -129,8 +145,10 @@ def learning(contest: Contest) -> list[Curve]:
         drawn = [run for run in ended(runs) if run.curve]
         if not drawn:
             continue
+        first = max(run.curve[0][0] for run in drawn)  # of a staged search, in its last stage
         ends = min(run.evaluations for run in drawn)
-        at = np.unique(np.geomspace(1, ends, POINTS).round().astype(int)) if ends > 1 else np.array([1, last])
+        last_at = ends if ends > first else max(first, last)  # a single plan is a line
+        at = np.unique(np.geomspace(first, last_at, POINTS).round().astype(int))
         values = np.array([[_reached(run, int(x)) for x in at] for run in drawn])
         found.append(_banded(agent, at, values))
     return found
@@ -149,11 +167,19 @@ def keeps(contest: Contest) -> list[Curve]:
 
 
 def pareto(runs: Sequence[Run], cost: str) -> list[Point]:
-    """Accuracy against a cost, a point a run; hollow if the network was not fine-tuned."""
-    factor, found = COSTS[cost][1], []
-    for run in runs:
-        if cost in run.costs and run.accuracy is not None:
-            (top1, kind), x = run.accuracy, factor * run.costs[cost]
+    """Accuracy against a cost, a point a run; hollow if the network was not fine-tuned.
+
+    Where some were measured on the test split, only those are points.
+    """
+    known = [(run, *run.accuracy) for run in runs if cost in run.costs and run.accuracy is not None]
+    factor, found, tested = (
+        COSTS[cost][1],
+        list[Point](),
+        any(kind.startswith("test") for _, _, kind in known),
+    )
+    for run, top1, kind in known:
+        if kind.startswith("test") or not tested:
+            x = factor * run.costs[cost]
             label = f"{run.name}\n{100 * top1:.2f} % ({kind}), {x:.4g} {COSTS[cost][0]}"
             found.append(Point(x, 100 * top1, run.agent, label, bool(run.after), run.name))
     return found
@@ -165,12 +191,9 @@ def _reached(run: Run, evaluation: int) -> float:
 
 def _banded(series: str, x: np.ndarray, values: np.ndarray) -> Curve:
     """The mean over runs ``(runs, points)`` with its interval; a single run has none."""
-    middle = values.mean(0).tolist()
     if len(values) == 1:
-        return Curve(series, x.tolist(), middle)
-    drawn = np.random.default_rng(stats.SEED).integers(len(values), size=(stats.RESAMPLES // 2, len(values)))
-    low, high = np.quantile(values[drawn].mean(1), [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2], axis=0)
-    return Curve(series, x.tolist(), middle, low.tolist(), high.tolist())
+        return Curve(series, x.tolist(), values[0].tolist())
+    return Curve(series, x.tolist(), *(each.tolist() for each in stats.band(values, stats.RESAMPLES // 2)))
 
 
 def span(values: Sequence[int]) -> str:

@@ -63,7 +63,7 @@ def _draw(panels: Sequence[Any], rows: Rows, style: Mapping[str, Any], *, dashed
 def by_evaluation(rows: Rows) -> Band:
     """The best reward so far at the evaluations of the rows' curves, which are the same in all rows."""
     curves = np.array([row["curve"] for row in rows], np.float64)  # (seeds, points, 2)
-    return _band(curves[0, :, 0], curves[:, :, 1])
+    return curves[0, :, 0], *stats.band(curves[:, :, 1])
 
 
 def by_second(rows: Rows) -> Band:
@@ -72,11 +72,4 @@ def by_second(rows: Rows) -> Band:
     elapsed = np.array([row["curve_seconds"] for row in rows])
     seconds = np.geomspace(max(elapsed[:, 0].max(), 1e-3), max(elapsed[:, -1].min(), 1e-3), POINTS)
     at = np.array([np.searchsorted(run, seconds, side="right") - 1 for run in elapsed])
-    return _band(seconds, np.take_along_axis(values, np.maximum(at, 0), axis=1))
-
-
-def _band(places: NDArray[Any], values: NDArray[np.float64]) -> Band:
-    rng = np.random.default_rng(stats.SEED)
-    found = [stats.mean(column, resamples=500, rng=rng) for column in values.T]
-    middle, low, high = np.array(found).T
-    return places, middle, low, high
+    return seconds, *stats.band(np.take_along_axis(values, np.maximum(at, 0), axis=1))

@@ -132,8 +132,13 @@ def sync(folder: Path, upload: Callable[[Path], int] | None = None) -> list[Path
 
 
 def offline(folder: Path) -> list[Path]:
-    """The offline runs below a folder, sorted by the start time in their names."""
-    return sorted(folder.glob(f"**/{OFFLINE}"), key=lambda path: path.name)
+    """The offline runs below a folder, sorted by the start time in their names.
+
+    A search that was resumed has one for each process; the last one has the rows of all before it.
+    """
+    every = sorted(folder.glob(f"**/{OFFLINE}"), key=lambda path: path.name)
+    newest = {run.parent: run for run in every}
+    return [run for run in every if newest[run.parent] == run]
 
 
 def _upload(run: Path) -> int:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 from experiments.analysis import markdown
-from experiments.analysis.stats import LEVEL, RESAMPLES, SEED, Estimate, StatsError
+from experiments.analysis.stats import RESAMPLES, SEED, Estimate, StatsError, tails
 
 METRICS = ("top1", "agreement", "loss", "kl")
 LOWER_IS_BETTER = ("loss", "kl")
@@ -167,10 +167,9 @@ def _fidelity(rows: Rows, tuned: Values, repair: str, metric: str) -> Fidelity:
 def correlations(a: Values, b: Values) -> tuple[Estimate, Estimate]:
     """Spearman's and Kendall's correlation of numbers ``(plans,)``, with bootstrap intervals over plans."""
     drawn = np.random.default_rng(SEED).integers(len(a), size=(RESAMPLES, len(a)))
-    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     found = []
     for correlation in (spearman, kendall):
-        low, high = np.quantile(correlation(a[drawn], b[drawn]), tails)
+        low, high = tails(correlation(a[drawn], b[drawn]))
         found.append(Estimate(float(correlation(a[None], b[None])[0]), float(low), float(high)))
     return found[0], found[1]
 

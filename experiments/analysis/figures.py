@@ -15,13 +15,13 @@ SALT = "amc-rl"  # what matplotlib makes the ids in an SVG of
 
 
 def curves(found: Sequence[Curve], stem: Path, title: str, x_label: str, y_label: str) -> list[Path]:
-    """Lines with bands; one of a paper is dashed, in the color of ours."""
+    """Lines with bands; one of a paper is dashed, in the color of ours; the 11th and later are dotted."""
     figure, axis = _axes(title, x_label, y_label)
     names = dict.fromkeys(curve.series.removesuffix(PAPER).removesuffix(OURS) for curve in found)
-    colors = {name: f"C{at % 10}" for at, name in enumerate(names)}
+    places = {name: at for at, name in enumerate(names)}
     for curve in found:
-        color = colors[curve.series.removesuffix(PAPER).removesuffix(OURS)]
-        style = "--" if curve.series.endswith(PAPER) else "-"
+        at = places[curve.series.removesuffix(PAPER).removesuffix(OURS)]
+        color, style = f"C{at % 10}", "--" if curve.series.endswith(PAPER) else "-" if at < 10 else ":"
         axis.plot(curve.x, curve.y, style, color=color, label=curve.series, linewidth=1.4)
         if curve.low:
             axis.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.15, linewidth=0)
@@ -42,8 +42,9 @@ def scatter(points: Sequence[Point], stem: Path, title: str, x_label: str, y_lab
         own = [point for point in points if point.series == series]
         faces = [f"C{at % 10}" if point.solid else "none" for point in own]
         axis.scatter(
-            [p.x for p in own], [p.y for p in own], s=24, c=faces, edgecolors=f"C{at % 10}", label=series
-        )
+            [p.x for p in own], [p.y for p in own], s=24, c=faces, edgecolors=f"C{at % 10}", label=series,
+            marker="o" if at < 10 else "s",
+        )  # fmt: skip
     return _saved(figure, stem)
 
 

@@ -179,7 +179,7 @@ def beside(name: str, runs: Sequence[Run]) -> Table:
         lines.append([*cells, *(_spent(own) if "row" in row else [""] * 4)])
     every = [run for _, own in found for run in own]
     notes = [f"The paper's numbers: {asked['source']}; {STATUS[asked['status']]}.", *asked["notes"]]
-    if all(run.folder is None for run in every):
+    if every and all(run.folder is None for run in every):
         notes += asked.get("recorded", [])
     notes += [
         f"Ours: means over seeds with {LEVEL:.0%} bootstrap intervals; an empty cell has not been run. "

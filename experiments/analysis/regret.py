@@ -121,7 +121,7 @@ def pooled(values: Mapping[Task, Floats], resamples: int = stats.RESAMPLES) -> E
         tables.setdefault(table, []).append(drawn)
     means = np.stack([np.mean(drawn, axis=0) for drawn in tables.values()], axis=1)  # (resamples, tables)
     chosen = rng.integers(len(tables), size=means.shape)
-    low, high = np.quantile(np.take_along_axis(means, chosen, axis=1).mean(1), [0.025, 0.975])
+    low, high = stats.tails(np.take_along_axis(means, chosen, axis=1).mean(1))
     by_table = [
         np.mean([own.mean() for (name, _), own in values.items() if name == table]) for table in tables
     ]

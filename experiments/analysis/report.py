@@ -93,7 +93,7 @@ def report_on(folder: Path, output: Path) -> None:
     """Write the page, tables and figures of a folder of runs."""
     site.refuse_others(output)
     found, notes = runs.load(folder)
-    made = site.write(found, output, title=f"Runs in {folder.name}", notes=notes)
+    made = site.write(found, output, title=f"Runs in {folder.resolve().name}", notes=notes)
     print(markdown.table(contests.HEAD, contests.summary(contests.contests(found))))
     for note in notes:
         print(note)
@@ -158,7 +158,7 @@ def committed_page() -> str:
     """The page of all committed searches."""
     found = committed()
     made = [asdict(published.beside(name, found)) for name in published.tables()]
-    return site.page(found, title="AMC: committed searches", tables=made)
+    return site.page(found, title="AMC: committed searches", tables=made, notes=runs.units(found))
 
 
 def paper() -> str:

@@ -101,6 +101,11 @@ class Run:
         return tuple(words)
 
     @property
+    def reward(self) -> str:
+        """The name of the reward that it maximised; empty for a run without a search."""
+        return str((self.config.get("protocol") or self.config.get("env") or {}).get("reward", ""))
+
+    @property
     def accuracy(self) -> tuple[float, str] | None:
         """The accuracy of the delivered network, and what it was measured on; None before it is known."""
         for stage, found in (("tuned", self.after), ("not tuned", self.before)):

@@ -50,13 +50,18 @@ def load(folder: Path) -> tuple[list[Run], list[str]]:
         there = "does not exist" if not folder.is_dir() else "holds no record of a search"
         raise RunsError(f"{folder} {there}: give runs=FOLDER, the output of a search or of a sweep")
     notes += [f"{run.name} is {run.status}" for run in found if run.status != "finished"]
-    notes += [
+    notes += units(found)
+    found, again = without_repeats(found)
+    return told_apart(found), notes + again
+
+
+def units(found: Iterable[Run]) -> list[str]:
+    """A note for each run whose accuracies are values of another metric."""
+    return [
         f"{run.name}: its accuracies are values of {metric}, times 100"
         for run in found
         if (metric := run.config.get("metric"))
     ]
-    found, again = without_repeats(found)
-    return told_apart(found), notes + again
 
 
 def without_repeats(found: Sequence[Run]) -> tuple[list[Run], list[str]]:
@@ -64,7 +69,9 @@ def without_repeats(found: Sequence[Run]) -> tuple[list[Run], list[str]]:
     first, kept, notes = dict[str, str](), list[Run](), list[str]()
     for run in found:
         unique = "" if run.status == "finished" else run.name
-        key = repr((unique, run.agent, run.seed, run.target, run.weights, run.epochs, *_leaves(run.config)))
+        tuning = (run.config.get("finetune") or run.config.get("recipe") or {}).get("seed")
+        known = (unique, run.agent, run.seed, tuning, run.target, run.weights, run.epochs)
+        key = repr((*known, *_leaves(run.config)))
         if key in first:
             notes.append(f"left out: {run.name} is the same search as {first[key]}")
             continue
@@ -145,10 +152,6 @@ def _search(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
     groups, counts = results.get("groups", []), best.get("counts", [])
     shares = {key: best[key] for key in ("macs_share", "params_share") if key in best}
     return Run(
-        name=name,
-        status=content.get("status", "finished"),
-        model=_network(config["model"]),
-        data=config["data"]["name"],
         agent=content.get("agent") or _agent(content),
         resource=config["protocol"]["resource"],
         target=config["protocol"]["target"],
@@ -162,13 +165,19 @@ def _search(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
         costs=shares | _costs(table.get(TUNED) or table.get(FOUND), table.get("dense")),
         epochs=config["finetune"]["epochs"] if config["deliver"] else None,
         seconds=content["seconds"].get("search"),
-        experiment=content.get("run", {}).get("choices", {}).get("experiment") or "",
-        commit=content["commit"],
-        command=_command(content),
-        config=config,
-        weights=results.get("weights", ""),
-        folder=folder,
+        **_of_folder(name, content, folder),
     )
+
+
+def _of_folder(name: str, content: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
+    """The fields that a run has from its record, whatever it ran."""
+    config = content["config"]
+    return {
+        "name": name, "status": content.get("status", "finished"), "model": _network(config["model"]),
+        "data": config["data"]["name"], "commit": content["commit"], "command": _command(content),
+        "experiment": content.get("run", {}).get("choices", {}).get("experiment") or "", "config": config,
+        "weights": content["results"].get("weights", ""), "folder": folder,
+    }  # fmt: skip
 
 
 def _row(name: str, content: Mapping[str, Any], row: Mapping[str, Any]) -> Run:
@@ -206,10 +215,6 @@ def _packed(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
     config, results = content["config"], content["results"]
     accuracy, layers = results.get("accuracy", {}), results.get("layers")
     return Run(
-        name=name,
-        status=content.get("status", "finished"),
-        model=_network(config["model"]),
-        data=config["data"]["name"],
         agent="deep_compress",
         resource="weights",
         target=_density(layers) if layers else config["density"],
@@ -223,12 +228,7 @@ def _packed(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
         else {},
         epochs=config["rounds"] * config["recipe"]["epochs"] + config["sharing"]["epochs"],
         seconds=sum(content["seconds"].values()),
-        experiment=content.get("run", {}).get("choices", {}).get("experiment") or "",
-        commit=content["commit"],
-        command=_command(content),
-        config=config,
-        weights=results.get("weights", ""),
-        folder=folder,
+        **_of_folder(name, content, folder),
     )
 
 

@@ -24,7 +24,7 @@ LEADERBOARD = 'href="#leaderboard"'  # and this in each page
 COLUMNS = [
     ("run", "text"), ("test, after", "number"), ("test, before", "number"), ("selection, before", "number"),
     ("agent", "text"), ("budget", "text"), ("network", "text"), ("data", "text"), ("seed", "number"),
-    ("evaluations", "number"), ("MACs", "number"), ("parameters", "number"), ("kB", "number"),
+    ("evaluations", "number"), ("MACs, %", "number"), ("parameters, %", "number"), ("kB", "number"),
     ("ms", "number"), ("seconds", "number"), ("status", "text"),
 ]  # fmt: skip
 CHOICES = ("network", "data", "budget", "agent", "status")  # columns that filters choose from
@@ -76,8 +76,8 @@ def page(
         folder: of the page, for links to the files of a run.
     """
     every = contests.contests(runs)
-    searched = [one for one in every if contests.evaluations(one) > 1]
-    runs = sorted(runs, key=lambda run: (run.problem, -(run.accuracy or (0.0, ""))[0], run.name))
+    searched = [one for one in contests.by_reward(every) if contests.evaluations(one) > 1]
+    runs = sorted(runs, key=lambda run: (run.problem, *_rank(run), run.name))
     loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -97,6 +97,12 @@ def page(
     )  # fmt: skip
 
 
+def _rank(run: Run) -> tuple[float, ...]:
+    """Test accuracies first: those on selection do not compare with them."""
+    shown = [run.after.get("test", -1), run.before.get("test", -1), run.before.get("selection", -1)]
+    return tuple(-value for value in shown)
+
+
 def _sizes(run: Run) -> tuple[tuple[str, int], ...]:
     """What plans of one network share: the layers and sizes of its groups."""
     return tuple((one.layer, one.size) for one in run.plan)
@@ -111,7 +117,7 @@ def _row(at: int, run: Run, folder: Path | None, frame: str | None) -> dict[str,
         (run.name, run.name), *(_cell(value, 100, ".2f") for value in measured), 
         *((text, text) for text in named),
         (str(run.seed), run.seed), (f"{run.evaluations:,}", run.evaluations),
-        *(_cell(value, 100, ".1f", " %") for value in costs[:2]), _cell(costs[2], 1e-3, ".1f"),
+        *(_cell(value, 100, ".1f") for value in costs[:2]), _cell(costs[2], 1e-3, ".1f"),
         _cell(costs[3], 1, ".3g"), _cell(run.seconds, 1, ".0f"), (run.status, run.status),
     ]  # fmt: skip
     facts: list[tuple[str, object]] = [
@@ -121,15 +127,15 @@ def _row(at: int, run: Run, folder: Path | None, frame: str | None) -> dict[str,
     drawn = charts.plan(run.plan, f"plan of {run.name}", frame) if frame else ""
     return {
         "id": f"run-{at}", "name": run.name, "agent": run.agent, "cells": cells,
-        "network": _network(*run.problem),
+        "network": _network(*run.problem), "budget": contests.budget(run.resource, run.target),
         "facts": [*facts, ("commit", run.commit)], "command": run.command, "plan": _safe(drawn),
         "files": [(name, _link(run, name, folder)) for name in run.files],
         "config": OmegaConf.to_yaml(OmegaConf.create(dict(run.config)), sort_keys=True),
     }  # fmt: skip
 
 
-def _cell(value: float | None, factor: float, form: str, unit: str = "") -> tuple[str, object]:
-    return ("", "") if value is None else (f"{factor * value:{form}}{unit}", round(factor * value, 6))
+def _cell(value: float | None, factor: float, form: str) -> tuple[str, object]:
+    return ("", "") if value is None else (f"{factor * value:{form}}", round(factor * value, 6))
 
 
 def _link(run: Run, name: str, folder: Path | None) -> str:
@@ -152,6 +158,7 @@ def _drawn(
         {
             "title": one.title,
             "network": _network(one.model, one.data),
+            "budget": contests.budget(one.resource, one.target),
             "svg": _safe(charts.curves(found, one.title, x_label, y_label)),
         }
         for one in every
@@ -165,6 +172,7 @@ def _fronts(runs: Sequence[Run]) -> list[dict[str, Any]]:
         {
             "title": f"{_network(model, data)}: {COSTS[cost][0]}",
             "network": _network(model, data),
+            "budget": "",
             "svg": _safe(charts.scatter(points, _network(model, data), COSTS[cost][0], ACCURACY)),
         }
         for model, data in sorted({run.problem for run in runs})
@@ -199,15 +207,13 @@ def _tables(runs: Sequence[Run], every: Sequence[Contest], folder: Path) -> list
 def _figures(runs: Sequence[Run], every: Sequence[Contest], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     made = []
-    for one in every:
-        stem = f"{one.model}-{one.data}-{one.resource}-{100 * one.target:g}-{one.setting}"
-        stem = re.sub(r"[^\w.]+", "-", stem).strip("-")
-        for name, series, labels in (
-            ("curves", contests.learning, CURVES),
-            ("keep", contests.keeps, KEEPS),
-        ):
-            if found := series(one):
-                made += figures.curves(found, folder / f"{name}-{stem}", one.title, *labels)
+    drawn = [("curves", one, contests.learning(one), CURVES) for one in contests.by_reward(every)]
+    drawn += [("keep", one, contests.keeps(one), KEEPS) for one in every]
+    for name, one, found, labels in drawn:
+        if found:
+            stem = f"{name}-{one.model}-{one.data}-{one.resource}-{100 * one.target:g}-{one.setting}"
+            stem = re.sub(r"[^\w.]+", "-", stem).strip("-")
+            made += figures.curves(found, folder / stem, one.title, *labels)
     for model, data in sorted({run.problem for run in runs}):
         own = [run for run in runs if run.problem == (model, data)]
         for cost, (label, _) in COSTS.items():

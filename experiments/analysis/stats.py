@@ -32,26 +32,23 @@ class Estimate(NamedTuple):
         return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
 
-def mean(
-    scores: ArrayLike,
-    *,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    rng: np.random.Generator | None = None,
-) -> Estimate:
-    """The mean over runs with its percentile bootstrap interval.
+def mean(scores: ArrayLike) -> Estimate:
+    """The mean over runs ``(runs,)`` with its percentile bootstrap interval."""
+    found = band(_checked(scores, 1)[:, None])
+    return Estimate(*(float(each[0]) for each in found))
 
-    Args:
-        scores: ``(runs,)``.
-        resamples: number of resamples.
-        level: fraction of resamples inside the interval.
-        rng: draws the resamples; None for a new generator with `SEED`.
-    """
-    values = _checked(scores, 1)
-    rng = np.random.default_rng(SEED) if rng is None else rng
-    drawn = values[rng.integers(len(values), size=(resamples, len(values)))].mean(-1)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(values.mean()), float(low), float(high))
+
+def band(values: Scores, resamples: int = RESAMPLES) -> tuple[Scores, Scores, Scores]:
+    """Mean, low and high of each point of curves ``(runs, points)``; whole runs are resampled."""
+    rng = np.random.default_rng(SEED)
+    drawn = values[rng.integers(len(values), size=(resamples, len(values)))].mean(1)
+    return values.mean(0), *tails(drawn)
+
+
+def tails(drawn: Scores) -> Scores:
+    """The ends of the interval that holds `LEVEL` of the resamples ``(resamples, ...)``."""
+    found: Scores = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return found
 
 
 def above(scores: ArrayLike, base: ArrayLike) -> Estimate:
@@ -63,7 +60,7 @@ def above(scores: ArrayLike, base: ArrayLike) -> Estimate:
     """
     pair, rng = [_checked(each, 1) for each in (scores, base)], np.random.default_rng(SEED)
     one, other = (each[rng.integers(len(each), size=(RESAMPLES, len(each)))].mean(-1) for each in pair)
-    low, high = np.quantile(one - other, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = tails(one - other)
     return Estimate(float(pair[0].mean() - pair[1].mean()), float(low), float(high))
 
 
@@ -77,7 +74,7 @@ def crossed(scores: ArrayLike) -> Estimate:
     """
     values = _checked(scores, 2)
     runs, images = _resampled(values.shape)
-    low, high = np.quantile(((runs @ values) * images).sum(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = tails(((runs @ values) * images).sum(1))
     return Estimate(float(values.mean()), float(low), float(high))
 
 

@@ -73,7 +73,7 @@ OTHERS: dict[str, dict[str, Sequence[Any]]] = {  # where a key means something e
     },
 }
 OF_FOLDERS = ("imagefolder", "photos")  # data sets in a place of the user's
-LISTS = ("targets", "batches", "checkpoint", "models")  # whose entries are processed one by one
+LISTS = ("targets", "batches", "checkpoint", "models", "seeds")  # whose entries are processed one by one
 STEM = (".safetensors", ".json")  # endings of a checkpoint's files
 
 

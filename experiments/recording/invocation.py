@@ -5,6 +5,8 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
+LONGEST = 128  # characters of a group's name in W&B
+
 
 def hydra_job() -> dict[str, Any]:
     """The running Hydra job, its overrides and chosen files; empty without Hydra."""
@@ -16,13 +18,16 @@ def hydra_job() -> dict[str, Any]:
 
 
 def group(config: Mapping[str, Any]) -> str | None:
-    """The group that a run is compared in: its experiment file, else network, data and budget."""
+    """The group that a run is compared in: its experiment file, else network, data, budget and reward."""
     if experiment := hydra_job().get("choices", {}).get("experiment"):
         return str(experiment)
     if not {"model", "data", "protocol"} <= config.keys():
         return None
-    protocol = config["protocol"]
-    return f"{config['model']['name']}-{config['data']['name']}-{protocol['resource']}-{protocol['target']:g}"
+    model, protocol = config["model"], config["protocol"]
+    network = (model.get("options") or {}).get("target") or model["name"]  # of the user's own
+    limits = [f"{name}-{share:g}" for name, share in (protocol.get("limits") or {}).items()]
+    words = [network, config["data"]["name"], protocol["resource"], f"{protocol['target']:g}", *limits]
+    return "-".join([*words, protocol["reward"]])[:LONGEST]
 
 
 def agent(config: Mapping[str, Any]) -> str | None:

@@ -19,6 +19,7 @@ from experiments.recording import chain
 from experiments.recording.invocation import hydra_job
 from experiments.recording.provenance import commit, versions
 
+THEN = ", then "  # between the commits of a run that was resumed
 FORMAT = 1
 RECORD, ROWS = "record.json", "record.jsonl"
 TOLD = 6  # differences of two configurations in a message
@@ -153,8 +154,8 @@ class RunRecord:
             raise RecordError(f"{folder} has {len(record.rows)} rows, cannot go on after {episodes}")
         del record.rows[episodes:], record.chain[episodes + 1 :]
         record.content["status"] = "running"
-        if (now := commit()) not in record.content["commit"]:
-            record.content["commit"] += f", then {now}"
+        if (now := commit()) not in record.content["commit"].split(THEN):
+            record.content["commit"] += f"{THEN}{now}"
         record.content["run"].setdefault("resumed", []).append(_now())
         record.update()  # first, so that a kill in between leaves no fewer rows than it tells of
         lines = zip(record.rows, record.chain[1:], strict=True)

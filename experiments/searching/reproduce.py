@@ -5,6 +5,7 @@ Every row is a file in ``conf/experiment``, so that one can be run alone. The ru
 read from their records.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from amc_env import files
 from experiments.analysis import figures, latex, markdown, published
 from experiments.analysis import runs as known
 from experiments.analysis.run import Run
-from experiments.cli.config import CONF
+from experiments.cli.config import CONF, FULL_ERROR
 from experiments.recording.progress import Meter
 from experiments.recording.record import RECORD, RecordError, RunRecord
 
@@ -160,7 +161,7 @@ def launched(sweep: Sweep, folder: Path, meter: Meter, others: int) -> str | Non
     done, _ = counted(folder, sweep)
     with log.open("w") as file:
         command = [sys.executable, "-m", f"experiments.{sweep.job}", "-m", *sweep.words]
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=_environment())
         try:
             while process.poll() is None:
                 time.sleep(POLL)
@@ -265,6 +266,12 @@ def _is_set(name: str | None) -> bool:
 
 
 def _call(job: str, words: Sequence[str]) -> None:
-    done = subprocess.run([sys.executable, "-m", f"experiments.{job}", *words], check=False)
+    command = [sys.executable, "-m", f"experiments.{job}", *words]
+    done = subprocess.run(command, check=False, env=_environment())
     if done.returncode:
         raise ReproduceError(f"experiments.{job} ended with {done.returncode}: the same command goes on")
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without the switch by which this command prints its own errors: others print theirs."""
+    return {name: value for name, value in os.environ.items() if name != FULL_ERROR}

@@ -27,7 +27,7 @@ from experiments.delivery.deliver import deliver
 from experiments.delivery.rehearsal import rehearse
 from experiments.recording import panel, plans, state
 from experiments.recording.lock import alone
-from experiments.recording.opening import opened
+from experiments.recording.opening import ended, opened
 from experiments.recording.progress import Meter
 from experiments.recording.record import RECORD, RunRecord, recorded
 from experiments.recording.tracking import Tracker, episode_metrics
@@ -56,9 +56,7 @@ def search(cfg: DictConfig, folder: Path) -> RunRecord:
     """
     config.check_settings(cfg)
     settings = config.complete(cfg)
-    if (folder / RECORD).exists() and (done := RunRecord.read(folder)).content["status"] == "finished":
-        done.check(settings)
-        print(f"{folder} is finished: nothing to do; choose another output=FOLDER to search again")
+    if (done := ended(folder, settings, "search")) is not None:
         return done
     foresee(cfg)
     tracker = config.instantiate(cfg.tracking, folder=folder, config=recorded(settings))
@@ -93,7 +91,11 @@ def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.S
         note_work(env, record)
     plan = confirm(env, record, limit=cfg.confirm)
     best = record.content["best"]
-    tracker.summary({"best_reward": best["reward"]} | best["selection"])
+    selection = {
+        f"best/selection/{name}": value for name, value in best["selection"].items() if name != "split"
+    }
+    shares = {f"best/{name}": best[name] for name in ("macs_share", "params_share") if name in best}
+    tracker.summary({"best_reward": best["reward"]} | shares | selection)
     tracker.artifact("plan", "plan", [record.folder / plans.PLAN], {"plan": plan.hash})
     if cfg.deliver:
         deliver(cfg, subject, env, plan, record, tracker, possible)

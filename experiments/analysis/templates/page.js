@@ -5,7 +5,9 @@ const one = (query) => document.querySelector(query);
 // A colour for each series, by its place in the legend.
 const order = all(".legend li").map((item) => item.dataset.series);
 for (const mark of all("[data-series]")) {
-  mark.style.setProperty("--series", `var(--s${order.indexOf(mark.dataset.series) % 12})`);
+  const at = order.indexOf(mark.dataset.series);
+  mark.style.setProperty("--series", `var(--s${at % 12})`);
+  mark.classList.toggle("again", at >= 12);
 }
 
 const table = one("#runs");
@@ -40,7 +42,7 @@ function filter() {
   const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
   const runs = new Set();
   const series = new Set();
-  const places = new Set();
+  const places = new Set();  // networks, and networks within a budget
   const rows = all("tbody tr", table);
   for (const row of rows) {
     const text = row.textContent.toLowerCase();
@@ -50,13 +52,13 @@ function filter() {
     if (!shown) continue;
     runs.add(row.dataset.run);
     series.add(row.dataset.series);
-    places.add(row.dataset.network);
+    places.add(row.dataset.network).add(row.dataset.network + row.dataset.budget);
   }
   for (const mark of all("svg [data-series]")) {
     const shown = mark.dataset.run ? runs.has(mark.dataset.run) : series.has(mark.dataset.series);
     mark.classList.toggle("off", !shown);
   }
-  for (const figure of all("figure")) figure.classList.toggle("off", !places.has(figure.dataset.network));
+  for (const figure of all("figure")) figure.classList.toggle("off", !places.has(figure.dataset.network + figure.dataset.budget));
   for (const item of all(".legend li")) item.classList.toggle("off", !series.has(item.dataset.series));
   one("#count").value = `${runs.size} of ${rows.length} runs`;
 }
