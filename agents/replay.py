@@ -40,11 +40,6 @@ class ReplayBuffer:
     def __len__(self) -> int:
         return min(self.added, self.capacity)
 
-    @property
-    def rewards(self) -> Floats:
-        """The rewards of all stored transitions, in no particular order."""
-        return self._fields["reward"][: len(self)]
-
     def add_episode(self, observations: Floats, actions: Floats, reward: float) -> None:
         """Store T transitions, the episode's final reward on each (AMC, section 3.2).
 

@@ -17,7 +17,6 @@ import numpy as np
 from agents.episode import Array, Episode, Info, Space, check_state
 
 ROUNDING = 1e-6  # of a keep ratio, so that a share is not less than itself
-LIMITS = {"factor": (0.0, 1_000.0), "part": (0.0, 1.0)}  # of the settings: the lowest and the highest
 
 
 @dataclass
@@ -40,14 +39,14 @@ class Rule:
         if "decisions" in info:
             self._first_share, self._decision, self._choices = info["share"], 0, info["choices"]
             self._decisions = info["decisions"]
-        keep = self.keep(self._decision, self._decisions, self._first_share, info["share"])
+        keep = self.ratio(self._decision, info["share"], decisions=self._decisions, first=self._first_share)
         below = bisect_right(self._choices[self._decision], keep + ROUNDING) - 1
         self._decision += 1
         return np.array([info["actions"][max(below, 0)]], np.float32)
 
-    def keep(self, decision: int, decisions: int, first_share: float, share: float) -> float:
-        """The keep ratio it asks for, from the shares at the first decision and at this one."""
-        return self.factor * first_share if decision < round(self.part * decisions) else share
+    def ratio(self, decision: int, share: float, *, decisions: int, first: float) -> float:
+        """The keep ratio that it asks for, given the share at this decision and at the first one."""
+        return self.factor * first if decision < round(self.part * decisions) else share
 
     def end_episode(self, episode: Episode) -> dict[str, float]:
         """Nothing to learn."""

@@ -11,7 +11,7 @@ is: all counts are priced, and a group's cheapest count need not be its floor.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -84,6 +84,13 @@ class Budget:
         If none of those is affordable, the smallest affordable count.
         """
         return int(snap(self.affordable(decided), np.array(keep * self.whole[len(decided)])))
+
+    def follow(self, keep: Callable[[int, float], float]) -> tuple[int, ...]:
+        """The counts of a policy that asks for ``keep(group, share)`` of each group, see `share`."""
+        kept: list[int] = []
+        for group in range(len(self.choices)):
+            kept.append(self.take(kept, keep(group, self.share(kept))))
+        return tuple(kept)
 
     def affordable(self, decided: Sequence[int]) -> Ints:
         """The counts of the next group, ascending, that meet every limit with the cheapest rest."""

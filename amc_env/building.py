@@ -13,6 +13,8 @@ from torch import nn
 from amc_env import checkpoints, checks
 from amc_env.actions import SCALES
 from amc_env.compressors.channels import Channels
+from amc_env.compressors.low_rank import SPLITS
+from amc_env.compressors.sharing import STARTS
 from amc_env.compressors.trial import check, check_replaceable, random_plan, try_cut, with_sound_folds
 from amc_env.data.own import OwnData
 from amc_env.data.splits import DataSet, load
@@ -36,8 +38,6 @@ AnyTask = Task | LayerTask | JointTask
 REPAIRS = ("moments", "sequential", "staged", "none")
 ORDERS = ("elimination", "magnitude")
 METHODS = ("channels", "fine_grained", "weight_sharing", "low_rank", "joint")
-SPLITS = ("channel", "spatial")
-STARTS = ("linear", "density", "random")
 LIMITS = {  # of the arguments of `make_env`: the lowest and the highest, or the choices
     "target": (1e-6, 1.0),
     "resource": ("macs", "params", "bits", "latency"),

@@ -67,6 +67,12 @@ class Conditions:
             graph.geometry, graph.shape, device, processor, features, runtime, version, threads, batch
         )  # fmt: skip
 
+    def again(self, graph: Graph) -> "Conditions":
+        """The conditions of the same settings, for a network on this machine."""
+        return Conditions.here(
+            graph, runtime=self.runtime, threads=self.threads, batch=self.batch, device=self.device
+        )
+
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "Conditions":
         """The conditions in a file.

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amc_env.compressors.networks import Networks
-from amc_env.data.splits import DataSet
-from amc_env.execution import CPU, evaluating
+from amc_env.data.splits import REPORTED, DataSet
+from amc_env.execution import device_in, evaluating
 from amc_env.graph.structure import Graph
 from amc_env.metrics import Evaluation, EvaluationError, Images, mean, per_image
 from amc_env.plan import Plan
@@ -132,7 +133,7 @@ def logits(model: nn.Module, data: DataSet, split: str, images: int | None = Non
         split: its name.
         images: number of the split's images; None for all.
     """
-    device = next((p.device for p in model.parameters()), CPU)
+    device = device_in(model)
     size = max(8, min(500, AT_ONCE[device.type] // math.prod(data.shape)))
     with evaluating(model):
         found = [model(x.to(device)).float().cpu() for x, _ in data.batches(split, size, images)]
@@ -150,6 +151,11 @@ def compared(model: nn.Module, dense: Tensor, data: DataSet, split: str) -> Imag
     """
     found, labels = logits(model, data, split, images=len(dense)), data[split].head(len(dense)).labels
     return per_image(found, labels, F.log_softmax(dense, dim=1))
+
+
+def accuracies(model: nn.Module, data: DataSet, splits: Iterable[str] = REPORTED) -> dict[str, float]:
+    """`accuracy` by split."""
+    return {split: accuracy(model, data, split) for split in splits}
 
 
 def accuracy(model: nn.Module, data: DataSet, split: str) -> float:

@@ -31,6 +31,11 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
+def device_in(model: nn.Module) -> torch.device:
+    """The device of a network's parameters; the CPU if it has none."""
+    return next((parameter.device for parameter in model.parameters()), CPU)
+
+
 @functools.cache
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies in bfloat16; without that, training in bfloat16 is tens of times slower."""

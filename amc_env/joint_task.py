@@ -9,57 +9,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from amc_env.compressors import plan_of
-from amc_env.compressors.constraints import Shared, constrain, weight_of
+from amc_env.compressors.constraints import constrain, weight_of
 from amc_env.compressors.joint import Joint
 from amc_env.compressors.surgery import REMEMBERED, Solve, Surgeon, cut
-from amc_env.compressors.weight_sharing import refit_values
+from amc_env.compressors.weight_sharing import Sharing
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import Evaluator
 from amc_env.graph.structure import Graph, Layer
 from amc_env.plan import Plan
-from amc_env.repair.moments import Moments
-
-
-class Sharing:
-    """Makes codebooks for the layers of a cut network.
-
-    Args:
-        moments: of the dense network; with None the values of k-means are not refitted.
-        start: of k-means, one of `amc_env.compressors.sharing.STARTS`.
-        seed: of its random start.
-    """
-
-    def __init__(self, moments: Moments | None, *, start: str, seed: int) -> None:
-        self._moments, self._start, self._seed = moments, start, seed
-
-    def __call__(self, layer: Layer, weight: Tensor, mask: NDArray[np.bool_], bits: int) -> Shared:
-        """The shared values of a layer, refitted on its kept inputs.
-
-        Args:
-            layer: of the dense network.
-            weight: of the cut one, on the CPU.
-            mask: ``(atoms,)`` bool, which atoms stay.
-            bits: of a code.
-        """
-        shared = Shared(weight, bits, start=self._start, seed=self._seed)
-        grams = self._grams(layer, mask)
-        if grams:
-            shared.values = refit_values(weight, shared.codes, shared.values, grams)
-        return shared
-
-    def _grams(self, layer: Layer, mask: NDArray[np.bool_]) -> list[Tensor]:
-        """E[x xᵀ] of the kept inputs, for each kept channel group; none if one is unknown."""
-        if self._moments is None or layer.kind == "transposed":
-            return []
-        found = []
-        for block, reads in enumerate(mask[layer.reads].reshape(layer.groups, -1)):
-            gram = self._moments.damped(layer.name, block) if reads.any() else None
-            if gram is not None:
-                columns = torch.from_numpy(np.flatnonzero(np.repeat(reads, layer.taps)))
-                found.append(gram.cpu()[columns][:, columns])
-            elif reads.any():
-                return []
-        return found
 
 
 class JointNetworks:

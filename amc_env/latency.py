@@ -159,10 +159,7 @@ def table_for(graph: Graph, path: Path | str, *, force: bool = False) -> Latency
     """
     table = read(path)
     had = table.conditions
-    here = Conditions.here(
-        graph, runtime=had.runtime, threads=had.threads, batch=had.batch, device=had.device
-    )
-    had.check(here, Path(path), force=force)
+    had.check(had.again(graph), Path(path), force=force)
     if [each[-1] for each in table.counts] != [len(group) for group in graph.groups]:
         raise LatencyError(f"{path} is of another network: its channel groups have other sizes")
     return table

@@ -70,8 +70,8 @@ REWARDS: dict[str, Reward] = {
     "kl": divergence,
 }
 
-OF_SCORES = ("error", "flops", "params", "bits", "latency")
-"""Rewards that read nothing but top-1, or the metric of the user's own in its place."""
-
 WEIGHED = {"flops": "macs", "params": "params", "bits": "bits", "latency": "latency"}
 """The resource that a reward reads, by its name."""
+
+OF_SCORES = ("error", *WEIGHED)
+"""Rewards that read nothing but top-1, or the metric of the user's own in its place."""

@@ -133,7 +133,7 @@ class Table:
         Raises:
             TableError: for a plan that is not one of the table's.
         """
-        return self.evaluation(self._index(plan))
+        return self.evaluation(self.index(plan))
 
     def evaluation(self, index: tuple[int, ...]) -> Evaluation:
         """The metrics at an index of the columns."""
@@ -166,10 +166,14 @@ class Table:
         worth = self.columns["top1"].ravel()[affordable].astype(np.int64)
         order = np.lexsort((self.columns["loss"].ravel()[affordable], -worth))
         index = tuple(int(i) for i in np.unravel_index(affordable[order[0]], self.columns["top1"].shape))
-        counts = tuple(int(choices[i]) for choices, i in zip(compressor.choices, index, strict=True))
-        return counts, self.evaluation(index)
+        return self.counts(index), self.evaluation(index)
 
-    def _index(self, plan: Plan) -> tuple[int, ...]:
+    def counts(self, index: tuple[int, ...]) -> tuple[int, ...]:
+        """The counts of the plan at an index of the columns."""
+        return tuple(int(own[at]) for own, at in zip(self.compressor.choices, index, strict=True))
+
+    def index(self, plan: Plan) -> tuple[int, ...]:
+        """The index of a plan in the columns; a `TableError` if it is not one of the table's."""
         index, levels, orders = [], self.compressor.levels, self.compressor.orders
         if plan.graph != self.compressor.graph.hash or len(plan.kept) != len(orders):
             raise TableError(f"plan {plan.hash} is of another network than {self.card.checkpoint}")

@@ -123,7 +123,7 @@ def test_the_memory_is_a_ring():
     for reward in (1.0, 2.0, 3.0):
         memory.add_episode(episode_of(0).observations, episode_of(0).asked, reward)
     assert len(memory) == 6
-    assert sorted(memory.rewards) == [2.0, 2.0, 3.0, 3.0, 3.0, 3.0]
+    assert set(memory.sample(200).reward.flatten().tolist()) == {2.0, 3.0}
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_numbers_of_another_scale_or_length_are_refused(changed, message):
     with pytest.raises(DataError, match=message):
         from_tensors(images, labels, images, labels, seed=0, **given)
     with pytest.raises(DataError, match=message):
-        DataSet("own", 3, given["mean"], given["std"], False, {"train": Split(images, labels)}, {})
+        DataSet("own", 3, given["mean"], given["std"], False, {"train": Split(images, labels)})
 
 
 @pytest.mark.parametrize("part", ["train", "test"])

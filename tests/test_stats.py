@@ -15,12 +15,10 @@ SCORES = arrays(np.float64, 7, elements=st.floats(-10, 10))
 def test_interval_of_a_coin():
     """The mean of 100 fair coins has a deviation of 0.05; an interval is 1.96 of it to each side."""
     scores = np.repeat([0.0, 1.0], 50)
-    value, low, high = stats.mean(scores, resamples=4000)
+    value, low, high = stats.mean(scores)
     assert value == 0.5
     assert low == pytest.approx(0.402, abs=0.015)
     assert high == pytest.approx(0.598, abs=0.015)
-    narrow = stats.mean(scores, resamples=4000, level=0.5)
-    assert narrow.high - narrow.low == pytest.approx(2 * 0.674 * 0.05, abs=0.012)
 
 
 def test_a_difference_has_the_spread_of_both():
@@ -39,11 +37,9 @@ def test_a_cell_has_an_interval_from_two_scores_on():
     assert f"{Estimate(0.5, 0.25, 0.75):.2f}" == "0.50 [0.25, 0.75]"
 
 
-def test_the_generator_decides():
+def test_an_interval_is_the_same_each_time():
     scores = np.random.default_rng(5).random(10)
-    first = stats.mean(scores)
-    assert first == stats.mean(scores) == stats.mean(scores, rng=np.random.default_rng(stats.SEED))
-    assert first != stats.mean(scores, rng=np.random.default_rng(2))
+    assert stats.mean(scores) == stats.mean(scores)
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     stats.mean(scores)
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
@@ -51,7 +47,7 @@ def test_the_generator_decides():
 
 @given(SCORES)
 def test_intervals_lie_within_the_scores(scores):
-    value, low, high = stats.mean(scores, resamples=50)
+    value, low, high = stats.mean(scores)
     assert scores.min() - 1e-9 <= low <= high <= scores.max() + 1e-9
     assert scores.min() - 1e-9 <= value <= scores.max() + 1e-9
 

@@ -108,7 +108,7 @@ def dataset(shape: tuple[int, int, int]) -> DataSet:
         name: Split(pictures(shape, size, seed), torch.zeros(size, dtype=torch.int64))
         for seed, (name, size) in enumerate(sizes.items())
     }
-    return DataSet("random", CLASSES, (0.5,) * shape[0], (0.25,) * shape[0], False, splits, {})
+    return DataSet("random", CLASSES, (0.5,) * shape[0], (0.25,) * shape[0], False, splits)
 
 
 def calibrated(model: nn.Module, data: DataSet) -> nn.Module:

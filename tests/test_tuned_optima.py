@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from amc_env import tabular
+from amc_env.compressors import plan_of
 from experiments.analysis import optima
-from experiments.training.tuned_optima import drawn, plan_at, position
+from experiments.training.tuned_optima import drawn
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +24,10 @@ def test_a_third_are_the_best_and_all_are_within_the_budget_and_of_the_upper_hal
     assert top1[found].min() >= np.median(top1[within])
 
 
-def test_a_plan_and_its_position(table):
+def test_a_plan_and_its_index(table):
     index = (0, 2, 5, 1, 3)
-    plan = plan_at(table, index)
-    assert position(table, plan) == np.ravel_multi_index(index, table.columns["top1"].shape)
+    plan = plan_of(table.compressor, table.counts(index))
+    assert table.index(plan) == index
     assert table(plan).top1 == table.evaluation(index).top1
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from amc_env import checks
@@ -39,7 +40,7 @@ class WeightSharing:
 
     def __init__(self, model: nn.Module, moments: Moments | None, *, start: str, seed: int) -> None:
         checks.one_of("start", start, STARTS)
-        self._model, self._moments, self._start, self._seed = model, moments, start, seed
+        self._model, self._sharing = model, Sharing(moments, start=start, seed=seed)
 
     def choices(self, layer: Layer) -> Ints:
         """1 to 8 bits a weight, and the 32 of the layer as it is."""
@@ -57,15 +58,52 @@ class WeightSharing:
     def module(self, layer: Layer, count: int) -> nn.Module:
         """The layer with shared weights; in training its values move."""
         module = copy.deepcopy(self._model.get_submodule(layer.name))
-        weight = weight_of(module).detach().cpu()
-        shared = Shared(weight, count, start=self._start, seed=self._seed)
-        if self._moments is not None and layer.kind != "transposed":
-            grams = [self._moments.damped(layer.name, block) for block in range(layer.groups)]
-            known = [gram.cpu() for gram in grams if gram is not None]
-            if len(known) == layer.groups:
-                shared.values = refit_values(weight, shared.codes, shared.values, known)
+        everything = np.ones(int(layer.reads.max()) + 1, dtype=bool)
+        shared = self._sharing(layer, weight_of(module).detach().cpu(), everything, count)
         constrain(module, {"": shared})
         return module
+
+
+class Sharing:
+    """Makes codebooks for the layers of a cut network.
+
+    Args:
+        moments: of the dense network; with None the values of k-means are not refitted.
+        start: of k-means, one of `amc_env.compressors.sharing.STARTS`.
+        seed: of its random start.
+    """
+
+    def __init__(self, moments: Moments | None, *, start: str, seed: int) -> None:
+        self._moments, self._start, self._seed = moments, start, seed
+
+    def __call__(self, layer: Layer, weight: Tensor, mask: NDArray[np.bool_], bits: int) -> Shared:
+        """The shared values of a layer, refitted on its kept inputs.
+
+        Args:
+            layer: of the dense network.
+            weight: of the cut one, on the CPU.
+            mask: ``(atoms,)`` bool, which atoms stay.
+            bits: of a code.
+        """
+        shared = Shared(weight, bits, start=self._start, seed=self._seed)
+        grams = self._grams(layer, mask)
+        if grams:
+            shared.values = refit_values(weight, shared.codes, shared.values, grams)
+        return shared
+
+    def _grams(self, layer: Layer, mask: NDArray[np.bool_]) -> list[Tensor]:
+        """E[x xᵀ] of the kept inputs, for each kept channel group; none if one is unknown."""
+        if self._moments is None or layer.kind == "transposed":
+            return []
+        found = []
+        for block, reads in enumerate(mask[layer.reads].reshape(layer.groups, -1)):
+            gram = self._moments.damped(layer.name, block) if reads.any() else None
+            if gram is not None:
+                columns = torch.from_numpy(np.flatnonzero(np.repeat(reads, layer.taps)))
+                found.append(gram.cpu()[columns][:, columns])
+            elif reads.any():
+                return []
+        return found
 
 
 def refit_values(weight: Tensor, codes: Tensor, values: Tensor, grams: Sequence[Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from amc_env.data.decoding import check_sides, decoded
 from amc_env.data.splits import SPLITS, DataError, DataSet, Split, check_scale
-from amc_env.execution import evaluating
+from amc_env.execution import device_in, evaluating
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 SHARES = {"calibration": 0.4, "reward": 0.2, "selection": 0.1, "test": 0.3}
@@ -66,7 +66,7 @@ def load(
     indices["train"] = indices["calibration"]
     known = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels[: len(images)]
     splits = {split: Split(images[indices[split]], known[indices[split]]) for split in SPLITS}
-    return DataSet("photos", classes, tuple(mean), tuple(std), False, splits, indices)
+    return DataSet("photos", classes, tuple(mean), tuple(std), False, splits)
 
 
 def labelled(root: Path, classes: int) -> bool:
@@ -76,7 +76,7 @@ def labelled(root: Path, classes: int) -> bool:
 
 def labelled_by(model: nn.Module, data: DataSet) -> DataSet:
     """The same images with the dense network's predictions as labels, so that top-1 is agreement with it."""
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_in(model)
     splits = {}
     with evaluating(model):
         for name, split in data.splits.items():

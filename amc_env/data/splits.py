@@ -22,6 +22,7 @@ from amc_env.data.specs import SPECS, DataSpec
 from amc_env.files import DamagedError
 
 SPLITS = ("train", "calibration", "reward", "selection", "test")
+REPORTED = ("selection", "test")  # whose accuracies records and tables have
 CACHE = "AMC_CACHE"
 OFFICIAL = "official files"  # against, for example, "JPEG copies", whose pixels are not the same
 
@@ -64,7 +65,6 @@ class DataSet:
     std: tuple[float, ...]
     flip: bool
     splits: Mapping[str, Split]
-    indices: Mapping[str, Tensor]  # positions of each split's images among the official training images
     copy: str = ""  # name of the copy that was read, if there are several; goes into cards and records
 
     def __post_init__(self) -> None:
@@ -159,7 +159,7 @@ def split_dataset(spec: DataSpec, raw: Mapping[str, Tensor], seed: int, copy: st
         indices["train"] = order[: sizes[0] + spec.held_out[0]]
     splits = {name: Split(images[at], labels[at]) for name, at in indices.items()}
     splits["test"] = Split(raw["test_images"], raw["test_labels"])
-    return DataSet(spec.name, spec.classes, spec.mean, spec.std, spec.flip, splits, indices, copy)
+    return DataSet(spec.name, spec.classes, spec.mean, spec.std, spec.flip, splits, copy)
 
 
 def from_tensors(

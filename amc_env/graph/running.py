@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from amc_env.execution import evaluating
 from amc_env.graph import lines
 from amc_env.graph.arithmetic import binary, label_constant
-from amc_env.graph.given import Given, tensors
+from amc_env.graph.given import Given, nested, tensors
 from amc_env.graph.labels import Constant, Count, Labels, TraceError, Tracer, compact, spread
 from amc_env.graph.operations import (
     CASTS,
@@ -246,13 +246,7 @@ class Run(TorchFunctionMode):
 
     def _map(self, values: Any, change: Callable[[Tensor], Any]) -> Any:
         """Nested arguments with every tensor changed."""
-        if isinstance(values, Tensor):
-            return change(values)
-        if type(values) in (tuple, list):
-            return type(values)(self._map(value, change) for value in values)
-        if isinstance(values, dict):
-            return {key: self._map(value, change) for key, value in values.items()}
-        return values
+        return nested(values, lambda value: change(value) if isinstance(value, Tensor) else value)
 
 
 def _constants(model: nn.Module, tracer: Tracer) -> Iterator[tuple[int, Constant]]:

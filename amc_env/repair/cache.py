@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from amc_env import tensor_files
 from amc_env.data.own import OwnData
 from amc_env.data.splits import DataSet, cache_folder, digest
-from amc_env.execution import evaluating
+from amc_env.execution import device_in, evaluating
 from amc_env.files import DamagedError
 from amc_env.graph.given import nested, tensors
 from amc_env.graph.structure import Graph
@@ -63,7 +63,7 @@ def cached(
 def _some_outputs(model: nn.Module, data: DataSet | OwnData) -> list[Tensor]:
     """The dense network's outputs for a few calibration images."""
     images, _ = next(data.batches("calibration", LOOKED_AT, LOOKED_AT))
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_in(model)
     with evaluating(model):
         found = model(nested(images, lambda each: each.to(device) if isinstance(each, Tensor) else each))
     return [value.cpu() for value in tensors(found)]

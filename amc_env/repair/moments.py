@@ -244,7 +244,6 @@ def collect_cached(
     points: int,
     seed: int,
     every: bool = False,
-    ridge: float = 1e-6,
 ) -> Moments:
     """`collect`, cached on disk under the hash of weights, images and sampling."""
     sampling = {"images": images, "points": points, "seed": seed}
@@ -254,7 +253,7 @@ def collect_cached(
         return _pack(found)
 
     kind = f"moments-{FORMAT}" + ("-every" if every else "")
-    return _unpack(cached(kind, make, model, graph, data, **sampling), ridge)
+    return _unpack(cached(kind, make, model, graph, data, **sampling))
 
 
 def _pack(moments: Moments) -> dict[str, Tensor]:
@@ -263,10 +262,10 @@ def _pack(moments: Moments) -> dict[str, Tensor]:
     return counts | grams | {f"rows/{name}": rows for name, rows in moments.rows.items()}
 
 
-def _unpack(stored: Mapping[str, Tensor], ridge: float) -> Moments:
+def _unpack(stored: Mapping[str, Tensor]) -> Moments:
     parts: dict[str, dict[str, Tensor]] = {"gram": {}, "rows": {}, "count": {}}
     for key, value in stored.items():
         kind, _, name = key.partition("/")
         parts[kind][name] = value
     counts = {name: int(count) for name, count in parts["count"].items()}
-    return Moments(parts["gram"], parts["rows"], counts, ridge)
+    return Moments(parts["gram"], parts["rows"], counts)

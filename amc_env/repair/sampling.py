@@ -93,7 +93,13 @@ def patches(module: nn.Module, layer: Layer, seen: Seen, at: Tensor) -> Tensor:
         read = pixels.gather(1, at[..., None].expand(-1, -1, pixels.size(2))).flatten(0, 1)
         blocks: Tensor = read.unflatten(1, (layer.groups, -1)).transpose(0, 1)
         return blocks
+    return _windows(module, layer, seen, at)
+
+
+def _windows(module: nn.Module, layer: Layer, seen: Seen, at: Tensor) -> Tensor:
+    """`patches` of a convolution: the windows of its kernel, zero where it reaches over the border."""
     assert isinstance(module, nn.Conv2d)
+    x = seen.x
     corners = at // layer.out_size[1], at % layer.out_size[1]
     rows, columns = (
         corner[..., None] * stride + torch.arange(kernel, device=x.device) * dilation

@@ -78,7 +78,7 @@ class Sequential:
             layer.name: draw_positions(layer, number, self._points(layer, points), generator)[0]
             for layer in self._refitted
         }
-        self._norms = {layer: norm for layer, norm in graph.folds}
+        self._norms = dict(graph.folds)
         self._dead = _dead_outputs(unfolded or dense, graph)
         self._shortcuts = [each for each in shortcuts(graph) if each.layer.name in self.positions]
         self._targets: dict[str, Tensor] = {}
@@ -119,14 +119,8 @@ class Sequential:
             if outputs is not None and not summed:
                 _restore_spread(module, norm, outputs, target)
 
-        modes = {module: module.training for module in network.modules()}
-        network.eval()
-        try:
-            with torch.no_grad(), Listening(network, self._listened, refit):
-                network(self.images)
-        finally:
-            for module, training in modes.items():
-                module.training = training
+        with evaluating(network), Listening(network, self._listened, refit):
+            network(self.images)
 
     def _remember(self, dense: nn.Module, layer: Layer, module: nn.Module, seen: Seen) -> None:
         """Store a dense layer's outputs, and the shortcuts past the branches that begin there."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from amc_env.checks import did_you_mean
-from amc_env.execution import evaluating
+from amc_env.execution import device_in, evaluating
 from amc_env.zoo import efficientnet, external, lenet, mobilenet, plain, resnet, shufflenet, tiny, vgg
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -85,10 +85,9 @@ def check(model: nn.Module, shape: tuple[int, int, int], classes: int) -> None:
     Raises:
         ModelError: with the network's own error, or with what it returned.
     """
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     try:
         with evaluating(model):
-            logits = model(torch.zeros(2, *shape, device=device))
+            logits = model(torch.zeros(2, *shape, device=device_in(model)))
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
         size = "x".join(map(str, shape))
         raise ModelError(f"the network does not take images of {size} (C x H x W): {error}") from error

@@ -130,14 +130,8 @@ def _check_typed(group: str, node: Mapping[str, Any], known: Mapping[str, Settin
 def _check_group(group: str, node: Mapping[str, Any]) -> None:
     if "_target_" not in node:
         raise ConfigError(f"no _target_ in group {group!r}: it names the class to build")
-    known = settings(node["_target_"])
-    for key, value in node.items():
-        name = f"{group}.{key}"
-        if key == "_target_":
-            continue
-        if key not in known:
-            raise ConfigError(suggest.unknown_key(name, [f"{group}.{other}" for other in known]))
-        _check_setting(name, value, known[key])
+    own = {key: value for key, value in node.items() if key != "_target_"}
+    _check_typed(group, own, settings(node["_target_"]))
 
 
 def _check_lists(found: Mapping[str, Any]) -> None:

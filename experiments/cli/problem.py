@@ -62,26 +62,38 @@ def trained(cfg: DictConfig) -> Trained:
     bare_weights = is_state(cfg.model.checkpoint)
     if bare_weights and "weights" in options:
         options["weights"] = None  # they would be replaced
-    if name == "import" or bare_weights or (options.get("weights") and cfg.model.checkpoint is None):
-        held = None if bare_weights or not cfg.model.checkpoint else weights.read_card(cfg.model.checkpoint)
-        if held is not None and held.architecture == name:
-            _check_options(options, held, cfg.model.checkpoint)
-            options = held.options | options
-        with config.config_errors("model.options"):
-            model = zoo.build(name, classes=data.classes, in_channels=data.shape[0], **options).eval()
-        card = Card(
-            name, data.classes, data.shape[0], data.name, data.shape, 0, commit(), options,
-            data_seed=cfg.data.seed,
-        )  # fmt: skip
-        if bare_weights:
-            with config.config_errors("model.checkpoint"):
-                load_state(model, Path(cfg.model.checkpoint))
-        elif held is not None:
-            card = replace(weights.load_into(model, cfg.model.checkpoint), architecture=name, options=options)
-        weights.refuse_non_finite(model.state_dict(), f"{name} cannot be compressed")
-        refuse_other_splits(card, cfg)
-        return Trained(model, card, _labelled(cfg, model, data))
-    stem = cfg.model.checkpoint or shipped(cfg)
+    builds = name == "import" or bare_weights or (options.get("weights") and cfg.model.checkpoint is None)
+    model, card = _built(cfg, data, options) if builds else _read(cfg, data, options)
+    refuse_other_splits(card, cfg)
+    return Trained(model, card, _labelled(cfg, model, data))
+
+
+def _built(cfg: DictConfig, data: DataSet, options: dict[str, Any]) -> tuple[nn.Module, Card]:
+    """A network that is built first, and then filled with the weights of a file or a checkpoint, if any."""
+    name, stem = cfg.model.name, cfg.model.checkpoint
+    bare_weights = is_state(stem)
+    held = None if bare_weights or not stem else weights.read_card(stem)
+    if held is not None and held.architecture == name:
+        _check_options(options, held, stem)
+        options = held.options | options
+    with config.config_errors("model.options"):
+        model = zoo.build(name, classes=data.classes, in_channels=data.shape[0], **options).eval()
+    card = Card(
+        name, data.classes, data.shape[0], data.name, data.shape, 0, commit(), options,
+        data_seed=cfg.data.seed,
+    )  # fmt: skip
+    if bare_weights:
+        with config.config_errors("model.checkpoint"):
+            load_state(model, Path(stem))
+    elif held is not None:
+        card = replace(weights.load_into(model, stem), architecture=name, options=options)
+    weights.refuse_non_finite(model.state_dict(), f"{name} cannot be compressed")
+    return model, card
+
+
+def _read(cfg: DictConfig, data: DataSet, options: dict[str, Any]) -> tuple[nn.Module, Card]:
+    """A network of the zoo from its checkpoint, by default the shipped one."""
+    name, stem = cfg.model.name, cfg.model.checkpoint or shipped(cfg)
     model, card = weights.load(stem)
     if card.architecture != name:
         raise CheckpointError(
@@ -89,7 +101,6 @@ def trained(cfg: DictConfig) -> Trained:
             "give the checkpoint of that network"
         )
     _check_options(options, card, stem)
-    refuse_other_splits(card, cfg)
     taken = inspect.signature(zoo.MODELS[name]).parameters if name in zoo.MODELS else options
     if unknown := [key for key in options if key not in taken and "options" not in taken]:
         raise config.ConfigError(f"{name} has no option {unknown[0]!r}; it has {', '.join(taken)}")
@@ -98,7 +109,7 @@ def trained(cfg: DictConfig) -> Trained:
             f"{stem} was trained on images of shape {card.shape}, those of {data.name} are {data.shape}; "
             f"choose data={card.data}, or the checkpoint of a network trained on {data.name}"
         )
-    return Trained(model, card, _labelled(cfg, model, data))
+    return model, card
 
 
 def _labelled(cfg: DictConfig, model: nn.Module, data: DataSet) -> DataSet:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from amc_env.compressors.surgery import cut, drop
+from amc_env.compressors.surgery import cut
 from amc_env.graph.structure import Graph
 from amc_env.plan import Plan
 from experiments.delivery.probes import (
@@ -74,10 +74,7 @@ class Bench:
 
 def small(model: nn.Module, graph: Graph, counts: Sequence[int]) -> nn.Module:
     """The network that keeps the first positions of each group; only its widths matter."""
-    plan = Plan.dense(graph)
-    for group, count in enumerate(counts):
-        plan = plan.with_group(group, tuple(range(count)))
-    return cut(model, graph, plan, drop)
+    return cut(model, graph, Plan(graph.hash, tuple(tuple(range(count)) for count in counts)))
 
 
 def _mask(graph: Graph, counts: Sequence[int]) -> NDArray[np.bool_]:

@@ -1,7 +1,7 @@
 """Fine-tunes, tests, exports and times the network of a search's plan."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from agents.rules import Rule
-from amc_env.card import COMPRESSED, Card
 from amc_env.compressors import plan_of
 from amc_env.compressors.constraints import unconstrained
+from amc_env.data.splits import REPORTED
 from amc_env.env import CompressionEnv
 from amc_env.plan import Plan
 from experiments.cli.config import plain
@@ -25,14 +25,12 @@ from experiments.delivery.table import DENSE, FOUND, TUNED, UNIFORM, UNIFORM_TUN
 from experiments.delivery.timing import batches_of
 from experiments.recording import state as states
 from experiments.recording.plans import counts
-from experiments.recording.provenance import commit
 from experiments.recording.record import RunRecord
 from experiments.recording.tracking import Tracker
-from experiments.training.finetune import STATE, UNIFORM_STATE, finetune
+from experiments.training.finetune import STATE, UNIFORM_STATE, card_of, finetune
 from experiments.training.plan_sets import by_rule
 from experiments.training.recipe import Recipe
 
-SPLITS = ("selection", "test")
 PREDICTIONS = "predictions.png"
 
 Results = Mapping[str, Mapping[str, Judged]]  # by network, then by split
@@ -86,13 +84,13 @@ def deliver(
     entrants = _entrants(subject, env, plan, recipe, record, tracker)
     with record.phase("evaluate"):
         judged = {
-            name: {split: judge(network, task, split) for split in SPLITS}
+            name: {split: judge(network, task, split) for split in REPORTED}
             for name, network in entrants.networks.items()
         }
     with record.phase("export"):
         possible = possible or exportable(entrants.found, task)
         accuracy = {split: found.top1 for split, found in judged[entrants.last[FOUND]].items()}
-        card = _card(cfg, subject, env, plan, recipe, accuracy)
+        card = card_of(subject, env, plan, {} if task.metric else accuracy, recipe, cfg.seed)
         images, _ = next(subject.data.batches("calibration", 64, 64))
         written = export(
             entrants.found, card, record.folder / "compressed", images, part=possible.part,
@@ -105,7 +103,7 @@ def deliver(
     gain = gained(found, other, tuned=recipe is not None)
     record.update(results={"table": rows, "gain": gain, "onnx_difference": written.difference})
     tracker.summary(
-        {f"{name}/{split}": getattr(row, split) for name, row in rows.items() for split in SPLITS}
+        {f"{name}/{split}": getattr(row, split) for name, row in rows.items() for split in REPORTED}
     )
     tracker.artifact("compressed", "model", written.files, accuracy)
     if subject.data.name == "photos" and task.metric is None:
@@ -142,23 +140,6 @@ def _entrants(
                 record=record, tracker=tracker, state=state,
             )  # fmt: skip
     return Entrants(plans, {name: unconstrained(network) for name, network in networks.items()}, last)
-
-
-def _card(
-    cfg: DictConfig,
-    subject: Trained,
-    env: CompressionEnv,
-    plan: Plan,
-    recipe: Recipe | None,
-    accuracy: dict[str, float],
-) -> Card:
-    return replace(
-        subject.card, plan=env.task.described(plan), keep_whole=list(env.graph.keep_whole),
-        recipe=subject.card.recipe if recipe is None else asdict(recipe),
-        accuracy={} if env.task.metric else accuracy, seed=cfg.seed, commit=commit(),
-        note=f"{COMPRESSED} {subject.card.sha256[:12]}",
-        given=env.graph.given.to_dict() if env.graph.given.part else None,
-    )  # fmt: skip
 
 
 def _rows(

@@ -134,7 +134,4 @@ def promises(
 def described(table: LatencyTable, graph: Graph) -> dict[str, Any]:
     """The table's conditions and how ours differ, as plain data."""
     had = table.conditions
-    here = Conditions.here(
-        graph, runtime=had.runtime, threads=had.threads, batch=had.batch, device=had.device
-    )
-    return {"conditions": asdict(had), "differences": had.differences(here)}
+    return {"conditions": asdict(had), "differences": had.differences(had.again(graph))}

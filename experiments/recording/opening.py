@@ -8,6 +8,24 @@ from amc_env import files
 from experiments.recording.record import RECORD, ROWS, RecordError, RunRecord
 
 
+def ended(folder: Path, settings: Mapping[str, Any], verb: str) -> RunRecord | None:
+    """The folder's record if its run has finished, which is then printed; else None.
+
+    Args:
+        folder: of the run.
+        settings: the configuration, as plain data.
+        verb: what another folder would be for, as "search".
+
+    Raises:
+        RecordError: when the finished record is of another configuration.
+    """
+    if not (folder / RECORD).exists() or (done := RunRecord.read(folder)).content["status"] != "finished":
+        return None
+    done.check(settings)
+    print(f"{folder} is finished: nothing to do; choose another output=FOLDER to {verb} again")
+    return done
+
+
 def opened(
     folder: Path, settings: Mapping[str, Any], *, seeds: Mapping[str, int], rows: int | None = None
 ) -> RunRecord:

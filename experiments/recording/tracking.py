@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from agents.search import Trial
+from amc_env.env import METRICS as METRICS_OF_ENV
 
 # Every name that is logged, and its meaning; a table in the results page is made from this.
 METRICS = {
@@ -75,7 +76,7 @@ def episode_metrics(trial: Trial, *, best_reward: float, dense: Mapping[str, int
         dense: cost of the dense network by resource; the row has these resources and their shares.
     """
     final, infos = trial.episode.final, trial.episode.infos
-    measured = ("top1", "std_error", "top5", "loss", "agreement", "kl", "n_images", *dense)
+    measured = (*METRICS_OF_ENV, *dense)
     bounded = sum(info["keep_applied"] >= info["keep_bound"] < info["keep_asked"] for info in infos)
     return {
         "episode": trial.index,

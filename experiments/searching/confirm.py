@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from agents.rules import Rule
 from amc_env.compressors import plan_of
 from amc_env.env import CompressionEnv
 from amc_env.plan import Plan
 from experiments.recording import plans
 from experiments.recording.record import RunRecord
+from experiments.training.plan_sets import by_rule
 
 
 def confirm(env: CompressionEnv, record: RunRecord, *, limit: int) -> Plan:
@@ -28,7 +30,7 @@ def confirm(env: CompressionEnv, record: RunRecord, *, limit: int) -> Plan:
             measured, key=lambda item: (env.reward(item[1], env.costs(item[0]["counts"])), item[0]["reward"])
         )
         plan = plan_of(env.compressor, row["counts"])
-        reference = evaluate(plans.uniform(env))
+        reference = evaluate(plan_of(env.compressor, by_rule(env.budget, Rule())))
     plan.write(record.folder / plans.PLAN)
     known = {key: row[key] for key in ("episode", "reward", "counts", "macs_share", "params_share")}
     tried: list[dict[str, Any]] = [

@@ -21,7 +21,7 @@ from amc_env.building import AnyTask, make_task
 from amc_env.compressors import plan_of
 from amc_env.cost import RESOURCES
 from amc_env.env import CompressionEnv
-from amc_env.evaluator import Evaluator, accuracy
+from amc_env.evaluator import Evaluator, accuracies
 from experiments.analysis import tuned as tables
 from experiments.cli import config
 from experiments.cli.problem import Trained, build_agent, check_weights, digest_of, trained
@@ -33,7 +33,6 @@ from experiments.training.distillation import teacher_of
 from experiments.training.fidelity import shares, tuned
 from experiments.training.recipe import Recipe
 
-SPLITS = ("selection", "test")
 POINTS = 40  # of a curve
 
 
@@ -86,7 +85,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
             check_weights(record, network)
             subject = prepared(cfg, network)
             dense = copy.deepcopy(subject.task.model).to(subject.task.device)
-            top1 = {split: accuracy(dense, subject.task.data, split) for split in SPLITS}
+            top1 = accuracies(dense, subject.task.data)
             costs = stages.costs(dense, subject.task.data.shape)
             costs |= {name: Budget(subject.task.compressor, {name: 1.0}).dense for name in RESOURCES}
             known = {"groups": groups(subject.task.graph), "dense": top1, "dense_costs": costs}
@@ -224,7 +223,7 @@ def delivered(
     if known is not None and known["counts"] == list(best["counts"]):
         same = ("counts", "reward", "episode", "macs_share", "params_share", "before", "after")
         return network, {key: known[key] for key in same} | evaluations
-    before = {split: accuracy(network, task.data, split) for split in SPLITS}
+    before = accuracies(network, task.data)
     recipe = replace(subject.recipe, epochs=subject.recipe.epochs // stages)
     network = tuned(network, task.data, recipe, task.device, subject.teacher)
     spent = shares(task, best["counts"])
@@ -232,7 +231,7 @@ def delivered(
         "counts": list(best["counts"]), "reward": best["reward"], "episode": best["episode"],
         "macs_share": spent["macs_share"] * subject.left["macs"],
         "params_share": spent["params_share"] * subject.left["params"], "before": before,
-        "after": {split: accuracy(network, task.data, split) for split in SPLITS}, **evaluations,
+        "after": accuracies(network, task.data), **evaluations,
     }  # fmt: skip
 
 

@@ -21,11 +21,11 @@ from amc_env.compressors.surgery import Surgeon
 from amc_env.data import splits as datasets
 from amc_env.data.specs import SPECS
 from amc_env.data.splits import DataSet, Split
-from amc_env.evaluator import Evaluation, accuracy
+from amc_env.evaluator import accuracies
 from amc_env.execution import evaluating
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
-from amc_env.metrics import mean, per_image
+from amc_env.metrics import Evaluation, mean, per_image
 from amc_env.plan import Plan
 from amc_env.repair.elimination import orders
 from amc_env.repair.moments import Moments, collect
@@ -187,7 +187,7 @@ def network_of(name: str, source: Source, data: DataSet, folder: Path) -> tuple[
             commit=commit(),
             options=options,
             recipe=asdict(source.recipe),
-            accuracy={split: accuracy(model, data, split) for split in data.splits},
+            accuracy=accuracies(model, data, data.splits),
             note=f"of the tabular benchmark; held out: {source.held_out}",
         ),
     )

@@ -15,10 +15,11 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from amc_env import packing
+from amc_env.card import COMPRESSED
 from amc_env.coding import CodingError, packed
 from amc_env.compressors.constraints import Pruned, Shared, constrain, unconstrained, weight_of
 from amc_env.compressors.fine_grained import largest, layer_densities
-from amc_env.evaluator import accuracy
+from amc_env.evaluator import accuracies
 from amc_env.execution import device_of
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
@@ -27,15 +28,15 @@ from experiments.cli import config
 from experiments.cli.datasets import refuse_unlabelled
 from experiments.cli.problem import Trained, check_weights, digest_of, trained
 from experiments.recording import plans
+from experiments.recording.opening import ended
 from experiments.recording.provenance import commit
-from experiments.recording.record import RECORD, RunRecord
+from experiments.recording.record import RunRecord
 from experiments.recording.tracking import Tracker
 from experiments.training.distillation import teacher_of
 from experiments.training.fitting import fit, opened
 from experiments.training.recipe import Recipe
 
 FILE = f"compressed{packing.SUFFIX}"
-SPLITS = ("selection", "test")
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
@@ -46,10 +47,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
         settings |= {"plan": plans.of_run(Path(cfg.policy)).hash}
     phases = [*(f"prune-{number}" for number in range(1, course.rounds + 1)), "share"]
     states = [f"{phase}.state" for phase in phases]
-    if (folder / RECORD).exists() and (done := RunRecord.read(folder)).content["status"] == "finished":
-        done.check(settings)
+    if (done := ended(folder, settings, "compress")) is not None:
         check_weights(done, subject)
-        print(f"{folder} is finished: nothing to do; choose another output=FOLDER to compress again")
         return
     record = opened(folder, settings, seeds={"batches": course.recipe.seed}, states=states)
     with record, config.instantiate(cfg.tracking, folder=folder, config=settings) as tracker:
@@ -172,7 +171,7 @@ def compressed(course: Course, record: RunRecord, tracker: Tracker) -> dict[str,
     path = record.folder / FILE
     card = replace(
         course.subject.card, recipe=asdict(course.recipe), accuracy={}, seed=course.recipe.seed,
-        commit=commit(), note=f"compressed from the checkpoint {course.subject.card.sha256[:12]}", sha256="",
+        commit=commit(), note=f"{COMPRESSED} {course.subject.card.sha256[:12]}", sha256="",
     )  # fmt: skip
     content = packing.write(path, state, card)
     read, _ = packing.read(path)
@@ -219,7 +218,7 @@ def _shared(course: Course, network: nn.Module) -> dict[str, nn.Module]:
 
 def _measured(course: Course, network: nn.Module) -> dict[str, float]:
     network.to(course.device)
-    found = {split: accuracy(network, course.subject.data, split) for split in SPLITS}
+    found = accuracies(network, course.subject.data)
     network.cpu()
     return found
 

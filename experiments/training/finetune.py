@@ -9,17 +9,20 @@ from omegaconf import DictConfig
 from torch import nn
 
 from amc_env import checkpoints as weights
-from amc_env.card import COMPRESSED
+from amc_env.card import COMPRESSED, Card
 from amc_env.compressors.constraints import unconstrained
 from amc_env.data.splits import DataSet
-from amc_env.evaluator import accuracy
+from amc_env.env import CompressionEnv
+from amc_env.evaluator import accuracies
+from amc_env.plan import Plan
 from experiments.cli import config
 from experiments.cli.preflight import check_rate
-from experiments.cli.problem import check_weights, environment, searched, trained
+from experiments.cli.problem import Trained, check_weights, environment, searched, trained
 from experiments.recording import plans
 from experiments.recording import state as states
+from experiments.recording.opening import ended
 from experiments.recording.provenance import commit
-from experiments.recording.record import RECORD, RunRecord
+from experiments.recording.record import RunRecord
 from experiments.recording.tracking import Tracker
 from experiments.training.distillation import teacher_of
 from experiments.training.fitting import fit, opened
@@ -33,9 +36,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     """Fine-tune from the repaired weights, then write the network with its accuracies."""
     of_search, plan = searched(Path(cfg.run), cfg.target), plans.of_run(Path(cfg.run))
     asked, recipe = config.plain(cfg) | {"plan": plan.hash}, Recipe(**config.plain(cfg.recipe))
-    if (folder / RECORD).exists() and (done := RunRecord.read(folder)).content["status"] == "finished":
-        done.check(asked)
-        print(f"{folder} is finished: nothing to do; choose another output=FOLDER to fine-tune again")
+    if ended(folder, asked, "fine-tune") is not None:
         return
     check_rate(of_search.compressor.method, "recipe.lr", recipe.lr)
     record = opened(folder, asked, seeds={"batches": recipe.seed}, states=[STATE])
@@ -48,18 +49,29 @@ def run(cfg: DictConfig, folder: Path) -> None:
             network, subject.data, recipe, dense=subject.model, device=env.task.device, record=record,
             tracker=tracker,
         )  # fmt: skip
-        measured = {split: accuracy(tuned, subject.data, split) for split in ("selection", "test")}
-        card = replace(
-            subject.card, plan=env.task.described(plan), keep_whole=list(env.graph.keep_whole),
-            recipe=asdict(recipe), accuracy=measured, seed=recipe.seed, commit=commit(),
-            note=f"{COMPRESSED} {subject.card.sha256[:12]}",
-            given=env.graph.given.to_dict() if env.graph.given.part else None,
-        )  # fmt: skip
-        weights.save(folder / STEM, tuned, card)
+        measured = accuracies(tuned, subject.data)
+        weights.save(folder / STEM, tuned, card_of(subject, env, plan, measured, recipe, recipe.seed))
         record.update(results={"accuracy": measured})
     states.remove(folder / STATE)
     print(", ".join(f"{split} {top1:.2%}" for split, top1 in measured.items()))
     print(f"written: {folder / STEM}.safetensors and .json")
+
+
+def card_of(
+    subject: Trained,
+    env: CompressionEnv,
+    plan: Plan,
+    accuracy: dict[str, float],
+    recipe: Recipe | None,
+    seed: int,
+) -> Card:
+    """The card of a plan's network; without a recipe it keeps the dense network's."""
+    return replace(
+        subject.card, plan=env.task.described(plan), keep_whole=list(env.graph.keep_whole),
+        recipe=subject.card.recipe if recipe is None else asdict(recipe), accuracy=accuracy, seed=seed,
+        commit=commit(), note=f"{COMPRESSED} {subject.card.sha256[:12]}",
+        given=env.graph.given.to_dict() if env.graph.given.part else None,
+    )  # fmt: skip
 
 
 def finetune(

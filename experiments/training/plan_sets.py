@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def plan_set(budget: Budget, count: int, seed: int) -> list[Drawn]:
         if len(found) >= count:
             break
         kind = kinds[attempt % len(kinds)]
-        found.setdefault(filled(budget, np.exp(draws[kind]())), kind)
+        found.setdefault(scaled(budget, np.exp(draws[kind]())), kind)
     if len(found) < count:
         raise PlanSetError(
             f"{count} plans asked for, but the budget has only {len(found)} that were found: ask for fewer"
@@ -58,20 +59,11 @@ def plan_set(budget: Budget, count: int, seed: int) -> list[Drawn]:
     return [Drawn(kind, counts) for counts, kind in found.items()][:count]
 
 
-def filled(budget: Budget, factors: np.ndarray) -> tuple[int, ...]:
+def scaled(budget: Budget, factors: np.ndarray) -> tuple[int, ...]:
     """The counts that keep ``factors[g]`` times the remaining share at group g, within the budget."""
-    kept: list[int] = []
-    for factor in factors:
-        keep = min(1.0, float(factor) * budget.share(kept))
-        kept.append(budget.take(kept, keep))
-    return tuple(kept)
+    return budget.follow(lambda group, share: float(factors[group]) * share)
 
 
 def by_rule(budget: Budget, rule: Rule) -> tuple[int, ...]:
     """The counts of a hand-made policy, without evaluating them."""
-    kept: list[int] = []
-    first, decisions = budget.share(kept), len(budget.choices)
-    for decision in range(decisions):
-        keep = rule.keep(decision, decisions, first, budget.share(kept))
-        kept.append(budget.take(kept, min(1.0, keep)))
-    return tuple(kept)
+    return budget.follow(partial(rule.ratio, decisions=len(budget.choices), first=budget.share([])))

@@ -10,7 +10,7 @@ from amc_env import checkpoints as weights
 from amc_env import zoo
 from amc_env.card import Card
 from amc_env.data.splits import DataSet
-from amc_env.evaluator import accuracy
+from amc_env.evaluator import accuracies
 from amc_env.execution import device_of
 from experiments.cli import config
 from experiments.cli.datasets import load_data, refuse_unlabelled
@@ -78,6 +78,6 @@ def _card(
         commit=commit(),
         options=options,
         recipe=asdict(recipe),
-        accuracy={split: accuracy(model, data, split) for split in data.splits},
+        accuracy=accuracies(model, data, data.splits),
         note=data.copy,
     )

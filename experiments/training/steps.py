@@ -89,23 +89,15 @@ class CapturedSteps(Steps):
     every `READ_EVERY` steps.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        data: DataSet,
-        split: Split,
-        recipe: Recipe,
-        optimizer: torch.optim.Optimizer,
-        teacher: nn.Module | None,
-    ) -> None:
-        super().__init__(model, data, split, recipe, optimizer, teacher)
-        device = split.images.device
-        self.batch = torch.zeros(1 + MOVES, recipe.batch_size, dtype=torch.long, device=device)
-        self.rate = torch.full((), recipe.lr, device=device)
+    def __init__(self, *of: Any) -> None:
+        super().__init__(*of)
+        device = self.split.images.device
+        self.batch = torch.zeros(1 + MOVES, self.recipe.batch_size, dtype=torch.long, device=device)
+        self.rate = torch.full((), self.recipe.lr, device=device)
         self.total = torch.zeros((), device=device)
-        for group in optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = self.rate
-        model.train()
+        self.model.train()
         self.graph = self._captured()
 
     def epoch(self, rates: Sequence[float], generator: torch.Generator) -> Iterator[tuple[int, int, float]]:

@@ -21,7 +21,6 @@ from amc_env.compressors.surgery import cut
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import accuracy
 from amc_env.execution import device_of
-from amc_env.plan import Plan
 from amc_env.repair.moments import Moments
 from amc_env.tabular import Table, TabularEnv
 from experiments.analysis import optima
@@ -100,7 +99,8 @@ def sample(
             env = TabularEnv(table, target=target, **settings["env"])
             trials = search(env, build_agent(settings["agent"], env, seed=seed), episodes=episodes, seed=seed)
             best = max((trial.episode for trial in trials), key=lambda episode: episode.reward)
-            found.setdefault(position(table, best.final["plan"]), []).append(name)
+            at = np.ravel_multi_index(table.index(best.final["plan"]), table.columns["top1"].shape)
+            found.setdefault(int(at), []).append(name)
     return list(found.items())
 
 
@@ -119,7 +119,7 @@ def row(subject: Subject, at: int) -> dict[str, Any]:
     """A plan's ``reward``, its top-1 in the table, and its top-1 after each fine-tuning by split."""
     table, model = subject.table, subject.model
     index = tuple(int(i) for i in np.unravel_index(at, table.columns["top1"].shape))
-    plan = plan_at(table, index)
+    plan = plan_of(table.compressor, table.counts(index))
     splits: dict[str, list[float]] = {"selection": [], "test": []}
     for seed in range(subject.tunings):
         small = cut(model, table.compressor.graph, plan, subject.moments.solve)
@@ -129,19 +129,3 @@ def row(subject: Subject, at: int) -> dict[str, Any]:
         for split, found in splits.items():
             found.append(accuracy(network, subject.data, split))
     return {"index": list(index), "reward": table.evaluation(index).top1, **splits}
-
-
-def plan_at(table: Table, index: tuple[int, ...]) -> Plan:
-    """The plan at an index of a table's columns."""
-    levels = table.compressor
-    return plan_of(levels, [int(choices[i]) for choices, i in zip(levels.choices, index, strict=True)])
-
-
-def position(table: Table, plan: Plan) -> int:
-    """A plan's flat index in a table's columns."""
-    shape, levels = table.columns["top1"].shape, table.compressor
-    index = [
-        int(np.searchsorted(choices, len(order) if kept is None else len(kept)))
-        for choices, order, kept in zip(levels.choices, levels.orders, plan.kept, strict=True)
-    ]
-    return int(np.ravel_multi_index(tuple(index), shape))
