@@ -1,7 +1,7 @@
 """Devices, memory formats, and evaluation mode."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -59,6 +59,11 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def common_layout(layouts: Collection[torch.memory_format]) -> torch.memory_format:
+    """The format for images that several networks read, see `lay_out`: channels last if all allow it."""
+    return torch.contiguous_format if torch.contiguous_format in layouts else torch.channels_last
 
 
 def lay_out(model: nn.Module, images: Tensor) -> torch.memory_format:

@@ -14,8 +14,9 @@ from torch import nn
 from amc_env import checkpoints as weights
 from amc_env import zoo
 from amc_env.card import Card, CheckpointError
+from amc_env.data.splits import load
 from amc_env.evaluator import accuracy
-from experiments.cli.problem import Trained, check_weights, digest_of, foresee, trained
+from experiments.cli.problem import Trained, check_identity, foresee, identity, trained
 from experiments.delivery.deliver import _bytes
 from experiments.recording.record import RecordError, RunRecord
 
@@ -98,12 +99,45 @@ def test_numbers_that_no_checkpoint_may_hold_are_found_at_the_start(composed) ->
 def test_a_search_goes_on_with_the_weights_that_it_was_begun_with(composed, tmp_path: Path) -> None:
     subject = trained(composed("config", "experiment=digits"))
     with RunRecord.create(tmp_path, {}, seeds={}) as record:
-        check_weights(record, subject)
-        record.update(results={"weights": digest_of(subject)})
-        check_weights(record, subject)
+        check_identity(record, subject)
+        record.update(results=identity(subject))
+        check_identity(record, subject)
         other = Trained(build(10, 1), subject.card, subject.data)
         with pytest.raises(RecordError, match="begun with other weights"):
-            check_weights(record, other)
+            check_identity(record, other)
+
+
+def test_a_run_goes_on_with_the_images_that_it_was_begun_with(composed, tmp_path: Path) -> None:
+    subject = trained(composed("config", "experiment=digits"))
+    with RunRecord.create(tmp_path, {}, seeds={}) as record:
+        record.update(results=identity(subject))
+        other = load(subject.data.name, seed=1)
+        with pytest.raises(RecordError, match="begun with other images"):
+            check_identity(record, dataclasses.replace(subject, data=other))
+
+
+def test_a_checkpoint_that_is_named_by_its_file_keeps_its_card(composed, tmp_path: Path) -> None:
+    weights.save(tmp_path / "net-1.5", build(10, 1, act="tanh"), card_of(data_seed=1))
+    file = f"model.checkpoint={tmp_path / 'net-1.5.safetensors'}"
+    assert trained(composed("config", *OWN, file, "data.seed=1")).card.options["act"] == "tanh"
+    with pytest.raises(CheckpointError, match=r"trained on the splits of data\.seed=1"):
+        trained(composed("config", *OWN, file))
+
+
+def test_a_network_filled_from_a_checkpoint_of_other_data_is_carded_by_ours(composed, tmp_path: Path) -> None:
+    card = card_of(data="fashion_mnist", shape=(1, 28, 28), data_seed=3)
+    weights.save(tmp_path / "net", build(10, 1), card)
+    found = trained(composed("config", *OWN, f"model.checkpoint={tmp_path / 'net'}")).card
+    assert (found.data, found.shape, found.data_seed) == ("digits", (1, 8, 8), 0)
+
+
+def test_what_torchvision_sets_with_weights_is_on_the_card(composed, monkeypatch) -> None:
+    model = build(10, 1)
+    model.transform_input = True
+    monkeypatch.setattr(zoo, "build", lambda name, **options: model)
+    googlenet = ("model=torchvision", "model.name=torchvision/googlenet", "model.options.weights=DEFAULT")
+    cfg = composed("config", "experiment=digits", *googlenet)
+    assert trained(cfg).card.options["transform_input"] is True
 
 
 def test_the_size_of_a_network_with_two_names_for_a_module() -> None:

@@ -18,10 +18,11 @@ from torch import nn
 from amc_env import checkpoints as weights
 from amc_env.data.own import OwnData
 from amc_env.data.specs import DataSpec
-from amc_env.data.splits import DataError, DataSet, split_dataset
+from amc_env.data.splits import DataError, DataSet, load, split_dataset
 from amc_env.zoo import build
 from experiments.cli.config import ConfigError
 from experiments.cli.datasets import refuse_unlabelled
+from experiments.cli.problem import images_of
 from experiments.recording.record import RecordError, RunRecord
 from experiments.recording.tracking import METRICS, NoTracker
 from experiments.training import loop
@@ -127,6 +128,24 @@ def test_it_learns_and_repeats_itself_and_leaves_the_global_generator_alone():
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert not first.training
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("of_teacher", [False, True])
+def test_a_network_whose_views_need_the_default_format_is_trained(of_teacher):
+    class Views(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(16, 2)
+
+        def forward(self, x):
+            return self.head(self.conv(x).relu().view(len(x), -1))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        views = Views()
+    model, teacher = (network(), views.eval()) if of_teacher else (views, None)
+    history = train(model, stripes(), replace(RECIPE, distill=0.5 if of_teacher else 0.0), teacher=teacher)
+    assert history[-1].loss < history[0].loss
 
 
 def test_steps_and_epochs_are_reported():
@@ -322,7 +341,8 @@ def test_what_pretraining_leaves(composed, tmp_path):
     assert set(card.accuracy) == {"train", "calibration", "reward", "selection", "test"}
     assert card.recipe["epochs"] == 3
     record = RunRecord.read(tmp_path)
-    assert record.content["results"] == {"accuracy": card.accuracy, "sha256": card.sha256, "copy": ""}
+    known = {"accuracy": card.accuracy, "sha256": card.sha256, "copy": ""}
+    assert record.content["results"] == known | {"data": images_of(load(card.data, seed=0))}
     assert record.content["status"] == "finished"
     assert card.accuracy["selection"] == record.rows[-1]["train/selection"]
     dense = build("digits_cnn", classes=10, in_channels=1)

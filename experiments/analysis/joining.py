@@ -7,7 +7,7 @@ from typing import Any
 from experiments.recording.record import THEN
 
 APART = ("contenders", "targets", "one_shot", "first_seed", "seeds")  # keys of the config that may differ
-SAME = ("table", "groups", "weights")  # of the results, what may not, where both records have it
+SAME = ("table", "groups", "weights", "data")  # of the results, what may not, where both records have it
 AND = " and "  # between the commits of one contender
 DENSE = 0.002  # accuracies of one network that two machines measure differ by less
 UNUSED: tuple[Any, ...] = (None, [], {})  # of a setting that does nothing, or that a version does not have

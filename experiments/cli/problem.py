@@ -20,7 +20,8 @@ from amc_env.actions import SCALES
 from amc_env.building import make_env
 from amc_env.card import Card, CheckpointError
 from amc_env.data import photos
-from amc_env.data.splits import DataSet, digest
+from amc_env.data.own import OwnData
+from amc_env.data.splits import SPLITS, DataSet, digest
 from amc_env.env import CompressionEnv
 from amc_env.execution import device_of
 from amc_env.functions import function as imported
@@ -58,19 +59,20 @@ def trained(cfg: DictConfig) -> Trained:
         DataError, ModelError, CheckpointError: for what is missing, unknown or does not fit.
     """
     data = load_data(cfg.data)
-    name, options = cfg.model.name, config.plain(cfg.model.options)
-    bare_weights = is_state(cfg.model.checkpoint)
-    if bare_weights and "weights" in options:
+    name, stem, options = cfg.model.name, checkpoint_of(cfg), config.plain(cfg.model.options)
+    if is_state(stem) and "weights" in options:
         options["weights"] = None  # they would be replaced
-    builds = name == "import" or bare_weights or (options.get("weights") and cfg.model.checkpoint is None)
+    builds = name == "import" or is_state(stem) or (options.get("weights") and stem is None)
     model, card = _built(cfg, data, options) if builds else _read(cfg, data, options)
     refuse_other_splits(card, cfg)
+    if builds:  # perhaps filled from a checkpoint of other data
+        card = replace(card, data=data.name, shape=data.shape, data_seed=cfg.data.seed)
     return Trained(model, card, _labelled(cfg, model, data))
 
 
 def _built(cfg: DictConfig, data: DataSet, options: dict[str, Any]) -> tuple[nn.Module, Card]:
     """A network that is built first, and then filled with the weights of a file or a checkpoint, if any."""
-    name, stem = cfg.model.name, cfg.model.checkpoint
+    name, stem = cfg.model.name, checkpoint_of(cfg) or ""
     bare_weights = is_state(stem)
     held = None if bare_weights or not stem else weights.read_card(stem)
     if held is not None and held.architecture == name:
@@ -78,6 +80,8 @@ def _built(cfg: DictConfig, data: DataSet, options: dict[str, Any]) -> tuple[nn.
         options = held.options | options
     with config.config_errors("model.options"):
         model = zoo.build(name, classes=data.classes, in_channels=data.shape[0], **options).eval()
+    if name.startswith("torchvision/") and hasattr(model, "transform_input"):  # it depends on the weights
+        options = options | {"transform_input": model.transform_input}
     card = Card(
         name, data.classes, data.shape[0], data.name, data.shape, 0, commit(), options,
         data_seed=cfg.data.seed,
@@ -93,7 +97,7 @@ def _built(cfg: DictConfig, data: DataSet, options: dict[str, Any]) -> tuple[nn.
 
 def _read(cfg: DictConfig, data: DataSet, options: dict[str, Any]) -> tuple[nn.Module, Card]:
     """A network of the zoo from its checkpoint, by default the shipped one."""
-    name, stem = cfg.model.name, cfg.model.checkpoint or shipped(cfg)
+    name, stem = cfg.model.name, checkpoint_of(cfg) or shipped(cfg)
     model, card = weights.load(stem)
     if card.architecture != name:
         raise CheckpointError(
@@ -112,6 +116,13 @@ def _read(cfg: DictConfig, data: DataSet, options: dict[str, Any]) -> tuple[nn.M
     return model, card
 
 
+def checkpoint_of(cfg: DictConfig) -> str | None:
+    """``model.checkpoint``; a file of weights with a card beside it is the stem of both."""
+    given: str | None = cfg.model.checkpoint
+    stem = (given or "").removesuffix(".safetensors")
+    return stem if stem != (given or "") and Path(f"{stem}.json").is_file() else given
+
+
 def _labelled(cfg: DictConfig, model: nn.Module, data: DataSet) -> DataSet:
     """Photographs in no class folders, labelled by what the dense network says; other data as they are."""
     if data.name != "photos" or cfg.get("metric") or photos.labelled(Path(cfg.data.root), data.classes):
@@ -120,21 +131,41 @@ def _labelled(cfg: DictConfig, model: nn.Module, data: DataSet) -> DataSet:
     return photos.labelled_by(model, data)
 
 
-def digest_of(subject: Trained) -> str:
-    """SHA-256 of a network's weights and buffers."""
-    return digest([value.cpu() for value in subject.model.state_dict().values()])
+def identity(subject: Trained) -> dict[str, str]:
+    """What a run goes on with alone: digests of the network's weights and buffers, and of the images."""
+    weights_of = digest([value.cpu() for value in subject.model.state_dict().values()])
+    return {"weights": weights_of, "data": images_of(subject.data)}
 
 
-def check_weights(record: RunRecord, subject: Trained) -> None:
-    """Check that a network is the one that a record's search was begun with.
+def images_of(data: DataSet | OwnData) -> str:
+    """A short hash of all images but those that are only trained on; another order of them has another."""
+    splits = [split for split in SPLITS if split != "train"]
+    if isinstance(data, DataSet):
+        return digest([data[split].images for split in splits])[:16]  # labels may be a network's own
+    return "-".join(data.fingerprint(split) for split in splits)
+
+
+def check_identity(record: RunRecord, subject: Trained) -> None:
+    """Check that network and data are those that a record was begun with.
 
     Raises:
-        RecordError: if the checkpoint has other weights by now.
+        RecordError: if the checkpoint has other weights by now, or the data other images.
     """
-    if record.content["results"].get("weights") not in (None, digest_of(subject)):
+    known, now = record.content["results"], identity(subject)
+    if known.get("weights") not in (None, now["weights"]):
         raise RecordError(
             f"{record.folder} was begun with other weights than the network has now: put the checkpoint "
             "back that it had, or begin again with another output=FOLDER"
+        )
+    check_images(record, now["data"])
+
+
+def check_images(record: RunRecord, now: str) -> None:
+    """Raise a `RecordError` unless a record was begun with these images, see `images_of`."""
+    if record.content["results"].get("data") not in (None, now):
+        raise RecordError(
+            f"{record.folder} was begun with other images than the data has now, and other images may be in "
+            "each split: put back those that it had, or begin again with another output=FOLDER"
         )
 
 
@@ -193,7 +224,7 @@ def foresee(cfg: DictConfig) -> None:
         latency.read(cfg.protocol.latency)
     if name != "import" and cfg.model.checkpoint is None and not cfg.model.options.get("weights"):
         shipped(cfg)
-    given = cfg.model.checkpoint
+    given = checkpoint_of(cfg)
     if given and not is_state(given) and weights.read_card(given).compressed:
         raise CheckpointError(
             f"{given} is compressed already, and a checkpoint holds one plan: search from the dense network, "

@@ -17,10 +17,10 @@ from experiments.analysis import outcome
 from experiments.cli import config
 from experiments.cli.problem import (
     build_agent,
-    check_weights,
-    digest_of,
+    check_identity,
     environment,
     foresee,
+    identity,
     trained,
 )
 from experiments.delivery.deliver import deliver
@@ -75,8 +75,8 @@ def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.S
         subject = trained(cfg)
         env = environment(cfg, subject)
         agent = build_agent(cfg.agent, env, seed=cfg.seed)
-        check_weights(record, subject)
-        record.update(results={"groups": plans.groups(env.graph), "weights": digest_of(subject)})
+        check_identity(record, subject)
+        record.update(results={"groups": plans.groups(env.graph)} | identity(subject))
         if saved is not None:
             agent.load_state_dict(saved.agent)
         possible = None

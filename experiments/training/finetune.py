@@ -17,7 +17,7 @@ from amc_env.evaluator import accuracies
 from amc_env.plan import Plan
 from experiments.cli import config
 from experiments.cli.preflight import check_rate
-from experiments.cli.problem import Trained, check_weights, environment, searched, trained
+from experiments.cli.problem import Trained, check_identity, environment, searched, trained
 from experiments.recording import plans
 from experiments.recording import state as states
 from experiments.recording.opening import ended
@@ -42,7 +42,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     record = opened(folder, asked, seeds={"batches": recipe.seed}, states=[STATE])
     with record, config.instantiate(cfg.tracking, folder=folder, config=asked) as tracker:
         subject = trained(of_search)
-        check_weights(RunRecord.read(Path(cfg.run)), subject)
+        check_identity(RunRecord.read(Path(cfg.run)), subject)
         env = environment(of_search, subject)
         network = env.task.network(plan)
         tuned = finetune(

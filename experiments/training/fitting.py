@@ -35,7 +35,7 @@ def opened(
     if (folder / RECORD).exists():
         record = RunRecord.read(folder)
         past = sum(len(read_history(folder / state, _of(record, folder / state))) for state in states)
-        if past < len(record.rows):
+        if past < len(record.rows) - 1 or (record.rows and not past):  # the state before the last is kept
             raise RecordError(
                 f"{folder} has {len(record.rows)} epochs, and {' and '.join(states)} are missing or behind "
                 f"them; {ELSEWHERE}"

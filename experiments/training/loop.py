@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from amc_env.data.splits import DataSet, Split
+from amc_env.data.splits import DataSet, Split, digest
 from amc_env.evaluator import accuracy
-from amc_env.execution import CPU, lay_out
+from amc_env.execution import CPU, common_layout, lay_out
 from experiments.recording import state as states
 from experiments.training.recipe import Recipe, RecipeError
 from experiments.training.steps import steps_an_epoch, steps_on
@@ -70,16 +70,17 @@ def train(
     if (teacher is None) == bool(recipe.distill):
         raise RecipeError(f"distill is {recipe.distill} and the teacher {teacher}: give both or neither")
     images = next(data.batches("train", 2))[0].to(device)
-    for network in (model, *([] if teacher is None else [teacher])):
-        lay_out(network.to(device), images)
+    networks = [network.to(device) for network in (model, teacher) if network is not None]
+    layout = common_layout([lay_out(network, images) for network in networks])
     learnt = Split(data["train"].images.to(device), data["train"].labels.to(device))
     optimizer = sgd(model, recipe)
     generator = torch.Generator().manual_seed(recipe.seed)
-    history = _resume(state, of, recipe, model, optimizer, generator)
+    taught = "" if teacher is None else digest([value.cpu() for value in teacher.state_dict().values()])
+    history = _resume(state, of, recipe, taught, model, optimizer, generator)
     each = steps_an_epoch(len(learnt), recipe.batch_size)
     steps = recipe.epochs * each
     factor = schedule(recipe, steps)
-    learner = steps_on(device, model, data, learnt, recipe, optimizer, teacher)
+    learner = steps_on(device, model, data, learnt, recipe, optimizer, teacher, layout)
     for epoch in range(len(history), recipe.epochs):
         total, seen, first = 0.0, 0, epoch * each
         rates = [recipe.lr * factor(first + step) for step in range(each)]
@@ -97,7 +98,7 @@ def train(
             raise DivergedError(f"{broken} is not finite after epoch {epoch}: lower lr from {recipe.lr}")
         history.append(Epoch(epoch, total / seen, accuracy(model, data, "selection")))
         if state is not None:
-            _save(state, of, recipe, model, optimizer, generator, history)
+            _save(state, of, recipe, taught, model, optimizer, generator, history)
         on_epoch(history[-1])
     model.eval()
     return history
@@ -138,6 +139,7 @@ def _save(
     path: Path,
     of: str,
     recipe: Recipe,
+    taught: str,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
@@ -146,6 +148,7 @@ def _save(
     state = {
         "of": of,
         "recipe": asdict(recipe),
+        "teacher": taught,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "generator": generator.get_state(),
@@ -158,6 +161,7 @@ def _resume(
     path: Path | None,
     of: str,
     recipe: Recipe,
+    taught: str,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
@@ -171,6 +175,10 @@ def _resume(
     ]:
         raise RecipeError(
             f"{path} is of a training with {', '.join(differences)}: match it or choose another folder"
+        )
+    if state.get("teacher", taught) != taught:
+        raise RecipeError(
+            f"{path} is of a training by another teacher: match it or choose another folder"
         )
     fused = [group["fused"] for group in optimizer.param_groups]  # of this device, not of the state's
     try:

@@ -14,6 +14,7 @@ from amc_env.evaluator import accuracies
 from amc_env.execution import device_of
 from experiments.cli import config
 from experiments.cli.datasets import load_data, refuse_unlabelled
+from experiments.cli.problem import check_images, images_of
 from experiments.recording.provenance import commit
 from experiments.training.fitting import fit, opened
 from experiments.training.recipe import Recipe
@@ -48,6 +49,8 @@ def pretrain(cfg: DictConfig, folder: Path) -> Card:
     seeds = {"weights": recipe.seed, "batches": recipe.seed, "splits": cfg.data.seed}
     record = opened(folder, settings, seeds=seeds, states=[STATE])
     with record, config.instantiate(cfg.tracking, folder=folder, config=record.content["config"]) as tracker:
+        check_images(record, images_of(data))
+        record.update(results={"data": images_of(data)})
         state = folder / STATE
         fit(model, data, recipe, device=device, state=state, record=record, tracker=tracker, phase="train")
         with record.phase("evaluate"):

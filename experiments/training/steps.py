@@ -43,9 +43,10 @@ class Steps:
         recipe: Recipe,
         optimizer: torch.optim.Optimizer,
         teacher: nn.Module | None,
+        layout: torch.memory_format,
     ) -> None:
         self.model, self.data, self.split, self.teacher = model, data, split, teacher
-        self.recipe, self.optimizer = recipe, optimizer
+        self.recipe, self.optimizer, self.layout = recipe, optimizer, layout
         self.half = recipe.bfloat16 and has_bfloat16(split.images.device)
 
     def epoch(self, rates: Sequence[float], generator: torch.Generator) -> Iterator[tuple[int, int, float]]:
@@ -68,6 +69,8 @@ class Steps:
     def step(self, chosen: Tensor, moves: Tensor) -> Tensor:
         """One update on the chosen images; returns the loss before it."""
         images, labels = augmented(self.data, self.split, chosen, moves, self.recipe)
+        if self.layout is torch.contiguous_format:  # they lie channels last
+            images = images.clone(memory_format=self.layout)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half):
             logits = self.model(images)
             told = None if self.teacher is None else teach(self.teacher, images)
