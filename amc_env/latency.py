@@ -161,5 +161,7 @@ def table_for(graph: Graph, path: Path | str, *, force: bool = False) -> Latency
     had = table.conditions
     had.check(had.again(graph), Path(path), force=force)
     if [each[-1] for each in table.counts] != [len(group) for group in graph.groups]:
-        raise LatencyError(f"{path} is of another network: its channel groups have other sizes")
+        raise LatencyError(
+            f"{path} is of another network, or of another keep_whole: its channel groups have other sizes"
+        )
     return table

@@ -17,7 +17,7 @@ from amc_env.compressors.surgery import cut
 from amc_env.graph.trace import trace
 from amc_env.plan import Plan
 from experiments.delivery.export import Exported, ExportError, agree, export, write_onnx
-from experiments.delivery.runtimes import RuntimeFileError, onnx_run, read
+from experiments.delivery.runtimes import RuntimeFileError, _runnable, onnx_run, read
 from experiments.delivery.sums import SumsError
 
 CARD = Card("digits_cnn", 10, 1, "digits", (1, 8, 8), 0, "abc")
@@ -238,3 +238,8 @@ def test_a_plan_of_other_widths_than_the_weights(exported: Exported, tmp_path: P
     plan = plan_of(exported, kept=[[0, 2], *4 * [None]])
     with pytest.raises(CheckpointError, match=r"of another architecture: \S+ is \[2, .* and \[3, "):
         read(doctored(exported, tmp_path, plan=plan))
+
+
+def test_a_file_for_one_number_of_images_is_refused() -> None:
+    with pytest.raises(RuntimeFileError, match=r"takes batches of 8 alone: export it with an open number"):
+        _runnable(Path("a.onnx"), "onnx", torch.relu, [8, 3, 4, 4], [8, 10])

@@ -72,6 +72,21 @@ def test_torch_is_marked_where_each_layer_is_called(model, graph) -> None:
     assert first.whole == 7 * (layers + 1)
 
 
+def test_a_network_with_a_view_is_timed_in_the_default_format(model) -> None:
+    class Views(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = torch.nn.Conv2d(1, 4, 3), torch.nn.Linear(4 * 36, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.body(x).view(x.size(0), -1))
+
+    views = Views().eval()
+    probe = TorchProbe(views, trace(views, (1, 8, 8)), torch.zeros(2, 1, 8, 8))
+    probe.run()
+    assert len(probe.passes()[0].layers) == 2
+
+
 class Cuda:
     """In the place of `torch.cuda`: a graph that remembers its events, and sets their times when replayed."""
 

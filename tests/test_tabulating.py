@@ -130,7 +130,9 @@ def test_known_times_come_out(tmp_path: Path) -> None:
     assert found.fit.factor == pytest.approx(1.1, rel=0.02)
     assert found.fit.spearman > 0.99
     assert found.fit.median_error < 0.02
-    assert [plan["fitted"] for plan in found.fit.plans] == 30 * [True] + 30 * [False]
+    plans = found.fit.plans
+    assert [plan["fitted"] for plan in plans] == 30 * [True] + 30 * [False]
+    assert len({tuple(plan["counts"]) for plan in plans}) == 60
     assert not (tmp_path / "t.json.part").exists()
 
 

@@ -95,6 +95,7 @@ class LatencyConfig(SubjectConfig):
     result: str | None = None  # the file of what they take
     shape: list[int] | None = None
     classes: int | None = None
+    keep_whole: list[str] = field(default_factory=list)
     runtime: str = MISSING
     device: str = MISSING
     threads: int = MISSING

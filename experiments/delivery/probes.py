@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from amc_env.conditions import LatencyError
-from amc_env.execution import evaluating
+from amc_env.execution import evaluating, lay_out
 from amc_env.graph.structure import Graph
 from experiments.delivery.runtimes import session_options, torch_forward
 
@@ -123,7 +123,7 @@ class TorchProbe:
     """Times a layer in PyTorch from the call of its module to the call of the next layer's.
 
     Args:
-        network: in evaluation mode, channels last, as `runtimes.torch_forward` runs it.
+        network: in evaluation mode; it is laid out as by `runtimes.torch_forward`.
         graph: of the dense network, whose layers have the same names.
         images: ``(N, C, H, W)``.
         clock: nanoseconds.
@@ -138,8 +138,8 @@ class TorchProbe:
         images: Tensor,
         clock: Callable[[], Any] = time.perf_counter_ns,
     ) -> None:
-        self._network = network.to(memory_format=torch.channels_last)
-        self._images = images.contiguous(memory_format=torch.channels_last)
+        self._network, layout = network, lay_out(network, images[:2])
+        self._images = images.contiguous(memory_format=layout)
         self._layers, self._clock = len(graph.layers), clock
         self._marks: list[tuple[int, Any]] = []
         self._passes: list[Pass] = []

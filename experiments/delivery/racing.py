@@ -70,7 +70,7 @@ def main(cfg: DictConfig) -> None:
     refuse_others(path)
     shape, classes = images(cfg)
     model = network(cfg, shape, classes).eval()
-    graph = trace(model, shape)
+    graph = trace(model, shape, keep_whole=cfg.keep_whole)
     table = table_for(graph, cfg.table, force=cfg.force)
     entries = [entry for run in cfg.runs for entry in entries_of(Path(run), graph)]
     entries = list(dict.fromkeys(entries))

@@ -241,6 +241,11 @@ def _runnable(
             f"{path} makes {logits} of {images}; only its first number, of images, may be open: "
             "(N, C, H, W) in, (N, classes) out"
         )
+    if isinstance(images[0], int):
+        raise RuntimeFileError(
+            f"{path} takes batches of {images[0]} alone: "
+            "export it with an open number of images (dynamic_shapes)"
+        )
     channels, height, width = (int(str(size)) for size in images[1:])
     return Runnable(path, runtime, forward, (channels, height, width), int(str(logits[1])))
 

@@ -58,7 +58,7 @@ def main(cfg: DictConfig) -> None:
 def _tabulate(cfg: DictConfig, path: Path) -> None:
     shape, classes = images(cfg)
     model = network(cfg, shape, classes).eval()
-    graph = trace(model, shape)
+    graph = trace(model, shape, keep_whole=cfg.keep_whole)
     touched(graph)  # a network that no table holds is told before anything is measured
     here = Conditions.here(
         graph, runtime=cfg.runtime, threads=cfg.threads, batch=cfg.batch, device=cfg.device
@@ -100,7 +100,8 @@ def made(
     counts = [thinned(each, LEVELS) for each in offered]
     part = path.with_name(f"{path.name}.part")
     rows = resumed(part, here, counts, force=force)
-    jobs = mixed(design(touched(graph), counts), random_plans(offered, 2 * PLANS))
+    drawn = list(dict.fromkeys(random_plans(offered, 4 * PLANS)))[: 2 * PLANS]
+    jobs = mixed(design(touched(graph), counts), drawn)
     measure(bench, jobs, rows, part, repeats=repeats)
     table = tabulated(name, here, graph, counts, [(*job, rows[job]) for job in jobs])
     save(table, path)
