@@ -83,7 +83,17 @@ def test_offline_runs_are_uploaded_the_oldest_first_and_once(tmp_path):
     assert [run.name[-1] for run in offline(tmp_path)] == ["x", "y", "z"]
 
 
+def test_a_search_that_was_resumed_is_uploaded_once_and_whole(tmp_path):
+    for run in ("a/wandb/offline-run-20260101_000001-x", "a/wandb/offline-run-20260101_000003-z",
+                "b/wandb/offline-run-20260101_000002-y"):  # fmt: skip
+        (tmp_path / run).mkdir(parents=True)
+    assert [run.name[-1] for run in offline(tmp_path)] == ["y", "z"]  # z logged all rows of x again
+
+
 def test_runs_are_grouped_by_what_they_are_compared_at():
+    own = CONFIG | {"model": {"name": "import", "options": {"target": "my_net:build"}}}
+    bounded = {"resource": "macs", "target": 0.5, "reward": "kl", "limits": {"params": 0.4}}
+    assert invocation.group(own | {"protocol": bounded}) == "my_net:build-digits-macs-0.5-params-0.4-kl"
     assert invocation.group(CONFIG) == "plain20-digits-macs-0.5-error"
     assert invocation.agent(CONFIG) == "DDPG"
     assert invocation.group({"recipe": 1}) is invocation.agent({"recipe": 1}) is None

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -337,3 +338,61 @@ def test_a_link_to_a_folder_of_any_name(tmp_path):
 def test_networks_of_ones_own_are_named_after_their_functions():
     names = [runs._network({"name": "import", "options": {"target": f"nets:{one}"}}) for one in "ab"]
     assert [*names, runs._network({"name": "plain20", "options": {}})] == ["nets:a", "nets:b", "plain20"]
+
+
+def test_the_curve_of_a_staged_search_begins_where_its_last_stage_does():
+    staged = run("gp", 0, 0.8, curve=((41, -0.5), (44, -0.25)), evaluations=60)
+    (contest,) = contests.contests([staged, run("uniform", 0, 0.7)])
+    curves = {curve.series: curve for curve in contests.learning(contest)}
+    assert (curves["gp"].x[0], curves["gp"].x[-1]) == (41, 60)
+    assert list(curves["gp"].y[:1]) == [-0.5]
+
+
+def test_rewards_of_two_kinds_are_not_drawn_on_one_axis():
+    every = [
+        run(f"gp_{reward}", 0, 0.8, config={"protocol": {"reward": reward}}) for reward in ("error", "kl")
+    ]
+    apart = contests.by_reward(contests.contests(every))
+    assert [(one.setting, list(one.runs)) for one in apart] == [
+        ("reward error", ["gp_error"]), ("reward kl", ["gp_kl"]),
+    ]  # fmt: skip
+    assert [one.setting for one in contests.by_reward(contests.contests(RUNS))] == [""]
+
+
+def test_seeds_of_fine_tuning_are_seeds():
+    pair = [
+        run("uniform", 0, 0.7 + seed / 10, name=f"{seed}", config={"finetune": {"seed": seed}})
+        for seed in (0, 1)
+    ]
+    assert runs.without_repeats(pair) == (pair, [])
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([0.9251, 0.92515, 0.9252], ["0.92510", "0.92515", "0.92520"]),
+        ([10_000, 20_000], ["10,000", "20,000"]), ([-0.002, 0], ["-0.002", "0.000"]), ([5], ["5"]), ([], []),
+    ],
+)  # fmt: skip
+def test_ticks_have_the_decimals_that_tell_them_apart(values, texts):
+    assert [text for _, text in charts.labelled(values)] == texts
+
+
+def test_evaluations_and_decisions_have_whole_ticks():
+    svg = charts.curves([charts.Curve("a", [0, 1, 2], [0.5, 0.6, 0.7])], "t", "decision", "y")
+    assert re.findall(r'y="242.0">([^<]+)<', svg) == ["0", "1", "2"]
+
+
+def test_layers_that_do_not_fit_below_a_plan_are_numbered():
+    short, long = ([Kept(f"{name}{at}", 8, 4) for at in range(6)] for name in ("conv", "features.stage.conv"))
+    assert "conv5" in charts.frame(short)
+    assert "features" not in charts.frame(long)
+    assert ">5</text>" in charts.frame(long)
+
+
+def test_accuracies_on_selection_are_no_points_beside_those_on_test():
+    untested = replace(run("gp", 0, 0.9), after={"selection": 1.0}, before={"selection": 1.0})
+    points = contests.pareto([untested, run("gp", 1, 0.8)], "macs_share")
+    assert [point.y for point in points] == [80]
+    first, *_ = re.findall(r'<tr data-run="([^"]+)"', site.page([untested, run("gp", 1, 0.8)], title="t"))
+    assert first == "gp-1"
