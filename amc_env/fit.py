@@ -41,7 +41,7 @@ def check_fit(model: nn.Module, data: DataSet | OwnData, *, logits: bool = True)
     classifies = fits and isinstance(data, DataSet)
     if logits and fits and not classifies:
         raise DataError(
-            f"{data.name} has no class labels: give a DataSet, as of from_tensors, or, where there is one, "
+            f"{data.name} has no class labels: give a DataSet, say of from_tensors, or, where there is one, "
             "your own metric=module:function"
         )
     if logits and not classifies:

@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import itertools
 import shutil
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +220,18 @@ def test_what_is_no_image_folder_is_told(folder, spoil, changes, message):
         read(folder, **changes)
 
 
+def test_hidden_folders_and_files_are_passed_over(folder):
+    before = read(folder)
+    for part in ("train", "val"):
+        shutil.copytree(folder / part / "ant", folder / part / ".thumbs")
+        (folder / part / "ant" / "._0.png").write_bytes(b"of macOS")
+    (folder / "train" / ".ipynb_checkpoints").mkdir()
+    (folder / "train" / "__MACOSX").mkdir()
+    data = read(folder)
+    assert data.classes == 2
+    assert all(data.fingerprint(split) == before.fingerprint(split) for split in SPLITS)
+
+
 def own(count=30, **changes):
     """Two channels, three classes; the first channel is constant."""
     images = torch.zeros(count, 2, 4, 4, dtype=torch.uint8)
@@ -359,4 +373,83 @@ def test_an_archive_cut_short_is_told(tmp_path):
     path = packed(lay_pictures(tmp_path / "data"), "xztar")
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DataError, match="cannot be read"):
+        pictures.read(PICTURES, path)
+
+
+def test_a_tar_gz_cut_within_its_first_header_is_told(tmp_path):
+    path = packed(lay_pictures(tmp_path / "data"), "gztar")
+    path.write_bytes(path.read_bytes()[:40])
+    assert pictures.holds_pictures(path)
+    with pytest.raises(DataError, match="cannot be read"):
+        pictures.read(PICTURES, path)
+
+
+@pytest.mark.parametrize("kind", [None, "zip", "tar"])
+def test_files_of_macos_and_hidden_folders_are_no_pictures(tmp_path, kind):
+    root = lay_pictures(tmp_path / "data")
+    for name in ("train/.thumbs/0.png", "train/ant/._0.png", "__MACOSX/train/ant/._0.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"of macOS")
+    raw, _ = pictures.read(PICTURES, root if kind is None else packed(root, kind))
+    assert raw["train_labels"].tolist() == [0, 1, 0, 1]
+
+
+def linked(folder: Path, name: str, target: str) -> Path:
+    """A tar of pictures and one symbolic link."""
+    path = packed(lay_pictures(folder / "data"), "tar")
+    with tarfile.open(path, "a") as archive:
+        link = tarfile.TarInfo(name)
+        link.type, link.linkname = tarfile.SYMTYPE, target
+        archive.addfile(link)
+    return path
+
+
+def test_links_in_a_tar_count_only_where_they_are_pictures(tmp_path):
+    elsewhere, good, dangling = (
+        linked(tmp_path / name, f"data/{name}", target)
+        for name, target in (
+            ("latest", "nowhere"),
+            ("train/ant/2.png", "1.png"),
+            ("train/ant/3.png", "nowhere"),
+        )
+    )
+    assert pictures.read(PICTURES, elsewhere)[0]["train_labels"].tolist() == [0, 1, 0, 1]
+    assert pictures.read(PICTURES, good)[0]["train_labels"].tolist() == [0, 1, 0, 1, 0]
+    with pytest.raises(DataError, match=r"packed\.tar cannot be read .*nowhere' not found.*from its source"):
+        pictures.read(PICTURES, dangling)
+
+
+def marked(path: Path, local: int, central: int, value: int) -> Path:
+    """A zip with a byte set in each member's local and central header, at these offsets."""
+    content = bytearray(path.read_bytes())
+    for magic, offset in ((b"PK\3\4", local), (b"PK\1\2", central)):
+        start = -1
+        while (start := content.find(magic, start + 1)) >= 0:
+            content[start + offset] = value
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("local", "central", "value", "reason"),
+    [(6, 8, 1, "encrypted"), (8, 10, 9, "compression method")],
+    ids=["encrypted", "Deflate64"],
+)
+def test_a_zip_that_python_cannot_unpack_is_to_be_unpacked(tmp_path, local, central, value, reason):
+    path = marked(packed(lay_pictures(tmp_path / "data"), "zip"), local, central, value)
+    with pytest.raises(DataError, match=rf"packed\.zip cannot be read .*{reason}.*: unpack it with"):
+        pictures.read(PICTURES, path)
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED])
+def test_a_damaged_member_of_a_zip_is_told(tmp_path, kind):
+    root, path = lay_pictures(tmp_path / "data"), tmp_path / "packed.zip"
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for file in sorted(root.rglob("*.png")):
+            archive.write(file, file.relative_to(root))
+    content = bytearray(path.read_bytes())
+    for at in range(60, 100):
+        content[at] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"packed\.zip cannot be read .*: take it from its source again"):
         pictures.read(PICTURES, path)

@@ -1,4 +1,4 @@
-"""Decoding of images: 16-bit, palette, CMYK, grey, alpha, damaged, too large; wrong numbers."""
+"""Decoding of images: 16-bit, float, palette, CMYK, grey, alpha, damaged, too large; wrong numbers."""
 
 import numpy as np
 import pytest
@@ -42,6 +42,41 @@ def test_every_kind_of_image_has_its_colour(tmp_path, mode, ending, colour):
     pixels = np.asarray(decoded(tmp_path / f"a.{ending}", "a"))
     assert pixels.shape == (8, 8, 3)
     assert np.abs(pixels.astype(int) - colour).max() <= 4  # JPEG and WebP are not exact
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ending", "highest", "white"),
+    [
+        (np.uint16, "png", 250, 65535), (np.uint16, "tif", 250, 65535), (np.uint16, "png", 65535, 65535),
+        (np.float32, "tif", 1, 1), (np.float32, "tif", 0.5, 1), (np.float32, "tif", 1.00001, 1),
+        (np.float32, "tif", 255, 255), (np.float32, "tif", 300, 65535),
+        (np.int32, "tif", 250, 255), (np.int32, "tif", 300, 65535),
+    ],
+)  # fmt: skip
+def test_grey_of_more_than_eight_bits_is_scaled_by_its_range(tmp_path, dtype, ending, highest, white):
+    values = np.linspace(0, highest, 64).reshape(8, 8).astype(dtype)
+    Image.fromarray(values).save(tmp_path / f"a.{ending}")
+    pixels = np.asarray(decoded(tmp_path / f"a.{ending}", "a", "L")).astype(float)
+    assert np.abs(pixels - values.astype(float) * 255 / white).max() <= 0.501
+
+
+@pytest.mark.parametrize(
+    ("dtype", "odd", "message"),
+    [
+        (np.int32, 70000, r"its range is none of 0\.\.1, 0\.\.255, 0\.\.65535, but 0\.\.70000"),
+        (np.int32, -3, r"0\.\.65535, but -3\.\.0"),
+        (np.float32, 70000, "its range is none of"),
+        (np.float32, -0.25, "its range is none of"),
+        (np.float32, np.nan, "it holds NaN or infinity"),
+        (np.float32, np.inf, "it holds NaN or infinity"),
+    ],
+)
+def test_grey_of_another_range_is_refused(tmp_path, dtype, odd, message):
+    values = np.zeros((8, 8), dtype)
+    values[2, 3] = odd
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=f"^a.tif cannot be read as an image: .*{message}"):
+        decoded(tmp_path / "a.tif", "a.tif")
 
 
 def read_photos(root):

@@ -35,14 +35,57 @@ def test_every_photograph_is_in_one_split(tmp_path):
     assert values(data["train"]) == parts[0]
 
 
-def test_a_zip_reads_as_its_folder(tmp_path):
+def zipped(folder: Path, kind: int = zipfile.ZIP_STORED, prefix: str = "") -> Path:
+    """A folder as a zip beside it, the prefix before each name."""
+    path = folder.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for file in sorted(folder.rglob("*.png")):
+            archive.writestr(f"{prefix}{file.relative_to(folder).as_posix()}", file.read_bytes())
+    return path
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "photos//"])
+def test_a_zip_reads_as_its_folder(tmp_path, prefix):
     folder = write(tmp_path / "photos", 24)
-    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
-        for path in folder.rglob("*.png"):
-            archive.write(path, path.relative_to(folder))
-    one, other = (photos.load(root, **SMALL) for root in (folder, tmp_path / "photos.zip"))
+    one, other = (photos.load(root, **SMALL) for root in (folder, zipped(folder, prefix=prefix)))
     for split in one.splits:
         assert torch.equal(one[split].images, other[split].images)
+
+
+def test_hidden_photographs_are_passed_over(tmp_path):
+    folder = write(tmp_path / "photos", 24)
+    for name in (".thumbs/0.png", "c0/._000.png", "__MACOSX/c0/._000.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"of macOS")
+    for root in (folder, zipped(folder)):
+        assert len(photos.load(root, **SMALL)["test"]) == 24 - 10 - 5 - 2
+        assert photos.labelled(root, 1)
+
+
+@pytest.mark.parametrize(
+    "kind", [zipfile.ZIP_STORED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED]
+)
+@pytest.mark.parametrize("damage", ["bytes", "a hole", "the list of files"])
+def test_a_damaged_zip_is_told(tmp_path, kind, damage):
+    path = zipped(write(tmp_path / "photos", 24), kind)
+    content = path.read_bytes()
+    if damage == "bytes":
+        content = content[:60] + bytes(255 - byte for byte in content[60:100]) + content[100:]
+    elif damage == "a hole":
+        content = content[:100] + content[400:]
+    else:
+        content = content.replace(b"PK\1\2", b"PK\1\0", 1)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"photos\.zip cannot be read .*: take it from its source again"):
+        photos.load(path, **SMALL)
+
+
+def test_an_encrypted_zip_is_to_be_unpacked(tmp_path):
+    path = zipped(write(tmp_path / "photos", 24))
+    content = path.read_bytes().replace(b"PK\1\2\x14\3\x14\0\0", b"PK\1\2\x14\3\x14\0\1")
+    path.write_bytes(content.replace(b"PK\3\4\x14\0\0", b"PK\3\4\x14\0\1"))
+    with pytest.raises(DataError, match=r"photos\.zip cannot be read .*encrypted.*: unpack it with another"):
+        photos.load(path, **SMALL)
 
 
 def test_class_folders_in_sorted_order_are_labels(tmp_path):

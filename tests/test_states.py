@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from amc_env.zoo.states import load_state
+from amc_env.zoo.states import is_state, load_state
 
 
 def chain(width: int = 4) -> nn.Module:
@@ -67,6 +67,15 @@ def test_states_of_wrappers_and_trainers_are_read_and_it_is_said(tmp_path, saved
         value.data.zero_()
     with pytest.warns(UserWarning, match=f"are those of the network behind {taken_off}$"):
         assert_loaded(model, written(tmp_path, saved))
+
+
+def test_a_checkpoint_of_lightning_is_read(tmp_path):
+    file = tmp_path / "epoch=3.ckpt"
+    saved = {"epoch": 3, "pytorch-lightning_version": "2.5.0", "state_dict": below("model."), "loops": {}}
+    torch.save(saved | {"hyper_parameters": {"lr": 0.1}, "optimizer_states": [], "callbacks": {}}, file)
+    assert is_state(str(file))
+    with pytest.warns(UserWarning, match=r"behind state_dict: model\.$"):
+        assert_loaded(chain(), file)
 
 
 def test_a_plain_state_is_read_without_a_word(tmp_path):

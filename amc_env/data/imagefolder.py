@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from amc_env.data.archives import hidden
 from amc_env.data.decoding import check_sides, decoded
 from amc_env.data.specs import DataSpec
 from amc_env.data.splits import DataError, DataSet, split_dataset
@@ -27,9 +28,9 @@ def load(
 ) -> DataSet:
     """Read ``<root>/train/<class>/*.JPEG`` and ``<root>/val/<class>/*.JPEG`` into uint8 tensors.
 
-    Classes are numbered in the order of their names. Of each class the first images by name are taken. The
-    calibration, reward and selection splits get a fifth of the training images each; ``val`` is the test
-    split.
+    Classes are numbered in the order of their names. Of each class the first images by name are taken. Hidden
+    folders and files are skipped. The calibration, reward and selection splits get a fifth of the training
+    images each; ``val`` is the test split.
 
     Args:
         root: the folder that holds ``train`` and ``val``.
@@ -87,13 +88,15 @@ def _shared_classes(root: Path) -> list[str]:
 def _classes(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: an image folder holds train/<class>/ and val/<class>/")
-    if not (names := sorted(path.name for path in folder.iterdir() if path.is_dir())):
+    found = (path for path in folder.iterdir() if path.is_dir() and not hidden(Path(path.name)))
+    if not (names := sorted(path.name for path in found)):
         raise DataError(f"no class folders in {folder}")
     return names
 
 
 def _images(folder: Path, limit: int) -> list[Path]:
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    images = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    found = sorted(path for path in images if not hidden(Path(path.name)))
     if not found:
         raise DataError(f"no images in {folder}; they end in {', '.join(SUFFIXES)}")
     return found[:limit]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from amc_env.data.splits import SPLITS, DataError, digest
-from amc_env.graph.given import tensors
+from amc_env.graph.given import PLAIN, tensors
 
 Batch = tuple[Any, Any]
 NEEDED = tuple(split for split in SPLITS if split != "train")
@@ -28,7 +28,9 @@ class OwnSplit:
     def head(self, limit: int | None) -> OwnSplit:
         """The first ``limit`` images; all of them if there are fewer, or if it is None.
 
-        A batch whose targets are not one for each image stays whole.
+        A batch is cut only if its targets are one for each image: a list, tuple or tensor as long as the
+        images, or a dict of these. With others it stays whole, and with a tensor of two dimensions, which may
+        be ``(M, 6)`` boxes of N images, even where M is N.
         """
         kept, left = [], len(self) if limit is None else limit
         for images, targets in self.batches:
@@ -121,11 +123,12 @@ class OwnData:
 
 
 def _one_each(targets: Any, images: int) -> bool:
-    """Whether all that targets hold is one for each image."""
+    """Whether all that targets hold is one for each image, or one plain value for all of them."""
     if isinstance(targets, Mapping):
         return all(_one_each(each, images) for each in targets.values())
-    sized = isinstance(targets, list | tuple) or (isinstance(targets, Tensor) and targets.ndim > 0)
-    return not sized or len(targets) == images
+    if isinstance(targets, list | tuple) or (isinstance(targets, Tensor) and targets.ndim not in (0, 2)):
+        return len(targets) == images
+    return isinstance(targets, PLAIN)
 
 
 def count(images: Any) -> int:
@@ -148,4 +151,5 @@ def count(images: Any) -> int:
 def _first(value: Any, number: int) -> Any:
     if isinstance(value, Mapping):
         return {key: _first(each, number) for key, each in value.items()}
-    return value[:number] if isinstance(value, Tensor | list | tuple) else value
+    sized = isinstance(value, list | tuple) or (isinstance(value, Tensor) and value.ndim > 0)
+    return value[:number] if sized else value

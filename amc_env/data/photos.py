@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from amc_env.data.archives import explained, hidden
 from amc_env.data.decoding import check_sides, decoded
 from amc_env.data.splits import SPLITS, DataError, DataSet, Split, check_scale
 from amc_env.execution import device_in, evaluating
@@ -31,7 +32,7 @@ def load(
     std: Sequence[float] = (0.5, 0.5, 0.5),
     limit: int | None = None,
 ) -> DataSet:
-    """Read every image below a folder, or in a zip, in the order of the names.
+    """Read every image below a folder, or in a zip, in the order of the names; hidden ones are skipped.
 
     A split drawn by ``seed`` gives 40 % of the images to calibration (which is the train split as well), 20 %
     to reward, 10 % to selection and 30 % to test. If there are as many folders with images as ``classes``,
@@ -101,24 +102,28 @@ def _names(root: Path) -> list[PurePath]:
     if root.is_dir():
         found: Iterable[PurePath] = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
     elif zipfile.is_zipfile(root):
-        with zipfile.ZipFile(root) as archive:
-            found = [PurePath(entry.filename) for entry in archive.infolist() if not entry.is_dir()]
+        with explained(root), zipfile.ZipFile(root) as archive:
+            found = _entries(archive)
     else:
         raise DataError(
             f"{root} is neither a folder nor a zip of images: data.root=FOLDER or data.root=FILE.zip"
         )
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES and not hidden(path))
+
+
+def _entries(archive: zipfile.ZipFile) -> dict[PurePath, zipfile.ZipInfo]:
+    """The files of a zip; the path of ``./x/0.png`` is ``x/0.png``."""
+    return {PurePath(entry.filename): entry for entry in archive.infolist() if not entry.is_dir()}
 
 
 def _contents(root: Path, names: list[PurePath]) -> Iterator[tuple[PurePath, bytes]]:
-    if root.is_dir():
-        yield from ((name, (root / name).read_bytes()) for name in names)
-        return
-    with zipfile.ZipFile(root) as archive:
-        try:
-            yield from ((name, archive.read(str(name))) for name in names)
-        except (zipfile.BadZipFile, RuntimeError) as error:
-            raise DataError(f"{root} is damaged or encrypted: {error}") from error
+    with explained(root):
+        if root.is_dir():
+            yield from ((name, (root / name).read_bytes()) for name in names)
+            return
+        with zipfile.ZipFile(root) as archive:
+            entries = _entries(archive)
+            yield from ((name, archive.read(entries[name])) for name in names)
 
 
 def _square(content: bytes, name: PurePath, size: int, resize: int) -> Tensor:

@@ -1,9 +1,7 @@
 """Reads a data set from class folders of small images, or from an archive of them."""
 
-import lzma
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -11,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from amc_env.data.archives import explained, hidden
 from amc_env.data.decoding import decoded
 from amc_env.data.specs import DataSpec
 from amc_env.data.splits import DataError
@@ -26,7 +25,10 @@ def holds_pictures(root: Path) -> bool:
     """Whether a path looks like what `read` takes: a zip or tar archive, or a folder with train and test."""
     if root.is_dir():
         return (root / "train").is_dir() and (root / "test").is_dir()
-    return root.is_file() and (zipfile.is_zipfile(root) or tarfile.is_tarfile(root))
+    try:
+        return root.is_file() and (zipfile.is_zipfile(root) or tarfile.is_tarfile(root))
+    except EOFError:  # of a tar.gz that is cut short, which `read` explains
+        return True
 
 
 def read(spec: DataSpec, root: Path) -> tuple[dict[str, Tensor], str]:
@@ -61,7 +63,7 @@ def read(spec: DataSpec, root: Path) -> tuple[dict[str, Tensor], str]:
 
 def _files(root: Path) -> Iterator[tuple[Entry, bytes]]:
     """Each image file's place and content; other files are ignored."""
-    try:
+    with explained(root):
         if root.is_dir():
             for path in sorted(root.glob("*/*/*")):
                 if (entry := _entry(path.relative_to(root).as_posix())) is not None:
@@ -74,16 +76,13 @@ def _files(root: Path) -> Iterator[tuple[Entry, bytes]]:
         else:
             with tarfile.open(root) as archive:
                 for member in archive:
-                    entry, file = _entry(member.name), archive.extractfile(member)
-                    if entry is not None and file is not None:
+                    if (entry := _entry(member.name)) and (file := archive.extractfile(member)):
                         yield entry, file.read()
-    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
-        raise DataError(f"{root} cannot be read ({error}): take it from its source again") from error
 
 
 def _entry(name: str) -> Entry | None:
     parts = PurePosixPath(name).parts[-3:]
-    if len(parts) < 3 or parts[0] not in ("train", "test"):
+    if len(parts) < 3 or parts[0] not in ("train", "test") or hidden(PurePosixPath(*parts)):
         return None
     return (parts[0], parts[1], parts[2]) if PurePosixPath(name).suffix.lower() in COPIES else None
 

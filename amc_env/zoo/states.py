@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-FILES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
+FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 STATES = (  # keys under which trainers save a network's state; the first that exists is read
     "state_dict", "model_ema", "model", "model_state_dict", "ema_state_dict", "params_ema", "params", "net",
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """Loads the data set that a configuration names, and fetches it if it is missing."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ FOLDERS: dict[str, Callable[..., DataSet]] = {
     "imagefolder": imagefolder.load,
     "photos": photos.load,
 }  # the user's own, at ``data.root``
+SEED = 0  # of conf/data/import.yaml
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
@@ -30,19 +32,21 @@ def run(cfg: DictConfig, folder: Path) -> None:
 def load_data(node: DictConfig) -> Any:
     """Load the data set of a ``data`` group; it is fetched first if it is missing.
 
-    With ``data=import`` a user's function returns it, a `DataSet` or `amc_env.data.own.OwnData`.
+    With ``data=import`` a user's function returns it, a `DataSet` or `amc_env.data.own.OwnData`. The function
+    gets ``data.seed`` if it has a parameter ``seed``.
 
     Raises:
-        DataError: for an unknown data set, one that no source has, or a folder without ``data.root``.
+        DataError: for an unknown data set, one that no source has, a folder without ``data.root``, or a
+            ``data.seed`` that the user's function does not take.
     """
     root = None if node.root is None else Path(node.root)
     if node.name == "import":
         return _imported(node)
     if node.name in FOLDERS:
         if root is None:
-            raise DataError(f"data={node.name} is read from a place of yours: give data.root=PATH")
+            raise DataError(f"data={node.name} has no folder to read: give data.root=PATH")
         with config.config_errors("data.options"):
-            return FOLDERS[node.name](root, seed=node.seed, **node.options)
+            return FOLDERS[node.name](root, seed=node.seed, **config.plain(node.options))
     return loaded(node.name, seed=node.seed, root=root)
 
 
@@ -58,8 +62,8 @@ def refuse_unlabelled(data: Any, root: str | None = None) -> None:
     """
     if not isinstance(data, DataSet):
         raise DataError(
-            f"{data.name} has no class labels: give a DataSet, as of from_tensors, or evaluate a metric of "
-            "your own, metric=module:function"
+            f"{data.name} has no class labels: give a DataSet, for example of "
+            "amc_env.data.splits.from_tensors, or your own metric=module:function"
         )
     if root is not None and data.name == "photos" and not photos.labelled(Path(root), data.classes):
         raise DataError(
@@ -69,12 +73,28 @@ def refuse_unlabelled(data: Any, root: str | None = None) -> None:
 
 
 def _imported(node: DictConfig) -> Any:
-    options = {str(key): value for key, value in node.options.items()}
+    options = config.plain(node.options)
     target = options.pop("target")
-    found = function(target, "data.options.target")(**options)
+    make = function(target, "data.options.target")
+    found = make(**options, **_seed(make, target, options, node.seed))
     if not isinstance(found, DataSet | OwnData):
         raise DataError(
             f"{target} returned {type(found).__name__}, not an amc_env.data.own.OwnData or the DataSet of "
             "amc_env.data.splits.from_tensors"
         )
     return found
+
+
+def _seed(make: Callable[..., Any], target: str, options: dict[str, Any], seed: int) -> dict[str, int]:
+    """``data.seed`` for a user's function that has a parameter ``seed``, unless the options hold one."""
+    if "seed" in options:
+        if seed not in (SEED, options["seed"]):
+            raise DataError(
+                f"data.seed={seed}, but data.options.seed={options['seed']}: leave one of them out"
+            )
+        return {}
+    if "seed" in inspect.signature(make).parameters:
+        return {"seed": seed}
+    if seed != SEED:
+        raise DataError(f"{target} takes no seed: leave data.seed out, or give it a parameter seed")
+    return {}

@@ -177,9 +177,7 @@ def _resume(
             f"{path} is of a training with {', '.join(differences)}: match it or choose another folder"
         )
     if state.get("teacher", taught) != taught:
-        raise RecipeError(
-            f"{path} is of a training by another teacher: match it or choose another folder"
-        )
+        raise RecipeError(f"{path} is of a training by another teacher: match it or choose another folder")
     fused = [group["fused"] for group in optimizer.param_groups]  # of this device, not of the state's
     try:
         model.load_state_dict(state["model"])
