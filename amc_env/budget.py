@@ -49,6 +49,8 @@ class Budget:
             All must hold; `dense`, `limit` and `spent` refer to the first.
 
     Attributes:
+        choices: the compressor's counts of each group, ascending.
+        limits: a `Limit` for each limited resource, in the order of ``targets``.
         unit: of the first resource.
         dense: the dense network's cost.
         limit: the largest cost within the target.

@@ -61,9 +61,9 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     reach it. Each step gives
     ``share`` for the decisions that are left; ``action_asked`` and ``action_executed``, the action that
     asks for exactly what was applied; ``keep_asked``, ``keep_bound`` and ``keep_applied`` in [0, 1];
-    ``macs``, ``params`` and each other resource that is limited, with all later groups whole. The last step
-    adds the metrics of `amc_env.metrics.Evaluation` or `Score`, and the `Plan` under ``plan``. Clock times
-    are left out, so that equal runs compare equal.
+    ``macs``, ``params`` and each other resource that is limited, or that the reward weighs, with all later
+    groups whole. The last step adds the metrics of `amc_env.metrics.Evaluation` or `Score`, and the `Plan`
+    under ``plan``. Clock times are left out, so that equal runs compare equal.
 
     ## Arguments
     `amc_env.building.make_env` makes an environment of a network and its data; `gym.make` of a shipped one:

@@ -68,7 +68,7 @@ class JointTask:
     Args:
         channels: the task of its channels.
         start: of k-means.
-        seed: likewise.
+        seed: of k-means' random start.
 
     Attributes:
         graph: of the plans.

@@ -65,7 +65,7 @@ def test_no_weight_no_teacher():
     ("settings", "told"),
     [
         ({"distill": 1.5}, "distill is in"),
-        ({"teacher": "x"}, "no say"),
+        ({"teacher": "x"}, "teacher=x is given, but distill is 0"),
     ],
 )
 def test_settings_that_cannot_be(settings, told):

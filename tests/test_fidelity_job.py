@@ -197,9 +197,9 @@ def test_a_curve_counts_what_earlier_stages_spent():
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["stages=[0.5,0.6]"], "falling shares that end in the target"),
-        (["stages=[0.6]", "episodes=3"], "multiple of that, not 3"),
-        (["stages=[0.6]", "episodes=4", "recipe.epochs=3"], "recipe.epochs evenly"),
+        (["stages=[0.5,0.6]"], "must fall towards the target"),
+        (["stages=[0.6]", "episodes=3"], "episodes is 3, .* give a multiple of 2"),
+        (["stages=[0.6]", "episodes=4", "recipe.epochs=3"], "recipe.epochs is 3, .* cannot share evenly"),
         (["stages=[0.6]", "recipe.epochs=2", "compressor=low_rank"], "give method=channels, not low_rank"),
     ],
 )

@@ -39,7 +39,7 @@ class Shared(nn.Module):
         weight: whose values are shared.
         bits: of a code, 1 to 8; if weights are pruned, zero is one of the 2^bits values.
         start: of k-means, see `amc_env.compressors.sharing.codebook`.
-        seed: likewise.
+        seed: of k-means' random start.
     """
 
     mask: Tensor

@@ -33,7 +33,7 @@ class WeightSharing:
         model: the dense network.
         moments: of it; None leaves the values as k-means found them.
         start: of k-means, one of `STARTS`.
-        seed: of its random start.
+        seed: of k-means' random start.
     """
 
     name = "weight_sharing"
@@ -70,7 +70,7 @@ class Sharing:
     Args:
         moments: of the dense network; with None the values of k-means are not refitted.
         start: of k-means, one of `amc_env.compressors.sharing.STARTS`.
-        seed: of its random start.
+        seed: of k-means' random start.
     """
 
     def __init__(self, moments: Moments | None, *, start: str, seed: int) -> None:

@@ -45,7 +45,8 @@ class Run:
         before, after: top-1 in [0, 1] by split, before and after fine-tuning; empty where not measured.
         dense: likewise, of the dense network.
         experiment: the file in ``conf/experiment`` that it ran; empty for none.
-        costs: ``macs_share``, ``params_share``, ``macs``, ``params``, ``bytes``, ``ms``, those known.
+        costs: ``macs_share``, ``params_share``, ``macs``, ``params``, ``bytes``, ``dense_bytes``, ``ms``,
+            ``dense_ms``, and both times by runtime and batch, such as ``ms torch 64``; those known.
         epochs: of fine-tuning; None if unknown.
         seconds: of the search; of the whole run where there is none. None if unknown.
         commit, command: the code that ran, several commits with `AND` between them, and its command line.

@@ -9,22 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
+from agents.episode import Agent
 from amc_env import files
 from experiments.recording.record import ELSEWHERE, RecordError, RunRecord
 
 STATE = "search.state"
-
-
-class Stateful(Protocol):
-    """An object with a state, such as an agent."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain data only."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -35,7 +28,7 @@ class State:
     agent: dict[str, Any]
 
 
-def save(record: RunRecord, agent: Stateful) -> None:
+def save(record: RunRecord, agent: Agent) -> None:
     """Write the state after the record's last row, with the digest of the rows."""
     record.sync()
     state = {"episodes": len(record.rows), "chain": record.chain[-1], "agent": agent.state_dict()}

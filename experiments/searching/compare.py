@@ -59,7 +59,7 @@ def rehearse(
     targets: Iterable[float],
     environment: Callable[[Mapping[str, Any], float], CompressionEnv],
 ) -> None:
-    """Make each environment and agent once, so that what cannot be is told before the first search.
+    """Make each environment and agent once, so that a wrong setting is an error before the first search.
 
     Args:
         contenders: their settings by name.

@@ -28,11 +28,12 @@ def check(cfg: DictConfig) -> None:
     for target in cfg.targets if cfg.stages else ():
         parts = stages_to(cfg.stages, target)
         if parts != sorted(set(parts), reverse=True):
-            raise ConfigError(f"stages are falling shares that end in the target, not {parts}")
+            raise ConfigError(f"stages must fall towards the target, unlike {parts}")
         for name, total in (("episodes", cfg.episodes), ("recipe.epochs", cfg.recipe.epochs)):
             if total % len(parts):
                 raise ConfigError(
-                    f"{len(parts)} stages share {name} evenly, so it is a multiple of that, not {total}"
+                    f"{name} is {total}, which {len(parts)} stages cannot share evenly: give a multiple of "
+                    f"{len(parts)}"
                 )
     if cfg.stages and cfg.resource not in ("macs", "params"):
         raise ConfigError(f"stages are shares of macs or params, not of {cfg.resource}: give stages=[]")

@@ -129,9 +129,7 @@ def whole(name: str, source: Source, folder: Path = tabular.TABLES) -> bool:
 
 def tabulate(name: str, source: Source) -> Card:
     """Train, evaluate every plan, write the table; returns its card."""
-    data = data_of(source.data, source.held_out)
-    if source.train_images is not None:
-        data = replace(data, splits={**data.splits, "train": data["train"].head(source.train_images)})
+    data = data_of(source.data, source.held_out, source.train_images)
     model, trained = network_of(name, source, data, weights.SHIPPED)
     graph = trace(model, data.shape)
     card = Card(
@@ -266,8 +264,24 @@ def columns(evaluations: Sequence[Evaluation], levels: Levels) -> dict[str, np.n
     return made | {name: cost.astype(np.int32).reshape(shape) for name, cost in tabular.costs(levels).items()}
 
 
-def data_of(name: str, held_out: tuple[int, int, int]) -> DataSet:
-    """A data set with other numbers of held-out training images than by default."""
+def data_of(name: str, held_out: tuple[int, int, int], train_images: int | None = None) -> DataSet:
+    """A data set with other numbers of held-out and of training images than by default.
+
+    Args:
+        name: of the data set.
+        held_out: calibration, reward and selection images.
+        train_images: the first of the train split; None for all.
+    """
+    data = _held_out(name, held_out)
+    return replace(data, splits={**data.splits, "train": data["train"].head(train_images)})
+
+
+def _held_out(name: str, held_out: tuple[int, int, int]) -> DataSet:
+    """Splits drawn anew from all images but those of test.
+
+    On CIFAR-10 these have the calibration images twice, once from the train split, so that 2 to 3 % of the
+    reward, selection and calibration images are also trained on. The tables that ship are of these splits.
+    """
     spec = SPECS[name]
     if held_out == spec.held_out:
         return datasets.load(name)

@@ -64,7 +64,7 @@ def tune(cfg: DictConfig, folder: Path) -> RunRecord:
         ConfigError: for a space in which nothing varies.
     """
     fixed, space = split(cfg.space)
-    contender("of trial 0", fixed)  # what cannot be is told before a record is made
+    contender("of trial 0", fixed)  # a wrong setting is an error before a record is made
     for values in zip_longest(*map(ends, space.values())):
         asked = zip(space, values, strict=True)
         contender("of the space", [*fixed, *(f"{key}={value}" for key, value in asked if value is not None)])

@@ -56,4 +56,7 @@ class Recipe:
         if not 0 <= self.distill <= 1:
             raise RecipeError(f"distill is in [0, 1], not {self.distill}")
         if self.teacher is not None and not self.distill:
-            raise RecipeError(f"the teacher {self.teacher} has no say: give distill its weight, in (0, 1]")
+            raise RecipeError(
+                f"teacher={self.teacher} is given, but distill is 0: give distill a weight in (0, 1], or "
+                "leave teacher out"
+            )

@@ -73,10 +73,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
 def prepared(cfg: DictConfig) -> Subject:
     """The network that a table was made from, its data and moments."""
     table = tabular.load(cfg.table)
-    card, source = table.card, SOURCES[cfg.table]
-    data = data_of(card.data, card.held_out)
-    if source.train_images is not None:
-        data = replace(data, splits={**data.splits, "train": data["train"].head(source.train_images)})
+    card = table.card
+    data = data_of(card.data, card.held_out, SOURCES[cfg.table].train_images)
     model, made = checkpoints.load(checkpoints.SHIPPED / card.checkpoint)
     if made.sha256 != card.checkpoint_sha256:
         raise tabular.TableError(
