@@ -10,6 +10,8 @@ from matplotlib.ticker import MaxNLocator
 from experiments.analysis.charts import Curve, Point, tuned_front
 
 SIZE = (5.6, 3.6)  # inches
+LETTERS, MARK = 100, 7  # of the legend that fit beside each other, and those that a line's mark takes
+FEW = 12  # points, each of which has a mark
 PAPER, OURS = ", paper", ", ours"  # at the end of a series' name
 SALT = "amc-rl"  # what matplotlib makes the ids in an SVG of
 
@@ -22,7 +24,8 @@ def curves(found: Sequence[Curve], stem: Path, title: str, x_label: str, y_label
     for curve in found:
         at = places[curve.series.removesuffix(PAPER).removesuffix(OURS)]
         color, style = f"C{at % 10}", "--" if curve.series.endswith(PAPER) else "-" if at < 10 else ":"
-        axis.plot(curve.x, curve.y, style, color=color, label=curve.series, linewidth=1.4)
+        mark = "." if len(curve.x) <= FEW else ""
+        axis.plot(curve.x, curve.y, style, color=color, label=curve.series, linewidth=1.4, marker=mark)
         if curve.low:
             axis.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.15, linewidth=0)
     xs = [value for curve in found for value in curve.x]
@@ -58,8 +61,9 @@ def _axes(title: str, x_label: str, y_label: str) -> tuple[Figure, mpl.axes.Axes
 
 
 def _saved(figure: Figure, stem: Path) -> list[Path]:
-    if figure.axes[0].get_legend_handles_labels()[0]:
-        figure.legend(loc="outside lower center", ncols=4, fontsize=7, frameon=False)
+    if names := figure.axes[0].get_legend_handles_labels()[1]:
+        columns = max(1, min(4, LETTERS // (max(map(len, names)) + MARK)))
+        figure.legend(loc="outside lower center", ncols=columns, fontsize=7, frameon=False)
     paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("svg", "png")]
     with mpl.rc_context({"svg.hashsalt": SALT}):
         figure.savefig(paths[0], metadata={"Date": None})
