@@ -9,6 +9,7 @@ from amc_env.building import make_task
 from amc_env.compressors.constraints import unconstrained
 from amc_env.data.splits import from_tensors
 from amc_env.plan import Plan
+from experiments.recording.plans import groups
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = torch.randint(0, 256, (120, 3, 8, 8), dtype=torch.uint8, generator=GENERATOR)
@@ -38,6 +39,10 @@ def plan_of(task, counts):
 def test_bits_follow_the_channels_that_their_layer_reads_first(task):
     assert [len(group) for group in task.graph.groups] == [32, 4, 32, 8, 32]
     assert [task.graph.consumer(group).name for group in task.graph.groups] == ["0", "2", "2", "6", "6"]
+
+
+def test_decisions_on_bits_are_named_apart_from_those_on_channels(task):
+    assert [group["layer"] for group in groups(task.graph)] == ["0 bits", "2", "2 bits", "6", "6 bits"]
 
 
 def test_a_plan_costs_codes_codebooks_and_what_stays_as_it_is(task):

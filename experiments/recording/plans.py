@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from amc_env.env import CompressionEnv
 from amc_env.graph.structure import Graph
 from amc_env.plan import Plan, PlanError
@@ -37,15 +39,21 @@ def counts(env: CompressionEnv, plan: Plan) -> list[int]:
 
 
 def groups(graph: Graph) -> list[dict[str, str | int]]:
-    """For each group in a record: its first consumer, the layer's weights, and the group's size."""
+    """For each group in a record: its first consumer, the layer's weights, and the group's size.
+
+    Where channels and bits of a layer are both decided, the name of the latter says so.
+    """
     firsts = [graph.consumer(group) for group in graph.groups]
+    read = np.concatenate([layer.reads.ravel() for layer in graph.layers])
+    of_channels = [bool(np.isin(group.atoms, read).any()) for group in graph.groups]
+    words = [" bits" if any(of_channels) and not own else "" for own in of_channels]
     return [
         {
-            "layer": layer.name,
+            "layer": layer.name + word,
             "size": len(group),
             "weights": layer.c_in * layer.c_out * layer.taps // layer.groups,
         }
-        for layer, group in zip(firsts, graph.groups, strict=True)
+        for layer, group, word in zip(firsts, graph.groups, words, strict=True)
     ]
 
 
