@@ -147,8 +147,9 @@ def learning(contest: Contest) -> list[Curve]:
             continue
         first = max(run.curve[0][0] for run in drawn)  # of a staged search, in its last stage
         ends = min(run.evaluations for run in drawn)
-        last_at = ends if ends > first else max(first, last)  # a single plan is a line
-        at = np.unique(np.geomspace(first, last_at, POINTS).round().astype(int))
+        at = np.array([first, max(first, last)])  # of a single plan
+        if ends > first:
+            at = np.unique(np.geomspace(first, ends, POINTS).round().astype(int))
         values = np.array([[_reached(run, int(x)) for x in at] for run in drawn])
         found.append(_banded(agent, at, values))
     return found
@@ -172,11 +173,8 @@ def pareto(runs: Sequence[Run], cost: str) -> list[Point]:
     Where some were measured on the test split, only those are points.
     """
     known = [(run, *run.accuracy) for run in runs if cost in run.costs and run.accuracy is not None]
-    factor, found, tested = (
-        COSTS[cost][1],
-        list[Point](),
-        any(kind.startswith("test") for _, _, kind in known),
-    )
+    tested = any(kind.startswith("test") for _, _, kind in known)
+    factor, found = COSTS[cost][1], list[Point]()
     for run, top1, kind in known:
         if kind.startswith("test") or not tested:
             x = factor * run.costs[cost]

@@ -132,21 +132,24 @@ def _labelled(cfg: DictConfig, model: nn.Module, data: DataSet) -> DataSet:
 
 
 def identity(subject: Trained) -> dict[str, str]:
-    """What a run goes on with alone: digests of the network's weights and buffers, and of the images."""
+    """Digests of the network's weights and buffers, and of the images: a run is resumed with no others."""
     weights_of = digest([value.cpu() for value in subject.model.state_dict().values()])
     return {"weights": weights_of, "data": images_of(subject.data)}
 
 
 def images_of(data: DataSet | OwnData) -> str:
-    """A short hash of all images but those that are only trained on; another order of them has another."""
+    """A short hash of the images of all splits but train, in their order."""
     splits = [split for split in SPLITS if split != "train"]
     if isinstance(data, DataSet):
         return digest([data[split].images for split in splits])[:16]  # labels may be a network's own
     return "-".join(data.fingerprint(split) for split in splits)
 
 
-def check_identity(record: RunRecord, subject: Trained) -> None:
+def check_identity(record: RunRecord, subject: Trained) -> dict[str, str]:
     """Check that network and data are those that a record was begun with.
+
+    Returns:
+        Their digests, for the record's results.
 
     Raises:
         RecordError: if the checkpoint has other weights by now, or the data other images.
@@ -158,6 +161,7 @@ def check_identity(record: RunRecord, subject: Trained) -> None:
             "back that it had, or begin again with another output=FOLDER"
         )
     check_images(record, now["data"])
+    return now
 
 
 def check_images(record: RunRecord, now: str) -> None:

@@ -9,12 +9,12 @@ from experiments.recording.record import RECORD, ROWS, RecordError, RunRecord
 
 
 def ended(folder: Path, settings: Mapping[str, Any], verb: str) -> RunRecord | None:
-    """The folder's record if its run has finished, which is then printed; else None.
+    """The folder's record if its run has finished, and a line that says so; else None.
 
     Args:
         folder: of the run.
         settings: the configuration, as plain data.
-        verb: what another folder would be for, as "search".
+        verb: what another folder would be for, such as "search".
 
     Raises:
         RecordError: when the finished record is of another configuration.

@@ -27,7 +27,7 @@ from amc_env.metrics import Images, mean
 from amc_env.task import Task
 from experiments.analysis import untuned
 from experiments.cli import config
-from experiments.cli.problem import Trained, build_agent, check_identity, identity, trained
+from experiments.cli.problem import Trained, build_agent, check_identity, trained
 from experiments.delivery.picture import draw
 from experiments.recording.plans import candidates, groups
 from experiments.recording.progress import Meter
@@ -80,10 +80,10 @@ def main(cfg: DictConfig, folder: Path) -> None:
     with record:
         with record.phase("prepare"):
             network = trained(cfg)
-            check_identity(record, network)
+            digests = check_identity(record, network)
             subject = prepared(cfg, network)
             known = {"groups": groups(subject.task.graph), "dense": dense(subject)}
-            record.update(results=known | identity(network))
+            record.update(results=known | digests)
             rehearse(contenders, cfg.targets, partial(environment, subject))
         jobs = all_jobs(cfg, contenders)
         done = {Job(row["policy"], row["target"], row["seed"]) for row in record.rows}

@@ -24,7 +24,7 @@ from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluator, accuracies
 from experiments.analysis import tuned as tables
 from experiments.cli import config
-from experiments.cli.problem import Trained, build_agent, check_identity, identity, trained
+from experiments.cli.problem import Trained, build_agent, check_identity, trained
 from experiments.recording.plans import candidates, counts, groups
 from experiments.recording.progress import Meter
 from experiments.searching import stages
@@ -82,14 +82,14 @@ def main(cfg: DictConfig, folder: Path) -> None:
     with record:
         with record.phase("prepare"):
             network = trained(cfg)
-            check_identity(record, network)
+            digests = check_identity(record, network)
             subject = prepared(cfg, network)
             dense = copy.deepcopy(subject.task.model).to(subject.task.device)
             top1 = accuracies(dense, subject.task.data)
             costs = stages.costs(dense, subject.task.data.shape)
             costs |= {name: Budget(subject.task.compressor, {name: 1.0}).dense for name in RESOURCES}
             known = {"groups": groups(subject.task.graph), "dense": top1, "dense_costs": costs}
-            record.update(results=known | identity(network))
+            record.update(results=known | digests)
             jobs = all_jobs(cfg, contenders)
             fractions = {share for target in cfg.targets for share in stages.stages_to(cfg.stages, target)}
             rehearse(contenders, fractions, partial(environment, subject))

@@ -273,5 +273,5 @@ def _call(job: str, words: Sequence[str]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without the switch by which this command prints its own errors: others print theirs."""
+    """Ours without Hydra's switch for tracebacks, which is on while a command runs."""
     return {name: value for name, value in os.environ.items() if name != FULL_ERROR}

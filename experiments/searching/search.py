@@ -20,7 +20,6 @@ from experiments.cli.problem import (
     check_identity,
     environment,
     foresee,
-    identity,
     trained,
 )
 from experiments.delivery.deliver import deliver
@@ -75,8 +74,8 @@ def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.S
         subject = trained(cfg)
         env = environment(cfg, subject)
         agent = build_agent(cfg.agent, env, seed=cfg.seed)
-        check_identity(record, subject)
-        record.update(results={"groups": plans.groups(env.graph)} | identity(subject))
+        digests = check_identity(record, subject)
+        record.update(results={"groups": plans.groups(env.graph)} | digests)
         if saved is not None:
             agent.load_state_dict(saved.agent)
         possible = None

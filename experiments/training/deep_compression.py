@@ -26,7 +26,7 @@ from amc_env.graph.trace import trace
 from experiments.analysis import deep_compression as analysis
 from experiments.cli import config
 from experiments.cli.datasets import refuse_unlabelled
-from experiments.cli.problem import Trained, check_identity, identity, trained
+from experiments.cli.problem import Trained, check_identity, trained
 from experiments.recording import plans
 from experiments.recording.opening import ended
 from experiments.recording.provenance import commit
@@ -52,8 +52,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
         return
     record = opened(folder, settings, seeds={"batches": course.recipe.seed}, states=states)
     with record, config.instantiate(cfg.tracking, folder=folder, config=settings) as tracker:
-        check_identity(record, subject)
-        record.update(results=identity(subject))
+        record.update(results=check_identity(record, subject))
         record.update(results=compressed(course, record, tracker))
     for state in folder.glob("*.state*"):
         state.unlink()

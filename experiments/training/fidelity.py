@@ -23,7 +23,7 @@ from amc_env.evaluator import Evaluator, accuracy, compared, logits
 from amc_env.metrics import Evaluation, mean
 from experiments.analysis import fidelity
 from experiments.cli import config
-from experiments.cli.problem import Trained, check_identity, identity, trained
+from experiments.cli.problem import Trained, check_identity, trained
 from experiments.recording.opening import opened
 from experiments.recording.progress import Meter
 from experiments.training.loop import train
@@ -67,9 +67,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
     with record:
         with record.phase("prepare"):
             network = trained(cfg)
-            check_identity(record, network)
+            digests = check_identity(record, network)
             subject = prepared(cfg, network)
-            record.update(results=identity(network))
+            record.update(results=digests)
         done = {row["plan"] for row in record.rows}
         with record.phase("plans"), Meter("plans", len(own), done=len(done)) as meter:
             for index in own:

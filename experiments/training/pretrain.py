@@ -49,8 +49,9 @@ def pretrain(cfg: DictConfig, folder: Path) -> Card:
     seeds = {"weights": recipe.seed, "batches": recipe.seed, "splits": cfg.data.seed}
     record = opened(folder, settings, seeds=seeds, states=[STATE])
     with record, config.instantiate(cfg.tracking, folder=folder, config=record.content["config"]) as tracker:
-        check_images(record, images_of(data))
-        record.update(results={"data": images_of(data)})
+        images = images_of(data)
+        check_images(record, images)
+        record.update(results={"data": images})
         state = folder / STATE
         fit(model, data, recipe, device=device, state=state, record=record, tracker=tracker, phase="train")
         with record.phase("evaluate"):
