@@ -65,7 +65,7 @@ class Budget:
 
     def __init__(self, compressor: Compressor, targets: Mapping[str, float]) -> None:
         self.choices = compressor.choices
-        self.whole: Ints = np.array([choices[-1] for choices in self.choices])
+        self.whole: Ints = np.array([len(group) for group in compressor.graph.groups])
         self.limits = [
             limit_of(compressor.prices(name), target, self.whole) for name, target in targets.items()
         ]
@@ -75,9 +75,10 @@ class Budget:
         )  # fmt: skip
         self.cheapest = self._cheapest()
         self._check_reach()
-        self._ratios = np.unique(np.concatenate([choices / choices[-1] for choices in self.choices]))
+        self._ratios = np.unique(np.concatenate(self.keeps))
         self._uniform = np.stack(
-            [snap(choices, self._ratios * choices[-1]) for choices in self.choices], axis=1
+            [snap(own, self._ratios * size) for own, size in zip(self.choices, self.whole, strict=True)],
+            axis=1,
         )
 
     def take(self, decided: Sequence[int], keep: float) -> int:
@@ -118,7 +119,7 @@ class Budget:
     @cached_property
     def keeps(self) -> tuple[tuple[float, ...], ...]:
         """Allowed keep ratios of each group, ascending."""
-        return tuple(tuple((choices / choices[-1]).tolist()) for choices in self.choices)
+        return tuple(tuple((own / size).tolist()) for own, size in zip(self.choices, self.whole, strict=True))
 
     @cached_property
     def costs(self) -> dict[str, Any]:

@@ -103,11 +103,11 @@ class LayerTask:
 
     def ranks(self, plan: Plan) -> dict[str, int]:
         """The counts of layers that are not whole, by name."""
-        found = zip(self.compressor.layers, self.compressor.choices, plan.kept, strict=True)
+        found = zip(self.compressor.layers, self.compressor.graph.groups, plan.kept, strict=True)
         return {
             layer.name: len(kept)
-            for layer, choices, kept in found
-            if kept is not None and len(kept) < choices[-1]
+            for layer, group, kept in found
+            if kept is not None and len(kept) < len(group)
         }
 
     def _filled(self, plan: Plan, compressor: LayerCompressor) -> nn.Module:

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache, cached_property
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -157,11 +158,14 @@ def test_a_larger_target_never_gives_a_smaller_share(case, more):
 
 
 class Priced:
-    """A compressor with prices of its own."""
+    """A compressor with prices of its own; counts other than its own are of groups that they end with."""
 
-    def __init__(self, compressor, prices):
+    def __init__(self, compressor, prices, choices=None):
         self.graph, self.orders, self.choices = compressor.graph, compressor.orders, compressor.choices
         self.choose, self._prices = compressor.choose, prices
+        if choices is not None:
+            self.graph = SimpleNamespace(groups=[range(own[-1]) for own in choices])
+            self.choices = choices
 
     def prices(self, resource):
         return self._prices[resource]
@@ -280,8 +284,7 @@ def test_the_whole_target_keeps_the_whole_network():
 
 def test_a_target_is_the_decimal_that_was_written():
     """0.29 * 100 is 28.999... in binary; 29 of 100 is what was meant."""
-    hundred = Priced(three_of_ten(), {"weights": Listed([np.arange(11) * 10])})
-    hundred.choices = [np.arange(1, 11)]
+    hundred = Priced(three_of_ten(), {"weights": Listed([np.arange(11) * 10])}, [np.arange(1, 11)])
     assert Budget(hundred, {"weights": 0.29}).limit == 29
     assert Budget(hundred, {"weights": 0.289}).limit == 28
 
@@ -313,8 +316,8 @@ def measured(draw, limits=1):
         single = draw(st.lists(st.lists(entries, min_size=5, max_size=5), min_size=3, max_size=3))
         table = st.lists(st.lists(st.integers(0, 20), min_size=5, max_size=5), min_size=5, max_size=5)
         listed.append(Listed(single, {(0, 1): draw(table), (1, 2): draw(table)}))
-    compressor = Priced(three_of_ten(), {f"r{i}": each for i, each in enumerate(listed)})
-    compressor.choices = [np.arange(1, 5)] * 3
+    prices = {f"r{i}": each for i, each in enumerate(listed)}
+    compressor = Priced(three_of_ten(), prices, [np.arange(1, 5)] * 3)
     targets = {f"r{i}": draw(st.floats(0.05, 1.0)) for i in range(limits)}
     try:
         return compressor, targets, Budget(compressor, targets)
@@ -372,14 +375,24 @@ def test_costs_that_fall_are_described_exactly(case):
 
 def test_a_step_that_falls_by_hand():
     """Three channels take longer than four: with 10 to spend the bound is 4, and who asks for 3 gets 2."""
-    one = Priced(three_of_ten(), {"ns": Listed([[0, 4, 6, 12, 8], [0, 5, 2, 3, 12]])})
-    one.choices = [np.arange(1, 5)] * 2
+    listed = Listed([[0, 4, 6, 12, 8], [0, 5, 2, 3, 12]])
+    one = Priced(three_of_ten(), {"ns": listed}, [np.arange(1, 5)] * 2)
     budget = Budget(one, {"ns": 0.5})
     assert (budget.dense, budget.limit, budget.cheapest.tolist()) == (20, 10, [1, 2])
     assert budget.affordable([]).tolist() == [1, 2, 4]
     assert (budget.affordable([])[-1], budget.take([], 0.75), budget.take([], 1.0)) == (4, 2, 4)
     assert budget.affordable([4]).tolist() == [2]
     assert budget.take([4], 0.25) == 2  # one channel alone takes 5: dearer than two
+
+
+def test_counts_that_end_below_the_whole_group_are_fractions_of_it():
+    """The dense network costs 90 and is no plan; the largest plan costs 40, and two of nine steps 20."""
+    never_whole = Priced(three_of_ten(), {"bits": Listed([[0, 10, 20, 30, 40, 0, 0, 0, 0, 90]])})
+    never_whole.graph, never_whole.choices = SimpleNamespace(groups=[range(9)]), [np.arange(1, 5)]
+    budget = Budget(never_whole, {"bits": 0.25})
+    assert (budget.dense, budget.limit, budget.keeps) == (90, 22, ((1 / 9, 2 / 9, 3 / 9, 4 / 9),))
+    assert (budget.share([]), budget.take([], 1.0), budget.spent([])) == (2 / 9, 2, 1.0)
+    assert Budget(never_whole, {"bits": 1.0}).take([], 1.0) == 4
 
 
 def test_every_limit_holds_and_the_tighter_one_binds():

@@ -37,7 +37,7 @@ def plan_of(task, counts):
 
 
 def test_bits_follow_the_channels_that_their_layer_reads_first(task):
-    assert [len(group) for group in task.graph.groups] == [32, 4, 32, 8, 32]
+    assert [len(group) for group in task.graph.groups] == [9, 4, 9, 8, 9]
     assert [task.graph.consumer(group).name for group in task.graph.groups] == ["0", "2", "2", "6", "6"]
 
 
@@ -48,18 +48,18 @@ def test_decisions_on_bits_are_named_apart_from_those_on_channels(task):
 def test_a_plan_costs_codes_codebooks_and_what_stays_as_it_is(task):
     prices = task.compressor.prices("bits")
     dense = 32 * (3 * 8 * 9 + 8 + 4 * 16 * 9 + 16 + 64 * 4 + 4)
-    assert prices([32, 4, 32, 8, 32]) == dense
+    assert prices([9, 4, 9, 8, 9]) == dense
     # half of the first channels at 3 bits, the second layer at 2, half of its channels left whole
     first, second, third = 3 * 4 * 9, 2 * 8 * 9, 32 * 4
     asked = 3 * first + 8 * 32 + 2 * second + 4 * 32 + 32 * third + 32 * (4 + 8 + 4)
-    assert prices([3, 2, 2, 4, 32]) == asked
-    columns = prices.column([3, 2, 2, 4, 32], 2, task.compressor.choices[2])
+    assert prices([3, 2, 2, 4, 9]) == asked
+    columns = prices.column([3, 2, 2, 4, 9], 2, task.compressor.choices[2])
     assert columns[1] == asked
     assert columns[2] == asked + second + 4 * 32
 
 
 def test_the_network_is_cut_and_its_layers_have_few_values(task):
-    plan = plan_of(task, [3, 2, 2, 4, 32])
+    plan = plan_of(task, [3, 2, 2, 4, 9])
     network = task.network(plan).eval()
     plain = unconstrained(network)
     assert plain[0].weight.shape == (4, 3, 3, 3)

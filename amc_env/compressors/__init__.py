@@ -15,7 +15,8 @@ class Compressor(Protocol):
 
     Attributes:
         graph: of the dense network.
-        choices: for each group the counts that may be kept, ascending; the last is the whole group.
+        choices: for each group the counts that may be kept, ascending. The last is the whole group, but
+            shared weights have at most 8 bits: there the dense network is no plan.
         errors: for each of these counts the relative error of the layers that read the group, see
             `amc_env.repair.sensitivity.errors`; None if unknown.
     """

@@ -1,7 +1,7 @@
 """Channels and bits together: chooses each layer's width and the bits of its weights.
 
 A plan's decisions are the channel groups and, after the groups that a layer reads first, the bits of that
-layer: a count of 5 of 32 positions means 5 bits a weight, see `amc_env.compressors.weight_sharing`.
+layer: a count of 5 of 9 positions means 5 bits a weight, see `amc_env.compressors.weight_sharing`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from amc_env import checks
 from amc_env.compressors import Errors
 from amc_env.compressors.channels import Channels
 from amc_env.compressors.layers import FLOAT, UNITS
-from amc_env.compressors.weight_sharing import BITS
+from amc_env.compressors.weight_sharing import BITS, WHOLE, stored_bits
 from amc_env.cost import Ints, Macs, Prices, WidthTable
 from amc_env.graph.structure import Graph, Group
 from amc_env.plan import Plan
@@ -63,7 +63,7 @@ class Joint:
         bits = {
             dense.layers[index].name: len(positions)
             for index, positions in kept.items()
-            if positions is not None and len(positions) < FLOAT
+            if positions is not None and len(positions) < WHOLE
         }
         return Plan(dense.hash, tuple(plan.kept[position] for position in self._widths)), bits
 
@@ -95,8 +95,7 @@ class ChannelPrices:
 class BitPrices:
     """Bits of codes, codebooks and all numbers that are stored as they are.
 
-    *Source*: Deep Compression, section 3: n weights of b bits take n b + 32 * 2^b bits, here with a codebook
-    of at most n values.
+    Those of a layer's weights are `amc_env.compressors.weight_sharing.stored_bits`.
 
     Args:
         graph: by channels.
@@ -126,10 +125,9 @@ class BitPrices:
         every = np.asarray(counts)
         widths = self._table.widths(every[..., self._columns])
         weights = self._macs.by_layer(widths) // self._positions
-        bits = np.full_like(weights, FLOAT)
+        bits = np.full_like(weights, WHOLE)
         bits[..., list(self._bits)] = every[..., list(self._bits.values())]
-        books = np.where(bits < FLOAT, FLOAT * np.minimum(weights, 2**bits), 0)
-        total: Ints = (weights * bits + books).sum(-1) + FLOAT * (widths.entries + self._fixed)
+        total: Ints = stored_bits(weights, bits).sum(-1) + FLOAT * (widths.entries + self._fixed)
         return total
 
     def column(self, counts: Sequence[int] | Ints, group: int, choices: Ints) -> Ints:
@@ -144,8 +142,8 @@ def _graph(dense: Graph, decisions: Sequence[tuple[int, int, int]]) -> Graph:
     groups, atoms = list[Group](), dense.atoms
     for position, (index, kind, at) in enumerate(decisions):
         if kind:
-            groups.append(Group(position, np.arange(atoms, atoms + FLOAT), (index,), FLOAT, 1))
-            atoms += FLOAT
+            groups.append(Group(position, np.arange(atoms, atoms + WHOLE), (index,), WHOLE, 1))
+            atoms += WHOLE
         else:
             groups.append(replace(dense.groups[at], index=position))
     fixed = np.concatenate([dense.fixed, np.zeros(atoms - dense.atoms, dtype=bool)])

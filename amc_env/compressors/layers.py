@@ -2,7 +2,7 @@
 
 A plan keeps its form. The graph of these compressors has, for each layer that is decided, a group of as many
 positions as there are steps, and a count keeps the first of them: with `fine_grained` 8 of 100 positions are
-8 % of a layer's weights, with `weight_sharing` 5 of 32 are 5 bits a weight, with `low_rank` they are ranks.
+8 % of a layer's weights, with `weight_sharing` 5 of 9 are 5 bits a weight, with `low_rank` they are ranks.
 """
 
 import copy
@@ -34,7 +34,7 @@ class Method(Protocol):
     name: str
 
     def choices(self, layer: Layer) -> Ints:
-        """The possible counts, ascending, ending with the whole layer; empty if it must stay whole."""
+        """The possible counts, ascending; empty if it must stay whole."""
 
     def costs(self, layer: Layer, resource: str) -> Ints:
         """``(whole + 1,)``, the cost of the layer's weights at each count from 0.
@@ -102,7 +102,8 @@ class LayerCompressor:
             raise ValueError(f"{method.name} leaves every layer of this network whole: nothing to decide")
         self.layers = [graph.layers[index] for index, _ in decided]
         self.choices: Sequence[Ints] = [choices for _, choices in decided]
-        self.graph = by_layer(graph, [(index, int(choices[-1])) for index, choices in decided])
+        sizes = [len(method.costs(layer, "params")) - 1 for layer in self.layers]
+        self.graph = by_layer(graph, [(index, size) for (index, _), size in zip(decided, sizes, strict=True)])
         self._dense = mask_widths(graph, np.ones(graph.atoms, dtype=bool))
         self._channels = graph
 
@@ -162,8 +163,8 @@ def fill(network: nn.Module, plan: Plan, compressor: LayerCompressor, make: Call
     """
     plan.check(compressor.graph)
     names = names_of(network)
-    for layer, choices, kept in zip(compressor.layers, compressor.choices, plan.kept, strict=True):
-        if kept is not None and len(kept) < choices[-1]:
+    for layer, group, kept in zip(compressor.layers, compressor.graph.groups, plan.kept, strict=True):
+        if kept is not None and len(kept) < len(group):
             module = make(layer, len(kept))
             for name in names[layer.name]:
                 network.set_submodule(name, module)

@@ -20,7 +20,8 @@ from amc_env.graph.structure import Layer
 from amc_env.repair.moments import Moments
 
 MOST_BITS = 8
-BITS: Ints = np.append(np.arange(1, MOST_BITS + 1), FLOAT)  # on offer: the last leaves a layer as it is
+BITS: Ints = np.arange(1, MOST_BITS + 1)  # on offer; the whole layer is not, as 8 bits compute the same
+WHOLE = MOST_BITS + 1  # the count of a layer that is left as it is, at 32 bits a weight
 DAMPING = 1e-6  # of the mean diagonal, before values are refitted
 
 
@@ -43,17 +44,17 @@ class WeightSharing:
         self._model, self._sharing = model, Sharing(moments, start=start, seed=seed)
 
     def choices(self, layer: Layer) -> Ints:
-        """1 to 8 bits a weight, and the 32 of the layer as it is."""
+        """1 to 8 bits a weight."""
         return BITS
 
     def costs(self, layer: Layer, resource: str) -> Ints:
-        """Bits of codes and codebook (Deep Compression, section 3); nothing else changes."""
-        total, bits = weights(layer, layer.c_in, layer.c_out), np.arange(FLOAT + 1)
+        """In bits, see `stored_bits`; nothing else changes."""
+        total, counts = weights(layer, layer.c_in, layer.c_out), np.arange(WHOLE + 1)
         if resource == "macs":
-            return np.full(len(bits), total * layer.positions)
+            return np.full(len(counts), total * layer.positions)
         if resource == "params":
-            return np.full(len(bits), total)
-        return np.where(bits < FLOAT, total * bits + FLOAT * np.minimum(total, 2**bits), total * FLOAT)
+            return np.full(len(counts), total)
+        return stored_bits(np.full(len(counts), total), counts)
 
     def module(self, layer: Layer, count: int) -> nn.Module:
         """The layer with shared weights; in training its values move."""
@@ -62,6 +63,21 @@ class WeightSharing:
         shared = self._sharing(layer, weight_of(module).detach().cpu(), everything, count)
         constrain(module, {"": shared})
         return module
+
+
+def stored_bits(numbers: Ints, counts: Ints) -> Ints:
+    """``(...)`` bits of layers whose weights have as many bits as the counts say.
+
+    *Source*: Deep Compression, section 3: n weights of b bits take n b + 32 * 2^b bits, here with a codebook
+    of at most n values.
+
+    Args:
+        numbers: ``(...)`` of weights.
+        counts: ``(...)`` bits of a weight; `WHOLE` for weights that are stored as they are.
+    """
+    shared = numbers * counts + FLOAT * np.minimum(numbers, 2**counts)
+    found: Ints = np.where(counts < WHOLE, shared, FLOAT * numbers)
+    return found
 
 
 class Sharing:
