@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from agents.episode import check_limits
 from agents.noise import SigmaSchedule
 
 LIMITS = {  # of the numbers in `ActorCritic`: the lowest and the highest
@@ -20,7 +21,7 @@ LIMITS = {  # of the numbers in `ActorCritic`: the lowest and the highest
 
 @dataclass(frozen=True, kw_only=True)
 class ActorCritic:
-    """Networks, replay, updates and noise."""
+    """Networks, replay, updates and noise; a wrong value is a ``ValueError``."""
 
     hidden: int = 300  # units in each of two hidden layers, as in AMC
     gamma: float = 1.0  # so that early decisions count as much as late ones
@@ -32,6 +33,9 @@ class ActorCritic:
     sigma: float = 0.5  # of the noise, in units of the action in [0, 1]
     warmup: int = 100  # the last episode, from 0, with the first sigma
     sigma_decay: float = 0.95  # an episode; not in the paper, the released code's
+
+    def __post_init__(self) -> None:
+        check_limits(LIMITS, vars(self))
 
     @property
     def schedule(self) -> SigmaSchedule:

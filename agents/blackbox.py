@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.episode import Array, Episode, Info, Space, check_state
+from agents.episode import Array, Episode, Info, Space, check_limits, check_state
 
 Point = NDArray[np.float64]  # (T,), in [0, 1]
 Proposals = Generator[Sequence[Point], Sequence[float], None]
@@ -126,6 +126,7 @@ class CMAES(BlackBox):
             import cma  # here, because it takes seconds that other searchers need not wait for
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("CMAES needs the package cma: pip install 'amc-rl[cmaes]'") from error
+        check_limits(LIMITS, {"sigma": sigma, "population": population})
         if population == 1:
             raise ValueError(
                 "population is 1: give at least 2 points a generation, or 0 for the package's choice"
@@ -179,6 +180,7 @@ class Greedy(BlackBox):
     """
 
     def __init__(self, *args: Any, spread: float = 0.5, levels: int = 2, **kwargs: Any) -> None:
+        check_limits(LIMITS, {"spread": spread, "levels": levels})
         self.spread, self.levels = spread, levels
         super().__init__(*args, spread=spread, levels=levels, **kwargs)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from agents.actor_critic import ActorCritic
-from agents.episode import Array, Episode, Info, Space, check_state
+from agents.episode import Array, Episode, Info, Space, check_limits, check_state
 from agents.networks import Network, descend, policy, policy_value, q_values, soft_update
 from agents.noise import truncated_normal
 from agents.replay import Batch, ReplayBuffer
@@ -28,19 +28,15 @@ LIMITS = {  # of the numbers in `Settings`: the lowest and the highest
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(ActorCritic):
-    """All settings of the learner; a wrong value is a ``ValueError``."""
+    """All settings of the learner."""
 
     lr_actor: float = 1e-4  # not in the paper, the released code's; so is the critic's
     lr_critic: float = 1e-3
     baseline_rate: float = 0.05  # weight of the newest reward in the moving average b
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "batch", "memory", "updates_per_step", "lr_actor", "lr_critic"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} {getattr(self, name)}; it must be above 0")
-        for name in ("gamma", "tau", "baseline_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} {getattr(self, name)}; it lies in [0, 1]")
+        super().__post_init__()
+        check_limits(LIMITS, vars(self))
 
 
 def td_target(reward: Tensor, baseline: float, done: Tensor, next_q: Tensor, gamma: float) -> Tensor:

@@ -35,7 +35,7 @@ class ElitesAlone:
         """A variation of an elite's action; the best episode's when not exploring."""
         if "decisions" in info:
             self._decisions, self._executed = info["decisions"], []
-            self._guide = self.revisits.choose(self.rng) if self.episodes > START else None
+            self._guide = self.revisits.choose(self.rng) if explore and self.episodes > START else None
         else:
             self._executed.append(info["action_executed"])
         at = len(self._executed)

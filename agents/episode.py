@@ -103,6 +103,18 @@ def run_episode(env: Environment, agent: Agent, *, explore: bool = True, seed: i
     return Episode(np.stack(observations), np.stack(asked), executed, total, tuple(infos))
 
 
+def check_limits(limits: Mapping[str, tuple[float, float]], settings: Mapping[str, Any]) -> None:
+    """Raise a ``ValueError`` for a setting that is not within its limits.
+
+    Args:
+        limits: the lowest and the highest value of each setting, by name.
+        settings: those that have limits, perhaps among others.
+    """
+    for name, (lowest, highest) in limits.items():
+        if name in settings and not lowest <= settings[name] <= highest:
+            raise ValueError(f"{name} is {settings[name]}, it is at least {lowest:g} and at most {highest:g}")
+
+
 def check_state(state: Mapping[str, Any], **expected: Any) -> None:
     """Raise a `StateError` that lists the differences unless the state has the expected values."""
     for name, value in expected.items():

@@ -107,6 +107,11 @@ class Lattice:
         """``(count, T)`` plans of random proportions that use up the budget."""
         return self.filled(self.scaled(rng.uniform(0.1, 1, (count, self.decisions))), rng)
 
+    def anywhere(self, count: int, rng: np.random.Generator) -> Plans:
+        """At most ``count`` plans within the budget, each choice drawn uniformly."""
+        drawn: Plans = rng.integers(self.tops + 1, size=(count, self.decisions))
+        return drawn[self.within(drawn)]
+
     def exchanged(self, plans: Plans, rng: np.random.Generator) -> Plans:
         """Mutate each plan: one or two decisions are lowered and others raised.
 

@@ -78,13 +78,16 @@ class PlanSearch(ABC):
     def mutated(self, lattice: Lattice) -> Plans:
         """``(1, T)``, a new change of the best plan or random plan that uses up the budget, else a neighbour.
 
-        Only neighbours are left where no plan exceeds the budget. If there is none either: the best again.
+        Where no plan exceeds the budget only neighbours and plans that do not use it up are left. If there is
+        none of those either: the best again.
         """
         fresh = self.new(lattice.exchanged(self.best.repeat(TRIES, axis=0), self.rng))
         if not len(fresh):
             fresh = self.new(lattice.random(TRIES, self.rng))
         if not len(fresh):
             fresh = self.rng.permutation(self.new(lattice.neighbours(self.best[0], self.rng)))
+        if not len(fresh):
+            fresh = self.new(lattice.anywhere(TRIES, self.rng))
         return fresh[:1] if len(fresh) else self.best
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:

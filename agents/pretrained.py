@@ -50,7 +50,7 @@ class Pretrained(GP):
             if "errors" not in info:
                 raise CriticError(
                     "the info of reset holds no errors of the choices, which the critic reads; they are "
-                    "there with compressor.repair=moments or sequential, not none"
+                    "there with compressor.method=channels and repair=moments or sequential"
                 )
             self._errors = info["errors"]
         return super().act(observation, info, explore=explore)

@@ -62,7 +62,7 @@ class Rule:
 
 
 class Uniform(Rule):
-    """The same keep ratio everywhere."""
+    """The same keep ratio everywhere, but for what rounding to whole channels leaves to later layers."""
 
     def __init__(self, observation_space: Space, action_space: Space, *, seed: int) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from agents.actor_critic import ActorCritic
-from agents.episode import Array, Episode, Info, Space, check_state
+from agents.episode import Array, Episode, Info, Space, check_limits, check_state
 from agents.noise import truncated_normal
 
 Algorithm = Literal["ddpg", "td3"]
@@ -39,6 +39,8 @@ class Settings(ActorCritic):
     def __post_init__(self) -> None:
         if self.algorithm not in ALGORITHMS:
             raise ValueError(f"algorithm {self.algorithm!r}; there are {', '.join(ALGORITHMS)}")
+        super().__post_init__()
+        check_limits(LIMITS, vars(self))
 
 
 class _Spaces(gym.Env[Array, Array]):

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+WIDEST = 100.0  # nats, of the relative scale
+
 
 class Scale(Protocol):
     """Turns actions into keep ratios and back."""

@@ -129,16 +129,18 @@ class Budget:
         group, plus its entry in ``pairs[group, later group]`` for each pair of groups that a layer joins.
         An entry's position is that of the group's count among its choices. ``exact`` is whether that is the
         cost; it is for MACs, parameters and the latency of networks in which no layer touches more than two
-        groups. Otherwise it is an estimate from changes of one and two groups around the cheapest network.
+        groups. Otherwise it is an estimate from changes of one and two groups around the uniform network.
         ``others`` holds the same for each further limit.
         """
         first, *others = [self._described(limit) for limit in self.limits]
         return first | {"others": tuple(others)}
 
     def _described(self, limit: Limit) -> dict[str, Any]:
-        prices, base = limit.prices, int(limit.prices(self.cheapest))
-        alone = [prices.column(self.cheapest, g, choices) - base for g, choices in enumerate(self.choices)]
-        tables = {pair: self._joint(prices, *pair, alone, base) for pair in prices.pairs}
+        prices = limit.prices
+        center = self.cheapest if prices.pairwise else self._uniform_counts
+        base = int(prices(center))
+        alone = [prices.column(center, g, choices) - base for g, choices in enumerate(self.choices)]
+        tables = {pair: _joint(prices, self.choices, center, *pair, alone, base) for pair in prices.pairs}
         return {
             "limit": limit.most,
             "constant": base,
@@ -149,14 +151,10 @@ class Budget:
             "exact": prices.pairwise,
         }
 
-    def _joint(self, prices: Prices, one: int, other: int, alone: Sequence[Ints], base: int) -> Ints:
-        """The cost of two groups together minus the sum of their single costs."""
-        counts, rows = self.cheapest.copy(), []
-        for position, count in enumerate(self.choices[one]):
-            counts[one] = count
-            both = prices.column(counts, other, self.choices[other])
-            rows.append(both - base - alone[one][position] - alone[other])
-        return np.array(rows)
+    @cached_property
+    def _uniform_counts(self) -> Ints:
+        """``(groups,)`` the counts of the uniform network."""
+        return np.array(self.follow(lambda group, share: share))
 
     def spent(self, decided: Sequence[int]) -> float:
         """The cost with all undecided groups whole, as a fraction of the dense network's."""
@@ -220,6 +218,24 @@ def snap(choices: Ints, wanted: NDArray[np.float64]) -> Ints:
     below = np.searchsorted(choices, np.floor(wanted + SLACK), side="right") - 1
     found: Ints = choices[np.maximum(below, 0)]
     return found
+
+
+def _joint(
+    prices: Prices,
+    choices: Sequence[Ints],
+    center: Ints,
+    one: int,
+    other: int,
+    alone: Sequence[Ints],
+    base: int,
+) -> Ints:
+    """The cost of two groups' changes of a network together minus the sum of their single costs."""
+    counts, rows = center.copy(), []
+    for position, count in enumerate(choices[one]):
+        counts[one] = count
+        both = prices.column(counts, other, choices[other])
+        rows.append(both - base - alone[one][position] - alone[other])
+    return np.array(rows)
 
 
 def _round_up(part: int, whole: int) -> float:

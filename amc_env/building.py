@@ -157,8 +157,10 @@ def make_task(model: nn.Module, data: DataSet | OwnData, **settings: Any) -> Any
     Raises:
         TraceError, DataError, DeviceError, EvaluationError, ValueError: for what does not fit together,
             before any long work; each says what is possible.
+        CheckpointError: for a network whose state holds more than tensors.
     """
     s = Settings(**settings)
+    checkpoints.refuse_objects(model.state_dict())
     tunable = check_fit(model, data, logits=s.metric is None)
     model = copy.deepcopy(model)
     images = next(data.batches("calibration", 2, 2))[0]

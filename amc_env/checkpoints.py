@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -37,7 +38,9 @@ def save(stem: Path | str, model: nn.Module, card: Card) -> Card:
         CheckpointError: when a weight is not finite or the files cannot be written; an older checkpoint of
             that stem is then unchanged.
     """
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    state = model.state_dict()
+    refuse_objects(state)
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     weights_file, card_file = files(stem)
     refuse_non_finite(tensors, f"{weights_file} is not written")
     content = safetensors.torch.save(tensors)
@@ -89,13 +92,13 @@ def empty(card: Card, card_file: Path) -> nn.Module:
 
 
 def restore(dense: nn.Module, stem: Path | str) -> tuple[nn.Module, Card]:
-    """Like `load`, with the dense network that the caller built; the card's plan, if any, cuts it.
+    """Like `load`, with a copy of the dense network that the caller built; the card's plan, if any, cuts it.
 
     Raises:
         CheckpointError: as `load`.
     """
     card = read_card(stem)
-    model = dense if card.plan is None else _cut(dense, card, files(stem)[1])
+    model = copy.deepcopy(dense) if card.plan is None else _cut(dense, card, files(stem)[1])
     _fill(model, stem, card)
     return model.eval(), card
 
@@ -221,6 +224,20 @@ def refuse_non_finite(tensors: Mapping[str, Tensor], consequence: str) -> None:
             raise CheckpointError(
                 f"{consequence}: {bad} of {tensor.numel()} numbers of {name} are NaN or infinite; a buffer "
                 "that may hold them is one with persistent=False"
+            )
+
+
+def refuse_objects(state: Mapping[str, Any]) -> None:
+    """Refuse a network's state that holds more than tensors.
+
+    Raises:
+        CheckpointError: with the name of what is no tensor.
+    """
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{name} in the state of the network is a {type(value).__name__}, and a file of weights "
+                "holds tensors alone: take get_extra_state out of the module"
             )
 
 

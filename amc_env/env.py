@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from amc_env import checks, render
-from amc_env.actions import SCALES
+from amc_env.actions import SCALES, WIDEST
 from amc_env.budget import Budget, snap
 from amc_env.compressors import Compressor
 from amc_env.cost import RESOURCES, Macs, mask_widths
@@ -127,6 +127,10 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         checks.one_of("scale", scale, SCALES)
         checks.one_of("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         checks.positive(beta=beta)
+        if beta > WIDEST:
+            raise ValueError(
+                f"beta is {beta}, it is at most {WIDEST:g}: half the width of the scale, in nats"
+            )
         self.compressor, self.graph, self.evaluator = compressor, compressor.graph, evaluator
         self.resource, self.render_mode = resource, render_mode
         self.scale, self.reward = SCALES[scale](beta), REWARDS[reward]

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,14 @@ def common_layout(layouts: Collection[torch.memory_format]) -> torch.memory_form
     return torch.contiguous_format if torch.contiguous_format in layouts else torch.channels_last
 
 
+def lay_channels_last(model: nn.Module) -> nn.Module:
+    """Lay the tensors of four dimensions channels last, in place; others have no such layout."""
+    for tensor in chain(model.parameters(), model.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return model
+
+
 def lay_out(model: nn.Module, images: Tensor) -> torch.memory_format:
     """Lay a model's weights channels last, in which convolutions are fastest, if its forward allows that.
 
@@ -79,7 +88,7 @@ def lay_out(model: nn.Module, images: Tensor) -> torch.memory_format:
         The format for its images.
     """
     try:
-        with evaluating(model.to(memory_format=torch.channels_last)):
+        with evaluating(lay_channels_last(model)):
             model(torch.empty_like(images, memory_format=torch.channels_last).copy_(images))
     except RuntimeError as error:
         if "view size is not compatible" not in str(error):

@@ -83,7 +83,7 @@ def per_image(logits: Tensor, labels: Tensor, dense: Tensor) -> Images:
         "top5": hit | (ranked == labels[:, None]).any(1),
         "agreement": said == dense.argmax(1),
         "loss": F.cross_entropy(logits, labels, reduction="none"),
-        "kl": divergence.sum(1),
+        "kl": divergence.sum(1).clamp_min(0),  # what is below is a rounding error
         "said": said,
     }
     images = np.empty(len(labels), IMAGE)

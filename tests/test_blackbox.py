@@ -173,6 +173,10 @@ def test_wrong_use_is_an_error():
         make(Greedy).load_state_dict(make(RandomSearch).state_dict())
     with pytest.raises(StateError, match="saved with levels 2"):
         make(Greedy, levels=1).load_state_dict(make(Greedy).state_dict())
+    for kind, wrong in ((Greedy, {"spread": 0}), (Greedy, {"levels": 0}), (CMAES, {"sigma": -1})):
+        (name,) = wrong
+        with pytest.raises(ValueError, match=f"{name} is .*, it is at least"):
+            make(kind, **wrong)
 
 
 def test_cmaes_names_the_package_that_it_needs(monkeypatch):

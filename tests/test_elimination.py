@@ -168,6 +168,16 @@ def test_a_layer_of_too_many_inputs_is_judged_without_a_refit(monkeypatch: pytes
     assert orders(model, graph, few)[1].tolist() == np.argsort(-np.array(lost)).tolist()
 
 
+def test_inputs_that_are_all_zero_have_an_order() -> None:
+    weight, columns = (
+        3 * torch.randn(4, 6, generator=torch.Generator().manual_seed(0)),
+        torch.arange(6)[:, None],
+    )
+    assert sorted(eliminate([reader(weight, torch.zeros(6, 6), columns)], 6, torch.zeros(6).double())) == [
+        *range(6)
+    ]
+
+
 def test_dead_inputs_go_first() -> None:
     gram = torch.diag(torch.tensor([1.0, 0.0, 1.0, 0.0]))
     problem = reader(torch.ones(2, 4), gram, torch.arange(4)[:, None], 1e-6)

@@ -335,6 +335,7 @@ def test_a_step_after_the_last_one():
         ({"beta": 0}, "beta is 0, it must be above 0"),
         ({"beta": math.nan}, "beta is nan"),
         ({"beta": math.inf}, "beta is inf, it must be above 0 and finite"),
+        ({"beta": 2000.0}, "beta is 2000.0, it is at most 100"),
         ({"calibration_images": 2.5}, "calibration_images is 2.5, it must be a whole number"),
         ({"reward_images": True}, "reward_images is True, it must be a whole number"),
         ({"round_to": 2.5}, "round_to is 2.5"),

@@ -185,6 +185,12 @@ def test_networks_are_timed_in_one_layout_whatever_they_were_trained_in(layout):
     assert seen == {True}
 
 
+def test_a_module_that_stands_under_two_names_is_stored_once():
+    layer = nn.Conv2d(3, 3, 3, padding=1)
+    once, twice = (stages.costs(nn.Sequential(*layers), (3, 8, 8)) for layers in ([layer], [layer, layer]))
+    assert once["bytes"] == twice["bytes"]
+
+
 def test_a_curve_counts_what_earlier_stages_spent():
     trials = [{"reward": reward, "seconds": 1.0} for reward in (-0.5, -0.7, -0.4)]
     assert policies.curve(trials) == {

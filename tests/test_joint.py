@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from agents.lattice import Lattice
+from amc_env.budget import Budget
 from amc_env.building import make_task
 from amc_env.compressors.constraints import unconstrained
 from amc_env.data.splits import from_tensors
@@ -88,6 +90,19 @@ def test_costs_of_single_decisions_do_not_depend_on_the_way_they_are_asked(task)
                 changed = counts.copy()
                 changed[group] = choice
                 assert prices(changed) == cost
+
+
+def test_plans_within_the_described_budget_are_mostly_within_the_budget(task):
+    """Bits times two widths are no sum over pairs: the costs that a searcher sees are an estimate."""
+    budget = Budget(task.compressor, {"bits": 0.15})
+    assert not budget.costs["exact"]
+    lattice = Lattice(budget.keeps, budget.costs)
+    plans = lattice.random(300, np.random.default_rng(0))
+    assert lattice.within(plans).all()
+    counts = [own[plans[:, at]] for at, own in enumerate(budget.choices)]
+    spent = budget.limits[0].prices(np.stack(counts, axis=1)) / budget.limit
+    assert (spent <= 1).mean() > 0.5
+    assert 0.9 < np.median(spent) < 1.1
 
 
 def test_refitted_values_come_closer_than_those_of_k_means(task):

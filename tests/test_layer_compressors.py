@@ -158,14 +158,21 @@ def test_second_order_saliency_by_hand():
 
 def test_shared_values_are_refitted_on_the_outputs():
     """One value for weights 1 and 3: of two inputs alike their mean, of one input alone its own weight."""
-    weight, codes, values = (
-        torch.tensor([[1.0, 3.0]]),
-        torch.zeros(1, 2, dtype=torch.int64),
-        torch.tensor([2.0]),
-    )
+    weight = torch.tensor([[1.0, 3.0]])
+    shared = Shared(weight, 1)
+    shared.codes, shared.values = torch.zeros_like(shared.codes), torch.tensor([2.0])
     alike, first = torch.ones(1, 2, 2).double(), torch.tensor([[[1.0, 0.0], [0.0, 0.0]]]).double()
-    assert refit_values(weight, codes, values, alike).tolist() == pytest.approx([2.0], abs=1e-5)
-    assert refit_values(weight, codes, values, first).tolist() == pytest.approx([1.0], abs=1e-5)
+    assert refit_values(weight, shared, alike).tolist() == pytest.approx([2.0], abs=1e-5)
+    assert refit_values(weight, shared, first).tolist() == pytest.approx([1.0], abs=1e-5)
+
+
+def test_weights_that_are_zero_have_no_part_in_the_refit():
+    """A pruned weight stays zero and is no reason to move the value of the others."""
+    weight = torch.tensor([[1.0, 0.0, 3.0]])
+    shared = Shared(weight, 1)
+    assert shared(shared.values).tolist() == [[2.0, 0.0, 2.0]]
+    inputs_alike = torch.ones(1, 3, 3).double()
+    assert refit_values(weight, shared, inputs_alike).tolist() == pytest.approx([2.0], abs=1e-5)
 
 
 def test_bits_of_shared_weights_by_the_paper_s_formula(subject):

@@ -129,6 +129,8 @@ def test_a_damaged_state_falls_back_to_the_one_before(
     (tmp_path / state.STATE).write_bytes(b"torn")
     assert state.load(record, 1) == state.State(1, {"value": 1})
     assert "damaged" in capsys.readouterr().out
+    assert state.load(record, 1) == state.State(1, {"value": 1})  # it has taken the damaged one's place
+    assert "damaged" not in capsys.readouterr().out
     (tmp_path / state.STATE).unlink()
     (tmp_path / "search.state.previous").write_bytes(b"torn as well")
     with pytest.raises(RecordError, match=r"previous is damaged: .*; nothing is changed"):

@@ -48,6 +48,12 @@ def test_top5_is_certain_where_there_are_at_most_five_classes():
     assert per_image(logits, torch.tensor([2, 0]), logits)["top5"].all()
 
 
+def test_a_divergence_is_never_negative():
+    logits = 5 * torch.randn(1000, 10, generator=torch.Generator().manual_seed(0))
+    nearly = (logits + 1e-7).log_softmax(1)
+    assert per_image(logits, torch.zeros(1000, dtype=torch.int64), nearly)["kl"].min() == 0
+
+
 def test_of_equal_logits_the_first_is_the_prediction():
     level = torch.zeros(3, 10)
     found = per_image(level, torch.tensor([0, 1, 9]), level.log_softmax(1))

@@ -122,6 +122,16 @@ class Views(nn.Module):
         return self.fc(x.view(x.size(0), -1))
 
 
+def test_only_tensors_of_four_dimensions_are_laid_channels_last():
+    """A detector's anchors have five."""
+    model = chain()
+    model.register_buffer("anchors", torch.ones(1, 3, 1, 1, 2))
+    assert lay_out(model, torch.randn(2, 3, 8, 8)) == torch.channels_last
+    kernels = [value for value in model.parameters() if value.ndim == 4]
+    assert all(value.is_contiguous(memory_format=torch.channels_last) for value in kernels)
+    assert model.anchors.is_contiguous()
+
+
 def test_a_network_whose_views_need_the_default_format_is_left_in_it():
     images = torch.randn(2, 3, 8, 8)
     expected = (model := Views().eval())(images)

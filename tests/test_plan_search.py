@@ -171,6 +171,13 @@ def test_without_a_bound_there_are_smaller_plans_to_find(kind: type[PlanSearch])
     assert max(rewards) > rewards[0]
 
 
+def test_where_all_neighbours_are_known_others_are_tried() -> None:
+    env = TabularEnv("digits", target=1.0, reward="flops", scale="absolute")
+    agent = make(EvoPress, env)
+    played(env, agent, episodes=60)
+    assert len({tuple(plan) for plan in agent.plans}) == 60
+
+
 def test_a_gaussian_process_may_start_from_the_uniform_plan_alone() -> None:
     env = env_of()
     trials = list(search(env, make(GP, env, starts=1), episodes=3, seed=0))

@@ -14,6 +14,7 @@ from agents.critic import Critic, CriticError, Ensemble, features, read
 from agents.episode import StateError
 from agents.lattice import Lattice
 from agents.pretrained import SHIPPED, Pretrained, trend
+from agents.rules import Uniform
 from agents.search import search
 from agents.surrogate import GP
 from amc_env.tabular import TabularEnv
@@ -174,6 +175,21 @@ def test_the_tables_by_hand() -> None:
     assert gp.startswith("| `gp` | 4.00 [4.00, 4.00] | 4.00")
     assert gp.endswith("| 20 |")
     assert ours.endswith("| 6 |")
+
+
+def test_the_uniform_plan_is_that_of_the_uniform_agent() -> None:
+    subject = pretrain_agent.Subject("digits")
+    for target in (0.3, 0.5):
+        env = TabularEnv(subject.table, target=target)
+        agent = Uniform(env.observation_space, env.action_space, seed=0)
+        (trial,) = search(env, agent, episodes=1, seed=0)
+        assert subject.top1[subject.uniform(target)] == trial.episode.infos[-1]["top1"]
+
+
+def test_critics_may_have_a_dot_in_their_name(tmp_path: Path) -> None:
+    critics = pretrain_agent.ensemble([pretrain_agent.Subject("digits")], steps=1, seed=0)
+    pretrain_agent.write(critics, tmp_path / "v1.2", ["digits"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v1.2.json", "v1.2.safetensors"]
 
 
 def test_a_search_does_not_go_on_with_other_critics(tmp_path: Path) -> None:

@@ -246,3 +246,6 @@ def test_elites_alone_find_more_than_chance_and_resume():
     replayed = run_episode(env, agent, explore=False)
     assert replayed.reward == max(first)
     np.testing.assert_array_equal(replayed.asked, agent.revisits.best[0][1])
+    before = agent.rng.bit_generator.state
+    run_episode(env, agent, explore=False)
+    assert agent.rng.bit_generator.state == before

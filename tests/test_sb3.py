@@ -116,6 +116,10 @@ def test_it_learns_what_no_constant_policy_can():
 def test_wrong_settings_and_states_are_errors():
     with pytest.raises(ValueError, match="there are ddpg, td3"):
         make(algorithm="ppo")
+    for wrong in ({"memory": 0}, {"gamma": 2.0}, {"tau": 5.0}, {"learn_after": -5}, {"lr": float("nan")}):
+        (name,) = wrong
+        with pytest.raises(ValueError, match=f"{name} is .*, it is at least .* and at most"):
+            make(**wrong)
     with pytest.raises(StateError, match="saved with algorithm 'ddpg', but this agent has 'td3'"):
         make(algorithm="td3").load_state_dict(make().state_dict())
 

@@ -267,6 +267,16 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_epoch(tmp_path):
     assert len(read_history(state)) == 1
 
 
+def test_a_network_that_cannot_be_saved_is_refused_before_the_first_step():
+    model, steps = network(), []
+    model.register_buffer("floor", torch.tensor(float("-inf")))
+    with pytest.raises(
+        weights.CheckpointError, match=r"cannot be trained: 1 of 1 numbers of floor are NaN or"
+    ):
+        train(model, stripes(), RECIPE, on_step=lambda *given: steps.append(given))
+    assert not steps
+
+
 def test_a_state_that_does_not_fit_is_told(tmp_path):
     state = tmp_path / "state"
     train(network(), stripes(), Recipe(epochs=1, batch_size=16), state=state)

@@ -120,6 +120,16 @@ def test_a_trial_of_another_process_is_left_to_it_until_that_ends(whole, tmp_pat
     assert not [*tmp_path.glob(".trial*")]
 
 
+def test_a_trial_that_ends_after_the_others_are_finished_may_be_the_best(whole, tmp_path):
+    record, rows = tune.opened(tmp_path, {}, seeds={}), sorted(whole.rows[:3], key=lambda row: -row["regret"])
+    for row in rows[:2]:
+        record.add(**row)
+    assert tune.ended(tmp_path, 1).content["status"] == "finished"
+    tune.added(tmp_path, rows[2], seconds=1.0)
+    assert RunRecord.read(tmp_path).content["status"] == "running"
+    assert tune.ended(tmp_path, 2).content["best"] == best_of(rows)
+
+
 def test_the_sampler_learns_from_what_was_tried_and_its_seed():
     _, space = tune.split({"a": "interval(0, 1)"})
     rows = [{"params": {"a": a / 20}, "regret": abs(a / 20 - 0.2)} for a in range(21)]

@@ -186,6 +186,27 @@ def test_a_users_own_network_is_loaded_into_what_they_built(stem):
     assert torch.equal(model.classifier.weight, network().classifier.weight)
 
 
+def test_a_network_that_is_restored_is_a_copy(stem):
+    """Fine-grained and shared weights have no plan in their card: the network has its dense form."""
+    dense = network(seed=9).train()
+    found, _ = weights.restore(dense, stem)
+    assert torch.equal(found.classifier.weight, network().classifier.weight)
+    assert torch.equal(dense.classifier.weight, network(seed=9).classifier.weight)
+    assert (dense.training, found.training) == (True, False)
+
+
+def test_a_state_that_is_not_all_tensors_is_refused(stem):
+    class Counting(torch.nn.Linear):
+        def get_extra_state(self):
+            return {"calls": 3}
+
+        def set_extra_state(self, state):
+            pass
+
+    with pytest.raises(CheckpointError, match=r"0\._extra_state in the state of the network is a dict, and"):
+        weights.save(stem, torch.nn.Sequential(Counting(2, 2)), CARD)
+
+
 def test_load_into_another_network_leaves_it_as_it_was(stem):
     model = zoo.build("plain20", classes=10, in_channels=1)
     with pytest.raises(CheckpointError, match="another architecture"):

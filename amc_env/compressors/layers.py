@@ -17,6 +17,7 @@ from torch import nn
 from amc_env.compressors import Errors
 from amc_env.compressors.surgery import REMEMBERED
 from amc_env.cost import Ints, Macs, Params, mask_widths, weights
+from amc_env.execution import lay_channels_last
 from amc_env.graph.structure import Graph, Group, Layer
 from amc_env.plan import Plan
 
@@ -209,7 +210,7 @@ class LayerNetworks:
 
     def _ready(self, module: nn.Module) -> nn.Module:
         ready = copy.deepcopy(module).to(self.device).requires_grad_(False).eval()
-        return ready.to(memory_format=torch.channels_last) if self.graph.channels_last else ready
+        return lay_channels_last(ready) if self.graph.channels_last else ready
 
 
 def _nbytes(module: nn.Module) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from amc_env.compressors.folding import folded
 from amc_env.compressors.surgery import Solutions, Solve, Surgeon, drop, tensors
 from amc_env.cost import macs
-from amc_env.execution import CPU
+from amc_env.execution import CPU, lay_channels_last
 from amc_env.graph.structure import Graph, Layer
 from amc_env.plan import Plan
 
@@ -92,7 +92,7 @@ class MaskedNetworks:
         self.graph, self.device, self._solve = graph, device, solve
         self._network = folded(model, graph, device)
         if graph.channels_last:
-            self._network.to(memory_format=torch.channels_last)
+            lay_channels_last(self._network)
         self._dense = {name: value.clone() for name, value in tensors(self._network)}
         self._solutions = Solutions(graph, self._dense)
 

@@ -104,7 +104,7 @@ class Sharing:
         shared = Shared(weight, bits, start=self._start, seed=self._seed)
         grams = self._grams(layer, mask)
         if grams:
-            shared.values = refit_values(weight, shared.codes, shared.values, grams)
+            shared.values = refit_values(weight, shared, grams)
         return shared
 
     def _grams(self, layer: Layer, mask: NDArray[np.bool_]) -> list[Tensor]:
@@ -122,23 +122,23 @@ class Sharing:
         return found
 
 
-def refit_values(weight: Tensor, codes: Tensor, values: Tensor, grams: Sequence[Tensor]) -> Tensor:
+def refit_values(weight: Tensor, shared: Shared, grams: Sequence[Tensor]) -> Tensor:
     """``(k,)`` the shared values with which a layer's outputs come closest to the dense ones.
 
     Args:
-        weight: dense W; kernels are flattened.
-        codes: int64, of its shape, the index of each weight's value.
-        values: ``(k,)``; damping keeps the result near them.
+        weight: dense W; kernels are flattened. Its zeros stay zero and share no value.
+        shared: the codes of the others, and their values; damping keeps the result near them.
         grams: ``(d, d)`` float64, E[x xᵀ] of each channel group.
     """
-    size, blocks = len(values), len(weight) // len(grams)
+    size, blocks = len(shared.values), len(weight) // len(grams)
     both, right = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
-    for row, (numbers, code) in enumerate(zip(weight.flatten(1).double(), codes.flatten(1), strict=True)):
-        gram = grams[row // blocks]
-        across = torch.zeros(size, len(code), dtype=torch.float64).index_add_(0, code, gram)
-        both.index_add_(0, code, across.T)
+    rows = zip(*(each.flatten(1) for each in (weight.double(), shared.codes, shared.mask)), strict=True)
+    for row, (numbers, every, kept) in enumerate(rows):
+        code, gram = every[kept], grams[row // blocks]
+        across = torch.zeros(size, len(numbers), dtype=torch.float64).index_add_(0, code, gram[kept])
+        both.index_add_(0, code, across.T[kept])
         right += across @ numbers
     both.diagonal().add_(DAMPING * both.diagonal().mean())
-    change = torch.linalg.solve(both, right - both @ values.double())
-    found: Tensor = values + change.to(values.dtype)
+    change = torch.linalg.solve(both, right - both @ shared.values.double())
+    found: Tensor = shared.values + change.to(shared.values.dtype)
     return found

@@ -116,11 +116,11 @@ def _best(gain: Callable[[float], float]) -> float | None:
 def _products(x: Tensor, missing: Tensor, *, offset: bool) -> Products:
     """``(blocks, d, d)`` xᵀ x and ``(blocks, d, out)`` xᵀ missing in float64, a column of ones added to x.
 
-    Products of some rows are made in the precision of x, or in float64 where columns are few, and added in
-    float64.
+    Products of some rows are made in the precision of x, or in float64 where columns are few or x has half
+    the precision, and added in float64.
     """
     blocks, rows, d = x.shape
-    if d <= NARROW:
+    if d <= NARROW or x.dtype.itemsize < torch.float32.itemsize:
         x, missing = x.double(), missing.double()
     size, out = d + offset, missing.size(2)
     gram, cross = (torch.zeros(blocks, size, n, dtype=torch.float64, device=x.device) for n in (size, out))

@@ -18,7 +18,7 @@ from amc_env.repair.cache import cached
 from amc_env.repair.least_squares import damping
 from amc_env.repair.moments import Moments, collect_cached
 
-FORMAT = 4  # of cache files
+FORMAT = 5  # of cache files
 LAZY = 128  # columns that are removed before whole matrices are brought up to date, in one product
 INVERTED = 8192  # columns up to which a matrix is inverted; beyond, channels of a layer are judged one by one
 
@@ -47,7 +47,8 @@ class Reader:
         flat, dense = columns.flatten(), weight.double()
         place = (flat >= 0).nonzero().flatten()
         at = flat[place]
-        scale = ((dense @ gram) * dense).sum().clamp_min(torch.finfo(torch.float64).tiny)  # E|W x|²
+        energy = ((dense @ gram) * dense).sum()  # E|W x|²
+        scale = energy if energy > 0 else 1.0  # of inputs that are all zero any order will do
         self._inverse = torch.eye(len(flat), dtype=torch.float64).repeat(len(gram), 1, 1)
         self._inverse[:, place[:, None], place] = damped_inverse(gram, ridge)[:, at[:, None], at]
         self._square = torch.zeros_like(self._inverse)

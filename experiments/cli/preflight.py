@@ -293,7 +293,19 @@ def check_rate(method: str | None, key: str, rate: float) -> None:
         )
 
 
+def _errors(cfg: DictConfig) -> None:
+    """The pretrained critic reads the relative errors of layers, which a repair of channels knows."""
+    if at(cfg, "agent._target_") != "agents.pretrained.Pretrained" or "compressor" not in cfg:
+        return
+    if cfg.compressor.method != "channels" or cfg.compressor.repair == "none":
+        raise ConfigError(
+            "agent=pretrained reads the errors of layers, which "
+            f"compressor.method={cfg.compressor.method} with compressor.repair={cfg.compressor.repair} "
+            "does not know: take method=channels and a repair, or another agent"
+        )
+
+
 CHECKS: tuple[Callable[[DictConfig], Any], ...] = (
     _commands, _places, _data, _limits, _content, _times, _tracking, _networks, _functions, _images,
-    _contenders, _rates,
+    _contenders, _rates, _errors,
 )  # fmt: skip

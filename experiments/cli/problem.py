@@ -91,6 +91,7 @@ def _built(cfg: DictConfig, data: DataSet, options: dict[str, Any]) -> tuple[nn.
             load_state(model, Path(stem))
     elif held is not None:
         card = replace(weights.load_into(model, stem), architecture=name, options=options)
+    weights.refuse_objects(model.state_dict())
     weights.refuse_non_finite(model.state_dict(), f"{name} cannot be compressed")
     return model, card
 

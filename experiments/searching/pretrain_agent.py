@@ -64,22 +64,29 @@ class Subject:
     def regrets(self, critic: Ensemble, target: float) -> dict[str, float] | None:
         """Regret of first plans within a budget, in points; None if few plans are within it.
 
-        ``uniform`` keeps one share everywhere, ``errors`` has the least sum of errors, ``critic`` the least
-        doubted damage.
+        ``uniform`` is the plan of that policy, ``errors`` has the least sum of errors, ``critic`` the least
+        doubted damage, in comparison with the largest plan of equal levels.
         """
         within = np.flatnonzero(self.share <= target)
         if len(within) < FEW:
             return None
         even = (self.plans[within] == self.plans[within, :1]).all(1)
-        uniform = within[even][-1] if even.any() else within[0]
-        damage = critic.doubted(self.lattice, self.errors, self.plans[within], self.plans[[uniform]])
+        equal = within[even][-1] if even.any() else within[0]
+        damage = critic.doubted(self.lattice, self.errors, self.plans[within], self.plans[[equal]])
         chosen = {
-            "uniform": uniform,
+            "uniform": self.uniform(target),
             "errors": within[int(self.lost[within].sum(1).argmin())],
             "critic": within[int(damage.argmin())],
         }
         best = self.top1[within].max()
         return {name: 100 * float(best - self.top1[at]) for name, at in chosen.items()}
+
+    def uniform(self, target: float) -> int:
+        """The row of the uniform policy's plan."""
+        budget = TabularEnv(self.table, target=target).budget
+        counts = budget.follow(lambda group, share: share)
+        index = tuple(map(int, map(np.searchsorted, budget.choices, counts)))
+        return int(np.ravel_multi_index(index, self.table.columns["top1"].shape))
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
@@ -213,4 +220,5 @@ def write(critic: Ensemble, path: Path, tables: Sequence[str]) -> None:
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     text = json.dumps(card, indent=1, sort_keys=True) + "\n"
-    files.write_all({path.with_suffix(".safetensors"): content, path.with_suffix(".json"): text})
+    endings: dict[str, bytes | str] = {".safetensors": content, ".json": text}
+    files.write_all({path.with_name(f"{path.name}{ending}"): each for ending, each in endings.items()})

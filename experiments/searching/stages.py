@@ -12,6 +12,7 @@ from torch import nn
 
 from amc_env.coding import packed
 from amc_env.compressors.constraints import unconstrained
+from amc_env.compressors.surgery import tensors
 from experiments.cli.config import ConfigError
 from experiments.delivery import timing
 from experiments.delivery.runtimes import torch_forward
@@ -59,9 +60,12 @@ def costs(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, float]:
     """Measure a network's size and speed.
 
     Returns:
-        ``bytes`` of its coded tensors, see `amc_env.coding.packed`; ``ms``, the least milliseconds that
-        `timing.BATCH` images of a shape took, by PyTorch on the processor, however the weights are laid out.
+        ``bytes`` of its coded tensors, each once, see `amc_env.coding.packed`; ``ms``, the least milliseconds
+        that `timing.BATCH` images of a shape took, by PyTorch on the processor, however the weights are laid
+        out.
     """
     plain = unconstrained(copy.deepcopy(network).cpu().eval()).requires_grad_(False)
     timed = timing.measure({"": torch_forward(plain)}, shape, batches=(timing.BATCH,), repeats=REPEATS)[""][0]
-    return {"bytes": len(packed.encode(plain.state_dict())), "ms": timed.lowest_ms}
+    state = plain.state_dict()
+    once = {name: value for name, value in tensors(plain) if name in state}
+    return {"bytes": len(packed.encode(once)), "ms": timed.lowest_ms}

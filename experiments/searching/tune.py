@@ -128,7 +128,7 @@ def added(folder: Path, row: Row, seconds: float) -> float:
         record = RunRecord.read(folder)
         record.add(**row)
         spent = record.content["seconds"].get("search", 0.0) + seconds
-        record.update(seconds={"search": round(spent, 3)})
+        record.update(seconds={"search": round(spent, 3)}, status="running")  # others may have ended
     return min(float(row["regret"]) for row in record.rows)
 
 
@@ -136,10 +136,9 @@ def ended(folder: Path, last: int) -> RunRecord:
     """The finished record, with its best trial; locks of trials are removed."""
     with alone(folder, wait=True):
         record = RunRecord.read(folder)
-        if record.content["status"] != "finished":
-            best = min(in_order(record), key=lambda row: row["regret"])
-            record.update(best={key: best[key] for key in ("trial", "regret", "overrides")})
-            record.finish()
+        best = min(in_order(record), key=lambda row: row["regret"])
+        record.update(best={key: best[key] for key in ("trial", "regret", "overrides")})
+        record.finish()
         for trial in range(last + 1):
             (folder / f".trial{trial}.lock").unlink(missing_ok=True)
     return record

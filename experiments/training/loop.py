@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from amc_env.checkpoints import refuse_non_finite, refuse_objects
 from amc_env.data.splits import DataSet, Split, digest
 from amc_env.evaluator import accuracy
 from amc_env.execution import CPU, common_layout, lay_out
@@ -62,6 +63,7 @@ def train(
         on_epoch: called after each epoch.
 
     Raises:
+        CheckpointError: for a network that no checkpoint may hold.
         DivergedError: when the loss is not finite; the state of the last good epoch is kept.
         RecipeError: if ``state`` belongs to another recipe or network, or if the recipe distills and there is
             no teacher.
@@ -69,6 +71,9 @@ def train(
     """
     if (teacher is None) == bool(recipe.distill):
         raise RecipeError(f"distill is {recipe.distill} and the teacher {teacher}: give both or neither")
+    begun = model.state_dict()
+    refuse_objects(begun)
+    refuse_non_finite(begun, "the network cannot be trained")
     images = next(data.batches("train", 2))[0].to(device)
     networks = [network.to(device) for network in (model, teacher) if network is not None]
     layout = common_layout([lay_out(network, images) for network in networks])
