@@ -268,7 +268,7 @@ def test_networks_from_elsewhere_and_other_images(
     words = ["model=import", "target=amc_env.zoo.tiny:digits_cnn", "data=digits"]
     assert run(monkeypatch, *words) == 0
     assert capsys.readouterr().out.startswith("amc_env.zoo.tiny:digits_cnn on an image of 1x8x8, 10 classes")
-    for name in "abc":
+    for name in ("a", "b", "c", ".ipynb_checkpoints"):
         (tmp_path / "train" / name).mkdir(parents=True)
     folder = ["data=imagefolder", f"data.root={tmp_path}", "data.options.size=28", "format=json"]
     assert run(monkeypatch, "model=lenet5", *folder) == 0

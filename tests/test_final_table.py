@@ -34,6 +34,13 @@ def test_accuracies_are_in_percent(capsys):
     )
 
 
+def test_no_number_is_cut_where_the_terminal_is_narrow(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    show(rows(), Gain(1.5, 0.2, 100, tuned=True), [])
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "selection, %" in line)
+    assert line.split()[2:] == ["50.00"] * 3
+
+
 def test_a_metric_of_ones_own_is_shown_as_it_is(capsys):
     found = rows(test=-0.18325, selection=30.25, agreement=None, kl=None)
     text = shown(capsys, found, Gain(1.56, 9.52, 297, tuned=True))

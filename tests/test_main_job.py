@@ -16,9 +16,12 @@ from amc_env.data.splits import load
 from amc_env.evaluator import accuracy
 from amc_env.plan import Plan
 from experiments.cli.config import CONF, ConfigError
+from experiments.delivery import evaluate
+from experiments.delivery.runtimes import RuntimeFileError
 from experiments.recording import plans, state
 from experiments.recording.record import RecordError, RunRecord
 from experiments.searching.search import search
+from experiments.training import finetune
 
 
 def config(folder: Path, *overrides: str) -> DictConfig:
@@ -156,6 +159,36 @@ def test_a_finished_search_is_not_run_again(finished: Path, capsys: pytest.Captu
     search(config(finished, "finetune.epochs=1"), finished)
     assert "nothing to do" in capsys.readouterr().out
     assert (finished / "record.json").read_bytes() == before
+
+
+def right(network, batches):
+    hits = torch.cat([network(images).argmax(1) == labels for images, labels in batches])
+    return hits.float().mean().item()
+
+
+@pytest.mark.parametrize("asked", [".onnx", "", ".safetensors", "metric"])
+def test_what_was_trained_on_is_not_evaluated_on(asked, finished, composed, tmp_path):
+    of = [f"checkpoint={finished}/compressed{asked if asked != 'metric' else ''}", "data=digits"]
+    of += [f"metric={__name__}:right"] * (asked == "metric")
+    with pytest.raises(CheckpointError, match=r"splits of data\.seed=0"):
+        evaluate.run(composed("evaluate", *of, "split=selection", "data.seed=3"), tmp_path)
+
+
+def test_a_metric_of_ones_own_is_not_taken_on_other_images(finished, composed, tmp_path):
+    of = [f"checkpoint={finished}/compressed", f"metric={__name__}:right"]
+    evaluate.run(composed("evaluate", *of, "data=digits"), tmp_path)
+    with pytest.raises(RuntimeFileError, match=r"takes images of shape \(1, 8, 8\)"):
+        evaluate.run(composed("evaluate", *of, "data=fashion_mnist"), tmp_path)
+    exported = composed("evaluate", f"checkpoint={finished}/compressed.onnx", of[1], "data=digits")
+    with pytest.raises(RuntimeFileError, match=r"give checkpoint=\S+/compressed$"):
+        evaluate.run(exported, tmp_path)
+
+
+def test_a_fine_tuning_goes_on_however_its_run_is_spelled(finished, composed, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(finished.parent)
+    for spelled in (finished.name, f"{finished.name}/", str(finished)):
+        finetune.run(composed("finetune", f"run={spelled}", "recipe.epochs=1"), tmp_path / "again")
+    assert capsys.readouterr().out.count("nothing to do") == 2
 
 
 @pytest.mark.parametrize("wrong", ["episodes=0", "episodes=-3", "confirm=0", "save_every=0"])

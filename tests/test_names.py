@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments.cli.command_line import spelled_out
 from experiments.cli.config import CONF
@@ -109,6 +110,13 @@ def test_a_sweep_over_ones_own_networks(tmp_path):
 )
 def test_each_path_of_a_list_or_sweep_is_quoted_by_itself(typed, read):
     assert spelled_out(typed)[-1] == read
+
+
+@pytest.mark.parametrize("path", ["runs/c,d", "1e3", "1_000", "true", "nan", "tä.json", "choice(a,b)"])
+@pytest.mark.parametrize("key", ["output", "table", "run"])
+def test_a_path_is_a_text_whatever_else_hydra_would_read(path, key):
+    spelled = next(word for word in spelled_out([f"{key}={path}"]) if word.startswith(f"{key}="))
+    assert OverridesParser.create().parse_override(spelled).value() == path
 
 
 def test_a_path_that_exists_is_no_sweep(tmp_path):

@@ -117,6 +117,13 @@ def test_a_comparison_gives_each_of_its_networks(tuned: bool, graph, tmp_path: P
     assert (second.test, second.tuned, second.measure) == (0.7, tuned, "accuracy" if tuned else "agreement")
 
 
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path, composed):
+    (tmp_path / "file").write_text("")
+    asked = ["model=lenet5", "table=t.json", "runs=[r]", f"result={tmp_path}/file/out.json"]
+    with pytest.raises(RecordError, match="choose another result=FILE"):
+        racing.main(composed("latency", *asked))
+
+
 def test_a_file_of_something_else_is_not_replaced(tmp_path):
     racing.refuse_others(tmp_path / "none.json")
     for content in ("my notes", '{"conditions": {}}'):  # the second is damaged: it has no digest

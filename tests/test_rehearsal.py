@@ -54,6 +54,26 @@ def test_a_file_that_computes_something_else_is_told_and_not_delivered():
     assert line.endswith("delivered without an .onnx file")
 
 
+def test_what_onnxruntime_cannot_run_is_told_without_the_trial_s_own_file():
+    lines = []
+    assert rehearse(task(middle=[Double()]), tuned=True, say=lines.append) == Deliverable("", (".pt2",))
+    (line,) = lines
+    assert line.startswith("onnxruntime cannot run the network: ")
+    assert "rehearsal.onnx" not in line
+    assert "export it again" not in line
+
+
+class Double(nn.Module):
+    """A convolution in float64, which onnxruntime lacks."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernel = nn.Parameter(torch.ones(1, 1, 1, 1, dtype=torch.float64))
+
+    def forward(self, x):
+        return nn.functional.conv2d(x.double().mean(1, keepdim=True), self.kernel).float() + x
+
+
 class Reads(nn.Module):
     """Runs anywhere but in the exporter."""
 

@@ -183,6 +183,7 @@ def test_the_name_of_a_folder() -> None:
     assert folder_name("agent.lr=1e-3,+x=[1,2]") == "agent.lr=1e-3,+x=_1,2_"
     assert folder_name("model.checkpoint=../a/b c") == "model.checkpoint=.._a_b_c"
     assert folder_name("") == "defaults"
+    assert len({folder_name("data.root=dä"), folder_name("data.root=dö")}) == 2
     long = [folder_name("a" * LONGEST + end) for end in ("bc", "bd")]
     assert len(set(long)) == 2
     assert max(map(len, long)) <= 255

@@ -16,7 +16,8 @@ from amc_env import zoo
 from amc_env.card import Card, CheckpointError
 from amc_env.data.splits import load
 from amc_env.evaluator import accuracy
-from experiments.cli.problem import Trained, check_identity, foresee, identity, trained
+from experiments.cli.config import ConfigError, plain
+from experiments.cli.problem import Trained, check_identity, foresee, identity, searched, trained
 from experiments.delivery.deliver import _bytes
 from experiments.recording.record import RecordError, RunRecord
 
@@ -114,6 +115,13 @@ def test_a_run_goes_on_with_the_images_that_it_was_begun_with(composed, tmp_path
         other = load(subject.data.name, seed=1)
         with pytest.raises(RecordError, match="begun with other images"):
             check_identity(record, dataclasses.replace(subject, data=other))
+
+
+def test_what_a_search_read_is_looked_for_where_it_was_started(composed, tmp_path: Path) -> None:
+    settings = plain(composed("config", "experiment=digits", "model.checkpoint=nets/mine"))
+    RunRecord.create(tmp_path, settings, seeds={})
+    with pytest.raises(ConfigError, match=r"model\.checkpoint=nets/mine, which is not there: start this in"):
+        searched(tmp_path, None)
 
 
 def test_a_checkpoint_that_is_named_by_its_file_keeps_its_card(composed, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Training: schedule and batches against hand-computed values, and exact resume of a killed training."""
 
+import copy
 import io
 import os
 import signal
@@ -26,6 +27,7 @@ from experiments.cli.problem import images_of
 from experiments.recording.record import RecordError, RunRecord
 from experiments.recording.tracking import METRICS, NoTracker
 from experiments.training import loop
+from experiments.training.finetune import finetune
 from experiments.training.fitting import fit
 from experiments.training.loop import DivergedError, read_history, schedule, sgd, train
 from experiments.training.pretrain import STATE, pretrain, stem
@@ -275,6 +277,27 @@ def test_a_network_that_cannot_be_saved_is_refused_before_the_first_step():
     ):
         train(model, stripes(), RECIPE, on_step=lambda *given: steps.append(given))
     assert not steps
+
+
+class Keeps(nn.Sequential):
+    """Keeps a feature map in training mode, as for an auxiliary loss."""
+
+    def forward(self, x):
+        found = super().forward(x)
+        if self.training:
+            self.kept = found
+        return found
+
+
+def test_what_a_training_forward_leaves_in_a_network_is_not_delivered(tmp_path):
+    net, record = Keeps(*network()), RunRecord.create(tmp_path, {}, seeds={})
+    of = {"dense": net, "device": torch.device("cpu"), "record": record, "tracker": NoTracker(tmp_path, {})}
+    tuned = finetune(net, stripes(), RECIPE, **of)
+    assert not hasattr(tuned, "kept")
+    trained = copy.deepcopy(net)
+    train(trained, stripes(), RECIPE)
+    alike = zip(tuned.state_dict().values(), trained.state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in alike)
 
 
 def test_a_state_that_does_not_fit_is_told(tmp_path):

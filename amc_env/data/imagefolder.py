@@ -78,14 +78,19 @@ def load(
 
 
 def _shared_classes(root: Path) -> list[str]:
-    classes = _classes(root / "train")
-    if (others := _classes(root / "val")) != classes:
+    classes = classes_of(root / "train")
+    if (others := classes_of(root / "val")) != classes:
         odd = ", ".join(sorted(set(classes) ^ set(others))[:5])
         raise DataError(f"{root}: train and val differ in their classes: {odd}")
     return classes
 
 
-def _classes(folder: Path) -> list[str]:
+def classes_of(folder: Path) -> list[str]:
+    """The names of a split's class folders in alphabetical order, at least one; hidden ones are none.
+
+    Raises:
+        DataError: if there are none.
+    """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: an image folder holds train/<class>/ and val/<class>/")
     found = (path for path in folder.iterdir() if path.is_dir() and not hidden(Path(path.name)))

@@ -17,6 +17,7 @@ from torch import nn
 
 from amc_env import checkpoints as weights
 from amc_env import zoo
+from amc_env.data.imagefolder import classes_of
 from amc_env.data.specs import SPECS
 from amc_env.data.splits import DataError
 from amc_env.execution import evaluating, lay_out
@@ -87,10 +88,7 @@ def images(cfg: DictConfig) -> tuple[tuple[int, int, int], int]:
     if data.name == "imagefolder":
         shape = shape or (3, data.options.size, data.options.size)
         if classes is None:
-            train = Path(data.root) / "train"
-            classes = sum(entry.is_dir() for entry in train.glob("*"))
-            if classes == 0:
-                raise DataError(f"{train} holds no folders, which are the classes; or give classes=NUMBER")
+            classes = len(classes_of(Path(data.root) / "train"))
     elif data.name in SPECS:
         shape, classes = shape or SPECS[data.name].shape, classes or SPECS[data.name].classes
     elif shape is None or classes is None:

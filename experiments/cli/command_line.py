@@ -16,10 +16,10 @@ from experiments.cli.signatures import ROOT
 
 PATHS = (
     "output", "run", "checkpoint", "model.checkpoint", "data.root", "picture", "policy", "keep", "critic",
-    "latency", "protocol.latency", "result", "images", "runs", "sync",
+    "latency", "protocol.latency", "result", "images", "runs", "sync", "table", "recipe.teacher",
+    "finetune.teacher", "model.options.weights",
 )  # fmt: skip
 OF_FOLDER = ("model", "data", "protocol")  # groups that the folder of a sweep is named by
-PLAIN = re.compile(r"[\w./~-]*", re.ASCII)  # what Hydra certainly reads as it stands
 BARE_LIST = re.compile(r"\[[^'\"]*\]")
 WORD = re.compile(r"(\+{0,2})([^=]*)=(.*)", re.DOTALL)
 
@@ -33,8 +33,8 @@ def spelled_out(words: Sequence[str]) -> list[str]:
 
     ``model=torchvision/NAME`` becomes ``conf/model/torchvision.yaml`` with that name; ``model=timm/NAME``
     likewise. With ``model=import``, ``target=module:function`` means ``model.options.target``. Both may be
-    lists of a sweep. ``output`` is the folder of a run, or of all runs of a sweep. A path that Hydra's
-    grammar does not allow, such as one with an accent or ``=``, is quoted.
+    lists of a sweep. ``output`` is the folder of a run, or of all runs of a sweep. A path that Hydra would
+    not read as a text, such as one with an accent, ``=`` or a comma, or ``1e3``, is quoted.
     """
     models = [found[3] for word in words if (found := WORD.fullmatch(word)) and found[2] == "model"]
     for source, name in re.findall(r"\b(torchvision|timm)/([\w.]+)", " ".join(models)):
@@ -77,15 +77,14 @@ def _exists(path: str) -> bool:
 
 def readable(key: str, value: str) -> str:
     """A path, or a list of paths in brackets, as Hydra's grammar reads it, quoted if needed."""
-    if PLAIN.fullmatch(value):
-        return value
     if key.endswith("checkpoint") and BARE_LIST.fullmatch(value):
         return f"[{','.join(readable(key, one) for one in value[1:-1].split(','))}]"
     try:
-        OverridesParser.create().parse_override(f"{key}={value}")
+        parsed = OverridesParser.create().parse_override(f"{key}={value}")
     except HydraException:
         return quoted(value)
-    return value
+    other = parsed.is_sweep_override() or isinstance(parsed.value(), int | float)  # than a text: c,d or 1e3
+    return quoted(value) if other else value
 
 
 def quoted(value: str) -> str:

@@ -26,7 +26,7 @@ from amc_env.env import CompressionEnv
 from amc_env.execution import device_of
 from amc_env.functions import function as imported
 from amc_env.zoo.states import is_state, load_state
-from experiments.cli import commands, config, groups
+from experiments.cli import commands, config, groups, limits
 from experiments.cli.datasets import load_data
 from experiments.cli.signatures import is_ours
 from experiments.recording.provenance import commit
@@ -275,6 +275,12 @@ def searched(run: Path, target: str | None) -> DictConfig:
             )
         cfg.model.options.target = target
     cfg.env.scale = cfg.env.scale or "relative"  # no agent acts on what is read
+    for key, path in (("model.checkpoint", cfg.model.checkpoint), ("data.root", cfg.data.root)):
+        if path is not None and not any(Path(f"{path}{ending}").exists() for ending in ("", *limits.STEM)):
+            raise config.ConfigError(
+                f"{run} is of a search with {key}={path}, which is not there: start this in the folder where "
+                "the search was started, or put back what it read"
+            )
     return cfg
 
 

@@ -78,7 +78,7 @@ class Run:
 def folder_name(wanted: str) -> str:
     """A folder's name that every file system accepts, the same for the same overrides."""
     name = re.sub(r"[^\w.,=+~-]+", "_", wanted, flags=re.ASCII) or "defaults"
-    if len(name) <= LONGEST:
+    if len(name) <= LONGEST and wanted.isascii():  # other letters all become one
         return name
     return f"{name[:LONGEST]}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
 

@@ -28,6 +28,7 @@ from experiments.delivery.bench import Bench, small
 from experiments.delivery.monitoring import Monitor
 from experiments.delivery.promise import measured, promises, undisturbed
 from experiments.recording.committed import row_a_line, whole
+from experiments.recording.lock import alone
 from experiments.recording.provenance import commit, versions
 from experiments.recording.record import RecordError, RunRecord
 
@@ -68,6 +69,11 @@ def main(cfg: DictConfig) -> None:
     """Measure the networks, write the record, and print a row for each."""
     path = Path(cfg.result)
     refuse_others(path)
+    with alone(path.parent, otherwise="choose another result=FILE", name=path.name):
+        _race(cfg, path)
+
+
+def _race(cfg: DictConfig, path: Path) -> None:
     shape, classes = images(cfg)
     model = network(cfg, shape, classes).eval()
     graph = trace(model, shape, keep_whole=cfg.keep_whole)

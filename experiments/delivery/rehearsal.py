@@ -91,7 +91,11 @@ def _forms(network: nn.Module, part: str, images: Any, say: Callable[[str], None
             found = onnx_run(Path(folder) / name, tensors((inside.args, inside.kwargs)))
         agree(found, inside.returned, Path(name))
     except (ExportError, RuntimeFileError) as error:
-        say(f"{error}. It will be delivered without an {ONNX} file")
+        unread = (
+            isinstance(error, RuntimeFileError) and error.__cause__
+        )  # its message is for the user's files
+        why = f"onnxruntime cannot run the network: {error.__cause__}" if unread else str(error)
+        say(f"{why}. It will be delivered without an {ONNX} file")
         return (PT2,)
     return PT2, ONNX
 

@@ -65,6 +65,12 @@ class Runnable:
         return _Called(self.forward)
 
 
+def card_beside(path: Path) -> Card | None:
+    """The card that lies beside an exported file; None without one."""
+    stem = path.with_suffix("")
+    return weights.read_card(stem) if weights.files(stem)[1].is_file() else None
+
+
 class _Called(nn.Module):
     def __init__(self, forward: Forward) -> None:
         super().__init__()
@@ -107,6 +113,11 @@ def read(path: Path | str, target: str | None = None, *, trust: bool = False) ->
         if not any(file.exists() for file in weights.files(source)):
             raise RuntimeFileError(_unknown(path) if path.is_file() else _missing(path))
         network, card = _read_checkpoint(source, target)
+    return of_checkpoint(source, network, card)
+
+
+def of_checkpoint(source: Path, network: nn.Module, card: Card) -> Runnable:
+    """A network of a checkpoint or of a compressed file, in PyTorch."""
     channels, height, width = card.shape
     return Runnable(source, "torch", torch_forward(network), (channels, height, width), card.classes, card)
 
@@ -120,7 +131,10 @@ def restored(path: Path | str, target: str | None = None) -> tuple[nn.Module, Ca
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in CHECKPOINT else path
     if not any(file.exists() for file in weights.files(stem)):
-        raise RuntimeFileError(f"a metric of your own measures checkpoints; {_missing(path)}")
+        instead = f"give checkpoint={path.with_suffix('')}" if path.is_file() else _missing(path)
+        raise RuntimeFileError(
+            f"a metric of your own looks inside a network and measures checkpoints; {instead}"
+        )
     return _read_checkpoint(stem, target)
 
 

@@ -80,7 +80,8 @@ def show(rows: Mapping[str, Row], gain: Gain, files: Sequence[Path]) -> None:
         whole = dense.promise
         table.add_row("promised, ms", *(_ms(one.promised_ms, whole.promised_ms) for one in kept))
         table.add_row("measured, ms", *(_ms(one.measured_ms, whole.measured_ms) for one in kept))
-    console.print(table)
+    wanted = console.measure(table, options=console.options.update_width(1000)).maximum
+    Console(width=max(console.width, wanted)).print(table)  # wider than the terminal rather than cut
     if dense.promise is not None:
         console.print(
             "promised: by the latency table; measured: median of "

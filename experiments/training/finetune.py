@@ -1,6 +1,7 @@
 """Fine-tunes the network of a search's plan."""
 
 import copy
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import nn
 from amc_env import checkpoints as weights
 from amc_env.card import COMPRESSED, Card
 from amc_env.compressors.constraints import unconstrained
+from amc_env.compressors.surgery import tensors
 from amc_env.data.splits import DataSet
 from amc_env.env import CompressionEnv
 from amc_env.evaluator import accuracies
@@ -35,7 +37,11 @@ STEM = "compressed"  # name of the network's files in a run's folder
 def run(cfg: DictConfig, folder: Path) -> None:
     """Fine-tune from the repaired weights, then write the network with its accuracies."""
     of_search, plan = searched(Path(cfg.run), cfg.target), plans.of_run(Path(cfg.run))
-    asked, recipe = config.plain(cfg) | {"plan": plan.hash}, Recipe(**config.plain(cfg.recipe))
+    from_here = os.path.relpath(Path(cfg.run).resolve(), folder.resolve())  # the same however it is spelled
+    asked, recipe = (
+        config.plain(cfg) | {"plan": plan.hash, "run": from_here},
+        Recipe(**config.plain(cfg.recipe)),
+    )
     if ended(folder, asked, "fine-tune") is not None:
         return
     check_rate(of_search.compressor.method, "recipe.lr", recipe.lr)
@@ -103,4 +109,15 @@ def finetune(
         tuned, data, recipe, device=device, state=record.folder / state, record=record, tracker=tracker,
         phase="finetune", teacher=teacher_of(recipe, dense, data),
     )  # fmt: skip
-    return unconstrained(tuned.cpu().eval())
+    return unconstrained(_filled(network, tuned))
+
+
+def _filled(network: nn.Module, tuned: nn.Module) -> nn.Module:
+    """A fresh copy of a network, in evaluation mode, with the numbers of the one that was trained.
+
+    What else a forward left in the trained one, such as feature maps with their gradients, stays behind.
+    """
+    fresh, numbers = copy.deepcopy(network).eval(), dict(tensors(tuned))
+    for name, value in tensors(fresh):
+        value.copy_(numbers[name])
+    return fresh
