@@ -267,7 +267,7 @@ def test_instantiate_passes_objects_on_untouched():
 
 
 def test_what_a_class_refuses_is_told_by_name_but_our_own_errors_stay_themselves():
-    with pytest.raises(ConfigError, match=r"agents\.ddpg\.DDPG: tau 2; it lies in \[0, 1\]"):
+    with pytest.raises(ConfigError, match=r"agents\.ddpg\.DDPG: tau is 2, it is at least 0 and at most 1"):
         instantiate({"_target_": "agents.ddpg.DDPG", "tau": 2}, seed=0, **SPACES)
     with pytest.raises(RecipeError):
         instantiate({"_target_": "experiments.training.recipe.Recipe", "epochs": 0})

@@ -275,9 +275,10 @@ def test_a_state_of_other_settings_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch": 0}, "above 0"),
-        ({"tau": 1.5}, r"lies in \[0, 1\]"),
-        ({"sigma_decay": 0.0}, "decay in"),
+        ({"batch": 0}, "batch is 0, it is at least 1"),
+        ({"tau": 1.5}, "tau is 1.5, it is at least 0 and at most 1"),
+        ({"baseline_rate": -0.1}, "baseline_rate is -0.1, it is at least 0"),
+        ({"sigma_decay": 0.0}, "sigma_decay is 0.0, it is at least 1e-06"),
     ],
 )
 def test_a_wrong_setting_is_an_error(settings, message):

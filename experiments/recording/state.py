@@ -105,7 +105,8 @@ def newest(path: Path, foreign: Callable[[Mapping[str, Any]], str | None]) -> di
             if reason is None:
                 if reasons:
                     print(f"{'; '.join(reasons)}: going on from the state before it")
-                    each.replace(path)  # or the next state would put the damaged one in its place
+                    if not path.is_dir():
+                        each.replace(path)  # or the next state would put the damaged one in its place
                 return dict(state)
             reasons.append(f"{each} {reason}")
     if reasons:
