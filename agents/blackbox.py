@@ -172,7 +172,8 @@ class Greedy(BlackBox):
 
     A round tries each decision at a few levels around the centre, with all others at the centre. Given a
     threshold, each decision takes the lowest level that loses no more, or else its best level. A bisection
-    finds the best threshold. The next round starts from the best point with half the spread.
+    finds the best threshold. The next round starts from the best point with half the spread. A point that
+    was played is not played again: its reward is known.
 
     Args:
         spread: of the first round's levels around the centre.
@@ -186,19 +187,29 @@ class Greedy(BlackBox):
 
     def proposals(self, rng: np.random.Generator) -> Proposals:
         """Rounds, until the levels are too close to differ."""
+        self._known = dict[bytes, float]()
         centre, spread = np.full(self.decisions, MIDDLE), self.spread
-        (value,) = yield [centre]
+        (value,) = yield from self._measured([centre])
         offsets = np.linspace(-1, 1, 2 * self.levels + 1)
         while spread > 1e-3:
             levels = np.clip(
                 centre + spread * offsets[:, None], 0, 1
             )  # (L, T), ascending; the middle is the centre
             tried = levels != centre
-            rewards = yield [_replaced(centre, index, levels[at, index]) for at, index in np.argwhere(tried)]
+            changed = [_replaced(centre, index, levels[at, index]) for at, index in np.argwhere(tried)]
+            rewards = yield from self._measured(changed)
             losses = np.zeros_like(levels)
             losses[tried] = value - np.array(rewards)
             centre, value = yield from self._bisect(levels, losses, centre, value)
             spread /= 2
+
+    def _measured(self, points: Sequence[Point]) -> Generator[Sequence[Point], Sequence[float], list[float]]:
+        """The rewards of points; those that are unknown are played, each once."""
+        fresh = {each.tobytes(): each for each in points if each.tobytes() not in self._known}
+        if fresh:
+            rewards = yield list(fresh.values())
+            self._known |= dict(zip(fresh, rewards, strict=True))
+        return [self._known[each.tobytes()] for each in points]
 
     def _bisect(
         self, levels: Point, losses: Point, centre: Point, value: float
@@ -210,7 +221,7 @@ class Greedy(BlackBox):
             middle = (low + high) // 2
             if asked := [index for index in (middle, middle + 1) if index not in known]:
                 points = [accept(levels, losses, thresholds[index]) for index in asked]
-                rewards = yield points
+                rewards = yield from self._measured(points)
                 known |= dict(zip(asked, rewards, strict=True))
                 top = int(np.argmax(rewards))
                 if rewards[top] > value:

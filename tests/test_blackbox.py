@@ -18,6 +18,7 @@ from identity import (
 from agents.blackbox import CMAES, BlackBox, Greedy, RandomSearch, accept
 from agents.episode import StateError, run_episode
 from agents.lq_cmaes import LQCMAES
+from amc_env.tabular import TabularEnv
 
 ENV = FindTheKeeps()
 ALL = (RandomSearch, CMAES, Greedy)
@@ -93,7 +94,7 @@ PINNED = {
         [0.5, 0.5, 0.5, 0.5],
         [0.5, 0.5, 0.25, 0.5],
         [0.0, 0.5, 0.25, 0.5],
-        [0.125, 0.75, 0.375, 0.625],
+        [0.125, 0.875, 0.5, 0.75],
     ],
 }
 
@@ -154,6 +155,14 @@ def test_greedy_tries_one_decision_at_a_time_then_the_threshold():
         levels[1 + decision, decision], levels[5 + decision, decision] = 0.0, 1.0
     np.testing.assert_allclose(asked[:9], levels)
     assert set(asked[9]) <= {0.0, 0.5, 1.0}
+
+
+def test_greedy_plays_no_point_twice_until_it_has_converged():
+    env = TabularEnv("fashion", target=0.4)
+    agent = Greedy(env.observation_space, env.action_space, decisions=5, seed=0)
+    asked = played(env, agent, episodes=300)
+    last = int(np.flatnonzero((asked != asked[-1]).any(axis=1))[-1])  # from then on the best is repeated
+    assert len(np.unique(asked[: last + 1], axis=0)) == last + 1 > 100
 
 
 def test_accept_by_hand():
