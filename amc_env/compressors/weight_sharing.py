@@ -20,7 +20,7 @@ from amc_env.graph.structure import Layer
 from amc_env.repair.moments import Moments
 
 MOST_BITS = 8
-BITS: Ints = np.arange(1, MOST_BITS + 1)  # on offer; the whole layer is not, as 8 bits compute the same
+BITS: Ints = np.arange(1, MOST_BITS + 1)  # on offer; a whole layer is not: 8 bits compute nearly the same
 WHOLE = MOST_BITS + 1  # the count of a layer that is left as it is, at 32 bits a weight
 DAMPING = 1e-6  # of the mean diagonal, before values are refitted
 

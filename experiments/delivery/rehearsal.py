@@ -91,10 +91,9 @@ def _forms(network: nn.Module, part: str, images: Any, say: Callable[[str], None
             found = onnx_run(Path(folder) / name, tensors((inside.args, inside.kwargs)))
         agree(found, inside.returned, Path(name))
     except (ExportError, RuntimeFileError) as error:
-        unread = (
-            isinstance(error, RuntimeFileError) and error.__cause__
-        )  # its message is for the user's files
-        why = f"onnxruntime cannot run the network: {error.__cause__}" if unread else str(error)
+        why = str(error)
+        if isinstance(error, RuntimeFileError) and error.__cause__:  # its advice is for files of the user's
+            why = f"onnxruntime cannot run the network: {error.__cause__}"
         say(f"{why}. It will be delivered without an {ONNX} file")
         return (PT2,)
     return PT2, ONNX
