@@ -126,9 +126,10 @@ def added(folder: Path, row: Row, seconds: float) -> float:
     """The least regret so far, with one more trial in the record."""
     with alone(folder, wait=True):
         record = RunRecord.read(folder)
+        record.update(status="running")  # others may have ended
         record.add(**row)
         spent = record.content["seconds"].get("search", 0.0) + seconds
-        record.update(seconds={"search": round(spent, 3)}, status="running")  # others may have ended
+        record.update(seconds={"search": round(spent, 3)})
     return min(float(row["regret"]) for row in record.rows)
 
 
@@ -136,9 +137,10 @@ def ended(folder: Path, last: int) -> RunRecord:
     """The finished record, with its best trial; locks of trials are removed."""
     with alone(folder, wait=True):
         record = RunRecord.read(folder)
-        best = min(in_order(record), key=lambda row: row["regret"])
-        record.update(best={key: best[key] for key in ("trial", "regret", "overrides")})
-        record.finish()
+        if record.content["status"] != "finished":
+            best = min(in_order(record), key=lambda row: row["regret"])
+            record.update(best={key: best[key] for key in ("trial", "regret", "overrides")})
+            record.finish()
         for trial in range(last + 1):
             (folder / f".trial{trial}.lock").unlink(missing_ok=True)
     return record

@@ -38,10 +38,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
     """Fine-tune from the repaired weights, then write the network with its accuracies."""
     of_search, plan = searched(Path(cfg.run), cfg.target), plans.of_run(Path(cfg.run))
     from_here = os.path.relpath(Path(cfg.run).resolve(), folder.resolve())  # the same however it is spelled
-    asked, recipe = (
-        config.plain(cfg) | {"plan": plan.hash, "run": from_here},
-        Recipe(**config.plain(cfg.recipe)),
-    )
+    asked = config.plain(cfg) | {"plan": plan.hash, "run": from_here}
+    recipe = Recipe(**config.plain(cfg.recipe))
     if ended(folder, asked, "fine-tune") is not None:
         return
     check_rate(of_search.compressor.method, "recipe.lr", recipe.lr)
