@@ -1,6 +1,5 @@
 """Devices, memory formats, and evaluation mode."""
 
-import functools
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -35,15 +34,6 @@ def device_of(name: str) -> torch.device:
 def device_in(model: nn.Module) -> torch.device:
     """The device of a network's parameters; the CPU if it has none."""
     return next((parameter.device for parameter in model.parameters()), CPU)
-
-
-@functools.cache
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies in bfloat16; without that, training in bfloat16 is tens of times slower."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 @contextmanager

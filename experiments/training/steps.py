@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amc_env.data.splits import DataSet, Split
-from amc_env.execution import has_bfloat16
 from experiments.training.distillation import soft_loss, teach
+from experiments.training.mixed import has_bfloat16, in_bfloat16
 from experiments.training.recipe import Recipe
 
 READ_EVERY = 50  # steps between two looks at the loss on a GPU, each of which waits for it
@@ -71,7 +72,7 @@ class Steps:
         images, labels = augmented(self.data, self.split, chosen, moves, self.recipe)
         if self.layout is torch.contiguous_format:  # they lie channels last
             images = images.clone(memory_format=self.layout)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half):
+        with in_bfloat16(self.model, images.device) if self.half else nullcontext():
             logits = self.model(images)
             told = None if self.teacher is None else teach(self.teacher, images)
         loss = F.cross_entropy(logits.float(), labels)
