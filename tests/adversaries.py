@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from networks import Net, conv, head
 from torch import Tensor, nn
@@ -187,6 +188,21 @@ PINNED: dict[str, tuple[Middle, dict[str, Any], str]] = {
         lambda m, x: x.permute(0, 2, 3, 1)[..., 2:].permute(0, 3, 1, 2),
         {"width": 6},
         "an index that takes some",
+    ),
+    "zeros beside the positions": (
+        lambda m, x: torch.cat([x, x.new_zeros(x.size(0), x.size(1), x.size(2), 2)], dim=3),
+        {},
+        r"cat .*: a tensor of no activation beside their positions; F\.pad",
+    ),
+    "one column of zeros": (
+        lambda m, x: torch.cat([x.new_zeros(x.size(0), x.size(1), x.size(2), 1), x], dim=-1),
+        {},
+        r"cat .*: a tensor of no activation beside their positions; F\.pad",
+    ),
+    "view of a NumPy integer": (
+        lambda m, x: x.view(-1, np.int64(8), 4, 16),
+        {},
+        "view .*: a view with a literal number",
     ),
     "view of a literal": (lambda m, x: x.view(-1, 8, 4, 16), {}, "view .*: a view with a literal number"),
     "reshape of all literals": (

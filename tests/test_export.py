@@ -99,6 +99,26 @@ def test_a_forward_of_any_arguments_is_written_for_any_number_of_images(tmp_path
         agree(onnx_run(file, [images(count)]), network(images(count)).detach(), file)
 
 
+class InPlace(nn.Module):
+    """A part that changes what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place, self.conv = nn.Parameter(torch.rand(4, 1, 1)), nn.Conv2d(4, 3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x += self.place
+        return self.conv(x)
+
+
+def test_a_part_that_changes_its_input_in_place_is_compared_on_what_it_was_given(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), InPlace(), nn.Flatten(), nn.Linear(48, 3)).eval()
+    card = Card("import", 3, 1, "own", (1, 8, 8), 0, "none")
+    found = export(network, card, tmp_path / "net", images(2), part="1")
+    assert found.onnx is not None
+    assert found.pt2 is not None
+
+
 def test_files_that_compute_something_else_are_told() -> None:
     expected = torch.tensor([[1.0, -4.0]])
     assert agree(expected + 2e-4, expected, Path("x")) == pytest.approx(5e-5, rel=1e-2)

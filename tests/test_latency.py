@@ -14,6 +14,8 @@ from amc_env.data.own import OwnData
 from amc_env.data.splits import from_tensors, load
 from amc_env.evaluator import accuracy
 from experiments import evaluate, latency
+from experiments.delivery.export import Called
+from experiments.delivery.speed import shape_of
 from experiments.delivery.timing import batches_of, measure
 
 CARD = Card("digits_cnn", 10, 1, "digits", (1, 8, 8), 0, "abc")
@@ -64,6 +66,14 @@ def test_networks_take_turns_and_the_median_is_of_the_timed_rounds(monkeypatch: 
     assert [t.median_ms for t in found["a"]] == pytest.approx([2, 4])
     assert (found["a"][0].lowest_ms, found["a"][0].highest_ms) == pytest.approx((1, 30))
     assert [t.median_ms for t in found["b"]] == pytest.approx([6, 8])
+
+
+def test_only_a_part_that_takes_nothing_but_images_is_timed() -> None:
+    images = torch.zeros(2, 3, 8, 6)
+    assert shape_of(Called((images,), {}, None)) == (3, 8, 6)
+    for args in ((images, 2), ([images],), ({"images": images},), (images, images), (images[0],), ()):
+        assert shape_of(Called(args, {}, None)) is None
+    assert shape_of(Called((images,), {"levels": 2}, None)) is None
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from experiments.delivery.probes import (
     between,
     onnx_session,
     read_profile,
+    whole_onnx,
 )
 from experiments.delivery.slicing import SlicedOnnx
 
@@ -53,6 +54,44 @@ def test_a_profile_is_cut_into_passes_and_layers() -> None:
         event("layer0.0", 4), event("layer1.4", 6), {"name": "model_run", "dur": 30},
     ]  # fmt: skip
     assert read_profile(events, 2) == [Pass([6000, 5000], 11000), Pass([4000, 6000], 10000)]
+
+
+def test_a_layer_with_a_fused_activation_keeps_its_time() -> None:
+    events = [event("layer0.0", 3), event("fused layer1.4", 5), {"name": "model_run", "dur": 20}]
+    assert read_profile(events, 2) == [Pass([3000, 5000], 8000)]
+
+
+def test_linear_layers_before_an_activation_have_times(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(256, 512), torch.nn.ReLU(), torch.nn.Linear(512, 512),
+        torch.nn.ReLU(), torch.nn.Linear(512, 3),
+    ).eval()  # fmt: skip
+    graph = trace(network, (4, 8, 8))
+    content = SlicedOnnx(network, graph).cut(graph.mask([range(len(each)) for each in graph.groups]))
+    probe = OnnxProbe(content, 3, torch.zeros(64, 4, 8, 8), 1, tmp_path)
+    for _ in range(3):
+        probe.run()
+    first, second, _ = max(probe.passes(), key=lambda each: each.layers[0]).layers
+    assert first > 0
+    assert second > 0
+
+
+class Unheard(torch.nn.Module):
+    """A forward that runs its second layer without calling it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(4, 3, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second.forward(self.first(x)).flatten(1)
+
+
+def test_a_layer_that_is_never_called_is_told() -> None:
+    network = Unheard().eval()
+    probe = TorchProbe(network, trace(network, (1, 8, 8)), torch.zeros(1, 1, 8, 8))
+    with pytest.raises(LatencyError, match="runs second without calling the module"):
+        probe.run()
 
 
 def test_a_layer_lasts_until_the_next_begins() -> None:
@@ -180,6 +219,36 @@ def test_the_profile_of_a_cut_has_a_time_for_every_layer(model, graph, tmp_path:
     assert len(passes) == 2
     assert all(len(each.layers) == len(graph.layers) and sum(each.layers) == each.whole for each in passes)
     assert not list(tmp_path.iterdir())  # the profile is deleted
+
+
+def test_a_vector_over_channels_and_columns_is_cut_along_channels() -> None:
+    class Placed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = torch.nn.Conv2d(1, 8, 3), torch.nn.Conv2d(8, 3, 6)
+            self.place = torch.nn.Parameter(torch.rand(1, 8, 1, 6))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.first(x) + self.place).flatten(1)
+
+    network = Placed().eval()
+    graph = trace(network, (1, 8, 8))
+    content = SlicedOnnx(network, graph).cut(graph.mask([[0, 1, 2]]))
+    (found,) = onnxruntime.InferenceSession(content).run(None, {"images": np.zeros((1, 1, 8, 8), "f4")})
+    assert found.shape == (1, 3)
+
+
+def test_a_network_that_fails_in_its_first_pass_says_what_to_do(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3), torch.nn.PReLU(8), torch.nn.Conv2d(8, 3, 6), torch.nn.Flatten()
+    ).eval()
+    graph = trace(network, (1, 8, 8))
+    content = SlicedOnnx(network, graph).cut(graph.mask([[0, 1, 2]]))
+    images = torch.zeros(2, 1, 8, 8)
+    with pytest.raises(LatencyError, match="give runtime=torch"):
+        whole_onnx(content, images, 1)
+    with pytest.raises(LatencyError, match="give runtime=torch"):
+        OnnxProbe(content, 2, images, 1, tmp_path).run()
 
 
 def test_a_file_that_does_not_run_says_what_to_do() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from latency_tables import Calm
+from torch import nn
 
 from amc_env import latency, zoo
 from amc_env.conditions import Conditions, LatencyError
@@ -134,6 +135,31 @@ def test_known_times_come_out(tmp_path: Path) -> None:
     assert [plan["fitted"] for plan in plans] == 30 * [True] + 30 * [False]
     assert len({tuple(plan["counts"]) for plan in plans}) == 60
     assert not (tmp_path / "t.json.part").exists()
+
+
+class Tiny(Bench):
+    """Two channels to choose from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3))
+        self.graph = trace(network.eval(), (1, 8, 8))
+
+
+def test_too_few_plans_are_told_before_anything_is_measured(tmp_path: Path) -> None:
+    bench = Tiny()
+    with pytest.raises(LatencyError, match=r"known has 2 plans that keep 0\.5 of each .*lower floor"):
+        table(bench, tmp_path / "t.json")
+    assert not bench.made
+
+
+def test_times_that_are_all_the_same_have_no_order(tmp_path: Path) -> None:
+    class Flat(Bench):
+        def times(self, counts) -> list[int]:
+            return [1000 for _ in super().times(counts)]
+
+    assert table(Flat(), tmp_path / "t.json").fit.spearman == 0
+    assert latency.read(tmp_path / "t.json").fit.spearman == 0
 
 
 @pytest.mark.parametrize("cut", [False, True])

@@ -213,3 +213,28 @@ def test_a_latency_table_is_of_the_sizes_that_layers_run_on() -> None:
     assert small.hash == large.hash
     assert wide.hash == other.hash
     assert len({each.geometry for each in (small, large, wide, other)}) == 4
+
+
+class Centred(nn.Module):
+    """A forward that changes its images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.sub_(0.5))
+
+
+@pytest.mark.parametrize("method", ["channels", "low_rank"])
+def test_a_forward_that_changes_its_images_is_told(method: str) -> None:
+    with pytest.raises(TraceError, match="changes its images in place"):
+        make_task(Centred().eval(), toy(), method=method, repair="none", order="magnitude")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_scripted_part_is_named() -> None:
+    model = net()
+    model[2] = torch.jit.script(model[2])
+    with pytest.raises(TraceError, match="the scripted module '2' cannot be traced or cut; pass what was"):
+        trace(model, (1, 8, 8))

@@ -19,7 +19,7 @@ from amc_env.compressors.masking import masked
 from amc_env.compressors.surgery import Solve, Surgeon, cut, cut_shape
 from amc_env.execution import evaluating
 from amc_env.graph.checker import verify
-from amc_env.graph.given import tensors
+from amc_env.graph.given import nested, tensors
 from amc_env.graph.labels import TraceError
 from amc_env.graph.structure import Graph, Layer
 from amc_env.plan import Plan
@@ -77,8 +77,9 @@ def check(model: nn.Module, graph: Graph, plan: Plan, images: Any) -> float:
 
     Raises:
         TraceError: if they differ by more than 0.001; it names the first layer with a difference. Also if
-            the masked network returns NaN or infinite numbers.
+            the masked network returns NaN or infinite numbers, or the forward changes its images.
     """
+    refuse_changed_images(model, images)
     small, full = cut(model, graph, plan), masked(model, graph, plan)
     with _recorded(small, graph) as found, _outputs(small, graph) as ours, evaluating(small):
         small(images)
@@ -120,8 +121,10 @@ def check_replaceable(
         method: of compression, for the message.
 
     Raises:
-        TraceError: names the first layer that the forward reaches by something else.
+        TraceError: names the first layer that the forward reaches by something else. Also if the forward
+            changes its images.
     """
+    refuse_changed_images(model, images)
     if not _replaceable(model, graph, modules, images):
         found = (name for name in modules if not _replaceable(model, graph, {name: modules[name]}, images))
         raise TraceError(
@@ -129,6 +132,19 @@ def check_replaceable(
             "else than its name (a list of its own, its class, its weight); call the module, or name the "
             "layer in keep_whole"
         )
+
+
+def refuse_changed_images(model: nn.Module, images: Any) -> None:
+    """Refuse a forward that changes its images in place: every plan is evaluated on the same ones.
+
+    Raises:
+        TraceError: for such a forward.
+    """
+    given = nested(images, lambda value: value.clone() if isinstance(value, Tensor) else value)
+    with evaluating(model):
+        model(given)
+    if not all(torch.equal(one, other) for one, other in zip(tensors(given), tensors(images), strict=True)):
+        raise TraceError("the forward changes its images in place (x -= mean?): write x = x - mean")
 
 
 def _replaceable(model: nn.Module, graph: Graph, modules: Mapping[str, nn.Module], images: Any) -> bool:

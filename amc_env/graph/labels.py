@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -79,7 +80,7 @@ setattr(Count, "__neg__", _following("__neg__"))  # noqa: B010
 
 def literal(size: object) -> bool:
     """Whether a size is a literal of the forward, which does not shrink with the channels."""
-    return isinstance(size, int) and not isinstance(size, Count) and size > 1
+    return isinstance(size, int | np.integer) and not isinstance(size, Count) and bool(size > 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -255,16 +255,19 @@ def _whole(place: object, size: int) -> bool:
 
 def cat(tracer: Tracer, tensors: Sequence[object], dim: int = 0) -> Labels:
     """A concatenation: along channels it joins their labels, along other dimensions it unifies them."""
-    parts = [_part(tracer, tensor, dim) for tensor in tensors]
-    dim = dim % parts[0].ndim
-    shape = list(parts[0].shape)
-    shape[dim] = sum(part.size(dim) for part in parts)
-    changing = {d for part in parts for d in varying(part)}
+    own = [tensor.ids for tensor in tensors if isinstance(tensor, Labels)]
+    made = [_made(tensor) for tensor in tensors if not isinstance(tensor, Labels)]
+    dim, shape = dim % own[0].ndim, list(own[0].shape)
+    shape[dim] = sum(part.size(dim) for part in (*own, *made))
+    changing = {d for part in own for d in varying(part)}
     if changing and dim not in changing:
-        first = parts[0].narrow(dim, 0, 1)
-        for part in parts[1:]:
+        first = own[0].narrow(dim, 0, 1)
+        for part in own[1:]:
             tracer.tie(first, part.narrow(dim, 0, 1))
+        if made:
+            tracer.keep(first, "a tensor of no activation beside their positions; F.pad can pad these")
         return Labels(first.expand(shape))
+    parts = [_part(tracer, tensor, dim) for tensor in tensors]
     for d in set(range(len(shape))) - changing - {dim}:
         parts = [part.narrow(d, 0, 1) for part in parts]
     return Labels(torch.cat(parts, dim).expand(shape))
@@ -273,9 +276,15 @@ def cat(tracer: Tracer, tensors: Sequence[object], dim: int = 0) -> Labels:
 def _part(tracer: Tracer, tensor: object, dim: int) -> Tensor:
     if isinstance(tensor, Labels):
         return tensor.ids
-    if isinstance(tensor, Tensor):  # zeros made in the forward
-        return spread(tracer.blank(tensor.size(dim)), tensor.shape, dim % tensor.ndim)
-    raise TraceError(f"a concatenation with {type(tensor).__name__}, which is no activation")
+    made = _made(tensor)
+    return spread(tracer.blank(made.size(dim)), made.shape, dim)
+
+
+def _made(tensor: object) -> Tensor:
+    """A tensor that the forward makes, such as zeros."""
+    if not isinstance(tensor, Tensor):
+        raise TraceError(f"a concatenation with {type(tensor).__name__}, which is no activation")
+    return tensor
 
 
 def stack(tracer: Tracer, tensors: Sequence[Labels], dim: int = 0) -> Labels:

@@ -82,8 +82,10 @@ def _layers_of(model: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
 
 def _refuse_wrappers(model: nn.Module) -> None:
     """Refuse wrappers: the network itself is compressed."""
-    if isinstance(model, torch.jit.ScriptModule):
-        raise TraceError("a scripted network cannot be traced or cut; pass the network that was scripted")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"the scripted module {name!r}" if name else "a scripted network"
+            raise TraceError(f"{what} cannot be traced or cut; pass what was scripted")
     wrappers = {"_orig_mod": "OptimizedModule", "module": "DataParallel"}
     for inner, kind in wrappers.items():
         if any(base.__name__ == kind for base in type(model).__mro__):

@@ -100,7 +100,8 @@ def export(
         content = io.BytesIO()  # PyTorch's writer of files ends the process where the disk is full
         torch.export.save(program, content)
         files.write(pt2, content.getvalue())
-        agree(pt2_program(pt2)(*inside.args, **inside.kwargs), inside.returned, pt2)
+        args, kwargs = nested((inside.args, inside.kwargs), _copied)  # it may change them in place
+        agree(pt2_program(pt2)(*args, **kwargs), inside.returned, pt2)
     if program is not None and ONNX in forms:
         _save_onnx(program, onnx, named=not part and isinstance(inside.returned, Tensor))
         difference = agree(onnx_run(onnx, tensors((inside.args, inside.kwargs))), inside.returned, onnx)
@@ -120,13 +121,25 @@ class Called:
 
 def called(network: nn.Module, part: str, images: Any) -> Called:
     """The first call that a network makes to one of its parts."""
-    kept: list[Called] = []
-    hook = network.get_submodule(part).register_forward_hook(
-        lambda _, args, kwargs, returned: kept.append(Called(args, kwargs, returned)), with_kwargs=True
-    )
-    with hook, evaluating(network):
+    given: list[Any] = []
+    kept: list[Any] = []
+
+    def before(_: nn.Module, args: Any, kwargs: Any) -> None:
+        given.append(nested((args, kwargs), _copied))
+
+    module = network.get_submodule(part)
+    with (
+        module.register_forward_pre_hook(before, with_kwargs=True),
+        module.register_forward_hook(lambda _, __, returned: kept.append(nested(returned, _copied))),
+        evaluating(network),
+    ):
         network(images)
-    return kept[0]
+    (args, kwargs), returned = given[0], kept[0]
+    return Called(args, kwargs, returned)
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def trace(network: nn.Module, part: str, images: Any) -> ExportedProgram:

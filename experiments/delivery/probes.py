@@ -6,8 +6,10 @@ inside its network, with operations fused into it and in the memory format that 
 """
 
 import json
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -57,13 +59,21 @@ def onnx_session(content: bytes, threads: int, profile: Path | None = None) -> A
 
     Raises:
         LatencyError: if the network cannot run, for example because a constant holds a number of channels.
+            Some networks fail in their first pass only: run that in `runnable`.
     """
     options = session_options(threads)
     options.log_severity_level = 4
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
-    try:
+    with runnable():
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def runnable() -> Iterator[None]:
+    """Turn a failure of onnxruntime into a `LatencyError`."""
+    try:
+        yield
     except Exception as error:  # of classes that onnxruntime makes in C++, children of Exception alone
         if not type(error).__module__.startswith("onnxruntime"):
             raise
@@ -91,7 +101,8 @@ class OnnxProbe:
 
     def run(self) -> None:
         """One pass."""
-        self._session.run(None, self._images)
+        with runnable():
+            self._session.run(None, self._images)
 
     def passes(self) -> list[Pass]:
         """All passes so far."""
@@ -110,8 +121,8 @@ def read_profile(events: Sequence[Mapping[str, Any]], layers: int) -> list[Pass]
     for event in events:
         name = str(event.get("name", ""))
         if name.endswith("_kernel_time"):
-            if name.startswith("layer"):
-                current = int(name.removeprefix("layer").partition(".")[0])
+            if tag := re.search(r"\blayer(\d+)\.", name):  # "fused layer2.6" where an activation is fused
+                current = int(tag[1])
             spent[current] += 1000 * int(event["dur"])
         elif name == "model_run":
             found.append(Pass(spent, sum(spent)))  # without what the profile itself takes between nodes
@@ -127,6 +138,9 @@ class TorchProbe:
         graph: of the dense network, whose layers have the same names.
         images: ``(N, C, H, W)``.
         clock: nanoseconds.
+
+    Raises:
+        LatencyError: in the first pass, for a forward that runs a layer without calling its module.
     """
 
     resolution = 1
@@ -140,7 +154,7 @@ class TorchProbe:
     ) -> None:
         self._network, layout = network, lay_out(network, images[:2])
         self._images = images.contiguous(memory_format=layout)
-        self._layers, self._clock = len(graph.layers), clock
+        self._names, self._clock = [layer.name for layer in graph.layers], clock
         self._marks: list[tuple[int, Any]] = []
         self._passes: list[Pass] = []
         for index, layer in enumerate(graph.layers):
@@ -154,11 +168,17 @@ class TorchProbe:
         self._marks = [(0, self._clock())]
         with evaluating(self._network):
             self._network(self._images)
+        called = {index for index, _ in self._marks[1:]}
+        if missing := [name for index, name in enumerate(self._names) if index not in called]:
+            raise LatencyError(
+                f"the forward runs {', '.join(missing)} without calling the module, so it cannot be timed: "
+                "call the module, not its forward or its weight"
+            )
         return [*self._marks, (-1, self._clock())]
 
     def run(self) -> None:
         """One pass."""
-        self._passes.append(between(self.forward(), self._layers, lambda one, other: int(other - one)))
+        self._passes.append(between(self.forward(), len(self._names), lambda one, other: int(other - one)))
 
     def passes(self) -> list[Pass]:
         """All passes so far."""
@@ -255,7 +275,10 @@ def random_images(batch: int, shape: tuple[int, int, int]) -> Tensor:
 def whole_onnx(content: bytes, images: Tensor, threads: int) -> Probe:
     """Whole passes of an ONNX file."""
     session = onnx_session(content, threads)
-    return WholeProbe(partial(session.run, None, {session.get_inputs()[0].name: images.numpy()}))
+    forward = partial(session.run, None, {session.get_inputs()[0].name: images.numpy()})
+    with runnable():
+        forward()
+    return WholeProbe(forward)
 
 
 def whole_torch(network: nn.Module, graph: Graph, images: Tensor, device: torch.device) -> Probe:

@@ -67,8 +67,7 @@ class SlicedOnnx:
         proto.CopyFrom(self._proto)
         for vector in self.graph.vectors:
             if vector.name in arrays:
-                kept = np.repeat(mask[vector.atoms], vector.size)
-                arrays[vector.name] = arrays[vector.name].compress(kept, axis=vector.dim)
+                arrays[vector.name] = arrays[vector.name].compress(mask[vector.atoms], axis=vector.dim)
         for index, layer in enumerate(self.graph.layers):
             reads, writes = int(mask[layer.reads].sum()), int(mask[layer.writes].sum())
             groups = reads if layer.kind == "depthwise" else layer.groups

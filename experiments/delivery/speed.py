@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from amc_env.graph.given import tensors
 from experiments.delivery.export import Called, Exported, write_onnx
 from experiments.delivery.promise import Promise, described, measured, probes_of, promises
 from experiments.delivery.runtimes import onnx_forward, torch_forward
@@ -88,9 +87,11 @@ def kept_promises(
 
 
 def shape_of(inside: Called) -> tuple[int, int, int] | None:
-    """C, H, W of the only input of a call; None if there are several."""
-    given = list(tensors((inside.args, inside.kwargs)))
-    if len(given) != 1 or given[0].ndim != 4 or inside.kwargs:
+    """C, H, W of the only argument of a call; None if there are several, or it is not a tensor of images."""
+    if inside.kwargs or len(inside.args) != 1:
         return None
-    channels, height, width = given[0].shape[1:]
+    (images,) = inside.args
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        return None
+    channels, height, width = images.shape[1:]
     return int(channels), int(height), int(width)

@@ -38,6 +38,7 @@ from experiments.recording.record import plain
 LEVELS = 13  # counts of a group that are measured; more are thinned, in equal ratios
 ROUND_TO = 8  # as plans are rounded, see `amc_env.compressors.channels.allowed`
 PLANS = 30  # random plans for the factor, and as many for its error
+LEAST = 4  # plans in all: factor and offset need two
 
 START = "latency"  # of the chain of rows that were measured
 LAYERS, WHOLE = "layers", "whole"  # what is timed of a network
@@ -93,7 +94,7 @@ def made(
         force: continue measurements of other conditions.
 
     Raises:
-        LatencyError: when the machine is too busy, or a file cannot be used.
+        LatencyError: when the machine is too busy, a file cannot be used, or the network has too few plans.
     """
     graph = bench.graph
     offered = [allowed(group, ROUND_TO, floor) for group in graph.groups]
@@ -101,6 +102,11 @@ def made(
     part = path.with_name(f"{path.name}.part")
     rows = resumed(part, here, counts, force=force)
     drawn = list(dict.fromkeys(random_plans(offered, 4 * PLANS)))[: 2 * PLANS]
+    if len(drawn) < LEAST:
+        raise LatencyError(
+            f"{name} has {len(drawn)} plans that keep {floor:g} of each group, too few to fit a table and to "
+            "check it: give a lower floor, or time whole networks with `latency checkpoint=...`"
+        )
     jobs = mixed(design(touched(graph), counts), drawn)
     measure(bench, jobs, rows, part, repeats=repeats)
     table = tabulated(name, here, graph, counts, [(*job, rows[job]) for job in jobs])
@@ -249,7 +255,8 @@ def fitted(prices: LatencyPrices, whole: Sequence[tuple[tuple[int, ...], int]]) 
         }
         for at, (plan, ns) in enumerate(whole)
     ]  # fmt: skip
-    rank = float(spearmanr(predicted[half:], measured[half:]).statistic)
+    ordered = np.ptp(predicted[half:]) > 0 and np.ptp(measured[half:]) > 0
+    rank = float(spearmanr(predicted[half:], measured[half:]).statistic) if ordered else 0.0
     return Fit(float(factor), rank, float(np.median(error)), plans), round(rest)
 
 
