@@ -81,6 +81,7 @@ def test_offline_runs_are_uploaded_the_oldest_first_and_once(tmp_path):
     assert taken == ["x", "y"]
     assert [run.name[-1] for run in sync(tmp_path, upload)] == ["z"]
     assert [run.name[-1] for run in offline(tmp_path)] == ["x", "y", "z"]
+    assert [run.name[-1] for run in offline(tmp_path / "b/wandb")] == ["y"]
 
 
 def test_a_search_that_was_resumed_is_uploaded_once_and_whole(tmp_path):
@@ -116,7 +117,7 @@ def test_what_a_search_leaves_is_a_table_and_two_pictures(tmp_path):
 TRACKIO = """
 from pathlib import Path
 from experiments.recording.trackio_tracker import TrackioTracker
-Path("run").mkdir()
+Path("run").mkdir(exist_ok=True)
 Path("run/plan.json").write_text("1")
 with TrackioTracker(Path("run"), {"seed": 1}) as tracker:
     for episode in range(3):
@@ -131,13 +132,14 @@ def test_trackio_keeps_the_same_calls_in_one_file(tmp_path):
     pytest.importorskip("trackio")
     root = Path(__file__).resolve().parents[1]
     environment = {k: v for k, v in os.environ.items() if k != "TRACKIO_DIR"} | {"PYTHONPATH": str(root)}
-    command = [sys.executable, "-c", TRACKIO]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120, capture_output=True)
+    for _ in range(2):  # the second time as a resumed run
+        command = [sys.executable, "-c", TRACKIO]
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120, capture_output=True)
     read = "import sqlite3; print(*sqlite3.connect(sys.argv[1]).execute('select metrics from metrics'))"
     found = subprocess.run(
         [sys.executable, "-c", f"import sys; {read}", str(tmp_path / "runs/trackio/amc-rl.db")],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    assert found.count("agent/sigma") == 3
+    assert found.count("agent/sigma") == 3  # those of the second process alone
     assert "final/best_reward" in found
     assert "left out" not in found

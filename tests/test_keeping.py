@@ -53,6 +53,28 @@ def test_what_is_kept_of_a_search_is_what_was_recorded(tmp_path: Path, results: 
     assert content["elapsed"] == [0.5, 0.75]
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"data": {"name": "digits"}}, r"table's row table2/plain20_gp: it has data 'digits', not 'cifar10'"),
+        ({"episodes": 4}, "a short try of table2/plain20_gp: it has episodes=4, a row .* at least 400"),
+        ({"finetune": {"epochs": 0}}, r"it has finetune\.epochs=0, a row of its table has at least 1"),
+    ],
+)
+def test_a_short_try_is_no_row_of_a_papers_table(
+    tmp_path: Path, results: Path, changed: dict[str, Any], message: str
+) -> None:
+    whole_run = {"data": {"name": "cifar10"}, "episodes": 400, "finetune": {"epochs": 1}}
+    asked = {"choices": {"experiment": "table2/plain20_gp"}}
+    for name, config in (("whole", whole_run), ("short", whole_run | changed)):
+        folder = search(tmp_path / name, **config)
+        record = RunRecord.read(folder)
+        record.update(run=record.content["run"] | asked)
+    assert keep(tmp_path / "whole", "gp-plain20_gp-1") == results / "tables/table2/gp-plain20_gp-1.json"
+    with pytest.raises(KeepError, match=message):
+        keep(tmp_path / "short", "gp-plain20_gp-2")
+
+
 def test_of_places_on_a_machine_only_names_are_kept() -> None:
     typed = [
         "seed=1",

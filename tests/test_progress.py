@@ -44,6 +44,14 @@ def test_the_last_one_always_has_its_line():
     assert out.getvalue() == "episodes 3/3  1/s, 0:00:00 left\n"
 
 
+def test_the_last_line_is_not_repeated():
+    shown, _, out = meter(3, terminal=False)
+    with shown:
+        shown.update(3)
+        shown.update(3)
+    assert out.getvalue().count("3/3") == 1
+
+
 def test_a_resumed_run_counts_only_its_own_for_the_speed():
     shown, clock, out = meter(7300, terminal=False, done=50)
     with shown:

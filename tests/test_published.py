@@ -158,6 +158,11 @@ def test_data_that_is_neither_is_told():
         reproduce._data("cifar11")
 
 
+def test_sets_that_need_a_folder_are_not_offered():
+    assert {"cifar10", "fashion_mnist", "digits"} <= set(reproduce._sets())
+    assert not {"photos", "imagefolder", "import"} & set(reproduce._sets())
+
+
 def test_rules_and_searches_are_launched_apart(composed, tmp_path, monkeypatch):
     composed("config")  # opens Hydra's folder of configurations
     cfg = SimpleNamespace(table="table2", seeds=[0, 2], episodes=4, epochs=1, images=None, launcher="local")

@@ -175,6 +175,22 @@ def test_what_cannot_be_gone_on_with(tmp_path, monkeypatch):
     assert resumed.content["commit"].endswith(", then abc-dirty")
 
 
+def test_a_finished_run_keeps_its_commit_until_something_is_added(tmp_path, monkeypatch):
+    before = fill(start(tmp_path)).content["commit"]
+    monkeypatch.setattr(module, "commit", lambda: "abc")
+    with RunRecord.resume(tmp_path, CONFIG, episodes=4):
+        pass
+    content = RunRecord.read(tmp_path).content
+    assert (content["commit"], content["status"]) == (before, "finished")
+    assert "resumed" not in content["run"]
+    with RunRecord.resume(tmp_path, CONFIG, episodes=4) as record:
+        record.add(episode=4)
+        record.add(episode=5)
+    content = RunRecord.read(tmp_path).content
+    assert content["commit"] == f"{before}, then abc"
+    assert len(content["run"]["resumed"]) == 1
+
+
 def test_a_record_is_never_written_over(tmp_path):
     fill(start(tmp_path))
     before = (tmp_path / "record.jsonl").read_bytes()

@@ -284,6 +284,37 @@ def test_the_same_search_twice_is_one_seed():
     assert notes == ["left out: a copy is the same search as ddpg-0"]
 
 
+def test_a_search_by_changed_code_is_not_a_repeat():
+    for changed in ({"commit": "b" * 40}, {"curve": ((1, -0.125),)}):
+        again = run("ddpg", 0, 0.8, name="again", **changed)
+        assert runs.without_repeats([*RUNS, again]) == ([*RUNS, again], [])
+
+
+def test_a_run_that_has_just_begun_is_in_no_comparison():
+    begun = replace(run("gp", 0, 0, name="begun"), evaluations=0, before={}, after={}, curve=())
+    here = [replace(one, weights="a", folder=Path("x")) for one in RUNS]
+    assert contests.contests([*here, replace(begun, folder=Path("y"))]) == contests.contests(here)
+
+
+def test_texts_with_numbers_are_ordered_by_the_numbers():
+    texts = ["seed=10", "5 % of the MACs", "100 % of the MACs", "seed=2", "30 % of the MACs", "gp"]
+    assert sorted(texts, key=site._natural) == [
+        "5 % of the MACs", "30 % of the MACs", "100 % of the MACs", "gp", "seed=2", "seed=10",
+    ]  # fmt: skip
+
+
+def test_a_run_in_the_folder_that_one_is_in_has_a_name(tmp_path, monkeypatch):
+    folder = tmp_path / "mine"
+    config = {
+        "model": {"name": "net"}, "data": {"name": "digits"}, "protocol": {"resource": "macs", "target": 0.5},
+        "agent": {"_target_": "agents.rules.Uniform"}, "seed": 0, "finetune": {"epochs": 1}, "deliver": True,
+    }  # fmt: skip
+    with RunRecord.create(folder, config, seeds={}) as record:
+        record.add(reward=-0.5, episode=0, episode_seconds=1.0)
+    monkeypatch.chdir(folder)
+    assert [one.name for one in runs.load(Path())[0]] == ["mine"]
+
+
 def test_a_search_of_other_weights_is_no_seed_of_the_same_mean(tmp_path):
     here = [run("gp", seed, 0.8, weights=weights, folder=tmp_path) for seed, weights in enumerate("abb")]
     found = contests.contests(runs.told_apart(here))
@@ -396,3 +427,8 @@ def test_accuracies_on_selection_are_no_points_beside_those_on_test():
     assert [point.y for point in points] == [80]
     first, *_ = re.findall(r'<tr data-run="([^"]+)"', site.page([untested, run("gp", 1, 0.8)], title="t"))
     assert first == "gp-1"
+
+
+def test_values_that_differ_by_rounding_alone_are_drawn_as_one():
+    svg = charts.curves([charts.Curve("a", [1, 2], [-0.3, -0.30000000000000004])], "t", "x", "y")
+    assert ">-0.30<" in svg

@@ -11,6 +11,7 @@ import pytest
 
 from agents.episode import Episode
 from agents.search import Trial
+from experiments.recording import invocation
 from experiments.recording.record import plain
 from experiments.recording.tracking import METRICS, NoTracker, TrackingError, episode_metrics
 from experiments.recording.wandb_tracker import WandbTracker
@@ -135,3 +136,18 @@ def test_a_run_that_fails_is_finished_as_failed(tmp_path):
 def test_a_killed_run_has_what_was_logged_more_than_a_second_ago(tmp_path):
     _, records = run(tmp_path, "kill")
     assert sum(record["type"] == "history" for record in records) == 6
+
+
+def test_an_experiment_within_another_budget_is_a_group_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {
+        "model": {"name": "net"}, "data": {"name": "digits"},
+        "protocol": {"resource": "macs", "target": 0.3, "reward": "error"},
+    }  # fmt: skip
+    for words, wanted in (
+        (["seed=1"], "digits"),
+        (["protocol=flops_30"], "digits-macs-0.3-error"),
+        (["++protocol.target=0.3"], "digits-macs-0.3-error"),
+    ):
+        job = {"choices": {"experiment": "digits"}, "overrides": words}
+        monkeypatch.setattr(invocation, "hydra_job", lambda job=job: job)
+        assert invocation.group(config) == wanted

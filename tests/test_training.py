@@ -329,6 +329,19 @@ def test_fit_keeps_the_record_and_shows_where_it_is(tmp_path):
     assert "steps 16/16  loss" in out.getvalue()
 
 
+def test_trainings_in_one_record_have_names_and_their_rounds_are_numbered_on(tmp_path):
+    record, short = RunRecord.create(tmp_path, {}, seeds={}), replace(RECIPE, epochs=2)
+    with NoTracker(tmp_path, {}) as tracker:
+        for name, at in (("uniform", 0), ("train", 1), ("train", 2)):
+            fit(
+                network(), stripes(), short, device=torch.device("cpu"), state=tmp_path / f"{at}.state",
+                record=record, tracker=tracker, phase="finetune", name=name,
+            )  # fmt: skip
+    assert {name for row in record.rows for name in row} <= set(METRICS)
+    assert [row["uniform/epoch"] for row in record.rows if "uniform/epoch" in row] == [0, 1]
+    assert [row["train/epoch"] for row in record.rows if "train/epoch" in row] == [0, 1, 2, 3]
+
+
 DIGITS = ("model=digits_cnn", "data=digits", "recipe.epochs=3", "recipe.bfloat16=false", "tracking=none")
 
 KILLED = """

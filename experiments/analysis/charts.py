@@ -64,7 +64,8 @@ def around(values: Iterable[float]) -> tuple[float, float]:
     """The range of some numbers with a margin; a single number lies in its middle."""
     found = list(values)
     low, high = min(found), max(found)
-    room = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
+    same = high - low <= 1e-9 * max(abs(low), abs(high))
+    room = (abs(high) * 0.1 or 1.0) if same else 0.06 * (high - low)
     return low - room, high + room
 
 

@@ -56,9 +56,12 @@ def budget(resource: str, target: float) -> str:
 
 
 def contests(runs: Iterable[Run]) -> list[Contest]:
-    """Groups runs by network, data set and budget, and by setting where there are several."""
+    """Groups runs by network, data set and budget, and by setting where there are several.
+
+    Runs in which nothing has been evaluated yet are left out.
+    """
     budgets: dict[tuple[str, str, str, float], list[Run]] = defaultdict(list)
-    for run in runs:
+    for run in (run for run in runs if run.evaluations or run.before or run.after):
         budgets[(*run.problem, run.resource, run.target)].append(run)
     found = []
     for key, own in sorted(budgets.items()):

@@ -15,7 +15,6 @@ import wandb_workspaces.workspaces as ws
 from omegaconf import DictConfig
 
 TITLE = "AMC: agents compared"
-OFFLINE = "wandb/offline-run-*"
 SYNCED = ".synced"  # W&B's mark beside the file of a run that it has uploaded
 SEARCH = {  # by title, the metrics of a chart over episodes
     "Best reward so far": ["best_reward"],
@@ -32,7 +31,7 @@ AGENT = {
 }
 TRAINING = {"Loss": ["train/loss"], "Accuracy on selection": ["train/selection"]}
 FINAL = {  # by title, keys of a run's summary
-    "Best reward": ["best_reward"],
+    "Reward of the plan": ["best/reward"],
     "Test accuracy, before and after fine-tuning": ["AMC/test", "AMC, tuned/test"],
     "Test accuracy of the uniform policy": ["uniform/test", "uniform, tuned/test"],
 }
@@ -136,7 +135,9 @@ def offline(folder: Path) -> list[Path]:
 
     A search that was resumed has one for each process; the last one has the rows of all before it.
     """
-    every = sorted(folder.glob(f"**/{OFFLINE}"), key=lambda path: path.name)
+    every = sorted(
+        (path for path in folder.rglob("offline-run-*") if path.is_dir()), key=lambda path: path.name
+    )
     newest = {run.parent: run for run in every}
     return [run for run in every if newest[run.parent] == run]
 

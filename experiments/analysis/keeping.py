@@ -6,6 +6,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from amc_env import files
@@ -13,6 +14,7 @@ from experiments.analysis import published
 from experiments.analysis.families import ABOUT
 from experiments.analysis.joining import gathered, joined, joined_parts
 from experiments.analysis.regret import COUNTS
+from experiments.cli.config import CONF
 from experiments.cli.preflight import check_name
 from experiments.cli.signatures import ROOT, settings
 from experiments.recording.committed import row_a_line, whole
@@ -70,6 +72,8 @@ def keep(folder: Path, name: str) -> Path:
         kept = _search(record, name)
         if group == SEARCHES:
             _check_search(record.content["config"], name, place)
+        else:
+            _check_row(record)
     else:
         kept = {key: record.content[key] for key in COMPARISON}
         if group != COMPRESSED:
@@ -114,6 +118,28 @@ def _shorten(record: RunRecord, group: str) -> None:
     record.content["config"] = config | {
         "contenders": contenders, "first_seed": first, "seeds": last - first + 1
     }  # fmt: skip
+
+
+def _check_row(record: RunRecord) -> None:
+    """Check that a search is a whole run of its experiment file, not a short try or one on other data.
+
+    Raises:
+        KeepError: if not, as a row of a paper's table is made of it.
+    """
+    experiment = record.content["run"]["choices"]["experiment"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        asked = compose("config", [f"experiment={experiment}"])
+    config = record.content["config"]
+    _same(f"the table's row {experiment}", {"data": asked.data.name}, {"data": config["data"]["name"]})
+    for key, least, found in (
+        ("episodes", asked.episodes, config["episodes"]),
+        ("finetune.epochs", asked.finetune.epochs, config["finetune"]["epochs"]),
+    ):
+        if found < least:
+            raise KeepError(
+                f"{record.folder} is a short try of {experiment}: it has {key}={found}, a row of its table "
+                f"has at least {least}"
+            )
 
 
 def _check_photos(record: RunRecord, place: Path) -> None:

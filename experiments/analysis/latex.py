@@ -28,7 +28,8 @@ def escaped(text: str) -> str:
 
 
 def values(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Comma-separated values with a line for the head."""
+    """Comma-separated values with a line for the head; Markdown's code marks are left out."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    plain = ([cell.replace("`", "") for cell in row] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows([head, *plain])
     return text.getvalue()

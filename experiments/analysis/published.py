@@ -194,7 +194,8 @@ def differs(runs: Sequence[Run]) -> str:
         return "ours has not been run"
     data = ", ".join(sorted({"images of its own" if run.data == "import" else run.data for run in runs}))
     epochs = sorted({run.epochs for run in runs if run.epochs})
-    tuned = f"{' or '.join(map(str, epochs))} epochs of fine-tuning" if epochs else "no fine-tuning"
+    count = " or ".join(map(str, epochs))
+    tuned = f"{count} epoch{'s' * (count != '1')} of fine-tuning" if epochs else "no fine-tuning"
     return f"ours: {data}, {tuned}"
 
 

@@ -35,7 +35,7 @@ def load(folder: Path) -> tuple[list[Run], list[str]]:
     """
     found, notes = list[Run](), list[str]()
     for path in sorted(folder.rglob(RECORD)):
-        name = str(path.parent.relative_to(folder)) if path.parent != folder else folder.name
+        name = str(path.parent.relative_to(folder)) if path.parent != folder else folder.resolve().name
         try:
             record = RunRecord.read(path.parent)
         except RecordError as error:
@@ -71,7 +71,7 @@ def without_repeats(found: Sequence[Run]) -> tuple[list[Run], list[str]]:
         unique = "" if run.status == "finished" else run.name
         tuning = (run.config.get("finetune") or run.config.get("recipe") or {}).get("seed")
         known = (unique, run.agent, run.seed, tuning, run.target, run.weights, run.epochs)
-        key = repr((*known, *_leaves(run.config)))
+        key = repr((*known, run.commit, run.curve, run.after, *_leaves(run.config)))
         if key in first:
             notes.append(f"left out: {run.name} is the same search as {first[key]}")
             continue

@@ -146,8 +146,17 @@ def _link(run: Run, name: str, folder: Path | None) -> str:
 def _choices(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, list[str]]]:
     """Column, name and options of each filter with more than one option."""
     at = {name: place for place, (name, _) in enumerate(COLUMNS)}
-    found = [(at[name], name, sorted({row["cells"][at[name]][0] for row in rows})) for name in CHOICES]
+    found = [
+        (at[name], name, sorted({row["cells"][at[name]][0] for row in rows}, key=_natural))
+        for name in CHOICES
+    ]
     return [choice for choice in found if len(choice[2]) > 1]
+
+
+def _natural(text: str) -> list[tuple[float, str]]:
+    """Orders texts by the numbers in them."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", text)
+    return [(float(part), "") if at % 2 else (-1.0, part) for at, part in enumerate(parts)]
 
 
 def _drawn(
@@ -198,7 +207,7 @@ def _tables(runs: Sequence[Run], every: Sequence[Contest], folder: Path) -> list
     texts = {
         "summary.md": markdown.table(HEAD, rows) + "\n",
         "summary.tex": latex.table(HEAD, rows, "Accuracy in percent, means with 95 % intervals.") + "\n",
-        "summary.csv": latex.values(HEAD, [[cell.replace("`", "") for cell in row] for row in rows]),
+        "summary.csv": latex.values(HEAD, rows),
         "runs.csv": latex.values(names, lines),
     }
     return [_write(folder / name, text) for name, text in texts.items()]

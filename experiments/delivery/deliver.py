@@ -130,14 +130,14 @@ def _entrants(
     networks, last = {DENSE: subject.model, **networks}, {UNIFORM: UNIFORM, FOUND: FOUND}
     if recipe is not None:
         last = {UNIFORM: UNIFORM_TUNED, FOUND: TUNED}
-        for name, state in ((UNIFORM, UNIFORM_STATE), (FOUND, STATE)):
+        for name, state, rows in ((UNIFORM, UNIFORM_STATE, "uniform"), (FOUND, STATE, "train")):
             plans[last[name]] = plans[name]
             if name == FOUND and plan == plans[UNIFORM]:  # the same network is not trained again
                 networks[TUNED] = networks[UNIFORM_TUNED]
                 continue
             networks[last[name]] = finetune(
                 networks[name], subject.data, recipe, dense=subject.model, device=env.task.device,
-                record=record, tracker=tracker, state=state,
+                record=record, tracker=tracker, state=state, name=rows,
             )  # fmt: skip
     return Entrants(plans, {name: unconstrained(network) for name, network in networks.items()}, last)
 

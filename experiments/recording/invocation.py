@@ -18,15 +18,21 @@ def hydra_job() -> dict[str, Any]:
 
 
 def group(config: Mapping[str, Any]) -> str | None:
-    """The group that a run is compared in: its experiment file, else network, data, budget and reward."""
-    if experiment := hydra_job().get("choices", {}).get("experiment"):
+    """The group that a run is compared in: its experiment file, else network, data, budget and reward.
+
+    The file with another protocol is a group of its own, named by both.
+    """
+    job = hydra_job()
+    experiment = job.get("choices", {}).get("experiment")
+    if experiment and not any(word.lstrip("+~").startswith("protocol") for word in job["overrides"]):
         return str(experiment)
     if not {"model", "data", "protocol"} <= config.keys():
         return None
     model, protocol = config["model"], config["protocol"]
     network = (model.get("options") or {}).get("target") or model["name"]  # of the user's own
     limits = [f"{name}-{share:g}" for name, share in (protocol.get("limits") or {}).items()]
-    words = [network, config["data"]["name"], protocol["resource"], f"{protocol['target']:g}", *limits]
+    words = [str(experiment)] if experiment else [network, config["data"]["name"]]
+    words += [protocol["resource"], f"{protocol['target']:g}", *limits]
     return "-".join([*words, protocol["reward"]])[:LONGEST]
 
 

@@ -56,14 +56,14 @@ class Meter:
 
     def update(self, done: int | None = None, **facts: str | float | None) -> None:
         """Set the count (default: one more) and the values to show; None removes a value."""
-        self.done = self.done + 1 if done is None else done
+        before, self.done = self.done, self.done + 1 if done is None else done
         for name, value in facts.items():
             self.facts.pop(name, None)
             if value is not None:
                 self.facts[name] = value if isinstance(value, str) else f"{value:.4g}"
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, facts=self._text())
-        elif self.clock() - self.last_line >= LINE_SECONDS or self.done >= self.total:
+        elif self.clock() - self.last_line >= LINE_SECONDS or before < self.total <= self.done:
             self.last_line = self.clock()
             self._print(f"{self.what} {self.done}/{self.total}  {self._text()}, {self._left()}")
 

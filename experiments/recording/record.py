@@ -58,6 +58,7 @@ class RunRecord:
         for row in rows:
             self.chain.append(chain.link(self.chain[-1], row))
         self.notes: list[str] = []  # what reading had to repair
+        self.over = False  # whether it was finished when it was opened again, and no row has been added
 
     @classmethod
     def create(cls, folder: Path, config: Mapping[str, Any], *, seeds: Mapping[str, int]) -> Self:
@@ -152,15 +153,21 @@ class RunRecord:
         record.check(config)
         if len(record.rows) < episodes:
             raise RecordError(f"{folder} has {len(record.rows)} rows, cannot go on after {episodes}")
+        record.over = record.content["status"] == "finished" and len(record.rows) == episodes
         del record.rows[episodes:], record.chain[episodes + 1 :]
         record.content["status"] = "running"
-        if (now := commit()) not in record.content["commit"].split(THEN):
-            record.content["commit"] += f"{THEN}{now}"
-        record.content["run"].setdefault("resumed", []).append(_now())
+        if not record.over:
+            record._note_resumed()
         record.update()  # first, so that a kill in between leaves no fewer rows than it tells of
         lines = zip(record.rows, record.chain[1:], strict=True)
         files.write(folder / ROWS, "".join(chain.line(row, digest) for row, digest in lines))
         return record
+
+    def _note_resumed(self) -> None:
+        """Add the commit that goes on, and the time."""
+        if (now := commit()) not in self.content["commit"].split(THEN):
+            self.content["commit"] += f"{THEN}{now}"
+        self.content["run"].setdefault("resumed", []).append(_now())
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Raise a `RecordError` that lists the differences unless the record has this configuration."""
@@ -179,6 +186,10 @@ class RunRecord:
         """
         made = plain(row)
         assert isinstance(made, dict)
+        if self.over:
+            self.over = False
+            self._note_resumed()
+            self.update()
         digest = chain.link(self.chain[-1], made)
         with (self.folder / ROWS).open("a") as file:
             file.write(chain.line(made, digest))

@@ -35,9 +35,12 @@ METRICS = {
     "agent/critic_loss": "mean squared error of the critic over the episode's updates",
     "agent/q": "mean Q(s, mu(s)) over the episode's updates",
     "agent/actor_loss": "loss of the actor over the episode's updates (Stable-Baselines3)",
-    "train/epoch": "epoch of a training, from 0",
+    "train/epoch": "epoch of a training, from 0; those of several rounds are numbered on",
     "train/loss": "mean training loss of the epoch, in nats",
     "train/selection": "accuracy on the selection split after the epoch, in [0, 1]",
+    "uniform/epoch": "epoch of the uniform policy's fine-tuning, from 0",
+    "uniform/loss": "its mean training loss of the epoch, in nats",
+    "uniform/selection": "its accuracy on the selection split after the epoch, in [0, 1]",
 }
 
 

@@ -16,11 +16,28 @@ import trackio
 from experiments.recording import invocation
 
 
+def _name(folder: Path) -> str:
+    """A folder's path below ``runs``, else its name."""
+    path, runs = folder.absolute(), Path("runs").absolute()
+    return str(path.relative_to(runs)) if path.is_relative_to(runs) else path.name
+
+
+def _remove(project: str, name: str) -> None:
+    """Remove the runs of a name."""
+    try:
+        known = trackio.Api().runs(project)
+    except ValueError:  # there is no such project yet
+        return
+    for run in known:
+        if run.name == name:
+            run.delete()
+
+
 class TrackioTracker:
     """Logs to Trackio; nothing leaves the machine.
 
     Args:
-        folder: the run's folder, which names the run.
+        folder: the run's folder, which names the run; an earlier run of this name is replaced.
         config: the resolved configuration, as plain data.
         project: name of the project.
         group: runs that Trackio shows together; None: as `invocation.group` says.
@@ -29,10 +46,11 @@ class TrackioTracker:
     def __init__(
         self, folder: Path, config: Mapping[str, Any], *, project: str = "amc-rl", group: str | None = None
     ) -> None:
-        self.name, self.config, self.project = folder.absolute().name, dict(config), project
+        self.name, self.config, self.project = _name(folder), dict(config), project
         self.group = group or invocation.group(config)
 
     def __enter__(self) -> Self:
+        _remove(self.project, self.name)  # of a process before this one: its rows are logged again
         self.run = trackio.init(
             project=self.project, name=self.name, group=self.group, config=self.config,
             embed=False, auto_log_gpu=False, auto_log_cpu=False,

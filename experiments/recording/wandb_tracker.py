@@ -86,7 +86,8 @@ class WandbTracker:
                 f"W&B does not start {self.mode} ({error}): use tracking=wandb_offline or tracking=none"
             ) from error
         self.run.define_metric("*", step_metric="episode", step_sync=False)
-        self.run.define_metric("train/*", step_metric="train/epoch", step_sync=False)
+        for name in ("train", "uniform"):
+            self.run.define_metric(f"{name}/*", step_metric=f"{name}/epoch", step_sync=False)
         return self
 
     def log(self, metrics: Mapping[str, float]) -> None:

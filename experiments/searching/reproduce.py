@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra import compose
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from agents.rules import is_rule
 from amc_env import files
@@ -86,6 +86,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     wanted = sweeps(cfg, rows, folder)
     total = sum(sweep.runs * sweep.episodes for sweep in wanted)
     before = [counted(folder, sweep)[0] for sweep in wanted]
+    (folder / LOG).unlink(missing_ok=True)
     with Meter("evaluations" if asked.get("job") is None else "epochs", total, done=sum(before)) as meter:
         failed = []
         for at, sweep in enumerate(wanted):
@@ -159,7 +160,7 @@ def launched(sweep: Sweep, folder: Path, meter: Meter, others: int) -> str | Non
     meter.say(f"python -m experiments.{sweep.job} -m {' '.join(sweep.words)}")
     total = sweep.runs * sweep.episodes
     done, _ = counted(folder, sweep)
-    with log.open("w") as file:
+    with log.open("a") as file:
         command = [sys.executable, "-m", f"experiments.{sweep.job}", "-m", *sweep.words]
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=_environment())
         try:
@@ -215,7 +216,7 @@ def show(table: str, folder: Path) -> None:
     print("\n\n".join(["", *parts]))
     texts = {
         "md": f"# {made.title}\n\n{markdown.table(made.head, made.rows)}\n\n"
-        + "".join(f"* {note}\n" for note in made.notes)
+        + "".join(f"* {note}\n" for note in [*made.notes, *notes])
         + "".join(f"\n{part}\n" for part in parts),
         "tex": latex.table(made.head, made.rows, made.title) + "\n",
         "csv": latex.values(made.head, made.rows),
@@ -252,17 +253,22 @@ def _data(asked: str | None) -> list[str]:
     """
     if asked is None:
         return []
-    if _is_set(asked):
+    if asked in (sets := _sets()):
         return [f"data={asked}"]
     if Path(asked).is_dir():
         return [f"data.root={Path(asked).absolute()}"]
-    choices = ", ".join(sorted(path.stem for path in (CONF / "data").glob("*.yaml")))
-    raise ReproduceError(f"images={asked} is neither a folder nor one of {choices}")
+    raise ReproduceError(f"images={asked} is neither a folder nor one of {', '.join(sets)}")
+
+
+def _sets() -> list[str]:
+    """The data sets of ``conf/data`` that need no further setting."""
+    files_of = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "data").glob("*.yaml"))}
+    return [name for name, content in files_of.items() if not OmegaConf.missing_keys(content)]
 
 
 def _is_set(name: str | None) -> bool:
-    """Whether a data set of ``conf/data`` is meant, not a folder."""
-    return name is not None and (CONF / "data" / f"{name}.yaml").exists()
+    """Whether a data set is meant, not a folder."""
+    return name in _sets()
 
 
 def _call(job: str, words: Sequence[str]) -> None:

@@ -93,8 +93,8 @@ def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.S
     selection = {
         f"best/selection/{name}": value for name, value in best["selection"].items() if name != "split"
     }
-    shares = {f"best/{name}": best[name] for name in ("macs_share", "params_share") if name in best}
-    tracker.summary({"best_reward": best["reward"]} | shares | selection)
+    known = ("reward", "macs_share", "params_share")
+    tracker.summary({f"best/{name}": best[name] for name in known if name in best} | selection)
     tracker.artifact("plan", "plan", [record.folder / plans.PLAN], {"plan": plan.hash})
     if cfg.deliver:
         deliver(cfg, subject, env, plan, record, tracker, possible)
@@ -134,7 +134,7 @@ def explore(
             asked = [info["keep_asked"] for info in trial.episode.infos]
             record.add(**row, counts=counts, keep_asked=asked)
             tracker.log(row)
-            meter.update(trial.index + 1, best=best, top1=row["top1"], keep=row["macs_share"])
+            meter.update(trial.index + 1, best=best, top1=row["top1"], macs=row["macs_share"])
             if meter.live:
                 meter.draw(_panel(env, record.rows))
             if (trial.index + 1) % save_every == 0:

@@ -88,6 +88,7 @@ def finetune(
     record: RunRecord,
     tracker: Tracker,
     state: str = STATE,
+    name: str = "train",
 ) -> nn.Module:
     """Train a copy of a compressed network; the last epoch's weights are returned, whatever their accuracy.
 
@@ -101,11 +102,12 @@ def finetune(
         tracker: gets the same rows.
         state: name of the file in the record's folder that a killed fine-tuning resumes from. The caller
             deletes it when nothing that follows can be killed.
+        name: before the rows' metrics.
     """
     tuned = copy.deepcopy(network)
     fit(
         tuned, data, recipe, device=device, state=record.folder / state, record=record, tracker=tracker,
-        phase="finetune", teacher=teacher_of(recipe, dense, data),
+        phase="finetune", name=name, teacher=teacher_of(recipe, dense, data),
     )  # fmt: skip
     return unconstrained(_filled(network, tuned))
 

@@ -58,10 +58,13 @@ def fit(
     record: RunRecord,
     tracker: Tracker,
     phase: str,
+    name: str = "train",
     teacher: nn.Module | None = None,
     console: Console | None = None,
 ) -> list[Epoch]:
     """Train in place, with one row an epoch; see `experiments.training.loop.train`.
+
+    Trainings of one name in a record are rounds of one: their epochs are numbered on.
 
     Args:
         model: trained in place.
@@ -73,12 +76,14 @@ def fit(
         record: gets a row an epoch, and the seconds.
         tracker: gets the same.
         phase: the name under which the record counts the seconds.
+        name: before the rows' metrics, see `experiments.recording.tracking.METRICS`.
         teacher: of a recipe that distills.
         console: where the bar is shown.
     """
 
     def note(epoch: Epoch) -> None:
-        row = {"train/epoch": epoch.epoch, "train/loss": epoch.loss, "train/selection": epoch.selection}
+        at = sum(f"{name}/epoch" in row for row in record.rows)
+        row = {f"{name}/epoch": at, f"{name}/loss": epoch.loss, f"{name}/selection": epoch.selection}
         record.add(**row)
         tracker.log(row)
 

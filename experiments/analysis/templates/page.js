@@ -19,7 +19,7 @@ function sort(at, descending) {
   rows.sort((a, b) => {
     const [x, y] = [value(a), value(b)];
     if (x === "" || y === "") return (x === "") - (y === "");
-    const found = numeric ? Number(x) - Number(y) : x.localeCompare(y);
+    const found = numeric ? Number(x) - Number(y) : x.localeCompare(y, undefined, { numeric: true });
     return descending ? -found : found;
   });
   table.tBodies[0].append(...rows);
