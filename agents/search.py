@@ -1,7 +1,7 @@
 """The loop of every search: an agent explores, the environment evaluates, the agent learns."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,10 @@ from agents.episode import Agent, Environment, Episode, run_episode
 
 class RewardError(ValueError):
     """An episode ended with a reward that is not a number."""
+
+
+class AgentError(TypeError):
+    """An agent that does not keep to `agents.episode.Agent`."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ def search(env: Environment, agent: Agent, *, episodes: int, seed: int, start: i
     Raises:
         ActionError: the agent's action is NaN, out of the box or of the wrong shape.
         RewardError: the reward is NaN or infinite; raised before the agent can learn from it.
+        AgentError: ``end_episode`` returns no dict.
     """
     if not 0 <= start <= episodes or episodes < 1:
         raise ValueError(f"episodes {start} to {episodes}: give at least 1, and a start within them")
@@ -47,6 +52,11 @@ def search(env: Environment, agent: Agent, *, episodes: int, seed: int, start: i
         episode = run_episode(env, agent, seed=episode_seed(seed, index))
         _check_reward(episode, index)
         metrics = agent.end_episode(episode)
+        if not isinstance(metrics, Mapping):
+            raise AgentError(
+                f"end_episode of {type(agent).__name__} returned {metrics!r}: return a dict of metrics, {{}} "
+                "for none"
+            )
         yield Trial(index, episode, metrics, seconds=time.perf_counter() - began)
 
 

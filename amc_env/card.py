@@ -6,12 +6,17 @@ from typing import Any
 
 FORMAT = 1
 CARD_TYPES: dict[type, tuple[str, ...]] = {
-    str: ("architecture", "data", "commit", "note", "sha256"),
+    str: ("architecture", "data", "commit", "note", "sha256", "images"),
     int: ("classes", "in_channels", "seed", "data_seed"),
     dict: ("options", "recipe", "accuracy"),
     list: ("shape", "keep_whole"),
 }
-LATER: dict[str, Any] = {"keep_whole": [], "given": None, "data_seed": 0}  # not in the first cards
+LATER: dict[str, Any] = {
+    "keep_whole": [],
+    "given": None,
+    "data_seed": 0,
+    "images": "",
+}  # not in the first cards
 
 
 class CheckpointError(ValueError):
@@ -48,6 +53,7 @@ class Card:
     keep_whole: list[str] = field(default_factory=list)
     data_seed: int = 0
     given: dict[str, Any] | None = None  # of `amc_env.graph.given.Given`, where a part is compressed
+    images: str = ""  # digest of the images that it was not trained on, all splits but train; "" if unknown
 
     @property
     def compressed(self) -> bool:

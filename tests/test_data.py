@@ -453,3 +453,23 @@ def test_a_damaged_member_of_a_zip_is_told(tmp_path, kind):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"packed\.zip cannot be read .*: take it from its source again"):
         pictures.read(PICTURES, path)
+
+
+def test_images_whose_channels_come_last_are_told() -> None:
+    labels = torch.arange(40) % 4
+    for shape in ((28, 28, 1), (9, 7, 3), (9, 7, 4)):
+        images = torch.zeros(40, *shape, dtype=torch.uint8)
+        with pytest.raises(DataError, match=r"looks like \(N, H, W, C\): give images\.permute\(0, 3, 1, 2\)"):
+            from_tensors(images, labels, images, labels, seed=0)
+    for shape in ((8, 100, 1), (3, 4, 4), (2, 1, 1), (16, 8, 8)):
+        images = torch.randint(256, (40, *shape), dtype=torch.uint8)
+        assert from_tensors(images, labels, images, labels, seed=0).shape == shape
+
+
+def test_a_mean_may_be_an_array_or_a_tensor() -> None:
+    images, labels = torch.randint(256, (40, 3, 8, 8), dtype=torch.uint8), torch.arange(40) % 4
+    for kind in (np.array, torch.tensor, tuple):
+        data = from_tensors(
+            images, labels, images, labels, seed=0, mean=kind([0.5, 0.25, 0.75]), std=kind([0.25, 0.25, 0.5])
+        )
+        assert (data.mean, data.std) == ((0.5, 0.25, 0.75), (0.25, 0.25, 0.5))

@@ -92,7 +92,12 @@ def test_class_folders_in_sorted_order_are_labels(tmp_path):
     data = photos.load(write(tmp_path / "photos", 24, folders=3), classes=3, **SMALL)
     test = data["test"]
     assert torch.equal(test.labels, test.images[:, 0, 0, 0].long() % 3)
-    few = photos.load(tmp_path / "photos", classes=3, limit=21, **SMALL)["test"]
+    limited = photos.load(tmp_path / "photos", classes=3, limit=21, **SMALL)
+    labels = [limited[split].labels for split in ("calibration", "reward", "selection", "test")]
+    assert torch.cat(labels).bincount().tolist() == [7, 7, 7]
+    few = limited["test"]
+    with pytest.raises(DataError, match="limit=5 leaves too few images for the splits: give at least 20"):
+        photos.load(tmp_path / "photos", classes=3, limit=5, **SMALL)
     assert torch.equal(few.labels, few.images[:, 0, 0, 0].long() % 3)
     assert photos.labelled(tmp_path / "photos", 3)
     assert not photos.labelled(tmp_path / "photos", 4)

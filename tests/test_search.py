@@ -5,7 +5,7 @@ import pytest
 from identity import FindTheKeeps
 
 from agents.episode import ActionError, EpisodeError, StateError, check_state, run_episode
-from agents.search import RewardError, episode_seed, search
+from agents.search import AgentError, RewardError, episode_seed, search
 
 
 class Script:
@@ -186,3 +186,12 @@ def test_an_environment_must_say_how_many_decisions_there_are_and_keep_to_it():
         run_episode(Wrong({"decisions": 3}), Script(0.5))
     with pytest.raises(EpisodeError, match="announced 5 decisions, but ended after 4"):
         run_episode(Wrong({"decisions": 5}), Script(0.5))
+
+
+def test_an_agent_that_returns_no_metrics_is_told():
+    class Silent(Script):
+        def end_episode(self, episode):
+            pass
+
+    with pytest.raises(AgentError, match="end_episode of Silent returned None: return a dict of metrics"):
+        list(search(FindTheKeeps(), Silent(0.5), episodes=1, seed=0))

@@ -17,7 +17,15 @@ from amc_env.card import Card, CheckpointError
 from amc_env.data.splits import load
 from amc_env.evaluator import accuracy
 from experiments.cli.config import ConfigError, plain
-from experiments.cli.problem import Trained, check_identity, foresee, identity, searched, trained
+from experiments.cli.problem import (
+    Trained,
+    check_identity,
+    check_splits,
+    foresee,
+    images_of,
+    searched,
+    trained,
+)
 from experiments.delivery.deliver import _bytes
 from experiments.recording.record import RecordError, RunRecord
 
@@ -101,7 +109,7 @@ def test_a_search_goes_on_with_the_weights_that_it_was_begun_with(composed, tmp_
     subject = trained(composed("config", "experiment=digits"))
     with RunRecord.create(tmp_path, {}, seeds={}) as record:
         check_identity(record, subject)
-        record.update(results=identity(subject))
+        record.update(results=check_identity(record, subject))
         check_identity(record, subject)
         other = Trained(build(10, 1), subject.card, subject.data)
         with pytest.raises(RecordError, match="begun with other weights"):
@@ -111,10 +119,50 @@ def test_a_search_goes_on_with_the_weights_that_it_was_begun_with(composed, tmp_
 def test_a_run_goes_on_with_the_images_that_it_was_begun_with(composed, tmp_path: Path) -> None:
     subject = trained(composed("config", "experiment=digits"))
     with RunRecord.create(tmp_path, {}, seeds={}) as record:
-        record.update(results=identity(subject))
+        record.update(results=check_identity(record, subject))
         other = load(subject.data.name, seed=1)
         with pytest.raises(RecordError, match="begun with other images"):
             check_identity(record, dataclasses.replace(subject, data=other))
+
+
+def test_a_run_goes_on_with_the_labels_that_it_was_begun_with(composed, tmp_path: Path) -> None:
+    subject = trained(composed("config", "experiment=digits"))
+    with RunRecord.create(tmp_path, {}, seeds={}) as record:
+        record.update(results=check_identity(record, subject))
+        splits = subject.data.splits
+        moved = splits | {"reward": dataclasses.replace(splits["reward"], labels=splits["reward"].labels * 0)}
+        for changed in ({"splits": moved}, {"mean": (0.25,)}):
+            data = dataclasses.replace(subject.data, **changed)
+            with pytest.raises(RecordError, match="begun with other labels, or another mean and std"):
+                check_identity(record, dataclasses.replace(subject, data=data))
+        earlier = record.content["results"]
+        del earlier["labels"]  # not in the first records
+        check_identity(record, dataclasses.replace(subject, data=data))
+
+
+def test_images_that_a_network_was_trained_on_are_no_reward_images(composed) -> None:
+    """By their content: a seed says nothing of a user's own function, or of other files in a folder."""
+    subject = trained(composed("config", "experiment=digits"))
+    card = subject.card
+    assert card.images == images_of(subject.data)
+    check_splits(card, 0, subject.data)
+    with pytest.raises(CheckpointError, match=r"trained on the splits of data\.seed=0"):
+        check_splits(card, 1, subject.data)
+    other = load(subject.data.name, seed=1)
+    with pytest.raises(
+        CheckpointError, match="with other images of digits than there are now, or in another"
+    ):
+        check_splits(card, 0, other)
+    check_splits(dataclasses.replace(card, data="mine"), 0, other)
+    check_splits(dataclasses.replace(card, images=""), 0, other)  # of a first card
+
+
+def test_another_copy_of_the_data_of_a_network_that_ships_is_told(composed, capsys) -> None:
+    subject = trained(composed("config", "experiment=digits"))
+    card = dataclasses.replace(subject.card, images="", note="JPEG copies")
+    for copy, told in (("JPEG copies", False), ("", False), ("official files", True)):
+        check_splits(card, 0, dataclasses.replace(subject.data, copy=copy))
+        assert ("trained on JPEG copies of digits, and these are official" in capsys.readouterr().out) is told
 
 
 def test_what_a_search_read_is_looked_for_where_it_was_started(composed, tmp_path: Path) -> None:

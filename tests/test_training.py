@@ -388,7 +388,9 @@ def test_what_pretraining_leaves(composed, tmp_path):
     assert card.recipe["epochs"] == 3
     record = RunRecord.read(tmp_path)
     known = {"accuracy": card.accuracy, "sha256": card.sha256, "copy": ""}
-    assert record.content["results"] == known | {"data": images_of(load(card.data, seed=0))}
+    found = record.content["results"]
+    assert found == known | {"data": images_of(load(card.data, seed=0)), "labels": found["labels"]}
+    assert card.images == found["data"]
     assert record.content["status"] == "finished"
     assert card.accuracy["selection"] == record.rows[-1]["train/selection"]
     dense = build("digits_cnn", classes=10, in_channels=1)

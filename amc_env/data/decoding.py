@@ -27,7 +27,9 @@ def decoded(source: Path | bytes, name: object, mode: str = "RGB") -> Image.Imag
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
             return eight_bit(opened).convert(mode)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name} cannot be read as an image: it is empty or of no known kind") from error
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{name} cannot be read as an image: {error}") from error
 
 

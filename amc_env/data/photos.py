@@ -2,6 +2,7 @@
 
 import dataclasses
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
@@ -47,7 +48,7 @@ def load(
         resize: shorter side before the crop, in pixels, at least ``size``.
         mean: of each channel, for images in [0, 1]; three numbers.
         std: likewise, above 0.
-        limit: number of images to take, the first by name; None for all.
+        limit: number of images to take, the first by name, of class folders in turn; None for all.
 
     Raises:
         DataError: for no such folder, fewer than 20 images, an image that cannot be read, and numbers that
@@ -56,6 +57,10 @@ def load(
     check_sides(size, resize)
     check_scale(mean, std, 3)
     every = _names(root)
+    if limit is not None and limit < FEWEST <= len(every):
+        raise DataError(f"limit={limit} leaves too few images for the splits: give at least {FEWEST}")
+    if limit is not None and _folder_labels(every, classes) is not None:
+        every = _in_turn(every)
     images = _read_all(root, every[:limit], size, resize)
     labels = _folder_labels(every, classes)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
@@ -134,6 +139,15 @@ def _square(content: bytes, name: PurePath, size: int, resize: int) -> Tensor:
     left, top = (width - size) // 2, (height - size) // 2
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image.crop((left, top, left + size, top + size)))).permute(2, 0, 1)
+
+
+def _in_turn(names: list[PurePath]) -> list[PurePath]:
+    """The first image of each folder, the second of each, and so on."""
+    seen, placed = Counter[PurePath](), []
+    for name in names:
+        placed.append((seen[name.parent], name))
+        seen[name.parent] += 1
+    return [name for _, name in sorted(placed)]
 
 
 def _folder_labels(names: list[PurePath], classes: int) -> Tensor | None:

@@ -210,7 +210,12 @@ def from_tensors(
     if train_images.dtype != torch.uint8:
         raise DataError(f"{name}: images are {train_images.dtype}; bring them to 0..255 and torch.uint8")
     count, channels, height, width = train_images.shape
-    found = (mean, std) if mean and std else _mean_and_std(train_images[:10_000])
+    if min(channels, height) > 4 and (width in (3, 4) or (width == 1 and channels == height)):
+        raise DataError(
+            f"{name}: images are (N, C, H, W), and {tuple(train_images.shape)} looks like (N, H, W, C): give "
+            "images.permute(0, 3, 1, 2)"
+        )
+    measured = ((), ()) if mean is not None and std is not None else _mean_and_std(train_images[:10_000])
     if held_out is not None and len(held_out) != 3:
         raise DataError(
             f"{name}: held_out has three sizes, of calibration, reward and selection, not {held_out}"
@@ -220,8 +225,8 @@ def from_tensors(
         name,
         int(train_labels.max()) + 1 if classes is None else classes,
         (channels, height, width),
-        mean or found[0],
-        std or found[1],
+        measured[0] if mean is None else tuple(map(float, mean)),
+        measured[1] if std is None else tuple(map(float, std)),
         held_out or (min(tenth, 2000), min(tenth, 5000), min(tenth, 5000)),
         flip,
         (count, len(test_images)),

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
@@ -31,6 +32,8 @@ from experiments.cli.datasets import load_data
 from experiments.cli.signatures import is_ours
 from experiments.recording.provenance import commit
 from experiments.recording.record import RecordError, RunRecord
+
+HELD_OUT = tuple(split for split in SPLITS if split != "train")
 
 OF_SEARCH = ("model", "data", "protocol", "compressor", "env", "keep_whole", "part")
 SPACES = {  # stand-ins for those of an environment, to check that an agent can be built
@@ -64,9 +67,11 @@ def trained(cfg: DictConfig) -> Trained:
         options["weights"] = None  # they would be replaced
     builds = name == "import" or is_state(stem) or (options.get("weights") and stem is None)
     model, card = _built(cfg, data, options) if builds else _read(cfg, data, options)
-    refuse_other_splits(card, cfg)
+    check_splits(card, cfg.data.seed, data)
     if builds:  # perhaps filled from a checkpoint of other data
         card = replace(card, data=data.name, shape=data.shape, data_seed=cfg.data.seed)
+    if card.data == data.name:  # what is fine-tuned is trained on these splits
+        card = replace(card, images=images_of(data))
     return Trained(model, card, _labelled(cfg, model, data))
 
 
@@ -132,18 +137,20 @@ def _labelled(cfg: DictConfig, model: nn.Module, data: DataSet) -> DataSet:
     return photos.labelled_by(model, data)
 
 
-def identity(subject: Trained) -> dict[str, str]:
-    """Digests of the network's weights and buffers, and of the images: a run is resumed with no others."""
-    weights_of = digest([value.cpu() for value in subject.model.state_dict().values()])
-    return {"weights": weights_of, "data": images_of(subject.data)}
-
-
 def images_of(data: DataSet | OwnData) -> str:
     """A short hash of the images of all splits but train, in their order."""
-    splits = [split for split in SPLITS if split != "train"]
     if isinstance(data, DataSet):
-        return digest([data[split].images for split in splits])[:16]  # labels may be a network's own
-    return "-".join(data.fingerprint(split) for split in splits)
+        return digest([data[split].images for split in HELD_OUT])[:16]
+    return "-".join(data.fingerprint(split) for split in HELD_OUT)
+
+
+def _digests(data: DataSet | OwnData) -> dict[str, str]:
+    """`images_of` and, where they are a data set's, a short hash of labels and normalisation."""
+    found = {"data": images_of(data)}
+    if isinstance(data, DataSet) and data.name != "photos":  # whose labels may be the network's
+        scale = torch.tensor([*data.mean, *data.std])
+        found["labels"] = digest([*(data[split].labels for split in HELD_OUT), scale])[:16]
+    return found
 
 
 def check_identity(record: RunRecord, subject: Trained) -> dict[str, str]:
@@ -155,23 +162,36 @@ def check_identity(record: RunRecord, subject: Trained) -> dict[str, str]:
     Raises:
         RecordError: if the checkpoint has other weights by now, or the data other images.
     """
-    known, now = record.content["results"], identity(subject)
-    if known.get("weights") not in (None, now["weights"]):
+    weights_of = digest([value.cpu() for value in subject.model.state_dict().values()])
+    if record.content["results"].get("weights") not in (None, weights_of):
         raise RecordError(
             f"{record.folder} was begun with other weights than the network has now: put the checkpoint "
             "back that it had, or begin again with another output=FOLDER"
         )
-    check_images(record, now["data"])
-    return now
+    return {"weights": weights_of} | check_images(record, subject.data)
 
 
-def check_images(record: RunRecord, now: str) -> None:
-    """Raise a `RecordError` unless a record was begun with these images, see `images_of`."""
-    if record.content["results"].get("data") not in (None, now):
+def check_images(record: RunRecord, data: DataSet | OwnData) -> dict[str, str]:
+    """Check that the data are those that a record was begun with.
+
+    Returns:
+        Their digests, for the record's results.
+
+    Raises:
+        RecordError: if the images, their labels or the normalisation are others by now.
+    """
+    known, now = record.content["results"], _digests(data)
+    if known.get("data") not in (None, now["data"]):
         raise RecordError(
             f"{record.folder} was begun with other images than the data has now, and other images may be in "
             "each split: put back those that it had, or begin again with another output=FOLDER"
         )
+    if known.get("labels") not in (None, now.get("labels")):
+        raise RecordError(
+            f"{record.folder} was begun with other labels, or another mean and std, than the data has now: "
+            "put back those that it had, or begin again with another output=FOLDER"
+        )
+    return now
 
 
 def shipped(cfg: DictConfig) -> Path:
@@ -202,17 +222,39 @@ def _check_options(options: Mapping[str, Any], card: Card, stem: Path | str) -> 
             )
 
 
-def refuse_other_splits(card: Card, cfg: DictConfig) -> None:
+def check_splits(card: Card, seed: int, data: DataSet | OwnData) -> None:
     """Refuse splits in which images of the training are reward or selection images.
 
+    A network that ships is used with other copies of its data as well, and a line says what that means.
+
+    Args:
+        card: of the network.
+        seed: ``data.seed``.
+        data: with these splits.
+
     Raises:
-        CheckpointError: for another ``data.seed`` than that of the card.
+        CheckpointError: for another seed or other images than those of the card.
     """
-    if card.data == cfg.data.name and card.data_seed != cfg.data.seed:
+    if card.data != data.name:
+        return
+    if card.data_seed != seed:
         raise CheckpointError(
             f"the network was trained on the splits of data.seed={card.data_seed}: with data.seed="
-            f"{cfg.data.seed} images that it was trained on would be reward and selection images. Give that "
+            f"{seed} images that it was trained on would be reward and selection images. Give that "
             "seed, or train a network with experiments.pretrain and the seed that you want"
+        )
+    if card.images and card.images != images_of(data):
+        raise CheckpointError(
+            f"the network was trained with other images of {data.name} than there are now, or in another "
+            "order: images that it was trained on may be reward and selection images. Give the data that it "
+            "was trained on (data.root, data.options), or train a network with experiments.pretrain"
+        )
+    copy = getattr(data, "copy", "")
+    if not card.images and not card.compressed and card.note and copy and card.note != copy:
+        print(
+            f"the network was trained on {card.note} of {data.name}, and these are {copy}, in another order: "
+            "it has seen most of these reward and selection images, and accuracies on them are too high; "
+            "those on test are right. For your own: python -m experiments.pretrain"
         )
 
 
@@ -265,7 +307,8 @@ def searched(run: Path, target: str | None) -> DictConfig:
     if found.get("metric") or cfg.data.name == "import":
         raise config.ConfigError(
             f"{run} was measured by functions of your own, which a record does not name as code to run: "
-            "give the same command with output=FOLDER again"
+            "give the search's command again, with the finetune.epochs that you want and another "
+            "output=FOLDER"
         )
     if cfg.model.name == "import":
         if target is None:

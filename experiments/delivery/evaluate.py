@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 
 from amc_env import packing
 from amc_env.card import Card
+from amc_env.data.own import OwnData
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import accuracy
 from amc_env.execution import CPU
@@ -13,7 +14,7 @@ from amc_env.functions import function
 from amc_env.scoring import batches_of, score
 from experiments.cli.config import config_errors
 from experiments.cli.datasets import load_data, refuse_unlabelled
-from experiments.cli.problem import refuse_other_splits
+from experiments.cli.problem import check_splits
 from experiments.delivery.runtimes import card_beside, of_checkpoint, read, restored
 
 
@@ -26,7 +27,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     data = load_data(cfg.data)
     refuse_unlabelled(data, cfg.data.root)
     network.check(data.name, data.shape, data.classes)
-    _check_splits(cfg, network.card or card_beside(network.source))
+    _check_splits(cfg, network.card or card_beside(network.source), data)
     top1, images = accuracy(network.module(), data, cfg.split), len(data[cfg.split])
     error = (top1 * (1 - top1) / images) ** 0.5
     what = network.source.name
@@ -37,10 +38,10 @@ def run(cfg: DictConfig, folder: Path) -> None:
     print(f"{what} ({network.runtime}) on {where}: {top1:.2%} ± {error:.2%}")
 
 
-def _check_splits(cfg: DictConfig, card: Card | None) -> None:
+def _check_splits(cfg: DictConfig, card: Card | None, data: DataSet | OwnData) -> None:
     """Refuse images that the network was trained on: all splits but test, and those of photographs."""
     if card is not None and (cfg.split != "test" or cfg.data.name == "photos"):
-        refuse_other_splits(card, cfg)
+        check_splits(card, cfg.data.seed, data)
 
 
 def _scored(cfg: DictConfig) -> None:
@@ -48,7 +49,7 @@ def _scored(cfg: DictConfig) -> None:
     network, card = restored(cfg.checkpoint, cfg.target)
     if isinstance(data, DataSet):
         of_checkpoint(Path(cfg.checkpoint), network, card).check(data.name, data.shape, data.classes)
-    _check_splits(cfg, card)
+    _check_splits(cfg, card, data)
     with config_errors(f"metric {cfg.metric}"):
         found = score(network, metric, batches_of(data, cfg.split, CPU), cfg.split)
     what = f"{'compressed' if card.compressed else 'dense'} {card.architecture}"

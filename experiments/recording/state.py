@@ -8,12 +8,12 @@ import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
+from pickle import PicklingError, UnpicklingError
 from typing import Any
 
 import torch
 
-from agents.episode import Agent
+from agents.episode import Agent, StateError
 from amc_env import files
 from experiments.recording.record import ELSEWHERE, RecordError, RunRecord
 
@@ -29,10 +29,31 @@ class State:
 
 
 def save(record: RunRecord, agent: Agent) -> None:
-    """Write the state after the record's last row, with the digest of the rows."""
+    """Write the state after the record's last row, with the digest of the rows.
+
+    Raises:
+        StateError: for an agent whose state cannot be read back.
+    """
     record.sync()
-    state = {"episodes": len(record.rows), "chain": record.chain[-1], "agent": agent.state_dict()}
-    write(record.folder / STATE, state)
+    found = agent.state_dict()
+    if odd := [str(name) for name, value in found.items() if not _readable(value)]:
+        raise StateError(
+            f"state_dict of {type(agent).__name__} has in {', '.join(odd)} what no state can hold: give "
+            "tensors, numbers, text, and lists and dicts of these (array.tolist() for one of NumPy)"
+        )
+    write(record.folder / STATE, {"episodes": len(record.rows), "chain": record.chain[-1], "agent": found})
+
+
+def _readable(value: Any) -> bool:
+    """Whether a part of a state can be read back: a file is data, so `newest` builds no other objects."""
+    content = io.BytesIO()
+    try:
+        torch.save(value, content)
+        content.seek(0)
+        torch.load(content, map_location="cpu", weights_only=True)
+    except (UnpicklingError, PicklingError, AttributeError, TypeError):
+        return False
+    return True
 
 
 def load(record: RunRecord, save_every: int) -> State | None:

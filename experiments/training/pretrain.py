@@ -49,9 +49,7 @@ def pretrain(cfg: DictConfig, folder: Path) -> Card:
     seeds = {"weights": recipe.seed, "batches": recipe.seed, "splits": cfg.data.seed}
     record = opened(folder, settings, seeds=seeds, states=[STATE])
     with record, config.instantiate(cfg.tracking, folder=folder, config=record.content["config"]) as tracker:
-        images = images_of(data)
-        check_images(record, images)
-        record.update(results={"data": images})
+        record.update(results=check_images(record, data))
         state = folder / STATE
         fit(model, data, recipe, device=device, state=state, record=record, tracker=tracker, phase="train")
         with record.phase("evaluate"):
@@ -84,4 +82,5 @@ def _card(
         recipe=asdict(recipe),
         accuracy=accuracies(model, data, data.splits),
         note=data.copy,
+        images=images_of(data),
     )
