@@ -395,3 +395,10 @@ def test_the_schemas_are_not_copied_with_each_question_of_hydra_and_stay_as_they
     assert copy.deepcopy(store) is store
     store.load("search_schema.yaml").node.seed = 7
     assert OmegaConf.is_missing(store.load("search_schema.yaml").node, "seed")
+
+
+@pytest.mark.parametrize("command", ["config", "finetune", "pretrain", "deep_compress"])
+def test_each_run_of_a_sweep_has_a_folder_of_its_own_and_is_resumed(composed, command: str) -> None:
+    hydra = composed(command, full=True).hydra
+    assert hydra.sweeper._target_.endswith("ResumableSweeper")
+    assert OmegaConf.to_container(hydra, resolve=False)["sweep"]["subdir"] == "${hydra.job.override_dirname}"
