@@ -236,7 +236,7 @@ def test_numbers_in_prose_stand_in_records(page: Path):
 
 def test_notes_on_committed_runs_stand_beside_those_alone():
     recorded = TABLES["table2"]["recorded"]
-    (own,) = (run for run in report.committed() if run.name == "plain20-cifar10-uniform-50-0")
+    (own,) = (run for run in report.committed() if run.name == "plain20-cifar10-cutout-uniform-50-0")
     assert set(recorded) <= set(published.beside("table2", [own]).notes)
     mine = replace(own, folder=Path(), experiment="table2/plain20_uniform")
     assert not set(recorded) & set(published.beside("table2", [mine]).notes)
