@@ -81,7 +81,7 @@ def test_a_sweep_over_the_zoo_and_torchvision(tmp_path):
     models = "model=plain20,torchvision/resnet50,torchvision/vgg11_bn"
     done = run(tmp_path, "-m", models, "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr
-    assert [line for line in done.stdout.splitlines() if not line.startswith("[")] == [
+    assert [line for line in done.stdout.splitlines() if line.endswith("}")] == [
         "plain20 {'width': 1.0}",
         "torchvision/resnet50 {'weights': None}",
         "torchvision/vgg11_bn {'weights': None}",
@@ -92,7 +92,7 @@ def test_a_sweep_over_ones_own_networks(tmp_path):
     (tmp_path / "nets.py").write_text("one = two = print")
     done = run(tmp_path, "-m", "model=import", "target=nets:one,nets:two", "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr
-    assert [line for line in done.stdout.splitlines() if not line.startswith("[")] == [
+    assert [line for line in done.stdout.splitlines() if line.endswith("}")] == [
         "import {'target': 'nets:one'}",
         "import {'target': 'nets:two'}",
     ]
