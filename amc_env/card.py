@@ -11,12 +11,8 @@ CARD_TYPES: dict[type, tuple[str, ...]] = {
     dict: ("options", "recipe", "accuracy"),
     list: ("shape", "keep_whole"),
 }
-LATER: dict[str, Any] = {
-    "keep_whole": [],
-    "given": None,
-    "data_seed": 0,
-    "images": "",
-}  # not in the first cards
+# Not in the first cards.
+LATER: dict[str, Any] = {"keep_whole": [], "given": None, "data_seed": 0, "images": ""}
 
 
 class CheckpointError(ValueError):

@@ -192,12 +192,12 @@ PINNED: dict[str, tuple[Middle, dict[str, Any], str]] = {
     "zeros beside the positions": (
         lambda m, x: torch.cat([x, x.new_zeros(x.size(0), x.size(1), x.size(2), 2)], dim=3),
         {},
-        r"cat .*: a tensor of no activation beside their positions; F\.pad",
+        r"cat .*: joined along positions with a tensor that is no activation \(F\.pad pads",
     ),
     "one column of zeros": (
         lambda m, x: torch.cat([x.new_zeros(x.size(0), x.size(1), x.size(2), 1), x], dim=-1),
         {},
-        r"cat .*: a tensor of no activation beside their positions; F\.pad",
+        r"cat .*: joined along positions with a tensor that is no activation \(F\.pad pads",
     ),
     "view of a NumPy integer": (
         lambda m, x: x.view(-1, np.int64(8), 4, 16),

@@ -75,6 +75,12 @@ def test_a_short_try_is_no_row_of_a_papers_table(
         keep(tmp_path / "short", "gp-plain20_gp-2")
 
 
+def test_an_experiment_of_ones_own_has_no_paper_beside_it(tmp_path: Path, results: Path) -> None:
+    record = RunRecord.read(search(tmp_path / "run"))
+    record.update(run=record.content["run"] | {"choices": {"experiment": "mine/row"}})
+    assert keep(tmp_path / "run", "gp-row-1") == results / "tables/mine/gp-row-1.json"
+
+
 def test_of_places_on_a_machine_only_names_are_kept() -> None:
     typed = [
         "seed=1",

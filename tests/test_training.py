@@ -378,6 +378,19 @@ def test_a_killed_pretraining_ends_as_one_that_was_not(composed, tmp_path):
     assert [row["train/epoch"] for row in records[1].rows] == [0, 1, 2]
 
 
+def test_a_finished_training_is_not_written_again(composed, tmp_path, capsys):
+    cfg = composed("pretrain", *DIGITS)
+    card = pretrain(cfg, tmp_path)
+    files = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert pretrain(cfg, tmp_path) == card
+    assert (
+        "is finished: nothing to do; choose another output=FOLDER to train again" in capsys.readouterr().out
+    )
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == files
+    stem(cfg, tmp_path).with_suffix(".safetensors").unlink()
+    assert replace(pretrain(cfg, tmp_path), commit=card.commit) == card  # its weights come from the state
+
+
 def test_what_pretraining_leaves(composed, tmp_path):
     cfg = composed("pretrain", *DIGITS)
     card = pretrain(cfg, tmp_path)

@@ -19,7 +19,7 @@ from amc_env.compressors.masking import masked
 from amc_env.compressors.surgery import Solve, Surgeon, cut, cut_shape
 from amc_env.execution import evaluating
 from amc_env.graph.checker import verify
-from amc_env.graph.given import nested, tensors
+from amc_env.graph.given import copied, tensors
 from amc_env.graph.labels import TraceError
 from amc_env.graph.structure import Graph, Layer
 from amc_env.plan import Plan
@@ -140,7 +140,7 @@ def refuse_changed_images(model: nn.Module, images: Any) -> None:
     Raises:
         TraceError: for such a forward.
     """
-    given = nested(images, lambda value: value.clone() if isinstance(value, Tensor) else value)
+    given = copied(images)
     with evaluating(model):
         model(given)
     if not all(torch.equal(one, other) for one, other in zip(tensors(given), tensors(images), strict=True)):

@@ -99,6 +99,11 @@ def nested(value: Any, change: Callable[[Any], Any]) -> Any:
     return change(value)
 
 
+def copied(value: Any) -> Any:
+    """Nested arguments with a copy of every tensor."""
+    return nested(value, lambda each: each.clone() if isinstance(each, Tensor) else each)
+
+
 def tensors(values: object) -> Iterator[Tensor]:
     """All tensors in nested arguments."""
     if isinstance(values, Tensor):

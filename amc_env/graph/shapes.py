@@ -265,7 +265,9 @@ def cat(tracer: Tracer, tensors: Sequence[object], dim: int = 0) -> Labels:
         for part in own[1:]:
             tracer.tie(first, part.narrow(dim, 0, 1))
         if made:
-            tracer.keep(first, "a tensor of no activation beside their positions; F.pad can pad these")
+            tracer.keep(
+                first, "joined along positions with a tensor that is no activation (F.pad pads positions)"
+            )
         return Labels(first.expand(shape))
     parts = [_part(tracer, tensor, dim) for tensor in tensors]
     for d in set(range(len(shape))) - changing - {dim}:

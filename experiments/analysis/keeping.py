@@ -123,10 +123,14 @@ def _shorten(record: RunRecord, group: str) -> None:
 def _check_row(record: RunRecord) -> None:
     """Check that a search is a whole run of its experiment file, not a short try or one on other data.
 
+    A file in a folder of the user's own is a row of no paper's table.
+
     Raises:
         KeepError: if not, as a row of a paper's table is made of it.
     """
     experiment = record.content["run"]["choices"]["experiment"]
+    if not (CONF / "experiment" / f"{experiment}.yaml").exists():
+        return
     with initialize_config_dir(str(CONF), version_base="1.3"):
         asked = compose("config", [f"experiment={experiment}"])
     config = record.content["config"]

@@ -21,7 +21,7 @@ from amc_env import files
 from amc_env.card import Card
 from amc_env.compressors.trial import apart
 from amc_env.execution import evaluating
-from amc_env.graph.given import nested, tensors
+from amc_env.graph.given import copied, nested, tensors
 from experiments.delivery import sums
 from experiments.delivery.runtimes import ONNX, PT2, onnx_run, pt2_program
 
@@ -100,7 +100,7 @@ def export(
         content = io.BytesIO()  # PyTorch's writer of files ends the process where the disk is full
         torch.export.save(program, content)
         files.write(pt2, content.getvalue())
-        args, kwargs = nested((inside.args, inside.kwargs), _copied)  # it may change them in place
+        args, kwargs = copied((inside.args, inside.kwargs))  # it may change them in place
         agree(pt2_program(pt2)(*args, **kwargs), inside.returned, pt2)
     if program is not None and ONNX in forms:
         _save_onnx(program, onnx, named=not part and isinstance(inside.returned, Tensor))
@@ -125,21 +125,17 @@ def called(network: nn.Module, part: str, images: Any) -> Called:
     kept: list[Any] = []
 
     def before(_: nn.Module, args: Any, kwargs: Any) -> None:
-        given.append(nested((args, kwargs), _copied))
+        given.append(copied((args, kwargs)))
 
     module = network.get_submodule(part)
     with (
         module.register_forward_pre_hook(before, with_kwargs=True),
-        module.register_forward_hook(lambda _, __, returned: kept.append(nested(returned, _copied))),
+        module.register_forward_hook(lambda _, __, returned: kept.append(copied(returned))),
         evaluating(network),
     ):
         network(images)
     (args, kwargs), returned = given[0], kept[0]
     return Called(args, kwargs, returned)
-
-
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
 
 
 def trace(network: nn.Module, part: str, images: Any) -> ExportedProgram:

@@ -168,13 +168,14 @@ class TorchProbe:
         self._marks = [(0, self._clock())]
         with evaluating(self._network):
             self._network(self._images)
+        marks = [*self._marks, (-1, self._clock())]
         called = {index for index, _ in self._marks[1:]}
         if missing := [name for index, name in enumerate(self._names) if index not in called]:
             raise LatencyError(
                 f"the forward runs {', '.join(missing)} without calling the module, so it cannot be timed: "
                 "call the module, not its forward or its weight"
             )
-        return [*self._marks, (-1, self._clock())]
+        return marks
 
     def run(self) -> None:
         """One pass."""

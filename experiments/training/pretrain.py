@@ -15,6 +15,7 @@ from amc_env.execution import device_of
 from experiments.cli import config
 from experiments.cli.datasets import load_data, refuse_unlabelled
 from experiments.cli.problem import check_images, images_of
+from experiments.recording.opening import ended
 from experiments.recording.provenance import commit
 from experiments.training.fitting import fit, opened
 from experiments.training.recipe import Recipe
@@ -40,6 +41,8 @@ def pretrain(cfg: DictConfig, folder: Path) -> Card:
     """
     settings, device = config.plain(cfg), device_of(cfg.device)
     recipe, options = Recipe(**settings["recipe"]), settings["model"]["options"]
+    if all(file.exists() for file in weights.files(stem(cfg, folder))) and ended(folder, settings, "train"):
+        return weights.read_card(stem(cfg, folder))
     data = load_data(cfg.data)
     refuse_unlabelled(data, cfg.data.root)
     model = zoo.build(
