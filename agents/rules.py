@@ -1,10 +1,10 @@
-"""The hand-made policies that AMC is compared with: uniform, shallow and deep.
+"""Policies that do not search: the paper's uniform, shallow and deep, and least error.
 
-They choose keep ratios and play the actions that ask for them, on either scale. Their shapes are those of the
-paper's figure 2 (Plain-20 at half of the FLOPs, 18 decisions): uniform keeps 0.70 everywhere; shallow keeps
-0.448 in the first 7 decisions and 0.774 in the rest; deep keeps 0.775 in the first 10 and 0.549 in the rest.
-For other networks and targets the first part keeps a multiple of the uniform keep ratio, and the rest keeps
-what uses up the budget.
+They choose keep ratios and play the actions that ask for them, on either scale. The shapes of the first
+three are those of the paper's figure 2 (Plain-20 at half of the FLOPs, 18 decisions): uniform keeps 0.70
+everywhere; shallow keeps 0.448 in the first 7 decisions and 0.774 in the rest; deep keeps 0.775 in the first
+10 and 0.549 in the rest. For other networks and targets the first part keeps a multiple of the uniform keep
+ratio, and the rest keeps what uses up the budget.
 """
 
 from bisect import bisect_right
@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from agents.damage import UNKNOWN, ErrorsError, damage, least
 from agents.episode import Array, Episode, Info, Space, check_state
+from agents.lattice import Lattice
 
 ROUNDING = 1e-6  # of a keep ratio, so that a share is not less than itself
 
@@ -80,6 +82,46 @@ class Deep(Rule):
 
     def __init__(self, observation_space: Space, action_space: Space, *, seed: int) -> None:
         super().__init__(factor=0.775 / 0.70, part=10 / 18)
+
+
+class LeastError:
+    """Plays the plan of least damage, see `agents.damage`, which the repair's moments alone predict."""
+
+    def __init__(self, observation_space: Space, action_space: Space, *, seed: int) -> None:
+        self._plan: list[int] = []
+        self._decision = 0
+
+    def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
+        """The action that asks for the plan's keep ratio.
+
+        Raises:
+            ErrorsError: if the environment tells no errors.
+        """
+        if "decisions" in info:
+            self._plan, self._decision = self._found(info), 0
+        action = info["actions"][self._plan[self._decision]]
+        self._decision += 1
+        return np.array([action], np.float32)
+
+    def _found(self, info: Info) -> list[int]:
+        if "errors" not in info:
+            raise ErrorsError(UNKNOWN)
+        lattice, errors = Lattice(info["choices"], info["costs"]), info["errors"]
+        plans = least(lattice, lambda plans: damage(errors, plans), np.random.default_rng(0))
+        found: list[int] = plans[0].tolist()
+        return found
+
+    def end_episode(self, episode: Episode) -> dict[str, float]:
+        """Nothing to learn."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """It has no state."""
+        return {"agent": "least_error"}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Check that the state is of this policy."""
+        check_state(state, **self.state_dict())
 
 
 def is_rule(target: str) -> bool:

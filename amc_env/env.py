@@ -56,7 +56,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     `reset` gives ``share``, the largest keep ratio that the budget allows for all decisions alike;
     ``decisions``, their number; ``choices``, the allowed keep ratios of each; ``costs``, what every plan
     costs, see `amc_env.budget.Budget.costs`; and where they are known, ``errors``, for each choice the
-    relative error of the layers that read the group, see `amc_env.repair.sensitivity`. Before each decision
+    relative errors of the layers that read the group, see `amc_env.repair.sensitivity`. Before each decision
     ``actions`` holds the action that asks for each of its choices, the nearest one where the scale does not
     reach it. Each step gives
     ``share`` for the decisions that are left; ``action_asked`` and ``action_executed``, the action that

@@ -11,9 +11,10 @@ from safetensors.numpy import load_file, save_file
 
 from agents import critic as critics
 from agents.critic import Critic, CriticError, Ensemble, features, read
+from agents.damage import ErrorsError
 from agents.episode import StateError
 from agents.lattice import Lattice
-from agents.pretrained import SHIPPED, Pretrained, trend
+from agents.pretrained import SHIPPED, Pretrained
 from agents.rules import Uniform
 from agents.search import search
 from agents.surrogate import GP
@@ -80,11 +81,6 @@ def test_features_by_hand() -> None:
     np.testing.assert_allclose(found[:, 1], np.log(3 * saved))
     np.testing.assert_allclose(found[:, 2], [26 / 34, 10 / 34, 0], atol=1e-12)
     np.testing.assert_allclose(found[0, 3:], np.log([0.201, 0.201, 0.101]))
-
-
-def test_the_slope_is_never_upwards() -> None:
-    assert trend(np.array([0.0, 1.0, 2.0]), np.array([4.0, 3.0, 2.0])) == pytest.approx((-1.0, 4.0))
-    assert trend(np.array([0.0, 1.0]), np.array([0.0, 1.0])) == pytest.approx((0.0, 0.5))
 
 
 def test_the_first_plan_is_the_critics_favourite_and_within_the_budget() -> None:
@@ -157,7 +153,7 @@ def test_an_environment_that_tells_no_errors_is_refused() -> None:
     env = env_of()
     observation, info = env.reset()
     del info["errors"]
-    with pytest.raises(CriticError, match="holds no errors of the choices"):
+    with pytest.raises(ErrorsError, match="holds no errors of the choices"):
         make(env).act(observation, info, explore=True)
 
 

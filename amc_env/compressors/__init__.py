@@ -17,7 +17,7 @@ class Compressor(Protocol):
         graph: of the dense network.
         choices: for each group the counts that may be kept, ascending. The last is the whole group, but
             shared weights have at most 8 bits: there the dense network is no plan.
-        errors: for each of these counts the relative error of the layers that read the group, see
+        errors: for each of these counts the relative errors of the layers that read the group, added up, see
             `amc_env.repair.sensitivity.errors`; None if unknown.
     """
 

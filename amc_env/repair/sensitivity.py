@@ -16,10 +16,11 @@ from amc_env.repair.moments import Moments
 def errors(
     model: nn.Module, graph: Graph, moments: Moments, orders: Sequence[Ints], choices: Sequence[Ints]
 ) -> Errors:
-    """For each group and count, the mean over its layers of E|W x - V x_kept|² / E|W x|² with the best V.
+    """For each group and count, the sum over its layers of E|W x - V x_kept|² / E|W x|² with the best V.
 
-    All other groups are whole. If the layers that read a group of 4 channels lose a third of their outputs'
-    energy with 1 channel and a tenth with 3, counts (1, 3, 4) give (0.33, 0.1, 0).
+    All other groups are whole. If one layer reads a group of 4 channels, and loses a third of its outputs'
+    energy with 1 channel and a tenth with 3, counts (1, 3, 4) give (0.33, 0.1, 0); two such layers give twice
+    as much.
 
     Args:
         model: the dense network.
@@ -39,9 +40,9 @@ def errors(
             else:
                 ridge = moments.ridge + damping(weight.size(2), moments.counts[layer.name])
                 lost = increments(weight, gram_of(moments, layer.name), columns, ridge)
-            curves.append(lost.sum() - lost.cumsum(0))
-        mean = torch.stack(curves).mean(0).clamp(0, 1)
-        found.append(tuple(mean[torch.from_numpy(counts) - 1].tolist()))
+            curves.append((lost.sum() - lost.cumsum(0)).clamp(0, 1))
+        total = torch.stack(curves).sum(0)
+        found.append(tuple(total[torch.from_numpy(counts) - 1].tolist()))
     return found
 
 

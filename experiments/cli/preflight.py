@@ -293,13 +293,17 @@ def check_rate(method: str | None, key: str, rate: float) -> None:
         )
 
 
+READERS = {"agents.pretrained.Pretrained": "pretrained", "agents.rules.LeastError": "least_error"}
+
+
 def _errors(cfg: DictConfig) -> None:
-    """The pretrained critic reads the relative errors of layers, which a repair of channels knows."""
-    if at(cfg, "agent._target_") != "agents.pretrained.Pretrained" or "compressor" not in cfg:
+    """Some agents read the relative errors of layers, which a repair of channels knows."""
+    reader = READERS.get(at(cfg, "agent._target_"))
+    if reader is None or "compressor" not in cfg:
         return
     if cfg.compressor.method != "channels" or cfg.compressor.repair == "none":
         raise ConfigError(
-            "agent=pretrained reads the errors of layers, which "
+            f"agent={reader} reads the errors of layers, which "
             f"compressor.method={cfg.compressor.method} with compressor.repair={cfg.compressor.repair} "
             "does not know: take method=channels and a repair, or another agent"
         )

@@ -1,0 +1,54 @@
+"""Predicts the damage of plans from the errors of layers, and finds plans of little damage.
+
+Neither needs an evaluation.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from agents.lattice import Lattice, Plans
+from agents.surrogate import Floats
+
+UNKNOWN = (
+    "the info of reset holds no errors of the choices; they are there with compressor.method=channels and "
+    "repair=moments or sequential"
+)
+POWER = 1.5  # of a group's error; of 1, 1.5 and 2 the best on four networks that no table reports
+POOL = 400  # random plans that the search for little damage begins with
+ROUNDS = 20  # of changes to the best plans so far
+KEPT = 20  # plans that are changed in each round
+AROUND = 10  # of these, so many have their neighbours looked at as well
+
+
+class ErrorsError(ValueError):
+    """An environment that does not tell the errors of layers."""
+
+
+def damage(errors: Sequence[Sequence[float]], plans: Plans) -> Floats:
+    """``(n,)``: for plans ``(n, T)``, the sum over decisions of e^1.5; e is the error of the chosen ratio.
+
+    Two decisions with errors 0.04 and 0.25 do a damage of 0.008 + 0.125.
+
+    Args:
+        errors: for each decision, of each of its choices: ``errors`` in the info of ``reset``.
+        plans: to be judged.
+    """
+    parts = [np.array(error)[plans[:, at]] ** POWER for at, error in enumerate(errors)]
+    total: Floats = np.sum(parts, axis=0)
+    return total
+
+
+def least(lattice: Lattice, judge: Callable[[Plans], Floats], rng: np.random.Generator) -> Plans:
+    """Plans ``(n, T)`` within the budget that a judge finds little damage in, the least first.
+
+    A local search: the best plans are changed in several rounds, beginning with the uniform one and random
+    ones.
+    """
+    pool = np.concatenate([lattice.filled(lattice.uniform(), rng), lattice.random(POOL, rng)])
+    for _ in range(ROUNDS):
+        best = pool[np.argsort(judge(pool), kind="stable")[:KEPT]]
+        around = [lattice.neighbours(plan, rng) for plan in best[:AROUND]]
+        mutants = lattice.exchanged(np.repeat(best, 5, axis=0), rng)
+        pool = np.unique(np.concatenate([best, mutants, *around]), axis=0)
+    return pool[np.argsort(judge(pool), kind="stable")]
