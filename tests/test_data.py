@@ -330,6 +330,20 @@ def test_pictures_of_a_folder_or_an_archive(tmp_path, kind):
     assert raw["test_labels"].tolist() == [0, 1]
 
 
+def test_a_folder_around_train_and_test_is_ignored(tmp_path):
+    straight, _ = pictures.read(PICTURES, lay_pictures(tmp_path / "one"))
+    lay_pictures(tmp_path / "other" / "inside")
+    (tmp_path / "other" / ".hidden").mkdir()
+    assert pictures.holds_pictures(tmp_path / "other")
+    nested, _ = pictures.read(PICTURES, tmp_path / "other")
+    assert all(torch.equal(nested[name], value) for name, value in straight.items())
+
+
+def test_a_folder_without_one_of_its_parts_is_of_pictures_and_says_which(tmp_path):
+    shutil.rmtree(lay_pictures(tmp_path) / "test")
+    assert pictures.holds_pictures(tmp_path)
+
+
 def test_jpeg_copies_are_called_that(tmp_path):
     assert pictures.read(PICTURES, lay_pictures(tmp_path, ".jpg"))[1] == "JPEG copies"
 
@@ -347,7 +361,9 @@ def test_other_files_are_no_pictures(tmp_path):
         (lambda f: (f / "test" / "bee").rename(f / "test" / "bees"), "differ in their classes: bee, bees"),
         (lambda f: [(f / p / "bee").rename(f / p / "ant" / "x") for p in ("train", "test")],
          r"has 1 classes \(ant\); pictures has 2"),
-        (lambda f: shutil.rmtree(f / "test"), r"has no images \(.jpg, .jpeg, .png\) under train/<class>/"),
+        (lambda f: shutil.rmtree(f / "test"), r"no images \(.jpg, .jpeg, .png\) under test/<class>/$"),
+        (lambda f: (shutil.rmtree(f / "test"), shutil.rmtree(f / "train"), (f / "train").mkdir()),
+         r"under train/<class>/ and test/<class>/$"),
         (lambda f: (f / "train" / "ant" / "1.png").unlink(), "3 train images, pictures has 4"),
         (lambda f: (f / "train" / "ant" / "1.png").rename(f / "train" / "ant" / "1.jpg"),
          "mixes JPEG copies and PNG copies"),

@@ -227,17 +227,28 @@ def test_tampered_files_do_not_pass(tmp_path, cache, offline, arrays):
 
 def test_every_source_is_named_with_its_reason(tmp_path, cache, offline):
     with pytest.raises(DataError) as error:
-        fetch("fashion_mnist", tmp_path, lambda line: None)
+        fetch("fashion_mnist", None, lambda line: None)
     lines = str(error.value).splitlines()
     assert lines[0] == "fashion_mnist cannot be had from any source:"
-    assert lines[1:5] == [
-        f"  files in {tmp_path}: no train-images-idx3-ubyte or train-images-idx3-ubyte.gz",
+    assert lines[1:4] == [
         f"  system copy in {sources.SYSTEM}: no such folder",
         "  torchvision's download from fashion-mnist.s3-website.eu-central-1.amazonaws.com: "
         "fashion-mnist.s3-website.eu-central-1.amazonaws.com cannot be reached (Name or service not known)",
         "  Debian's package dataset-fashion-mnist: no apt-get and no dpkg-deb on this machine",
     ]
-    assert "data.root=FOLDER" in lines[5]
+    assert "data.root=FOLDER" in lines[4]
+    assert not listed(cache / "data")
+
+
+def test_no_other_copy_takes_the_place_of_the_named_one(tmp_path, cache, offline, arrays, monkeypatch):
+    """Twice: a second command must not find what the first one left."""
+    monkeypatch.setattr(sources, "from_torchvision", lambda spec: pytest.fail("asked for a download"))
+    (tmp_path / "a.zip").write_bytes(b"no zip")
+    for root, why in ((tmp_path, "no train-images-idx3"), (tmp_path / "a.zip", "a file that cannot be read")):
+        for get in (fetch, loaded):
+            for _ in range(2):
+                with pytest.raises(DataError, match=why):
+                    get("fashion_mnist", root=root, say=lambda line: None)
     assert not listed(cache / "data")
 
 

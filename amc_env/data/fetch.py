@@ -22,7 +22,8 @@ def fetch(name: str, root: Path | None = None, say: Say = print) -> Path:
 
     Args:
         name: a key of `amc_env.data.specs.SPECS`.
-        root: a folder that may hold the data set's raw files, tried before all other sources.
+        root: a folder with the data set's raw files, or a folder or archive of its images; no other source
+            is tried then.
         say: called with one line for each attempt.
 
     Returns:
@@ -119,7 +120,7 @@ def _from_source(name: str, root: Path | None, say: Say, before: DataError) -> t
     if not isinstance(before.__cause__, FileNotFoundError):
         tried.append((str(path), str(before)))
         say(f"{name}: {path} is not usable, looking for another source")
-    for number, (source, read) in enumerate(sources(SPECS[name], root)):
+    for source, read in sources(SPECS[name], root):
         say(f"{name}: trying {source}")
         try:
             raw, copy = read()
@@ -129,7 +130,7 @@ def _from_source(name: str, root: Path | None, say: Say, before: DataError) -> t
             continue
         counts = " + ".join(str(len(raw[f"{part}_labels"])) for part in ("train", "test"))
         say(f"{name}: {counts} images ({copy}), checked")
-        own = {"root": str(root.resolve())} if root is not None and number == 0 else {}
+        own = {"root": str(root.resolve())} if root is not None else {}
         return raw, {"copy": copy} | own
     reasons = "".join(f"\n  {source}: {reason}" for source, reason in tried)
     raise DataError(

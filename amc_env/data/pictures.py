@@ -3,7 +3,7 @@
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 import torch
@@ -18,13 +18,14 @@ COPIES = {".jpg": "JPEG copies", ".jpeg": "JPEG copies", ".png": "PNG copies"}
 CLASSES = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 }
+PARTS = ("train", "test")
 Entry = tuple[str, str, str]  # part (train or test), class name, file name
 
 
 def holds_pictures(root: Path) -> bool:
     """Whether a path looks like what `read` takes: a zip or tar archive, or a folder with train and test."""
     if root.is_dir():
-        return (root / "train").is_dir() and (root / "test").is_dir()
+        return any((_top(root) / part).is_dir() for part in PARTS)
     try:
         return root.is_file() and (zipfile.is_zipfile(root) or tarfile.is_tarfile(root))
     except EOFError:  # of a tar.gz that is cut short, which `read` explains
@@ -54,7 +55,7 @@ def read(spec: DataSpec, root: Path) -> tuple[dict[str, Tensor], str]:
     if len(copies) > 1:
         raise DataError(f"{root} mixes {' and '.join(sorted(copies))}; give a copy of one kind")
     raw = {}
-    for part in ("train", "test"):
+    for part in PARTS:
         at = sorted((e[2], classes.index(e[1]), i) for i, e in enumerate(entries) if e[0] == part)
         raw[f"{part}_images"] = torch.from_numpy(np.stack([images[index] for *_, index in at]))
         raw[f"{part}_labels"] = torch.tensor([label for _, label, _ in at])
@@ -65,8 +66,8 @@ def _files(root: Path) -> Iterator[tuple[Entry, bytes]]:
     """Each image file's place and content; other files are ignored."""
     with explained(root):
         if root.is_dir():
-            for path in sorted(root.glob("*/*/*")):
-                if (entry := _entry(path.relative_to(root).as_posix())) is not None:
+            for path in sorted((top := _top(root)).glob("*/*/*")):
+                if (entry := _entry(path.relative_to(top).as_posix())) is not None:
                     yield entry, path.read_bytes()
         elif zipfile.is_zipfile(root):
             with zipfile.ZipFile(root) as pack:
@@ -80,9 +81,16 @@ def _files(root: Path) -> Iterator[tuple[Entry, bytes]]:
                         yield entry, file.read()
 
 
+def _top(root: Path) -> Path:
+    """A folder, or the only folder in it where it has no train and test of its own."""
+    inside = [path for path in root.iterdir() if path.is_dir() and not hidden(PurePath(path.name))]
+    own = any(path.name in PARTS for path in inside)
+    return inside[0] if len(inside) == 1 and not own else root
+
+
 def _entry(name: str) -> Entry | None:
     parts = PurePosixPath(name).parts[-3:]
-    if len(parts) < 3 or parts[0] not in ("train", "test") or hidden(PurePosixPath(*parts)):
+    if len(parts) < 3 or parts[0] not in PARTS or hidden(PurePosixPath(*parts)):
         return None
     return (parts[0], parts[1], parts[2]) if PurePosixPath(name).suffix.lower() in COPIES else None
 
@@ -101,10 +109,10 @@ def _pixels(spec: DataSpec, name: str, content: bytes) -> np.ndarray:
 
 def _classes(spec: DataSpec, root: Path, entries: list[Entry]) -> list[str]:
     """The class names in order; checks that both parts have the expected ones."""
-    train, test = (sorted({name for at, name, _ in entries if at == part}) for part in ("train", "test"))
-    if not train or not test:
-        kinds = ", ".join(COPIES)
-        raise DataError(f"{root} has no images ({kinds}) under train/<class>/ and test/<class>/")
+    train, test = (sorted({name for at, name, _ in entries if at == part}) for part in PARTS)
+    if missing := [part for part, found in zip(PARTS, (train, test), strict=True) if not found]:
+        places = " and ".join(f"{part}/<class>/" for part in missing)
+        raise DataError(f"{root} has no images ({', '.join(COPIES)}) under {places}")
     if train != test:
         odd = ", ".join(sorted(set(train) ^ set(test))[:5])
         raise DataError(f"{root}: train and test differ in their classes: {odd}")

@@ -35,12 +35,17 @@ APT_SECONDS = 300.0
 
 
 def sources(spec: DataSpec, root: Path | None) -> Iterator[tuple[str, Callable[[], tuple[Raw, str]]]]:
-    """Name and reader of each source in the order of trial; a reader also returns the name of its copy."""
+    """Name and reader of each source in the order of trial; a reader also returns the name of its copy.
+
+    A root that the user names is the only source, so that no other copy takes its place.
+    """
     fashion = spec.name == "fashion_mnist"
     if root is not None and not fashion and pictures.holds_pictures(root):
         yield f"images in {root}", lambda: from_pictures(spec, root)
-    elif root is not None:
+        return
+    if root is not None:
         yield f"files in {root}", lambda: (from_folder(spec, root), OFFICIAL)
+        return
     if fashion:
         yield f"system copy in {SYSTEM}", lambda: (from_folder(spec, SYSTEM), OFFICIAL)
     yield f"torchvision's download from {HOSTS[spec.name][0]}", lambda: (from_torchvision(spec), OFFICIAL)
@@ -57,6 +62,9 @@ def from_pictures(spec: DataSpec, root: Path) -> tuple[Raw, str]:
 
 def from_folder(spec: DataSpec, root: Path) -> Raw:
     """The data set in a folder: IDX files for Fashion-MNIST, the python archive or its content for CIFAR."""
+    if root.is_file():
+        kinds = "" if spec.name == "fashion_mnist" else ", or a zip or tar archive of images"
+        raise DataError(f"a file that cannot be read; wanted is a folder{kinds}")
     if not root.is_dir():
         raise DataError("no such folder")
     raw = _idx_files(root) if spec.name == "fashion_mnist" else _cifar_files(spec.name, root)
@@ -180,7 +188,7 @@ def _cifar_files(name: str, root: Path) -> Raw:
                 raise DataError(f"{root / known.base_folder / file} is missing or damaged (MD5 is not {md5})")
         return _cifar(name, root, download=False)
     if not (archive := root / known.filename).is_file():
-        raise DataError(f"no {known.base_folder} and no {known.filename}")
+        raise DataError(f"no {known.base_folder}, no {known.filename}, no train and test with class folders")
     if not check_integrity(archive, known.tgz_md5):
         raise DataError(f"{archive} is damaged (MD5 is not {known.tgz_md5})")
     with tempfile.TemporaryDirectory() as folder:  # the archive is unpacked there, not beside itself
