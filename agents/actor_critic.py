@@ -19,6 +19,10 @@ LIMITS = {  # of the numbers in `ActorCritic`: the lowest and the highest
 }
 
 
+class UpdatesError(ValueError):
+    """Settings that leave an episode without an update."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ActorCritic:
     """Networks, replay, updates and noise; a wrong value is a ``ValueError``."""
@@ -46,11 +50,11 @@ class ActorCritic:
         """The number of updates after an episode with this many decisions.
 
         Raises:
-            ValueError: if it rounds to none.
+            UpdatesError: if it rounds to none.
         """
         if count := round(self.updates_per_step * decisions):
             return count
-        raise ValueError(
+        raise UpdatesError(
             f"updates_per_step {self.updates_per_step} rounds to no update in an episode of {decisions} "
             f"decisions; give {1 / decisions:.2g} or more"
         )

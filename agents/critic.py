@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from agents.lattice import Lattice, Plans
 
 Floats = NDArray[np.float64]
-FORMAT = 2
+FORMAT = 3  # 2: an error was the mean over the layers of a group
 KEEPS = (0.25, 0.5, 0.75)  # at which a decision's error is a feature
 FEATURES = ("place", "cost", "later cost", *(f"ln error at {keep}" for keep in KEEPS))
 TINY = 1e-3  # of an error, before its logarithm
@@ -83,9 +84,17 @@ class Critic:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Critics trained on different networks; they rate plans relative to a reference plan."""
+    """Critics trained on different networks; they rate plans relative to a reference plan.
+
+    Attributes:
+        critics: the members.
+        digest: of their file; empty without one.
+        tables: that they were trained on.
+    """
 
     critics: tuple[Critic, ...]
+    digest: str = ""
+    tables: tuple[str, ...] = ()
 
     def logs(
         self, lattice: Lattice, errors: Sequence[Sequence[float]], plans: Plans, reference: Plans
@@ -119,9 +128,13 @@ class Ensemble:
 def read(path: Path) -> Ensemble:
     """Read the critics of a safetensors file, whose card has the same name.
 
+    Args:
+        path: with or without the suffix.
+
     Raises:
         CriticError: for a file that is missing, damaged, of another format or of other features.
     """
+    path = path if path.suffix == ENDING else path.with_name(path.name + ENDING)
     beside = path.with_suffix(".json")
     if odd := [one for one in (path, beside) if not one.is_file() or one.stat().st_size > LONGEST]:
         raise CriticError(f"{odd[0]} is no file of at most {LONGEST:,} bytes; {AGAIN}")
@@ -133,13 +146,28 @@ def read(path: Path) -> Ensemble:
         raise CriticError(f"{path} is of another version or features than {', '.join(FEATURES)}; {AGAIN}")
     if (found := hashlib.sha256(content).hexdigest()) != card.get("sha256"):
         raise CriticError(f"{path} has the digest {found[:12]}, its card has another: it is damaged; {AGAIN}")
-    stored = {name: value.astype(np.float64) for name, value in load(content).items()}
-    counts = {len(value) for value in stored.values()}
-    if set(stored) != set(PARAMETERS) or len(counts) != 1 or counts == {0}:
-        raise CriticError(f"{path} holds {sorted(stored)}, wanted are {sorted(PARAMETERS)}; {AGAIN}")
-    members = range(counts.pop())
-    return Ensemble(tuple(Critic({name: value[i] for name, value in stored.items()}) for i in members))
+    try:
+        stored = {name: value.astype(np.float64) for name, value in load(content).items()}
+        _check(stored)
+    except (SafetensorError, CriticError) as error:
+        raise CriticError(f"{path} cannot be read: {error}; {AGAIN}") from error
+    members = ({name: value[i] for name, value in stored.items()} for i in range(len(stored["mean"])))
+    return Ensemble(tuple(map(Critic, members)), found, tuple(map(str, card.get("tables", ()))))
 
 
+def _check(stored: Mapping[str, Floats]) -> None:
+    """Check names, shapes and values of parameters, whose first dimension counts the critics."""
+    if set(stored) != set(PARAMETERS):
+        raise CriticError(f"it holds {sorted(stored)}, wanted are {sorted(PARAMETERS)}")
+    count, n, hidden = len(stored["mean"]), len(FEATURES), stored["hidden_bias"].shape[1:]
+    each = ((n,), (n,), (n, *hidden), hidden, (*hidden, 2), (2,), (1,))
+    for name, shape in zip(PARAMETERS, each, strict=True):
+        if stored[name].shape != (count, *shape) or not stored[name].size:
+            raise CriticError(f"{name} is {list(stored[name].shape)}, wanted is {[count, *shape]}")
+        if not np.isfinite(stored[name]).all() or (name == "scale" and (stored[name] <= 0).any()):
+            raise CriticError(f"{name} holds numbers that are not finite or not above 0")
+
+
+ENDING = ".safetensors"
 LONGEST = 1 << 20  # bytes of a critic, and of its card
 AGAIN = "make it with `python -m experiments.pretrain_agent`, critic= its path without suffix"

@@ -8,7 +8,7 @@ import numpy as np
 from agents.damage import damage, least
 from agents.episode import Array, Info
 from agents.lattice import Lattice, Plans
-from agents.surrogate import GP, Floats, Process, expected_improvement, standardised, thinned
+from agents.surrogate import GP, Floats, Process, expected_improvement, standardised
 
 BEYOND = 0.9  # quantile of the damage of played plans: plans beyond it are bad alike
 
@@ -45,7 +45,7 @@ class GPErrors(GP):
         """Expected improvement, with a line over the predicted damage as prior mean."""
         if self._errors is None:
             return super().promise(lattice)
-        rows = thinned(self.rewards, self.most)
+        rows = self.fitted_rows()
         played, values = self.plans[rows], standardised(self.rewards[rows])
         predicted = self.damage(lattice, played)
         worst = float(np.quantile(predicted, BEYOND))

@@ -1,6 +1,5 @@
 """A searcher with critics that were trained on other networks, corrected by a Gaussian process."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,18 @@ class Pretrained(GPErrors):
     The first plan has the least predicted damage, with disagreement between the critics counted as damage.
 
     Args:
-        critic: path of critics that `experiments.pretrain_agent` wrote; None for the shipped ones.
+        critic: path of the critics that `experiments.pretrain_agent` wrote; None for the shipped ones.
 
     Raises:
         CriticError: for a file that is no critic of this version.
     """
 
     def __init__(self, *args: Any, critic: str | None = None, **kwargs: Any) -> None:
-        file = Path(critic) if critic else SHIPPED
-        self.critic: Ensemble = read(file)
-        self.digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        self.critic: Ensemble = read(Path(critic) if critic else SHIPPED)
         super().__init__(*args, **kwargs)
 
     def _identity(self) -> dict[str, Any]:
-        return super()._identity() | {"critic": self.digest}
+        return super()._identity() | {"critic": self.critic.digest}
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
         """Like `GPErrors`.

@@ -47,6 +47,7 @@ class GP(PlanSearch):
         if not (starts > 0 and candidates > 0 and most > 1):
             raise ValueError(f"{starts=}, {candidates=}, {most=}: wanted > 0, > 0, > 1")
         self.starts, self.candidates, self.most = starts, candidates, most
+        self._thinned = False
         super().__init__(*args, starts=starts, candidates=candidates, most=most, **kwargs)
 
     def propose(self, lattice: Lattice) -> Plans:
@@ -61,11 +62,16 @@ class GP(PlanSearch):
 
     def promise(self, lattice: Lattice) -> Callable[[Plans], Floats]:
         """A function from plans to their expected improvement, after a fit to the played plans."""
-        rows = thinned(self.rewards, self.most)
-        if len(rows) == self.most < len(self.rewards) == self.most + 1:
-            warnings.warn(f"GP fits {self.most} plans from here on, the best and the latest", stacklevel=2)
+        rows = self.fitted_rows()
         fit = Process.fitted(lattice.ratios(self.plans[rows]), standardised(self.rewards[rows]))
         return lambda plans: fit.improvement(lattice.ratios(plans))
+
+    def fitted_rows(self) -> NDArray[np.int64]:
+        """Indices of the plans that are fitted; warns once if these are not all."""
+        if len(self.rewards) > self.most and not self._thinned:
+            self._thinned = True
+            warnings.warn(f"GP fits {self.most} plans from here on, the best and the latest", stacklevel=3)
+        return thinned(self.rewards, self.most)
 
     def climbed(self, lattice: Lattice, promise: Callable[[Plans], Floats]) -> Plans:
         """The most promising new plan among random plans, changes of the best, and their neighbours."""

@@ -29,7 +29,7 @@ from amc_env.latency import table_for
 from amc_env.layer_task import LayerTask, make_layer_task
 from amc_env.metrics import Evaluation, EvaluationError
 from amc_env.plan import Plan
-from amc_env.repair.sequential import PASSED, most_images
+from amc_env.repair.sequential import most_images
 from amc_env.rewards import OF_SCORES, REWARDS
 from amc_env.scoring import Metric
 from amc_env.task import Task
@@ -77,7 +77,7 @@ class Settings:
             forward pass. "staged": by moments while rewards are measured, which is fast, and sequentially
             from the confirmation on. "none": not at all.
         calibration_images: number of images that the repair reads; at most 1,000 of them pass through each
-            smaller network.
+            smaller network, fewer where its layers are wide.
         points: positions sampled in each of them.
         device: where plans are repaired and run: a name in `amc_env.execution.DEVICES`.
         latency: path of a table of `experiments.latency`, for the resource "latency".
@@ -160,14 +160,14 @@ def make_task(model: nn.Module, data: DataSet | OwnData, **settings: Any) -> Any
         CheckpointError: for a network whose state holds more than tensors.
     """
     s = Settings(**settings)
-    checkpoints.refuse_objects(model.state_dict())
     tunable = check_fit(model, data, logits=s.metric is None)
+    checkpoints.refuse_objects(model.state_dict())
     model = copy.deepcopy(model)
     images = next(data.batches("calibration", 2, 2))[0]
     given = None if s.part is None else observe(model, s.part, images)
     graph = trace(model, data.shape, keep_whole=s.keep_whole, given=given)
     if isinstance(data, OwnData) and s.repair in ("sequential", "staged"):
-        data.joined("calibration", min(s.calibration_images, PASSED, most_images(graph)))
+        data.joined("calibration", most_images(graph, s.calibration_images))
     if s.method not in ("channels", "joint"):
         assert isinstance(data, DataSet)  # with class labels, see `check_fit`
         by_layer = make_layer_task(

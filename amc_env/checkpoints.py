@@ -15,6 +15,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from amc_env import files as whole
 from amc_env.card import Card, CheckpointError, as_card
@@ -98,6 +99,7 @@ def restore(dense: nn.Module, stem: Path | str) -> tuple[nn.Module, Card]:
         CheckpointError: as `load`.
     """
     card = read_card(stem)
+    refuse_objects(dense.state_dict())
     model = copy.deepcopy(dense) if card.plan is None else _cut(dense, card, files(stem)[1])
     _fill(model, stem, card)
     return model.eval(), card
@@ -110,6 +112,7 @@ def load_into(model: nn.Module, stem: Path | str) -> Card:
         CheckpointError: as `load`.
     """
     card = read_card(stem)
+    refuse_objects(model.state_dict())
     _fill(model, stem, card)
     return card
 
@@ -228,12 +231,17 @@ def refuse_non_finite(tensors: Mapping[str, Tensor], consequence: str) -> None:
 
 
 def refuse_objects(state: Mapping[str, Any]) -> None:
-    """Refuse a network's state that holds more than tensors.
+    """Refuse a network's state that holds more than tensors, or tensors of lazy modules without a shape.
 
     Raises:
         CheckpointError: with the name of what is no tensor.
     """
     for name, value in state.items():
+        if is_lazy(value):
+            raise CheckpointError(
+                f"{name} belongs to a lazy module and has no shape yet: call the network once, on zeros of "
+                "the images' shape, in the function that builds it"
+            )
         if not isinstance(value, Tensor):
             raise CheckpointError(
                 f"{name} in the state of the network is a {type(value).__name__}, and a file of weights "

@@ -7,10 +7,13 @@ from clockless import without_clock
 from omegaconf import OmegaConf
 from rewriting import cut_short
 
+from agents.actor_critic import UpdatesError
+from agents.critic import Ensemble, read
+from agents.pretrained import SHIPPED
 from experiments.analysis.joining import joined, search
 from experiments.cli.config import ConfigError
-from experiments.recording.record import RecordError
-from experiments.searching import compare
+from experiments.recording.record import RecordError, RunRecord
+from experiments.searching import compare, pretrain_agent
 
 pytestmark = pytest.mark.usefixtures("hydra")
 
@@ -114,3 +117,23 @@ def test_started_again_with_contenders_in_another_order_it_does_what_is_missing(
     again = compare.compare(config(only=["ours", "uniform"]), tmp_path)
     key = operator.itemgetter("target", "contender", "seed")
     assert sorted(again.rows, key=key) == sorted(whole.rows, key=key)
+
+
+def test_a_learner_that_would_never_learn_is_refused_before_the_first_run(tmp_path):
+    never = ["agent=ddpg_elites", "agent.updates_per_step=0.01"]
+    asked = config(contenders={"random": ["agent=random"], "x": never}, targets=[0.5], seeds=1, episodes=5)
+    with pytest.raises(UpdatesError, match="no update in an episode of 5 decisions"):
+        compare.compare(asked, tmp_path)
+    assert not RunRecord.read(tmp_path).rows
+
+
+def test_the_critics_of_a_comparison_are_recorded_and_may_not_change(tmp_path):
+    shipped = read(SHIPPED)
+    pretrain_agent.write(Ensemble(shipped.critics[:1]), tmp_path / "mine", ["fashion"])
+    contenders = {"x": ["agent=pretrained", f"agent.critic={tmp_path / 'mine'}"]}
+    asked = config(contenders=contenders, targets=[0.5], seeds=1, episodes=3)
+    record = compare.compare(asked, tmp_path / "run")
+    assert record.content["results"]["critics"]["x"]["tables"] == ["fashion"]
+    pretrain_agent.write(Ensemble(shipped.critics[1:2]), tmp_path / "mine", ["fashion"])
+    with record, pytest.raises(RecordError, match="other critics"):
+        compare.note_critics(record, compare.contenders_of(asked))

@@ -233,9 +233,11 @@ def test_a_table_of_regret_has_one_record_by_its_own_name(tmp_path: Path, result
 
 def test_critics_that_have_seen_the_table_are_refused(tmp_path: Path, results: Path) -> None:
     row, agent = {"contender": "x", "target": 0.5, "seed": 0}, {"_target_": "agents.pretrained.Pretrained"}
-    for critic, folder in ((None, "shipped"), ("critics/digits.safetensors", "own")):
-        config = COMPARISON | {"contenders": {"x": {"agent": agent | {"critic": critic}, "env": {}}}}
-        finished(tmp_path / folder, config, row)
+    for tables, folder in ((["digits", "fashion"], "shipped"), (["fashion"], "own")):
+        config = COMPARISON | {"contenders": {"x": {"agent": agent | {"critic": None}, "env": {}}}}
+        with RunRecord.create(tmp_path / folder, config, seeds={"first": 0}) as record:
+            record.update(results={"critics": {"x": {"sha256": "0", "tables": tables}}})
+            record.add(**row)
     with pytest.raises(KeepError, match="trained on this table as well"):
         keep(tmp_path / "shipped", "digits")
     assert keep(tmp_path / "own", "digits").exists()

@@ -3,11 +3,12 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 
 from agents import critic as critics
 from agents.critic import Critic, CriticError, Ensemble, features, read
@@ -147,6 +148,51 @@ def test_files_that_are_no_critic_are_refused(tmp_path: Path) -> None:
         read(path)
     with pytest.raises(CriticError, match="no file of at most"):
         read(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda made: made | {"mean": np.zeros((1, 5))}, r"mean is \[1, 5\], wanted is \[1, 6\]"),
+        (lambda made: made | {"hidden_bias": np.zeros((1, 3))}, r"hidden_weight is \[1, 6, 4\], wanted"),
+        (lambda made: made | {"bias": np.full((1, 2), np.nan)}, "bias holds numbers that are not finite"),
+        (lambda made: made | {"scale": np.zeros((1, 6))}, "scale holds numbers"),
+        (lambda made: {name: value[:0] for name, value in made.items()}, r"mean is \[0, 6\]"),
+        (lambda made: {"mean": made["mean"]}, r"it holds \['mean'\]"),
+        (lambda made: b"hello world, no safetensors", "cannot be read: "),
+    ],
+)  # fmt: skip
+def test_parameters_that_are_no_critic_are_refused(tmp_path: Path, change: Any, told: str) -> None:
+    """With a card that fits the file."""
+    pretrain_agent.write(Ensemble((simple(),)), tmp_path / "mine", ["digits"])
+    path, card = tmp_path / "mine.safetensors", tmp_path / "mine.json"
+    changed = change(load_file(path))
+    path.write_bytes(changed if isinstance(changed, bytes) else save(changed))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"sha256": digest}))
+    with pytest.raises(CriticError, match=told):
+        read(path)
+
+
+def test_a_path_is_given_with_or_without_its_suffix(tmp_path: Path) -> None:
+    for name in ("mine", "my.own"):
+        pretrain_agent.write(Ensemble((simple(),)), tmp_path / name, ["digits", "fashion"])
+        for path in (tmp_path / name, tmp_path / f"{name}.safetensors"):
+            assert read(path).tables == ("digits", "fashion")
+
+
+def test_plans_beyond_the_most_are_told_once() -> None:
+    env = env_of()
+    with pytest.warns(UserWarning, match="GP fits 5 plans from here on") as told:
+        list(search(env, make(env, most=5, candidates=20), episodes=9, seed=0))
+    assert len(told) == 1
+
+
+def test_tables_of_what_was_not_measured_are_left_out() -> None:
+    row = {"first": {"0.5": {"critic": 1.0}, "0.1": None}, "curves": {}}
+    assert transfer.tables([row]).splitlines()[0] == "| first plan by | 50 % of the MACs | all |"
+    assert transfer.tables([{"first": {}, "curves": {"0.5": {"gp": [[1, 0.5]]}}}]).startswith("| agent | 1 |")
+    assert transfer.tables([{"first": {"0.1": None}, "curves": {}}]) == ""
 
 
 def test_an_environment_that_tells_no_errors_is_refused() -> None:

@@ -15,8 +15,9 @@ from amc_env.graph.running import propagate
 from amc_env.graph.structure import Atoms, Graph
 
 ADVICE = (
-    "This network uses channel counts in a way that tracing cannot follow; compute them from x.size(1), use "
-    "chunk instead of slices, or keep such a part out of the network that is compressed"
+    "This network uses channel counts in a way that tracing cannot follow: for a reshape compute them from "
+    "x.size(1), use chunk instead of slices; take numbers that depend on them, and choices of branches by "
+    "equal sizes, in the constructor; or keep such a part out of the network that is compressed"
 )
 
 CLOSURE = (

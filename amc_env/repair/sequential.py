@@ -65,7 +65,7 @@ class Sequential:
                 return value.to(device) if isinstance(value, Tensor) else value
             return torch.empty_like(value, memory_format=layout).copy_(value).to(device)
 
-        self.images = nested(data.joined("calibration", min(images, PASSED, most_images(graph))), laid)
+        self.images = nested(data.joined("calibration", most_images(graph, images)), laid)
         number = count(self.images)
         reading = {layer.name for layer in refittable(graph)}
         self._refitted = [
@@ -162,9 +162,15 @@ class Sequential:
         return min(places, max(points, plenty)) if places <= SMALL else points
 
 
-def most_images(graph: Graph) -> int:
-    """The number of images that a network takes at once with its widest layer within `ACTIVATIONS`."""
-    return max(1, ACTIVATIONS // (4 * graph.widest))
+def most_images(graph: Graph, images: int) -> int:
+    """At most `PASSED` of so many images, and as many as keep the widest layer within `ACTIVATIONS`."""
+    return min(images, PASSED, max(1, ACTIVATIONS // (4 * graph.widest)))
+
+
+def calibrated(graph: Graph, data: DataSet | OwnData, images: int) -> dict[str, int]:
+    """How many calibration images were asked for, give the moments, and pass through each smaller network."""
+    moments = len(data["calibration"].head(images))
+    return {"asked": images, "moments": moments, "passed": min(moments, most_images(graph, images))}
 
 
 def _dead_outputs(model: nn.Module, graph: Graph) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from experiments.analysis import stats
-from experiments.analysis.regret import OURS
+from experiments.analysis.regret import BEST, OURS
 
 POINTS = 60  # of a curve against seconds
 
@@ -35,7 +35,7 @@ def plot(rows: Rows, path: Path) -> Path:
         for at, name in enumerate(names):
             chosen = [row for row in rows if (row["policy"], row["target"]) == (name, target)]
             if chosen:
-                width = 2.0 if name in ("gp", OURS) else 1.2
+                width = 2.0 if name in (BEST, OURS) else 1.2
                 style = {"color": f"C{at % 10}", "label": name, "linewidth": width}
                 _draw(panels, chosen, style, dashed=at >= 10)
         for axis, unit in zip(panels, ("evaluations", "seconds"), strict=True):

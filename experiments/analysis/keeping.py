@@ -176,10 +176,10 @@ def _check_regret(record: RunRecord, name: str) -> None:
             f"{record.folder} has {config['episodes']} evaluations a search, the table of regret needs "
             f"{max(COUNTS)}: give episodes={max(COUNTS)}"
         )
-    for name, contender in config["contenders"].items():
-        if "critic" in contender["agent"] and contender["agent"]["critic"] is None:
+    for name, critics in record.content["results"].get("critics", {}).items():
+        if config["table"] in critics["tables"]:
             raise KeepError(
-                f"{name} plays with the critics that ship, which were trained on this table as well: give "
+                f"{name} plays with critics that were trained on this table as well: give "
                 "agent.critic=runs/pretrain_agent/critics/TABLE.safetensors, of experiments.pretrain_agent"
             )
 

@@ -19,9 +19,9 @@ from experiments.analysis.stats import Estimate
 
 NEAR = 0.1  # points: as good as the best
 OURS, ALONE = "ddpg_elites", "elites_alone"  # with networks, and the same without
-BEST = "gp"  # the main job's agent, which others are held against
+BEST = "gp_errors"  # the main job's agent, which others are held against
 COUNTS = (50, 100, 200, 400)  # evaluations
-PLOTTED = ("random", "cmaes", "evopress", "additive", "ddpg_paper", "sb3_td3", OURS, BEST, "pretrained")
+PLOTTED = ("random", "cmaes", "evopress", "additive", "ddpg_paper", "sb3_td3", OURS, "gp", BEST, "pretrained")
 
 Floats = NDArray[np.float64]
 Task = tuple[str, float]  # table, target

@@ -12,18 +12,22 @@ COUNTS = (1, 5, 10, 20, 40, 60)
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Both tables."""
-    return f"{first_plans(rows)}\n\n{searches(rows)}"
+    """Both tables; one that nothing was measured for is left out."""
+    first = any(found for row in rows for found in row["first"].values())
+    searched = any(row["curves"] for row in rows)
+    parts = ([first_plans(rows)] if first else []) + ([searches(rows)] if searched else [])
+    return "\n\n".join(parts)
 
 
 def first_plans(rows: Sequence[Mapping[str, Any]]) -> str:
     """Regret in points of plans that need no evaluation: a row a policy, with intervals over tables."""
-    targets = list(rows[0]["first"])
+    targets = [t for t in rows[0]["first"] if any(row["first"][t] for row in rows)]
     policies = next(found for row in rows for found in row["first"].values() if found)
     lines = []
     for name in policies:
         each = [[row["first"][t][name] for row in rows if row["first"][t]] for t in targets]
-        means = [np.mean([f[name] for f in row["first"].values() if f]) for row in rows]
+        known = [[f[name] for f in row["first"].values() if f] for row in rows]
+        means = [np.mean(found) for found in known if found]
         lines.append([f"`{name}`", *(f"{np.mean(found):.2f}" for found in each), cell(stats.mean(means))])
     head = [f"{100 * float(target):g} % of the MACs" for target in targets]
     return markdown.table(["first plan by", *head, "all"], lines)

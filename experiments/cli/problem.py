@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
+from agents.actor_critic import ActorCritic
 from agents.episode import Agent, Environment
 from amc_env import checkpoints as weights
 from amc_env import latency, zoo
@@ -349,11 +350,15 @@ def build_agent(node: DictConfig | Mapping[str, Any], env: Environment, *, seed:
 
     Raises:
         ConfigError: for an agent that needs another scale than the environment has.
+        UpdatesError: for an agent that would never learn.
     """
     task: Any = env.unwrapped
-    offered = config.accepted(node, decisions=len(task.graph.groups))
+    decisions = len(task.graph.groups)
+    offered = config.accepted(node, decisions=decisions)
     spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
     agent: Agent = config.instantiate(node, **spaces, **offered, seed=seed)
+    if isinstance(settings := getattr(agent, "settings", None), ActorCritic):
+        settings.updates(decisions)
     wanted = getattr(agent, "scale", None)
     if wanted is not None and type(task.scale) is not type(SCALES[wanted](1.0)):
         raise config.ConfigError(f"the actions of {node['_target_']} are {wanted}: leave env.scale out")

@@ -28,6 +28,7 @@ from experiments.recording.plans import counts
 from experiments.recording.record import RunRecord
 from experiments.recording.tracking import Tracker
 from experiments.training.finetune import STATE, UNIFORM_STATE, card_of, finetune
+from experiments.training.loop import DivergedError
 from experiments.training.plan_sets import by_rule
 from experiments.training.recipe import Recipe
 
@@ -135,10 +136,14 @@ def _entrants(
             if name == FOUND and plan == plans[UNIFORM]:  # the same network is not trained again
                 networks[TUNED] = networks[UNIFORM_TUNED]
                 continue
-            networks[last[name]] = finetune(
-                networks[name], subject.data, recipe, dense=subject.model, device=env.task.device,
-                record=record, tracker=tracker, state=state, name=rows,
-            )  # fmt: skip
+            try:
+                networks[last[name]] = finetune(
+                    networks[name], subject.data, recipe, dense=subject.model, device=env.task.device,
+                    record=record, tracker=tracker, state=state, name=rows,
+                )  # fmt: skip
+            except DivergedError as error:
+                again = f"python -m experiments.finetune run={record.folder} recipe.lr={recipe.lr / 10:g}"
+                raise DivergedError(f"{error}; the plan is kept, no search is needed: {again}") from error
     return Entrants(plans, {name: unconstrained(network) for name, network in networks.items()}, last)
 
 

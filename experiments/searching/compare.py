@@ -9,8 +9,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from agents import rules
+from agents import critic, rules
 from agents.episode import Agent
+from agents.pretrained import SHIPPED, Pretrained
 from agents.search import search as trials
 from amc_env import tabular
 from amc_env.env import CompressionEnv
@@ -43,6 +44,7 @@ def compare(cfg: DictConfig, folder: Path) -> RunRecord:
     table = tabular.load(cfg.table)
     with record, record.phase("search"), Meter("runs", len(jobs), done=len(record.rows)) as meter:
         note_table(record, table, cfg.targets)
+        note_critics(record, contenders)
         rehearse(contenders, cfg.targets, lambda of, target: TabularEnv(table, target=target, **of["env"]))
         done = {(row["target"], row["contender"], row["seed"]) for row in record.rows}
         for target, name, seed in (job for job in jobs if job not in done):
@@ -83,6 +85,24 @@ def note_table(record: RunRecord, table: Table, targets: Sequence[float]) -> Non
         )
     best = {str(target): round(table.known_best(target)[1].top1, 6) for target in targets}
     record.update(results={"known_best": best, "table": table.card.sha256})
+
+
+def note_critics(record: RunRecord, contenders: Mapping[str, Any]) -> None:
+    """Write into a record which critics contenders read, and which tables these were trained on.
+
+    Raises:
+        CriticError: for a file that is no critic.
+        RecordError: if the record was begun with other critics of that name.
+    """
+    found = {}
+    for name, settings in contenders.items():
+        if settings["agent"]["_target_"] == f"{Pretrained.__module__}.{Pretrained.__name__}":
+            known = critic.read(Path(settings["agent"].get("critic") or SHIPPED))
+            found[name] = {"sha256": known.digest, "tables": list(known.tables)}
+    if record.content["results"].get("critics", found) != found:
+        raise RecordError(f"{record.folder} was begun with other critics: choose another folder")
+    if found:
+        record.update(results={"critics": found})
 
 
 def contenders_of(cfg: DictConfig) -> dict[str, dict[str, Any]]:

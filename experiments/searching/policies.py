@@ -31,6 +31,7 @@ from experiments.searching import stages
 from experiments.searching.compare import contenders_of, is_rule, opened, rehearse
 from experiments.training.distillation import teacher_of
 from experiments.training.fidelity import shares, tuned
+from experiments.training.loop import DivergedError
 from experiments.training.recipe import Recipe
 
 POINTS = 40  # of a curve
@@ -97,7 +98,11 @@ def main(cfg: DictConfig, folder: Path) -> None:
         with record.phase("runs"), Meter("runs", len(jobs), done=len(done)) as meter:
             for job in jobs:
                 if job not in done:
-                    found = row(subject, contenders[job.policy], job)
+                    try:
+                        found = row(subject, contenders[job.policy], job)
+                    except DivergedError as error:
+                        where = f"{job.policy} at {job.target}, seed {job.seed}"
+                        raise DivergedError(f"{where}: {error}, and change output") from error
                     record.add(**found)
                     meter.update(len(record.rows), **{job.policy: found["after"]["selection"]})
         print(tables.table(record.rows, cfg.resource))

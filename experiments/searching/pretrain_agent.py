@@ -20,6 +20,8 @@ from torch import Tensor
 from agents import critic as critics
 from agents.additive import Additive
 from agents.critic import Critic, Ensemble
+from agents.damage import damage
+from agents.gp_errors import GPErrors
 from agents.lattice import Lattice
 from agents.pretrained import Pretrained
 from agents.surrogate import GP
@@ -38,7 +40,8 @@ MEMBERS = 6  # critics, each of a random half of the tables
 BATCH = 128  # plans of a table in a step
 BAND = 0.15  # width of the budgets from which a step's plans are drawn, in shares of the dense cost
 FEW = 20  # plans within a budget, below which it is no task
-SEARCHERS = {"additive": Additive, "gp": GP, "pretrained": Pretrained}
+SEARCHERS = {"additive": Additive, "gp": GP, "gp_errors": GPErrors, "pretrained": Pretrained}
+LEAST = 2  # tables
 
 
 class Subject:
@@ -64,19 +67,19 @@ class Subject:
     def regrets(self, critic: Ensemble, target: float) -> dict[str, float] | None:
         """Regret of first plans within a budget, in points; None if few plans are within it.
 
-        ``uniform`` is the plan of that policy, ``errors`` has the least sum of errors, ``critic`` the least
-        doubted damage, in comparison with the largest plan of equal levels.
+        ``uniform`` and ``least_error`` are the plans of these policies; ``critic`` has the least doubted
+        damage, in comparison with the largest plan of equal levels.
         """
         within = np.flatnonzero(self.share <= target)
         if len(within) < FEW:
             return None
         even = (self.plans[within] == self.plans[within, :1]).all(1)
         equal = within[even][-1] if even.any() else within[0]
-        damage = critic.doubted(self.lattice, self.errors, self.plans[within], self.plans[[equal]])
+        doubted = critic.doubted(self.lattice, self.errors, self.plans[within], self.plans[[equal]])
         chosen = {
             "uniform": self.uniform(target),
-            "errors": within[int(self.lost[within].sum(1).argmin())],
-            "critic": within[int(damage.argmin())],
+            "least_error": within[int(damage(self.errors, self.plans[within]).argmin())],
+            "critic": within[int(doubted.argmin())],
         }
         best = self.top1[within].max()
         return {name: 100 * float(best - self.top1[at]) for name, at in chosen.items()}
@@ -93,23 +96,26 @@ def main(cfg: DictConfig, folder: Path) -> None:
     """Leave each table out once, then train on all; resumes an unfinished record."""
     settings = config.plain(cfg)
     record = opening.opened(folder, settings, seeds={"training": 0})
+    if len(tabular.names()) < LEAST:
+        raise config.ConfigError(f"critics are trained on all tables but one, here is {len(tabular.names())}")
     subjects = [Subject(name) for name in tabular.names()]
     done = {row["table"] for row in record.rows}
     with record, record.phase("tables"), Meter("tables", len(subjects), done=len(done)) as meter:
         for left_out in subjects:
             if left_out.name not in done:
-                critic = ensemble([s for s in subjects if s is not left_out], steps=cfg.steps, seed=0)
-                record.add(table=left_out.name, **held_out(left_out, critic, cfg, folder))
+                others = [subject for subject in subjects if subject is not left_out]
+                record.add(table=left_out.name, **held_out(left_out, others, cfg, folder))
                 meter.update(len(record.rows))
         write(ensemble(subjects, steps=cfg.steps, seed=0), Path(cfg.critic), [s.name for s in subjects])
     print(f"written: {folder / RECORD} and {cfg.critic}.safetensors")
 
 
-def held_out(subject: Subject, critic: Ensemble, cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """Evaluate critics on a table that they were not trained on."""
+def held_out(subject: Subject, others: Sequence[Subject], cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Train critics on the other tables, and evaluate them on this one."""
+    critic = ensemble(others, steps=cfg.steps, seed=0)
     first = {str(target): subject.regrets(critic, target) for target in cfg.targets}
     path = folder / "critics" / subject.name
-    write(critic, path, [])
+    write(critic, path, [other.name for other in others])
     curves: dict[str, dict[str, Any]] = {}
     for target in cfg.searched:
         try:
@@ -183,9 +189,10 @@ def trained(subjects: Sequence[Subject], *, steps: int, seed: int) -> Critic:
             if len(rows):
                 predicted = learner(subject.features, subject.lost[rows])
                 losses.append(weighted_square(predicted, subject.log_kl[rows]))
-        optimizer.zero_grad()
-        torch.stack(losses).mean().backward()
-        optimizer.step()
+        if losses:  # else no table has enough plans at the drawn budgets
+            optimizer.zero_grad()
+            torch.stack(losses).mean().backward()
+            optimizer.step()
     return learner.critic()
 
 

@@ -13,6 +13,7 @@ from agents.episode import Agent
 from agents.search import search as trials
 from amc_env.compressors import plan_of
 from amc_env.env import CompressionEnv
+from amc_env.repair.sequential import calibrated
 from experiments.analysis import outcome
 from experiments.cli import config
 from experiments.cli.problem import (
@@ -75,7 +76,8 @@ def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.S
         env = environment(cfg, subject)
         agent = build_agent(cfg.agent, env, seed=cfg.seed)
         digests = check_identity(record, subject)
-        record.update(results={"groups": plans.groups(env.graph)} | digests)
+        read = calibrated(env.graph, subject.data, cfg.compressor.calibration_images)
+        record.update(results={"groups": plans.groups(env.graph), "calibration": read} | digests)
         if saved is not None:
             agent.load_state_dict(saved.agent)
         possible = None

@@ -20,13 +20,13 @@ from numpy.random import SeedSequence
 from omegaconf import DictConfig
 
 from amc_env import tabular
-from amc_env.tabular import Table
+from amc_env.tabular import Table, TabularEnv
 from experiments.cli import config
 from experiments.recording.lock import BusyError, alone
 from experiments.recording.opening import opened
 from experiments.recording.progress import Meter
 from experiments.recording.record import RunRecord
-from experiments.searching.compare import contender, run
+from experiments.searching.compare import contender, rehearse, run
 
 try:
     import optuna
@@ -64,16 +64,20 @@ def tune(cfg: DictConfig, folder: Path) -> RunRecord:
         ConfigError: for a space in which nothing varies.
     """
     fixed, space = split(cfg.space)
-    contender("of trial 0", fixed)  # a wrong setting is an error before a record is made
-    for values in zip_longest(*map(ends, space.values())):
+    table = tabular.load(cfg.table)
+    tried = {
+        "of trial 0": contender("of trial 0", fixed)
+    }  # a wrong setting is an error before a record is made
+    for number, values in enumerate(zip_longest(*map(ends, space.values()))):
         asked = zip(space, values, strict=True)
-        contender("of the space", [*fixed, *(f"{key}={value}" for key, value in asked if value is not None)])
+        own = [*fixed, *(f"{key}={value}" for key, value in asked if value is not None)]
+        tried[f"{number}"] = contender("of the space", own)
+    rehearse(tried, cfg.targets, lambda of, target: TabularEnv(table, target=target, **of["env"]))
     settings = config.plain(cfg)
     del settings["trials"]  # more of them go on with the same record
     with alone(folder, wait=True):
         record = opened(folder, settings, seeds={"sampler": cfg.seed, "runs": cfg.seeds})
     done = max(len(record.rows) - 1, 0)
-    table = tabular.load(cfg.table)
     with end_recorded(folder), Meter("trials", cfg.trials, done=done) as meter:
         while (found := claimed(folder, cfg.trials)) is not None:
             trial, rows, lock = found

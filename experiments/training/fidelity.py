@@ -63,6 +63,8 @@ class Subject:
 def main(cfg: DictConfig, folder: Path) -> None:
     """Measure and tune every plan, and print the table."""
     own = range(*part_of(cfg.part, cfg.plans))
+    if cfg.seeds and cfg.plans < fidelity.FEWEST:
+        raise config.ConfigError(f"plans is {cfg.plans}: a rank correlation takes at least {fidelity.FEWEST}")
     record = opened(folder, config.plain(cfg), seeds={"plans": cfg.seed, "tuning": cfg.seeds})
     with record:
         with record.phase("prepare"):
@@ -81,6 +83,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
                     )
         if cfg.seeds and len(record.rows) >= fidelity.FEWEST:
             print(fidelity.table(record.rows))
+        elif cfg.seeds:
+            few = f"no table: it takes {fidelity.FEWEST} plans, here are {len(record.rows)}"
+            print(f"{few}; `experiments.report keep` joins parts")
 
 
 def part_of(part: Sequence[int], plans: int) -> tuple[int, int, int]:
