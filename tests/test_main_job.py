@@ -22,6 +22,7 @@ from experiments.recording import plans, state
 from experiments.recording.record import RecordError, RunRecord
 from experiments.searching.search import search
 from experiments.training import finetune
+from experiments.training.loop import DivergedError
 
 
 def config(folder: Path, *overrides: str) -> DictConfig:
@@ -38,6 +39,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search") / "run"
     search(config(folder, "finetune.epochs=1"), folder)
     return folder
+
+
+def test_a_fine_tuning_that_diverges_says_how_to_go_on_without_a_search(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(DivergedError, match=rf"experiments\.finetune run={folder} recipe\.lr=100"):
+        search(config(folder, "finetune.epochs=1", "finetune.lr=1000", "episodes=2", "agent=random"), folder)
+    assert plans.of_run(folder).hash
+
+
+def test_the_record_tells_how_many_calibration_images_there_were(finished: Path) -> None:
+    read = RunRecord.read(finished).content["results"]["calibration"]
+    assert read == {"asked": 2000, "moments": 200, "passed": 200}
 
 
 def test_the_files_hold_the_network_that_the_record_describes(finished: Path) -> None:

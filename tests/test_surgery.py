@@ -9,15 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from amc_env.compressors.masking import masked
 from amc_env.compressors.networks import MaskedNetworks
 from amc_env.compressors.surgery import Surgeon, Task, cut, drop
+from amc_env.compressors.trial import try_cut
 from amc_env.cost import Macs, Params, mask_widths
 from amc_env.graph.structure import Graph
-from amc_env.graph.trace import trace
+from amc_env.graph.trace import TraceError, trace
 from amc_env.plan import Plan, PlanError
 
 names = pytest.mark.parametrize("name", networks.NETS)
@@ -226,3 +227,26 @@ def test_a_cut_network_shares_no_memory_with_the_dense_one(
             parameter.data.fill_(7)
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+
+
+class Coincidence(nn.Module):
+    """Adds a shortcut where two widths happen to be equal, as they never are in the dense network."""
+
+    def __init__(self, one: int, other: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, one, 3, padding=1), nn.Conv2d(one, other, 3, padding=1)
+        self.head = nn.Linear(other, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.first(images).relu()
+        y = self.second(x)
+        if y.shape == x.shape:
+            y = y + x
+        return self.head(y.relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("widths", [(32, 48), (16, 32), (24, 48), (20, 32)])
+def test_a_branch_that_equal_widths_would_take_is_refused_at_once(widths: tuple[int, int]) -> None:
+    model = Coincidence(*widths)
+    with pytest.raises(TraceError, match=r"not kept together.* choices of branches by equal sizes"):
+        try_cut(model, trace(model, (1, 8, 8)))

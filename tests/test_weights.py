@@ -207,6 +207,19 @@ def test_a_state_that_is_not_all_tensors_is_refused(stem):
         weights.save(stem, torch.nn.Sequential(Counting(2, 2)), CARD)
 
 
+def test_a_lazy_network_is_refused_until_it_was_called(stem):
+    lazy = torch.nn.Sequential(torch.nn.LazyConv2d(4, 3), torch.nn.Flatten(), torch.nn.LazyLinear(2))
+    for use in (weights.load_into, weights.restore):
+        with pytest.raises(
+            CheckpointError, match=r"0\.weight belongs to a lazy module .* call the network once"
+        ):
+            use(lazy, stem)
+    with pytest.raises(CheckpointError, match="lazy module"):
+        weights.save(stem.with_name("lazy"), lazy, CARD)
+    lazy(torch.zeros(1, 1, 8, 8))
+    weights.save(stem.with_name("lazy"), lazy, CARD)
+
+
 def test_load_into_another_network_leaves_it_as_it_was(stem):
     model = zoo.build("plain20", classes=10, in_channels=1)
     with pytest.raises(CheckpointError, match="another architecture"):

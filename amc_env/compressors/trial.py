@@ -44,7 +44,7 @@ def level_plan(graph: Graph) -> Plan:
 
     A forward that compares the sizes of two activations takes another branch where they happen to be equal.
     """
-    plan, most = Plan.dense(graph), min(len(group) for group in graph.groups)
+    plan, most = Plan.dense(graph), min((len(group) for group in graph.groups), default=0)
     for group in graph.groups:
         order, least = parts_first(graph, group, np.arange(len(group)))
         plan = plan.with_group(group.index, tuple(np.sort(order[: max(most, least)]).tolist()))

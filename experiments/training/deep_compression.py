@@ -91,7 +91,8 @@ class Course:
         """The course of a configuration, checked as far as possible before training."""
         if subject.card.architecture == "import":
             raise config.ConfigError(
-                f"a {packing.SUFFIX} file is read back by a network of the zoo alone, not by model=import"
+                f"a {packing.SUFFIX} file is read back by a network of the zoo alone, not by model=import: "
+                "`experiments.search compressor=fine_grained` or `weight_sharing` compresses your own"
             )
         refuse_unlabelled(subject.data)
         graph = trace(subject.model, subject.data.shape)
