@@ -112,7 +112,8 @@ def _problems(overrides: list[Override], conf: Path, config_name: str, paths: li
         ours = [name for name in dict.fromkeys([*known, *groups]) if not name.startswith("hydra")]
         for key in keys:
             if key not in known:
-                yield unknown_key(key, known if key.startswith("hydra") else ours)
+                short = ["target"] if "model.options.target" in values else []  # of model=import
+                yield unknown_key(key, known if key.startswith("hydra") else [*short, *ours])
         for key in ours:
             if values.get(key) == "???" and key not in keys:
                 yield needed(key)

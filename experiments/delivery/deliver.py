@@ -1,5 +1,6 @@
 """Fine-tunes, tests, exports and times the network of a search's plan."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +143,8 @@ def _entrants(
                     record=record, tracker=tracker, state=state, name=rows,
                 )  # fmt: skip
             except DivergedError as error:
-                again = f"python -m experiments.finetune run={record.folder} recipe.lr={recipe.lr / 10:g}"
+                run = shlex.quote(f"run={record.folder}")
+                again = f"python -m experiments.finetune {run} recipe.lr={recipe.lr / 10:g}"
                 raise DivergedError(f"{error}; the plan is kept, no search is needed: {again}") from error
     return Entrants(plans, {name: unconstrained(network) for name, network in networks.items()}, last)
 

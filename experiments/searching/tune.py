@@ -65,13 +65,12 @@ def tune(cfg: DictConfig, folder: Path) -> RunRecord:
     """
     fixed, space = split(cfg.space)
     table = tabular.load(cfg.table)
-    tried = {
-        "of trial 0": contender("of trial 0", fixed)
-    }  # a wrong setting is an error before a record is made
-    for number, values in enumerate(zip_longest(*map(ends, space.values()))):
+    tried = {"0": contender("of trial 0", fixed)}
+    for number, values in enumerate(zip_longest(*map(ends, space.values())), 1):
         asked = zip(space, values, strict=True)
         own = [*fixed, *(f"{key}={value}" for key, value in asked if value is not None)]
-        tried[f"{number}"] = contender("of the space", own)
+        tried[str(number)] = contender("of the space", own)
+    # A wrong setting is an error before a record is made.
     rehearse(tried, cfg.targets, lambda of, target: TabularEnv(table, target=target, **of["env"]))
     settings = config.plain(cfg)
     del settings["trials"]  # more of them go on with the same record
