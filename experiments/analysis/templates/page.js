@@ -12,9 +12,10 @@ for (const mark of all("[data-series]")) {
 
 const table = one("#runs");
 const heads = all("th", table);
+const held = (cell) => cell.dataset.value ?? cell.textContent;  // what it is sorted and chosen by
 function sort(at, descending) {
   const numeric = heads[at].dataset.kind === "number";
-  const value = (row) => row.cells[at].dataset.value;
+  const value = (row) => held(row.cells[at]);
   const rows = all("tbody tr", table);
   rows.sort((a, b) => {
     const [x, y] = [value(a), value(b)];
@@ -46,7 +47,7 @@ function filter() {
   const rows = all("tbody tr", table);
   for (const row of rows) {
     const text = row.textContent.toLowerCase();
-    const fits = selects.every((s) => s.value === "" || row.cells[s.dataset.column].dataset.value === s.value);
+    const fits = selects.every((s) => s.value === "" || held(row.cells[s.dataset.column]) === s.value);
     const shown = fits && words.every((word) => text.includes(word));
     row.classList.toggle("off", !shown);
     if (!shown) continue;
