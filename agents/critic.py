@@ -1,9 +1,10 @@
 """Critics of whole plans that transfer from one network to another.
 
-A critic predicts the KL of a plan up to a factor, as a sum over decisions of w e^q. Here e is the relative
-error of the layers that read a group (`errors` in the info of ``reset``); weight w and power q are computed
-from features that every network has. A group with e = 0.1, w = 2 and q = 1 adds 0.2. Several critics, trained
-on different networks, form an ensemble: where they disagree, the network is unlike the ones they have seen.
+A critic predicts the KL of a plan up to a factor, as a sum over decisions of w e^q. Here e is the sum of the
+relative errors of the layers that read a group (`errors` in the info of ``reset``); weight w and power q are
+computed from features that every network has. A group with e = 0.1, w = 2 and q = 1 adds 0.2. Several
+critics, trained on different networks, form an ensemble: where they disagree, the network is unlike the ones
+they have seen.
 """
 
 import hashlib
@@ -32,7 +33,7 @@ PARAMETERS = ("mean", "scale", "hidden_weight", "hidden_bias", "weight", "bias",
 
 
 class CriticError(ValueError):
-    """A file without a critic of this format, or an environment without `errors`."""
+    """A file without a critic of this format."""
 
 
 def features(lattice: Lattice, errors: Sequence[Sequence[float]]) -> Floats:

@@ -7,13 +7,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from agents.episode import Info
 from agents.lattice import Lattice, Plans
 from agents.surrogate import Floats
 
-UNKNOWN = (
-    "the info of reset holds no errors of the choices; they are there with compressor.method=channels and "
-    "repair=moments or sequential"
-)
+Errors = Sequence[Sequence[float]]  # for each decision, of each of its choices
 POWER = 1.5  # of a group's error; chosen on ResNet-20, VGG-16 and both MobileNets for CIFAR-10
 POOL = 400  # random plans that the search for little damage begins with
 ROUNDS = 20  # of changes to the best plans so far
@@ -25,13 +23,28 @@ class ErrorsError(ValueError):
     """An environment that does not tell the errors of layers."""
 
 
-def damage(errors: Sequence[Sequence[float]], plans: Plans) -> Floats:
+def errors_of(info: Info) -> Errors:
+    """The errors of each decision's choices in the info of ``reset``.
+
+    Raises:
+        ErrorsError: if it has none.
+    """
+    if "errors" not in info:
+        raise ErrorsError(
+            "the info of reset holds no errors of the choices; they are there with "
+            "compressor.method=channels and repair=moments or sequential"
+        )
+    errors: Errors = info["errors"]
+    return errors
+
+
+def damage(errors: Errors, plans: Plans) -> Floats:
     """``(n,)``: for plans ``(n, T)``, the sum over decisions of e^1.5; e is the error of the chosen ratio.
 
     Two decisions with errors 0.04 and 0.25 do a damage of 0.008 + 0.125.
 
     Args:
-        errors: for each decision, of each of its choices: ``errors`` in the info of ``reset``.
+        errors: as `errors_of` gives them.
         plans: to be judged.
     """
     parts = [np.array(error)[plans[:, at]] ** POWER for at, error in enumerate(errors)]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.critic import Ensemble, read
-from agents.damage import UNKNOWN, ErrorsError
+from agents.damage import errors_of
 from agents.episode import Array, Info
 from agents.gp_errors import GPErrors
 from agents.lattice import Lattice, Plans
@@ -38,8 +38,8 @@ class Pretrained(GPErrors):
         Raises:
             ErrorsError: if the environment tells no errors.
         """
-        if "decisions" in info and "errors" not in info:
-            raise ErrorsError(UNKNOWN)
+        if "decisions" in info:
+            errors_of(info)
         return super().act(observation, info, explore=explore)
 
     def damage(self, lattice: Lattice, plans: Plans) -> Floats:
