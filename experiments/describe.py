@@ -7,7 +7,7 @@ from experiments.cli import config
 
 OPTIONS = ("--format", "--picture")
 
-show = config.command("describe", job="experiments.analysis.describe:run")
+show = config.command("describe", job="experiments.delivery.describe:run")
 
 
 def main() -> None:

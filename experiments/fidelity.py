@@ -2,7 +2,7 @@
 
 from experiments.cli import config
 
-main = config.command("fidelity", job="experiments.training.fidelity:main")
+main = config.command("fidelity", job="experiments.searching.fidelity:main")
 
 if __name__ == "__main__":
     main()

@@ -2,7 +2,7 @@
 
 from experiments.cli import config
 
-main = config.command("latency", job="experiments.delivery.timing:run")
+main = config.command("latency", job="experiments.delivery.latency:run")
 
 if __name__ == "__main__":
     main()

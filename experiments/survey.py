@@ -2,7 +2,7 @@
 
 from experiments.cli import config
 
-main = config.command("survey", job="experiments.analysis.survey:main")
+main = config.command("survey", job="experiments.delivery.survey:main")
 
 if __name__ == "__main__":
     main()

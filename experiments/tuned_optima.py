@@ -2,7 +2,7 @@
 
 from experiments.cli import config
 
-main = config.command("tuned_optima", job="experiments.training.tuned_optima:main")
+main = config.command("tuned_optima", job="experiments.searching.tuned_optima:main")
 
 if __name__ == "__main__":
     main()

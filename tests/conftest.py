@@ -49,7 +49,7 @@ def composed() -> Iterator[Callable[..., DictConfig]]:
 
 JOBS = (
     "searching.search", "searching.compare", "searching.tune", "searching.policies", "training.finetune",
-    "training.pretrain", "training.fidelity", "training.deep_compression",
+    "training.pretrain", "searching.fidelity", "training.deep_compression",
     "recording.wandb_tracker",
 )  # fmt: skip
 

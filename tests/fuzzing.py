@@ -36,7 +36,7 @@ from experiments.analysis import runs
 from experiments.cli.exits import is_ours
 from experiments.delivery import sums, tabulating
 from experiments.recording import plans, state
-from experiments.recording.committed import row_a_line, whole
+from experiments.recording.committed import read_committed, row_a_line
 from experiments.recording.record import RECORD, ROWS, RunRecord
 from experiments.training.loop import read_history
 
@@ -176,7 +176,7 @@ def _of_runs(folder: Path) -> dict[str, Kind]:
         "search.state": Kind(
             ended / state.STATE, (other / state.STATE).read_bytes(), saved, (searched, earlier)
         ),
-        "committed result": Kind(result, another.encode(), lambda: whole(result)),
+        "committed result": Kind(result, another.encode(), lambda: read_committed(result)),
     }
 
 

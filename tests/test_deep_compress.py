@@ -19,7 +19,7 @@ from amc_env.graph.trace import trace
 from experiments.analysis import deep_compression as analysis
 from experiments.cli import config
 from experiments.cli.datasets import load_data
-from experiments.cli.problem import trained
+from experiments.cli.trained import trained
 from experiments.delivery import runtimes
 from experiments.recording.record import RecordError, RunRecord
 from experiments.searching import search

@@ -23,8 +23,9 @@ from amc_env.data.specs import SPECS
 from amc_env.graph.trace import trace
 from amc_env.plan import Plan
 from experiments import describe as command
-from experiments.analysis import describe, layers
+from experiments.analysis import layers
 from experiments.analysis.layers import Times
+from experiments.delivery import describe
 
 FASHION = SPECS["fashion_mnist"].shape
 

@@ -12,10 +12,11 @@ from amc_env.budget import Budget
 from amc_env.building import make_task
 from amc_env.data.splits import load
 from experiments.analysis.fidelity import METRICS
-from experiments.cli import config, problem
+from experiments.cli import config
+from experiments.cli.trained import trained
 from experiments.recording.record import RecordError, RunRecord
-from experiments.searching import policies, stages
-from experiments.training import fidelity
+from experiments.searching import contest, fidelity, policies, stages
+from experiments.training import finetune
 from experiments.training.plan_sets import PlanSetError, plan_set
 
 SHORT = ["device=cpu", "reward_images=50", "recipe.epochs=1", "recipe.batch_size=256"]
@@ -32,13 +33,13 @@ def composed(command, folder, *overrides):
 @pytest.fixture
 def tuning_seeds(monkeypatch):
     """The seeds of all fine-tunings, in their order."""
-    seeds, train = [], fidelity.train
+    seeds, train = [], finetune.train
 
     def spied(model, data, recipe, **settings):
         seeds.append(recipe.seed)
         return train(model, data, recipe, **settings)
 
-    monkeypatch.setattr(fidelity, "train", spied)
+    monkeypatch.setattr(finetune, "train", spied)
     return seeds
 
 
@@ -114,7 +115,7 @@ def test_a_process_measures_its_part_of_the_plans(tmp_path):
 
 def test_a_short_tuning_is_named_after_the_steps_that_there_are(tmp_path):
     cfg = composed("fidelity", tmp_path, "plans=3", "steps=50", "protocol=flops_50")
-    assert fidelity.prepared(cfg, problem.trained(cfg)).steps == 4  # an epoch in batches of 256
+    assert fidelity.prepared(cfg, trained(cfg)).steps == 4  # an epoch in batches of 256
 
 
 @pytest.mark.parametrize("part", [[2, 2], [0], [-1, 2], [0, 9]])
@@ -193,10 +194,10 @@ def test_a_module_that_stands_under_two_names_is_stored_once():
 
 def test_a_curve_counts_what_earlier_stages_spent():
     trials = [{"reward": reward, "seconds": 1.0} for reward in (-0.5, -0.7, -0.4)]
-    assert policies.curve(trials) == {
+    assert contest.curve(trials) == {
         "curve": [[1, -0.5], [2, -0.5], [3, -0.4]], "curve_seconds": [1.0, 2.0, 3.0]
     }  # fmt: skip
-    later = policies.curve(trials, [{"reward": -0.1, "seconds": 4.0}] * 2)
+    later = contest.curve(trials, [{"reward": -0.1, "seconds": 4.0}] * 2)
     assert later == {"curve": [[3, -0.5], [4, -0.5], [5, -0.4]], "curve_seconds": [9.0, 10.0, 11.0]}
 
 

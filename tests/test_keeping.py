@@ -9,8 +9,10 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments import report as command
-from experiments.analysis import keeping, published, report
-from experiments.analysis.keeping import KeepError, agent_settings, keep
+from experiments.analysis import folders, keeping, published, report
+from experiments.analysis.belonging import agent_settings
+from experiments.analysis.folders import KeepError
+from experiments.analysis.keeping import keep
 from experiments.cli.checking import ConfigError
 from experiments.recording.record import RunRecord
 
@@ -27,7 +29,7 @@ COMPARISON = {"contenders": {}, "table": "digits", "targets": [0.5], "seeds": 2,
 
 @pytest.fixture(autouse=True)
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(keeping, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(folders, "RESULTS", tmp_path / "results")
     return tmp_path / "results"
 
 

@@ -9,7 +9,7 @@ from latency_tables import Calm, falling
 from amc_env import latency, zoo
 from amc_env.graph.trace import trace
 from experiments.delivery import racing
-from experiments.recording.committed import row_a_line, whole
+from experiments.recording.committed import read_committed, row_a_line
 from experiments.recording.record import RecordError, RunRecord
 
 WORDS = ("model=digits_cnn", "data=digits")
@@ -60,7 +60,7 @@ def test_each_network_is_measured_once_and_keeps_its_accuracy(
     )  # fmt: skip
     assert len(set(made)) == 3  # dense, halves, and one channel more
     assert len(made) == 3 * 3  # by the table's conditions, and 2 images in either runtime
-    rows = whole(result)["rows"]
+    rows = read_committed(result)["rows"]
     assert [(row["policy"], row["seed"], row["tuned"], row["test"]) for row in rows] == [
         ("dense", 0, False, 0.7), ("uniform", 0, True, 0.9), ("gp", 0, True, 0.9),
         ("uniform", 1, True, 0.9), ("gp", 1, True, 0.9),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from experiments.analysis import repairs
-from experiments.analysis.keeping import group_of
+from experiments.analysis.folders import group_of
 from experiments.recording.record import RunRecord
 
 

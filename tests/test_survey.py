@@ -10,8 +10,11 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from amc_env.cost import mask_widths
-from experiments.analysis import keeping, survey
-from experiments.analysis.keeping import group_of, keep
+from experiments.analysis import folders
+from experiments.analysis import survey as tables
+from experiments.analysis.folders import group_of
+from experiments.analysis.keeping import keep
+from experiments.delivery import survey
 from experiments.recording.record import RunRecord
 
 
@@ -81,7 +84,7 @@ def test_a_network_named_twice_is_examined_once(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_table_counts_and_names_what_is_not_right() -> None:
-    lines = survey.table(rows()).splitlines()
+    lines = tables.table(rows()).splitlines()
     assert lines[2] == "| timm | 3 | 2 | 3 | 0 | 1 | 1.00 s | 1.50 s |"
     assert lines[3] == "| torchvision | 3 | 1 | 0 | 2 | 0 | 2.00 s | 2.00 s |"
     assert lines[5:] == [
@@ -99,7 +102,7 @@ def test_a_survey_is_kept_among_its_kind(tmp_path: Any) -> None:
 def test_a_survey_that_was_cut_is_kept_with_what_it_examined(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeping, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(folders, "RESULTS", tmp_path / "results")
     record = RunRecord.create(tmp_path / "run", {"models": ["timm"], "plans": 3}, seeds={})
     for row in rows()[:2]:
         record.add(**row)
@@ -133,5 +136,5 @@ def test_network(name: str) -> None:
     assert "unwritten" not in row, row
     assert row["equal"]
     assert row["groups"]
-    assert max(row["apart"], row["onnx"]) < survey.TOLERANCE
+    assert max(row["apart"], row["onnx"]) < tables.TOLERANCE
     assert row["trace_seconds"] < 9  # three times what is wanted, for a busy machine

@@ -17,15 +17,9 @@ from amc_env.card import Card, CheckpointError
 from amc_env.data.splits import load
 from amc_env.evaluator import accuracy
 from experiments.cli.config import ConfigError, plain
-from experiments.cli.problem import (
-    Trained,
-    check_identity,
-    check_splits,
-    foresee,
-    images_of,
-    searched,
-    trained,
-)
+from experiments.cli.identity import check_identity, check_splits, images_of
+from experiments.cli.problem import foresee, searched
+from experiments.cli.trained import Trained, trained
 from experiments.delivery.deliver import _bytes
 from experiments.recording.record import RecordError, RunRecord
 
@@ -108,36 +102,36 @@ def test_numbers_that_no_checkpoint_may_hold_are_found_at_the_start(composed) ->
 def test_a_search_goes_on_with_the_weights_that_it_was_begun_with(composed, tmp_path: Path) -> None:
     subject = trained(composed("config", "experiment=digits"))
     with RunRecord.create(tmp_path, {}, seeds={}) as record:
-        check_identity(record, subject)
-        record.update(results=check_identity(record, subject))
-        check_identity(record, subject)
+        check_identity(record, subject.model, subject.data)
+        record.update(results=check_identity(record, subject.model, subject.data))
+        check_identity(record, subject.model, subject.data)
         other = Trained(build(10, 1), subject.card, subject.data)
         with pytest.raises(RecordError, match="begun with other weights"):
-            check_identity(record, other)
+            check_identity(record, other.model, other.data)
 
 
 def test_a_run_goes_on_with_the_images_that_it_was_begun_with(composed, tmp_path: Path) -> None:
     subject = trained(composed("config", "experiment=digits"))
     with RunRecord.create(tmp_path, {}, seeds={}) as record:
-        record.update(results=check_identity(record, subject))
+        record.update(results=check_identity(record, subject.model, subject.data))
         other = load(subject.data.name, seed=1)
         with pytest.raises(RecordError, match="begun with other images"):
-            check_identity(record, dataclasses.replace(subject, data=other))
+            check_identity(record, subject.model, other)
 
 
 def test_a_run_goes_on_with_the_labels_that_it_was_begun_with(composed, tmp_path: Path) -> None:
     subject = trained(composed("config", "experiment=digits"))
     with RunRecord.create(tmp_path, {}, seeds={}) as record:
-        record.update(results=check_identity(record, subject))
+        record.update(results=check_identity(record, subject.model, subject.data))
         splits = subject.data.splits
         moved = splits | {"reward": dataclasses.replace(splits["reward"], labels=splits["reward"].labels * 0)}
         for changed in ({"splits": moved}, {"mean": (0.25,)}):
             data = dataclasses.replace(subject.data, **changed)
             with pytest.raises(RecordError, match="begun with other labels, or another mean and std"):
-                check_identity(record, dataclasses.replace(subject, data=data))
+                check_identity(record, subject.model, data)
         earlier = record.content["results"]
         del earlier["labels"]  # not in the first records
-        check_identity(record, dataclasses.replace(subject, data=data))
+        check_identity(record, subject.model, data)
 
 
 def test_images_that_a_network_was_trained_on_are_no_reward_images(composed) -> None:

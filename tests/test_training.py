@@ -23,7 +23,7 @@ from amc_env.data.splits import DataError, DataSet, load, split_dataset
 from amc_env.zoo import build
 from experiments.cli.config import ConfigError
 from experiments.cli.datasets import refuse_unlabelled
-from experiments.cli.problem import images_of
+from experiments.cli.identity import images_of
 from experiments.recording.record import RecordError, RunRecord
 from experiments.recording.tracking import METRICS, NoTracker
 from experiments.training import loop

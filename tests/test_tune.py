@@ -140,9 +140,9 @@ def test_the_sampler_learns_from_what_was_tried_and_its_seed():
 
 
 @pytest.mark.parametrize("table", ["fashion", "cifar_plain9"])
-def test_a_table_that_is_reported_on_is_refused(table):
+def test_a_table_that_is_reported_on_is_refused(table, composed):
     with pytest.raises(ConfigError, match=f"table={table} is what results are reported on; tune on another"):
-        preflight.check(config(table=table))
+        preflight.check(composed("tune", f"table={table}"))
 
 
 def test_without_optuna_it_says_what_brings_it(monkeypatch):

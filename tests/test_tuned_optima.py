@@ -6,7 +6,7 @@ import pytest
 from amc_env import tabular
 from amc_env.compressors import plan_of
 from experiments.analysis import optima
-from experiments.training.tuned_optima import drawn
+from experiments.searching.tuned_optima import drawn
 
 
 @pytest.fixture(scope="module")

@@ -35,8 +35,7 @@ from experiments.analysis import (
     tuned,
     untuned,
 )
-from experiments.analysis.joining import commits_in
-from experiments.analysis.keeping import (
+from experiments.analysis.folders import (
     COMPRESSED,
     FAMILIES,
     FIDELITY,
@@ -52,12 +51,13 @@ from experiments.analysis.keeping import (
     SEARCHES,
     TABLES,
     TUNED,
-    keep,
 )
+from experiments.analysis.joining import commits_in
+from experiments.analysis.keeping import keep
 from experiments.analysis.run import Run
 from experiments.benchmarks import tables
 from experiments.cli.signatures import ROOT
-from experiments.recording.committed import whole
+from experiments.recording.committed import read_committed
 from experiments.recording.lock import alone
 from experiments.recording.tracking import METRICS
 
@@ -244,7 +244,7 @@ def recorded(records: Records) -> str:
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
     """The records of a folder, by name."""
-    return {path.stem: whole(path) for path in sorted(folder.glob("*.json"))}
+    return {path.stem: read_committed(path) for path in sorted(folder.glob("*.json"))}
 
 
 def rows_of(folder: str, table: Callable[[Sequence[Mapping[str, Any]]], str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from agents.rules import is_rule
 from experiments.analysis.run import SPLITS, Kept, Run
-from experiments.recording.committed import whole
+from experiments.recording.committed import read_committed
 from experiments.recording.record import RECORD, RecordError, RunRecord
 
 FOUND, TUNED = "AMC", "AMC, tuned"  # columns of the table that a search ends with
@@ -120,7 +120,7 @@ def _leaves(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, st
 
 def read(path: Path, name: str) -> list[Run]:
     """The searches of one committed record."""
-    return list(of_record(name, whole(path)))
+    return list(of_record(name, read_committed(path)))
 
 
 def of_record(name: str, content: Mapping[str, Any], folder: Path | None = None) -> Iterator[Run]:

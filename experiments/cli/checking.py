@@ -35,8 +35,6 @@ def check_settings(cfg: DictConfig) -> None:
     for key, value in _leaves(found):
         _check_value(key, value)
     for key, allowed in limits.of(kind).items():
-        if key == "table" and "runtime" in cfg:  # there it is a file
-            continue
         if (value := at(found, key)) is not None:
             _check_limits(key, value, allowed)
     for group, target in groups.SETTINGS.items():

@@ -37,7 +37,7 @@ LIMITS: dict[str, Sequence[Any]] = {
     "device": choices("amc_env.execution", "DEVICES"),
     "split": choices("amc_env.data.splits", "SPLITS"),
     "one_shot": choices("experiments.searching.one_shot", "METHODS"),
-    "format": choices("experiments.analysis.describe", "FORMATS"),
+    "format": choices("experiments.delivery.describe", "FORMATS"),
     "table": (
         *sorted({*TABLES, *(file.stem for file in (ROOT / "amc_env/tables").glob("*.npz"))}),
         "missing",
@@ -72,6 +72,7 @@ OTHERS: dict[str, dict[str, Sequence[Any]]] = {  # where a key means something e
         "start": choices("amc_env.compressors.sharing", "STARTS"),
     },
 }
+FREE = {("LatencyConfig", "table")}  # keys of commands in which these limits do not hold: there it is a file
 OF_FOLDERS = ("imagefolder", "photos")  # data sets in a place of the user's
 LISTS = ("targets", "batches", "checkpoint", "models", "seeds")  # whose entries are processed one by one
 STEM = (".safetensors", ".json")  # endings of a checkpoint's files
@@ -79,4 +80,5 @@ STEM = (".safetensors", ".json")  # endings of a checkpoint's files
 
 def of(kind: type) -> dict[str, Sequence[Any]]:
     """The limits of a command's own settings, by key."""
-    return LIMITS | OTHERS.get(kind.__name__, {})
+    found = LIMITS | OTHERS.get(kind.__name__, {})
+    return {key: found[key] for key in found if (kind.__name__, key) not in FREE}

@@ -1,31 +1,24 @@
 """Checks before a job is imported: settings that depend on each other, and files that will be read."""
 
 import re
-import textwrap
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from amc_env import files
 from amc_env.functions import function
-from experiments.cli import limits, suggest
-from experiments.cli.checking import ConfigError, at, beyond, check_settings, listed, plain
+from experiments.cli import commands, contenders, limits, places, suggest
+from experiments.cli.checking import ConfigError, at, beyond, plain
 from experiments.cli.signatures import ROOT, settings
 from experiments.recording import wandb_names
-from experiments.recording.record import RECORD, RunRecord
 
 PICTURES = (".png", ".svg", ".pdf")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")  # of a committed result
 REPORTED = ("fashion", "cifar")  # how the names of tables begin that results are reported on
 WANDB = "experiments.recording.wandb_tracker.WandbTracker"
-OF_CONTENDERS = ("protocol.reward", "env.scale", "env.beta")  # what differs beside the agent
 SHARED_RATE = 0.005  # highest learning rate of shared values
-WIDTH = 100  # characters of a line of names
 
 
 def check(cfg: DictConfig) -> None:
@@ -39,36 +32,6 @@ def check(cfg: DictConfig) -> None:
     """
     for one in CHECKS:
         one(cfg)
-
-
-def _places(cfg: DictConfig) -> None:
-    """Files and folders that will be read exist."""
-    if at(cfg, "data.name") in limits.OF_FOLDERS and at(cfg, "data.root") is None:
-        raise ConfigError(suggest.needed("data.root"))
-    for key, path, endings in _asked(cfg):
-        if path is not None and not any(Path(f"{path}{ending}").exists() for ending in endings):
-            what = " or ".join(f"{path}{ending}" for ending in endings)
-            raise ConfigError(f"{key} is {path}, but there is no {what}: give {key}=PATH of one that exists")
-
-
-def _asked(cfg: DictConfig) -> Iterator[tuple[str, Any, Sequence[str]]]:
-    """Each key that names a path to read, the path, and the possible endings of its files."""
-    yield "data.root", at(cfg, "data.root"), ("",)
-    if at(cfg, "data.name") == "imagefolder":
-        yield "data.root", at(cfg, "data.root"), ("/train",)
-    for key in ("model.checkpoint", "checkpoint"):
-        for path in listed(at(cfg, key)):
-            file = path is not None and (Path(path).suffix or Path(path).is_dir())
-            yield key, path, ("", *limits.STEM) if file else limits.STEM
-    for key in _runs(cfg):
-        yield key, cfg.get(key), (f"/{RECORD}",)
-    if isinstance(cfg.get("runs"), str):
-        yield "runs", cfg.runs, ("",)
-
-
-def _runs(cfg: DictConfig) -> Sequence[str]:
-    """Keys that name the folder of a run; ``keep`` of `experiments.deep_compress` does not."""
-    return ("run", "policy", "keep") if "name" in cfg else ("run", "policy")
 
 
 def _data(cfg: DictConfig) -> None:
@@ -96,35 +59,13 @@ def _limits(cfg: DictConfig) -> None:
             raise ConfigError(f"protocol.limits.{key} is {share!r}, it is above 0 and at most 1")
 
 
-def _content(cfg: DictConfig) -> None:
-    """Records and cards that will be read are undamaged."""
-    for key in _runs(cfg):
-        if cfg.get(key) is not None:
-            RunRecord.read(Path(cfg[key]))
-    for key in ("model.checkpoint", "checkpoint"):
-        for stem in listed(at(cfg, key)):
-            if stem is not None and (card := Path(f"{stem}.json")).is_file():
-                _whole(key, card, "take it from its source again")
-    if isinstance(cfg.get("runs"), str) and next(Path(cfg.runs).rglob(RECORD), None) is None:
-        raise ConfigError(f"no run is in {cfg.runs}: give runs=FOLDER, the output of a search or of a sweep")
-
-
-def _whole(key: str, path: Path, otherwise: str) -> None:
-    try:
-        files.read_json(path)
-    except OSError as error:
-        raise ConfigError(f"{key}: {path} cannot be read ({error.strerror}); {otherwise}") from error
-    except files.DamagedError as error:
-        raise ConfigError(f"{key}: {error}; {otherwise}") from error
-
-
 def _times(cfg: DictConfig) -> None:
     """A budget in milliseconds has its latency table, which is undamaged."""
     key = "protocol.latency" if "protocol" in cfg else "latency"
     measured = "`python -m experiments.latency table=FILE model=... data=...`"
     asked = [at(cfg, "protocol.resource"), at(cfg, "protocol.reward"), cfg.get("resource")]
     if (path := at(cfg, key)) is not None:
-        _whole(key, Path(path), f"measure it with {measured}")
+        places.check_json(key, Path(path), f"measure it with {measured}")
     elif "latency" in [*asked, *(at(cfg, "protocol.limits") or {})]:
         raise ConfigError(
             f"time is asked for, and no latency table is given: give {key}=FILE, made with {measured}"
@@ -189,35 +130,55 @@ def _images(cfg: DictConfig) -> None:
         )
 
 
-def _commands(cfg: DictConfig) -> None:
-    """Rules of single commands."""
-    if "batches" in cfg:  # of `experiments.latency`
-        if cfg.table is None and cfg.checkpoint is None:
-            raise ConfigError(f"{suggest.needed('checkpoint')}, or table=FILE for a table of layers")
-        if cfg.device == "cuda" and cfg.runtime != "torch":
-            raise ConfigError(f"device is cuda with {cfg.runtime}; cpu, or cuda with runtime=torch")
-        if cfg.table is not None and cfg.runs and cfg.result is None:
-            raise ConfigError("runs are measured into a file: give result=FILE")
-        if cfg.table is not None and (cfg.runs or Path(cfg.table).exists()):
-            _whole("table", Path(cfg.table), "measure it with the same command without runs, into a new file")
-    if cfg.get("one_shot") and cfg.resource != "macs":
-        raise ConfigError(
-            f"one_shot cuts to a fraction of the MACs, but resource is {cfg.resource}: give one_shot=[]"
-        )
-    of_channels = "one_shot" in cfg or ("part" in cfg and "steps" in cfg)  # photos and fidelity
-    if of_channels and cfg.compressor.method != "channels":
+def _latency(cfg: DictConfig) -> None:
+    """`experiments.latency` times checkpoints, or measures a table, or runs networks in turn."""
+    if cfg.table is None and cfg.checkpoint is None:
+        raise ConfigError(f"{suggest.needed('checkpoint')}, or table=FILE for a table of layers")
+    if cfg.device == "cuda" and cfg.runtime != "torch":
+        raise ConfigError(f"device is cuda with {cfg.runtime}; cpu, or cuda with runtime=torch")
+    if cfg.table is not None and cfg.runs and cfg.result is None:
+        raise ConfigError("runs are measured into a file: give result=FILE")
+    if cfg.table is not None and (cfg.runs or Path(cfg.table).exists()):
+        otherwise = "measure it with the same command without runs, into a new file"
+        places.check_json("table", Path(cfg.table), otherwise)
+
+
+def _channels_alone(cfg: DictConfig) -> None:
+    if cfg.compressor.method != "channels":
         raise ConfigError(
             f"this command compresses channels alone, not compressor.method={cfg.compressor.method}"
         )
-    if "trials" in cfg and cfg.table.startswith(REPORTED):
+
+
+def _photos(cfg: DictConfig) -> None:
+    """`experiments.photos` compares with methods that cut to a fraction of the MACs."""
+    if cfg.one_shot and cfg.resource != "macs":
+        raise ConfigError(
+            f"one_shot cuts to a fraction of the MACs, but resource is {cfg.resource}: give one_shot=[]"
+        )
+    _channels_alone(cfg)
+
+
+def _tune(cfg: DictConfig) -> None:
+    """`experiments.tune` uses no table that results are reported on."""
+    if cfg.table.startswith(REPORTED):
         raise ConfigError(
             f"table={cfg.table} is what results are reported on; tune on another, as table=digits"
         )
-    if "keep" in _runs(cfg):
-        if (cfg.keep is None) != (cfg.name is None):
-            raise ConfigError("keep=RUN and name=NAME go together: report keep RUN NAME")
-        if cfg.name is not None:
-            check_name(cfg.name)
+
+
+def _report(cfg: DictConfig) -> None:
+    """`experiments.report keep` takes a run and a name."""
+    if (cfg.keep is None) != (cfg.name is None):
+        raise ConfigError("keep=RUN and name=NAME go together: report keep RUN NAME")
+    if cfg.name is not None:
+        check_name(cfg.name)
+
+
+def _command(cfg: DictConfig) -> None:
+    """Rules of single commands."""
+    if (rule := RULES.get(OmegaConf.get_type(cfg))) is not None:
+        rule(cfg)
 
 
 def check_name(name: str) -> None:
@@ -228,47 +189,12 @@ def check_name(name: str) -> None:
         )
 
 
-def contenders(cfg: DictConfig) -> list[str]:
-    """The names of the chosen contenders.
-
-    Raises:
-        ConfigError: for a name that does not exist.
-    """
-    if cfg.get("only") is not None and (wrong := [name for name in cfg.only if name not in cfg.contenders]):
-        meant = suggest.meant(wrong[0], list(cfg.contenders))
-        names = textwrap.fill(", ".join(cfg.contenders), WIDTH, break_on_hyphens=False)
-        raise ConfigError(f"only: there is no contender {wrong[0]!r}{meant}; there are\n{names}")
-    if cfg.get("only") == [] and not cfg.get("one_shot"):
-        raise ConfigError("only is empty: give it as only=[VALUE,...]")
-    return list(cfg.contenders if cfg.only is None else cfg.only)
-
-
-def contender(name: str, overrides: Sequence[str]) -> DictConfig:
-    """The main job's configuration with a contender's overrides.
-
-    Raises:
-        ConfigError: with its name, for a wrong override, or one of a setting that all contenders share.
-    """
-    try:
-        for one in OverridesParser.create().parse_overrides(list(overrides)):
-            key = one.key_or_group
-            if key.partition(".")[0] != "agent" and key not in OF_CONTENDERS:
-                raise ConfigError(
-                    f"{key} is the same for all; a contender has agent, {', '.join(OF_CONTENDERS)}"
-                )
-        made = compose("config", list(overrides))
-        check_settings(made)
-    except Exception as error:  # Hydra's, OmegaConf's and ours alike
-        raise ConfigError(f"contender {name}: {error}") from error
-    return made
-
-
 def _contenders(cfg: DictConfig) -> None:
     """Contenders of the command line are possible; those in ``conf/`` are tested, as this takes a second."""
     shipped = [OmegaConf.load(file) for file in (ROOT / "conf/contenders").glob("*.yaml")]
-    for name in contenders(cfg) if "contenders" in cfg else ():
+    for name in contenders.chosen(cfg) if "contenders" in cfg else ():
         if not any(cfg.contenders[name] in file.values() for file in shipped):
-            contender(name, cfg.contenders[name])
+            contenders.configured(name, cfg.contenders[name])
 
 
 def _rates(cfg: DictConfig) -> None:
@@ -309,7 +235,15 @@ def _errors(cfg: DictConfig) -> None:
         )
 
 
+RULES: dict[Any, Callable[[DictConfig], None]] = {
+    commands.LatencyConfig: _latency,
+    commands.PhotosConfig: _photos,
+    commands.FidelityConfig: _channels_alone,
+    commands.TuneConfig: _tune,
+    commands.ReportConfig: _report,
+}
+
 CHECKS: tuple[Callable[[DictConfig], Any], ...] = (
-    _commands, _places, _data, _limits, _content, _times, _tracking, _networks, _functions, _images,
-    _contenders, _rates, _errors,
+    _command, places.exist, _data, _limits, places.undamaged, _times, _tracking, _networks, _functions,
+    _images, _contenders, _rates, _errors,
 )  # fmt: skip

@@ -16,7 +16,7 @@ from amc_env.data.splits import REPORTED
 from amc_env.env import CompressionEnv
 from amc_env.plan import Plan
 from experiments.cli.config import plain
-from experiments.cli.problem import Trained
+from experiments.cli.trained import Trained
 from experiments.delivery.export import Exported, called, export
 from experiments.delivery.judging import Judged, agreement, gained, judge
 from experiments.delivery.picture import draw

@@ -14,7 +14,7 @@ from amc_env.functions import function
 from amc_env.scoring import batches_of, score
 from experiments.cli.config import config_errors
 from experiments.cli.datasets import load_data, refuse_unlabelled
-from experiments.cli.problem import check_splits
+from experiments.cli.identity import check_splits
 from experiments.delivery.runtimes import card_beside, of_checkpoint, read, restored
 
 

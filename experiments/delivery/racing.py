@@ -23,11 +23,11 @@ from amc_env.conditions import Conditions, LatencyError
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
 from amc_env.latency import LatencyTable, table_for
-from experiments.analysis.describe import images, network
+from experiments.cli.trained import network_of, shape_of
 from experiments.delivery.bench import Bench, small
 from experiments.delivery.monitoring import Monitor
 from experiments.delivery.promise import measured, promises, undisturbed
-from experiments.recording.committed import row_a_line, whole
+from experiments.recording.committed import read_committed, row_a_line
 from experiments.recording.lock import alone
 from experiments.recording.provenance import commit, versions
 from experiments.recording.record import RecordError, RunRecord
@@ -74,8 +74,8 @@ def main(cfg: DictConfig) -> None:
 
 
 def _race(cfg: DictConfig, path: Path) -> None:
-    shape, classes = images(cfg)
-    model = network(cfg, shape, classes).eval()
+    shape, classes = shape_of(cfg)
+    model = network_of(cfg, shape, classes).eval()
     graph = trace(model, shape, keep_whole=cfg.keep_whole)
     table = table_for(graph, cfg.table, force=cfg.force)
     entries = [entry for run in cfg.runs for entry in entries_of(Path(run), graph)]
@@ -122,7 +122,7 @@ def entries_of(run: Path, graph: Graph) -> list[Entry]:
         RecordError: for a run that delivered none, or one of another network.
     """
     if run.is_file():
-        content = whole(run)
+        content = read_committed(run)
         rows = content.get("rows", [])
     else:
         record = RunRecord.read(run)

@@ -25,8 +25,8 @@ from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
 from amc_env.latency import Fit, LatencyTable, read, save, touched
 from amc_env.latency_prices import LatencyPrices, LayerTimes
-from experiments.analysis.describe import images, network
 from experiments.cli.config import ConfigError
+from experiments.cli.trained import network_of, shape_of
 from experiments.delivery.bench import Bench
 from experiments.delivery.design import design, random_plans, thinned
 from experiments.delivery.monitoring import Monitor, interleaved
@@ -57,8 +57,8 @@ def main(cfg: DictConfig) -> None:
 
 
 def _tabulate(cfg: DictConfig, path: Path) -> None:
-    shape, classes = images(cfg)
-    model = network(cfg, shape, classes).eval()
+    shape, classes = shape_of(cfg)
+    model = network_of(cfg, shape, classes).eval()
     graph = trace(model, shape, keep_whole=cfg.keep_whole)
     touched(graph)  # a network that no table holds is told before anything is measured
     here = Conditions.here(

@@ -24,7 +24,7 @@ def row_a_line(content: Mapping[str, Any], of: str) -> str:
     return text + "\n"
 
 
-def whole(path: Path) -> dict[str, Any]:
+def read_committed(path: Path) -> dict[str, Any]:
     """The content of a file that `row_a_line` wrote.
 
     Raises:

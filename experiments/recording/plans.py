@@ -1,12 +1,15 @@
 """Plans from the counts in a record, and the best plans of a search."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from amc_env.budget import Budget
+from amc_env.compressors import Compressor
+from amc_env.cost import RESOURCES
 from amc_env.env import CompressionEnv
 from amc_env.graph.structure import Graph
 from amc_env.plan import Plan, PlanError
@@ -36,6 +39,11 @@ def counts(env: CompressionEnv, plan: Plan) -> list[int]:
         len(group) if kept is None else len(kept)
         for group, kept in zip(env.graph.groups, plan.kept, strict=True)
     ]
+
+
+def shares(compressor: Compressor, counts: Sequence[int]) -> dict[str, float]:
+    """A plan's costs as fractions of the dense network, in (0, 1]: ``macs_share`` and ``params_share``."""
+    return {f"{resource}_share": Budget(compressor, {resource: 1.0}).spent(counts) for resource in RESOURCES}
 
 
 def groups(graph: Graph) -> list[dict[str, str | int]]:

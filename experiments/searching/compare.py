@@ -17,7 +17,8 @@ from amc_env import tabular
 from amc_env.env import CompressionEnv
 from amc_env.rewards import REWARDS
 from amc_env.tabular import Table, TabularEnv
-from experiments.cli import config, preflight
+from experiments.cli import config
+from experiments.cli import contenders as named
 from experiments.cli.problem import build_agent, scale_of
 from experiments.recording import opening
 from experiments.recording.progress import Meter
@@ -107,7 +108,7 @@ def note_critics(record: RunRecord, contenders: Mapping[str, Any]) -> None:
 
 def contenders_of(cfg: DictConfig) -> dict[str, dict[str, Any]]:
     """The settings of the named contenders, see `contender`."""
-    return {name: contender(name, cfg.contenders[name]) for name in preflight.contenders(cfg)}
+    return {name: contender(name, cfg.contenders[name]) for name in named.chosen(cfg)}
 
 
 def opened(cfg: DictConfig, folder: Path, contenders: Mapping[str, Any]) -> RunRecord:
@@ -136,7 +137,7 @@ def contender(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: for a setting that does not exist or is of another type.
     """
-    cfg = preflight.contender(name, overrides)
+    cfg = named.configured(name, overrides)
     task = {"reward": cfg.protocol.reward, "scale": scale_of(cfg), "beta": cfg.env.beta}
     return {"agent": config.complete(cfg)["agent"], "env": task}
 

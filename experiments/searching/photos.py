@@ -27,14 +27,14 @@ from amc_env.metrics import Images, mean
 from amc_env.task import Task
 from experiments.analysis import untuned
 from experiments.cli import config
-from experiments.cli.problem import Trained, build_agent, check_identity, trained
+from experiments.cli.identity import check_identity
+from experiments.cli.problem import build_agent
+from experiments.cli.trained import Trained, trained
 from experiments.delivery.picture import draw
-from experiments.recording.plans import candidates, groups
-from experiments.recording.progress import Meter
+from experiments.recording.plans import candidates, groups, shares
 from experiments.searching import one_shot
 from experiments.searching.compare import contenders_of, is_rule, opened, rehearse, seeds_of
-from experiments.searching.policies import Job, curve, explore
-from experiments.training.fidelity import shares
+from experiments.searching.contest import Job, curve, run_all, trials_of
 
 SPLITS = ("selection", "test")
 UNIFORM = "uniform"
@@ -80,20 +80,17 @@ def main(cfg: DictConfig, folder: Path) -> None:
     with record:
         with record.phase("prepare"):
             network = trained(cfg)
-            digests = check_identity(record, network)
+            digests = check_identity(record, network.model, network.data)
             subject = prepared(cfg, network)
             known = {"groups": groups(subject.task.graph), "dense": dense(subject)}
             record.update(results=known | digests)
             rehearse(contenders, cfg.targets, partial(environment, subject))
-        jobs = all_jobs(cfg, contenders)
-        done = {Job(row["policy"], row["target"], row["seed"]) for row in record.rows}
-        with record.phase("runs"), Meter("runs", len(jobs), done=len(done)) as meter:
-            for job in jobs:
-                if job not in done:
-                    found = row(subject, contenders.get(job.policy), job)
-                    record.add(**found)
-                    torch.cuda.empty_cache()  # does nothing where there is no GPU
-                    meter.update(len(record.rows), **{job.policy: found["agreement"]["selection"]})
+        run_all(
+            record,
+            all_jobs(cfg, contenders),
+            lambda job: row(subject, contenders.get(job.policy), job),
+            lambda found: float(found["agreement"]["selection"]),
+        )
         pictures(subject, record.rows, folder)
         print(untuned.table([record.content | {"rows": record.rows}], cfg.resource))
 
@@ -139,6 +136,7 @@ def row(subject: Subject, settings: Mapping[str, Any] | None, job: Job) -> dict[
         A row of the record: the job, the results of `searched` or `shot` and of `measured`, and
         ``search_seconds`` until the network.
     """
+    torch.cuda.empty_cache()  # does nothing where there is no GPU
     start = time.perf_counter()
     found, network = shot(subject, job) if settings is None else searched(subject, settings, job)
     return {
@@ -153,11 +151,11 @@ def searched(subject: Subject, settings: Mapping[str, Any], job: Job) -> tuple[d
     Returns:
         ``counts``, ``reward`` and ``episode`` of the plan; ``macs_share`` and ``params_share``;
         ``distinct`` and ``evaluations``, how many plans were evaluated, and in how many episodes; and
-        `policies.curve`. Beside it the plan's network.
+        `contest.curve`. Beside it the plan's network.
     """
     task, env = subject.task, environment(subject, settings, job.target)
     episodes = 1 if is_rule(settings) else subject.episodes
-    trials = explore(env, build_agent(settings["agent"], env, seed=job.seed), episodes, job.seed)
+    trials = trials_of(env, build_agent(settings["agent"], env, seed=job.seed), episodes, job.seed)
 
     best: Mapping[str, Any] = trials[0]
     network, highest = None, -math.inf
@@ -169,7 +167,8 @@ def searched(subject: Subject, settings: Mapping[str, Any], job: Job) -> tuple[d
     assert network is not None
     found = {
         "counts": list(best["counts"]), "reward": best["reward"], "episode": best["episode"],
-        **shares(task, best["counts"]), "distinct": len({tuple(trial["counts"]) for trial in trials}),
+        **shares(task.compressor, best["counts"]),
+        "distinct": len({tuple(trial["counts"]) for trial in trials}),
         "evaluations": episodes, **curve(trials),
     }  # fmt: skip
     return found, network

@@ -10,11 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig
 from torch import nn
 
-from agents.search import search
 from amc_env import latency
 from amc_env.budget import Budget
 from amc_env.building import AnyTask, make_task
@@ -24,26 +22,17 @@ from amc_env.env import CompressionEnv
 from amc_env.evaluator import Evaluator, accuracies
 from experiments.analysis import tuned as tables
 from experiments.cli import config
-from experiments.cli.problem import Trained, build_agent, check_identity, trained
-from experiments.recording.plans import candidates, counts, groups
-from experiments.recording.progress import Meter
+from experiments.cli.identity import check_identity
+from experiments.cli.problem import build_agent
+from experiments.cli.trained import Trained, trained
+from experiments.recording.plans import candidates, groups, shares
 from experiments.searching import stages
 from experiments.searching.compare import contenders_of, is_rule, opened, rehearse
+from experiments.searching.contest import Job, curve, run_all, trials_of
 from experiments.training.distillation import teacher_of
-from experiments.training.fidelity import shares, tuned
+from experiments.training.finetune import tuned
 from experiments.training.loop import DivergedError
 from experiments.training.recipe import Recipe
-
-POINTS = 40  # of a curve
-
-
-@dataclass(frozen=True)
-class Job:
-    """One search: a policy, the fraction of the resource that may be spent, and the agent's seed."""
-
-    policy: str
-    target: float
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -83,7 +72,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     with record:
         with record.phase("prepare"):
             network = trained(cfg)
-            digests = check_identity(record, network)
+            digests = check_identity(record, network.model, network.data)
             subject = prepared(cfg, network)
             dense = copy.deepcopy(subject.task.model).to(subject.task.device)
             top1 = accuracies(dense, subject.task.data)
@@ -94,17 +83,12 @@ def main(cfg: DictConfig, folder: Path) -> None:
             jobs = all_jobs(cfg, contenders)
             fractions = {share for target in cfg.targets for share in stages.stages_to(cfg.stages, target)}
             rehearse(contenders, fractions, partial(environment, subject))
-        done = {Job(row["policy"], row["target"], row["seed"]) for row in record.rows}
-        with record.phase("runs"), Meter("runs", len(jobs), done=len(done)) as meter:
-            for job in jobs:
-                if job not in done:
-                    try:
-                        found = row(subject, contenders[job.policy], job)
-                    except DivergedError as error:
-                        where = f"{job.policy} at {job.target}, seed {job.seed}"
-                        raise DivergedError(f"{where}: {error}, and change output") from error
-                    record.add(**found)
-                    meter.update(len(record.rows), **{job.policy: found["after"]["selection"]})
+        run_all(
+            record,
+            jobs,
+            lambda job: run(subject, contenders[job.policy], job),
+            lambda found: float(found["after"]["selection"]),
+        )
         print(tables.table(record.rows, cfg.resource))
 
 
@@ -135,6 +119,15 @@ def prepared(cfg: DictConfig, dense: Trained) -> Subject:
     )  # fmt: skip
 
 
+def run(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    """`row`; an error of a fine-tuning that diverges says of which job."""
+    try:
+        return row(subject, settings, job)
+    except DivergedError as error:
+        where = f"{job.policy} at {job.target}, seed {job.seed}"
+        raise DivergedError(f"{where}: {error}, and change output") from error
+
+
 def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, Any]:
     """Run one search, confirm its plan on the selection split, and fine-tune its network.
 
@@ -147,7 +140,7 @@ def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, An
         A row of the record: the job; the result of `delivered` for the best plan, and `stages.costs` of its
         network; ``early``, the same after the first evaluations; ``stages``, the results of `delivered`
         for earlier stages; ``distinct``, the number of plans evaluated in the last stage; ``curve`` and
-        ``curve_seconds``, see `curve`.
+        ``curve_seconds``, see `contest.curve`.
     """
     subject = replace(subject, recipe=replace(subject.recipe, seed=subject.recipe.seed + job.seed))
     parts, earlier = stages.stages_to(subject.stages, job.target), list[dict[str, Any]]()
@@ -177,7 +170,7 @@ def searched(
     """A search for a fraction of the dense network, with its part of the episodes: environment and trials."""
     env = environment(subject, settings, share)
     episodes = 1 if is_rule(settings) else subject.episodes // parts
-    return env, explore(env, build_agent(settings["agent"], env, seed=seed), episodes, seed)
+    return env, trials_of(env, build_agent(settings["agent"], env, seed=seed), episodes, seed)
 
 
 def environment(subject: Subject, settings: Mapping[str, Any], share: float) -> CompressionEnv:
@@ -211,7 +204,7 @@ def delivered(
     Args:
         subject: the searched network.
         env: in which it was searched; its reward chooses the candidate.
-        trials: of `explore`.
+        trials: of `trials_of`.
         known: result of this function for more trials; the same plan is not fine-tuned twice.
         stages: number of stages that share the epochs.
 
@@ -231,7 +224,7 @@ def delivered(
     before = accuracies(network, task.data)
     recipe = replace(subject.recipe, epochs=subject.recipe.epochs // stages)
     network = tuned(network, task.data, recipe, task.device, subject.teacher)
-    spent = shares(task, best["counts"])
+    spent = shares(task.compressor, best["counts"])
     return network, {
         "counts": list(best["counts"]), "reward": best["reward"], "episode": best["episode"],
         "macs_share": spent["macs_share"] * subject.left["macs"],
@@ -243,39 +236,3 @@ def delivered(
 def confirmed(subject: Subject, env: CompressionEnv, kept: Sequence[int]) -> float:
     """The reward of a plan on the selection split, by its counts."""
     return env.reward(subject.selection(plan_of(subject.task.compressor, kept)), env.costs(kept))
-
-
-def curve(
-    trials: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()
-) -> dict[str, list[Any]]:
-    """The best reward so far at some evaluations, spaced evenly on a log scale.
-
-    Args:
-        trials: of the last stage, whose rewards are drawn.
-        before: of earlier stages, whose evaluations and seconds count.
-
-    Returns:
-        ``curve``, pairs of evaluation, from 1, and reward; ``curve_seconds``, since the search's start.
-    """
-    spent, began = len(before), sum(trial["seconds"] for trial in before)
-    at = np.unique(np.geomspace(1, len(trials), POINTS).round().astype(int))
-    rewards = np.maximum.accumulate([trial["reward"] for trial in trials])
-    seconds = np.cumsum([trial["seconds"] for trial in trials])
-    return {
-        "curve": [[spent + int(x), round(float(rewards[x - 1]), 6)] for x in at],
-        "curve_seconds": [round(began + float(seconds[x - 1]), 3) for x in at],
-    }
-
-
-def explore(env: CompressionEnv, agent: Any, episodes: int, seed: int) -> list[dict[str, Any]]:
-    """Run a search; returns for each trial the keys that `plans.candidates` reads, and its seconds."""
-    found = []
-    for trial in search(env, agent, episodes=episodes, seed=seed):
-        final = trial.episode.final
-        found.append(
-            {
-                "episode": trial.index, "reward": trial.episode.reward, "n_images": final["n_images"],
-                "counts": counts(env, final["plan"]), "seconds": trial.seconds,
-            }
-        )  # fmt: skip
-    return found

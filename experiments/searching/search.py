@@ -16,13 +16,9 @@ from amc_env.env import CompressionEnv
 from amc_env.repair.sequential import calibrated
 from experiments.analysis import outcome
 from experiments.cli import config
-from experiments.cli.problem import (
-    build_agent,
-    check_identity,
-    environment,
-    foresee,
-    trained,
-)
+from experiments.cli.identity import check_identity
+from experiments.cli.problem import build_agent, environment, foresee
+from experiments.cli.trained import trained
 from experiments.delivery.deliver import deliver
 from experiments.delivery.rehearsal import rehearse
 from experiments.recording import panel, plans, state
@@ -75,7 +71,7 @@ def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.S
         subject = trained(cfg)
         env = environment(cfg, subject)
         agent = build_agent(cfg.agent, env, seed=cfg.seed)
-        digests = check_identity(record, subject)
+        digests = check_identity(record, subject.model, subject.data)
         read = calibrated(env.graph, subject.data, cfg.compressor.calibration_images)
         record.update(results={"groups": plans.groups(env.graph), "calibration": read} | digests)
         if saved is not None:

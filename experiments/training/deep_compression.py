@@ -26,7 +26,8 @@ from amc_env.graph.trace import trace
 from experiments.analysis import deep_compression as analysis
 from experiments.cli import config
 from experiments.cli.datasets import refuse_unlabelled
-from experiments.cli.problem import Trained, check_identity, trained
+from experiments.cli.identity import check_identity
+from experiments.cli.trained import Trained, trained
 from experiments.recording import plans
 from experiments.recording.opening import ended
 from experiments.recording.provenance import commit
@@ -48,11 +49,11 @@ def run(cfg: DictConfig, folder: Path) -> None:
     phases = [*(f"prune-{number}" for number in range(1, course.rounds + 1)), "share"]
     states = [f"{phase}.state" for phase in phases]
     if (done := ended(folder, settings, "compress")) is not None:
-        check_identity(done, subject)
+        check_identity(done, subject.model, subject.data)
         return
     record = opened(folder, settings, seeds={"batches": course.recipe.seed}, states=states)
     with record, config.instantiate(cfg.tracking, folder=folder, config=settings) as tracker:
-        record.update(results=check_identity(record, subject))
+        record.update(results=check_identity(record, subject.model, subject.data))
         record.update(results=compressed(course, record, tracker))
     for state in folder.glob("*.state*"):
         state.unlink()

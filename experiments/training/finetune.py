@@ -18,8 +18,10 @@ from amc_env.env import CompressionEnv
 from amc_env.evaluator import accuracies
 from amc_env.plan import Plan
 from experiments.cli import config
+from experiments.cli.identity import check_identity
 from experiments.cli.preflight import check_rate
-from experiments.cli.problem import Trained, check_identity, environment, searched, trained
+from experiments.cli.problem import environment, searched
+from experiments.cli.trained import Trained, trained
 from experiments.recording import plans
 from experiments.recording import state as states
 from experiments.recording.opening import ended
@@ -28,6 +30,7 @@ from experiments.recording.record import RunRecord
 from experiments.recording.tracking import Tracker
 from experiments.training.distillation import teacher_of
 from experiments.training.fitting import fit, opened
+from experiments.training.loop import train
 from experiments.training.recipe import Recipe
 
 STATE, UNIFORM_STATE = "finetune.state", "finetune-uniform.state"
@@ -46,7 +49,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     record = opened(folder, asked, seeds={"batches": recipe.seed}, states=[STATE])
     with record, config.instantiate(cfg.tracking, folder=folder, config=asked) as tracker:
         subject = trained(of_search)
-        check_identity(RunRecord.read(Path(cfg.run)), subject)
+        check_identity(RunRecord.read(Path(cfg.run)), subject.model, subject.data)
         env = environment(of_search, subject)
         network = env.task.network(plan)
         tuned = finetune(
@@ -110,6 +113,19 @@ def finetune(
         phase="finetune", name=name, teacher=teacher_of(recipe, dense, data),
     )  # fmt: skip
     return unconstrained(_filled(network, tuned))
+
+
+def tuned(
+    network: nn.Module,
+    data: DataSet,
+    recipe: Recipe,
+    device: torch.device,
+    teacher: nn.Module | None = None,
+) -> nn.Module:
+    """A fine-tuned copy of a network, by a teacher if the recipe distills; it stays on the device."""
+    copied = copy.deepcopy(network)
+    train(copied, data, recipe, device=device, teacher=teacher)
+    return copied
 
 
 def _filled(network: nn.Module, tuned: nn.Module) -> nn.Module:

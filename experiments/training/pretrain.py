@@ -14,7 +14,7 @@ from amc_env.evaluator import accuracies
 from amc_env.execution import device_of
 from experiments.cli import config
 from experiments.cli.datasets import load_data, refuse_unlabelled
-from experiments.cli.problem import check_images, images_of
+from experiments.cli.identity import check_images, images_of
 from experiments.recording.opening import ended
 from experiments.recording.provenance import commit
 from experiments.training.fitting import fit, opened

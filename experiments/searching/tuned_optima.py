@@ -29,7 +29,7 @@ from experiments.cli.problem import build_agent
 from experiments.recording.progress import Meter
 from experiments.searching.compare import contenders_of, is_rule, opened, seeds_of
 from experiments.searching.tabulate import SOURCES, data_of, moments_of
-from experiments.training.fidelity import tuned
+from experiments.training.finetune import tuned
 from experiments.training.recipe import Recipe
 
 BEST = 3  # one plan of so many is of the best in the table

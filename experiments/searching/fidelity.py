@@ -10,23 +10,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 from torch import nn
 
 from amc_env.budget import Budget
 from amc_env.building import AnyTask, make_task
 from amc_env.compressors import plan_of
-from amc_env.cost import RESOURCES
-from amc_env.data.splits import DataSet
 from amc_env.evaluator import Evaluator, accuracy, compared, logits
 from amc_env.metrics import Evaluation, mean
 from experiments.analysis import fidelity
 from experiments.cli import config
-from experiments.cli.problem import Trained, check_identity, trained
+from experiments.cli.identity import check_identity
+from experiments.cli.trained import Trained, trained
 from experiments.recording.opening import opened
+from experiments.recording.plans import shares
 from experiments.recording.progress import Meter
-from experiments.training.loop import train
+from experiments.training.finetune import tuned
 from experiments.training.plan_sets import Drawn, plan_set
 from experiments.training.recipe import Recipe
 from experiments.training.steps import steps_an_epoch
@@ -69,7 +68,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     with record:
         with record.phase("prepare"):
             network = trained(cfg)
-            digests = check_identity(record, network)
+            digests = check_identity(record, network.model, network.data)
             subject = prepared(cfg, network)
             record.update(results=digests)
         done = {row["plan"] for row in record.rows}
@@ -170,7 +169,7 @@ def measure(subject: Subject, counts: Sequence[int], start: nn.Module) -> dict[s
         seconds[name] = time.perf_counter() - before
         dense = logits(copy.deepcopy(task.model).to(task.device), task.data, "reward", images=subject.images)
         proxies[name] = metrics(mean(compared(network, dense, task.data, "reward"), "reward"))
-    return {"proxies": proxies, "seconds": seconds, **shares(task, counts)}
+    return {"proxies": proxies, "seconds": seconds, **shares(task.compressor, counts)}
 
 
 def tune(subject: Subject, start: nn.Module) -> dict[str, Any]:
@@ -184,26 +183,6 @@ def tune(subject: Subject, start: nn.Module) -> dict[str, Any]:
         network = tuned(start, task.data, replace(subject.recipe, seed=seed), task.device)
         found.append(accuracy(network, task.data, "selection"))
     return {"tuned": found, "tuning_seconds": (time.perf_counter() - before) / max(1, len(found))}
-
-
-def shares(task: AnyTask, counts: Sequence[int]) -> dict[str, float]:
-    """A plan's costs as fractions of the dense network, in (0, 1]: ``macs_share`` and ``params_share``."""
-    return {
-        f"{resource}_share": Budget(task.compressor, {resource: 1.0}).spent(counts) for resource in RESOURCES
-    }
-
-
-def tuned(
-    network: nn.Module,
-    data: DataSet,
-    recipe: Recipe,
-    device: torch.device,
-    teacher: nn.Module | None = None,
-) -> nn.Module:
-    """A fine-tuned copy of a network, by a teacher if the recipe distills; it stays on the device."""
-    copied = copy.deepcopy(network)
-    train(copied, data, recipe, device=device, teacher=teacher)
-    return copied
 
 
 def tuned_shortly(network: nn.Module, task: AnyTask, recipe: Recipe, steps: int) -> nn.Module:

@@ -15,18 +15,13 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from amc_env import checkpoints as weights
-from amc_env import zoo
-from amc_env.data.imagefolder import classes_of
-from amc_env.data.specs import SPECS
-from amc_env.data.splits import DataError
 from amc_env.execution import evaluating, lay_out
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
-from amc_env.zoo.states import is_state, load_state
 from experiments.analysis import layers
 from experiments.analysis.layers import Row, Times, as_markdown, separable
 from experiments.cli import config
+from experiments.cli.trained import network_of, shape_of
 
 FORMATS = ("md", "csv", "json")
 
@@ -78,43 +73,6 @@ def _clocked(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, float
         yield spent
 
 
-def images(cfg: DictConfig) -> tuple[tuple[int, int, int], int]:
-    """C, H, W of an image and the number of classes, as given or from the data set.
-
-    Raises:
-        DataError: for data that does not say its shape, or an image folder without classes.
-    """
-    data, shape, classes = cfg.data, cfg.shape, cfg.classes
-    if data.name == "imagefolder":
-        shape = shape or (3, data.options.size, data.options.size)
-        if classes is None:
-            classes = len(classes_of(Path(data.root) / "train"))
-    elif data.name in SPECS:
-        shape, classes = shape or SPECS[data.name].shape, classes or SPECS[data.name].classes
-    elif shape is None or classes is None:
-        raise DataError(
-            f"data={data.name} does not say the images' shape: give shape=[C,H,W] and classes=NUMBER"
-        )
-    channels, height, width = shape
-    return (channels, height, width), classes
-
-
-def network(cfg: DictConfig, shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The network that a configuration names, with random weights unless ``model.checkpoint`` is given.
-
-    Raises:
-        ModelError, CheckpointError: for what is unknown or does not fit.
-    """
-    options = config.plain(cfg.model.options)
-    model = zoo.build(cfg.model.name, classes=classes, in_channels=shape[0], **options)
-    if is_state(cfg.model.checkpoint):
-        load_state(model, Path(cfg.model.checkpoint))
-    elif cfg.model.checkpoint is not None:
-        model, _ = weights.restore(model, cfg.model.checkpoint)
-    zoo.check(model, shape, classes)
-    return model
-
-
 def traced(model: nn.Module, shape: tuple[int, int, int]) -> Graph:
     """The graph of a network with at least one layer.
 
@@ -148,8 +106,8 @@ def _text(name: str, graph: Graph, table: Sequence[Row], repeats: int) -> str:
 
 def run(cfg: DictConfig, folder: Path) -> None:
     """Print the layers of a network."""
-    shape, classes = images(cfg)
-    model = network(cfg, shape, classes)
+    shape, classes = shape_of(cfg)
+    model = network_of(cfg, shape, classes)
     graph = traced(model, shape)
     if cfg.picture is not None:
         picture = Path(cfg.picture)
