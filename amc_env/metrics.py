@@ -21,6 +21,11 @@ class EvaluationError(ArithmeticError):
     """A network whose outputs, or whose reward, are not finite."""
 
 
+def binomial_error(share: float, count: int) -> float:
+    """The standard error of a share in [0, 1] that was counted over ``count`` images."""
+    return math.sqrt(share * (1 - share) / count)
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """The metrics of one network: means over ``n_images`` images of a split.
@@ -46,7 +51,7 @@ class Evaluation:
     @property
     def std_error(self) -> float:
         """Binomial standard error of ``top1`` as an estimate of the true accuracy."""
-        return math.sqrt(self.top1 * (1 - self.top1) / self.n_images)
+        return binomial_error(self.top1, self.n_images)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from amc_env.budget import Budget
 from amc_env.building import make_task
 from amc_env.data.splits import load
 from experiments.analysis.fidelity import METRICS
+from experiments.analysis.repairs import COMPARED
 from experiments.cli import config
 from experiments.cli.trained import trained
 from experiments.recording.record import RecordError, RunRecord
@@ -81,7 +82,7 @@ def test_fidelity_measures_every_proxy_and_goes_on_where_it_was_stopped(tmp_path
     cfg = composed("fidelity", tmp_path, "plans=3", "seeds=2", "steps=2", "protocol=flops_50")
     fidelity.main(cfg, tmp_path)
     rows = RunRecord.read(tmp_path).rows
-    names = [f"{order}, {repair}" for order in fidelity.ORDERS for repair in fidelity.REPAIRS]
+    names = [f"{order}, {repair}" for order in fidelity.ORDERS for repair in COMPARED]
     assert [row["plan"] for row in rows] == [0, 1, 2]
     for row in rows:
         assert set(row["proxies"]) == {*names, "tuned 2 steps"} == set(row["seconds"])

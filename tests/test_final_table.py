@@ -2,7 +2,8 @@
 
 import pytest
 
-from experiments.delivery.table import DENSE, FOUND, UNIFORM, Gain, Row, _with_share, show
+from experiments.delivery.table import Gain, Row, _with_share, show
+from experiments.recording.networks import DENSE, FOUND, UNIFORM
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from experiments.recording.record import RunRecord
 
 
 def row(none: float, moments: float, sequential: float) -> dict[str, Any]:
-    values = zip(repairs.REPAIRS, (none, moments, sequential), strict=True)
+    values = zip(repairs.COMPARED, (none, moments, sequential), strict=True)
     return {"proxies": {f"elimination, {name}": {"kl": kl, "agreement": 1 - kl / 10} for name, kl in values}}
 
 

@@ -13,10 +13,19 @@ SIZE = (5.6, 3.6)  # inches
 LETTERS, MARK = 100, 7  # of the legend that fit beside each other, and those that a line's mark takes
 FEW = 12  # points, each of which has a mark
 PAPER, OURS = ", paper", ", ours"  # at the end of a series' name
+CLOCKS = {"svg": "Date", "png": "Software"}  # metadata that differ from one writing to the next
+ENDINGS = tuple(CLOCKS)
 SALT = "amc-rl"  # what matplotlib makes the ids in an SVG of
 
 
-def curves(found: Sequence[Curve], stem: Path, title: str, x_label: str, y_label: str) -> list[Path]:
+def curves(
+    found: Sequence[Curve],
+    stem: Path,
+    title: str,
+    x_label: str,
+    y_label: str,
+    endings: Sequence[str] = ENDINGS,
+) -> list[Path]:
     """Lines with bands; one of a paper is dashed, in the color of ours; the 11th and later are dotted."""
     figure, axis = _axes(title, x_label, y_label)
     names = dict.fromkeys(curve.series.removesuffix(PAPER).removesuffix(OURS) for curve in found)
@@ -33,7 +42,7 @@ def curves(found: Sequence[Curve], stem: Path, title: str, x_label: str, y_label
         axis.set_xscale("log")
     elif all(isinstance(value, int) for value in xs):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _saved(figure, stem)
+    return _saved(figure, stem, endings)
 
 
 def scatter(points: Sequence[Point], stem: Path, title: str, x_label: str, y_label: str) -> list[Path]:
@@ -60,12 +69,12 @@ def _axes(title: str, x_label: str, y_label: str) -> tuple[Figure, mpl.axes.Axes
     return figure, axis
 
 
-def _saved(figure: Figure, stem: Path) -> list[Path]:
+def _saved(figure: Figure, stem: Path, endings: Sequence[str] = ENDINGS) -> list[Path]:
     if names := figure.axes[0].get_legend_handles_labels()[1]:
         columns = max(1, min(4, LETTERS // (max(map(len, names)) + MARK)))
         figure.legend(loc="outside lower center", ncols=columns, fontsize=7, frameon=False)
-    paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("svg", "png")]
+    paths = [stem.with_name(f"{stem.name}.{ending}") for ending in endings]
     with mpl.rc_context({"svg.hashsalt": SALT}):
-        figure.savefig(paths[0], metadata={"Date": None})
-    figure.savefig(paths[1], metadata={"Software": None})
+        for path, ending in zip(paths, endings, strict=True):
+            figure.savefig(path, metadata={CLOCKS[ending]: None})
     return paths

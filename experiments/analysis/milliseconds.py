@@ -17,8 +17,8 @@ from experiments.analysis import markdown, stats
 from experiments.analysis.charts import front
 from experiments.analysis.run import Run
 from experiments.analysis.runs import BATCH, RUNTIME
+from experiments.recording.networks import DENSE, UNIFORM
 
-DENSE, UNIFORM = "dense", "uniform"
 FLOPS, TIME = "macs", "latency"
 UNITS = {FLOPS: "FLOPs", TIME: "ms"}
 HEAD = (

@@ -24,6 +24,5 @@ def write(record: RunRecord) -> list[Path]:
         ("keep", contests.keeps(contest), ("decision, in forward order", "fraction that stays")),
     ):
         if series:
-            made += figures.curves(series, record.folder / name, contest.title, *labels)[1:]
-            (record.folder / f"{name}.svg").unlink()
+            made += figures.curves(series, record.folder / name, contest.title, *labels, endings=["png"])
     return made

@@ -7,9 +7,9 @@ from typing import Any
 from experiments.analysis import markdown
 
 ORDER = "elimination"
-REPAIRS = ("none", "moments", "sequential")
+COMPARED = ("none", "moments", "sequential")
 HEAD = (
-    "network", "target", "plans", *(f"KL, {repair}" for repair in REPAIRS), "sequential / moments, median",
+    "network", "target", "plans", *(f"KL, {repair}" for repair in COMPARED), "sequential / moments, median",
     "largest", "agreement, moments", "sequential",
 )  # fmt: skip
 
@@ -20,8 +20,8 @@ def table(records: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def measured(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The records in which every plan was measured under all `REPAIRS`."""
-    wanted = {f"{ORDER}, {repair}" for repair in REPAIRS}
+    """The records in which every plan was measured under all `COMPARED`."""
+    wanted = {f"{ORDER}, {repair}" for repair in COMPARED}
     found = sorted(records.items())
     return {n: r for n, r in found if all(wanted <= row["proxies"].keys() for row in r["rows"])}
 
@@ -33,8 +33,8 @@ def line(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[s
         return [row["proxies"][f"{ORDER}, {repair}"][metric] for row in rows]
 
     found = ratios(rows)
-    kls = [f"{median(values(repair, 'kl')):.3f}" for repair in REPAIRS]
-    agreements = [f"{median(values(repair, 'agreement')):.1%}" for repair in REPAIRS[1:]]
+    kls = [f"{median(values(repair, 'kl')):.3f}" for repair in COMPARED]
+    agreements = [f"{median(values(repair, 'agreement')):.1%}" for repair in COMPARED[1:]]
     name = f"`{config['model']['name']}`, {config['data']['name']}"
     target = f"{config['protocol']['target']:.0%} of the {config['protocol']['resource']}"
     return [name, target, str(len(rows)), *kls, f"{median(found):.2f}", f"{max(found):.2f}", *agreements]
@@ -42,5 +42,5 @@ def line(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[s
 
 def ratios(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     """For each plan, the KL divergence after sequential repair divided by the one after repair by moments."""
-    pairs = [[row["proxies"][f"{ORDER}, {repair}"]["kl"] for repair in REPAIRS[1:]] for row in rows]
+    pairs = [[row["proxies"][f"{ORDER}, {repair}"]["kl"] for repair in COMPARED[1:]] for row in rows]
     return [sequential / moments for moments, sequential in pairs]

@@ -9,9 +9,9 @@ from typing import Any
 from agents.rules import is_rule
 from experiments.analysis.run import SPLITS, Kept, Run
 from experiments.recording.committed import read_committed
+from experiments.recording.networks import DENSE, FOUND, after_tuning
 from experiments.recording.record import RECORD, RecordError, RunRecord
 
-FOUND, TUNED = "AMC", "AMC, tuned"  # columns of the table that a search ends with
 RUNTIME, BATCH = "onnx", 1  # whose milliseconds stand for a network's in figures, as ``ms``
 PRIVATE = ("output=", "hydra.")  # overrides that say where a run went, not what it is
 SEEDS = ("seed", "finetune.seed", "recipe.seed", "first_seed", "seeds", "targets", "save_every", "deliver")
@@ -160,9 +160,9 @@ def _search(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
         curve=improvements(rewards),
         plan=_kept(groups, counts),
         before=_accuracies(table.get(FOUND)) or before,
-        after=_accuracies(table.get(TUNED)),
-        dense=_accuracies(table.get("dense")),
-        costs=shares | _costs(table.get(TUNED) or table.get(FOUND), table.get("dense")),
+        after=_accuracies(table.get(after_tuning(FOUND))),
+        dense=_accuracies(table.get(DENSE)),
+        costs=shares | _costs(table.get(after_tuning(FOUND)) or table.get(FOUND), table.get(DENSE)),
         epochs=config["finetune"]["epochs"] if config["deliver"] else None,
         seconds=content["seconds"].get("search"),
         **_of_folder(name, content, folder),

@@ -14,7 +14,7 @@ import hydra
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("amc_env", "agents", "experiments")
-LIMITS = "LIMITS"  # a dict beside a module's settings: a name -> (lowest, highest, words...), or its choices
+LIMITS = "LIMITS"  # a dict beside a module's settings: a name -> (lowest, highest), or its choices
 TYPES: dict[str, Any] = {"bool": bool, "int": int, "float": float, "str": str}
 
 

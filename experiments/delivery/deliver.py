@@ -22,9 +22,10 @@ from experiments.delivery.judging import Judged, agreement, gained, judge
 from experiments.delivery.picture import draw
 from experiments.delivery.rehearsal import Deliverable, exportable
 from experiments.delivery.speed import kept_promises, latencies, shape_of
-from experiments.delivery.table import DENSE, FOUND, TUNED, UNIFORM, UNIFORM_TUNED, Row, show
+from experiments.delivery.table import Row, show
 from experiments.delivery.timing import batches_of
 from experiments.recording import state as states
+from experiments.recording.networks import DENSE, FOUND, UNIFORM, after_tuning
 from experiments.recording.plans import counts
 from experiments.recording.record import RunRecord
 from experiments.recording.tracking import Tracker
@@ -131,11 +132,11 @@ def _entrants(
     networks = {name: env.task.network(plans[name]).eval() for name in (UNIFORM, FOUND)}
     networks, last = {DENSE: subject.model, **networks}, {UNIFORM: UNIFORM, FOUND: FOUND}
     if recipe is not None:
-        last = {UNIFORM: UNIFORM_TUNED, FOUND: TUNED}
+        last = {name: after_tuning(name) for name in last}
         for name, state, rows in ((UNIFORM, UNIFORM_STATE, "uniform"), (FOUND, STATE, "train")):
             plans[last[name]] = plans[name]
             if name == FOUND and plan == plans[UNIFORM]:  # the same network is not trained again
-                networks[TUNED] = networks[UNIFORM_TUNED]
+                networks[last[FOUND]] = networks[last[UNIFORM]]
                 continue
             try:
                 networks[last[name]] = finetune(

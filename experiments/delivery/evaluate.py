@@ -11,6 +11,7 @@ from amc_env.data.splits import DataSet
 from amc_env.evaluator import accuracy
 from amc_env.execution import CPU
 from amc_env.functions import function
+from amc_env.metrics import binomial_error
 from amc_env.scoring import batches_of, score
 from experiments.cli.config import config_errors
 from experiments.cli.datasets import load_data, refuse_unlabelled
@@ -29,7 +30,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     network.check(data.name, data.shape, data.classes)
     _check_splits(cfg, network.card or card_beside(network.source), data)
     top1, images = accuracy(network.module(), data, cfg.split), len(data[cfg.split])
-    error = (top1 * (1 - top1) / images) ** 0.5
+    error = binomial_error(top1, images)
     what = network.source.name
     if network.card is not None:
         smaller = network.card.compressed or network.source.suffix == packing.SUFFIX

@@ -11,7 +11,7 @@ from amc_env import scoring
 from amc_env.building import AnyTask
 from amc_env.evaluator import logits
 from amc_env.execution import CPU
-from amc_env.metrics import mean, per_image
+from amc_env.metrics import binomial_error, mean, per_image
 from experiments.delivery.table import Gain
 
 
@@ -42,7 +42,7 @@ def judge(network: nn.Module, task: AnyTask, split: str) -> Judged:
     answers = logits(network, task.data, split)
     right = answers.argmax(1) == task.data[split].labels
     top1 = int(right.sum()) / len(right)
-    return Judged(top1, (top1 * (1 - top1) / len(right)) ** 0.5, right, len(right), answers)
+    return Judged(top1, binomial_error(top1, len(right)), right, len(right), answers)
 
 
 def agreement(found: Judged, dense: Judged, task: AnyTask) -> tuple[float | None, float | None]:

@@ -29,11 +29,10 @@ from experiments.delivery.monitoring import Monitor
 from experiments.delivery.promise import measured, promises, undisturbed
 from experiments.recording.committed import read_committed, row_a_line
 from experiments.recording.lock import alone
+from experiments.recording.networks import DENSE, FOUND, UNIFORM, after_tuning
 from experiments.recording.provenance import commit, versions
 from experiments.recording.record import RecordError, RunRecord
 
-DENSE, UNIFORM, SEARCHED = "dense", "uniform", "AMC"
-TUNED = "{}, tuned"  # after fine-tuning
 REPEATS, TURNS = 3, 2  # beside the table's conditions, where a pass may have many images
 SIDES = {"onnxruntime": "onnx", "torch": "torch"}  # runtimes beside the table's, and how tables call them
 
@@ -161,12 +160,12 @@ def _compared(
 def _searched(content: Mapping[str, Any]) -> list[Entry]:
     """Entries in the final table of a search."""
     found = content["results"]["table"]
-    config, agent = content["config"], (content["run"].get("choices") or {}).get("agent", SEARCHED)
+    config, agent = content["config"], (content["run"].get("choices") or {}).get("agent", FOUND)
     protocol = config["protocol"]
     entries = []
-    for name, policy in ((DENSE, DENSE), (UNIFORM, UNIFORM), (SEARCHED, agent)):
-        tuned = TUNED.format(name) in found
-        row = found[TUNED.format(name) if tuned else name]
+    for name, policy in ((DENSE, DENSE), (UNIFORM, UNIFORM), (FOUND, agent)):
+        tuned = after_tuning(name) in found
+        row = found[after_tuning(name) if tuned else name]
         searched = name != DENSE
         entries.append(
             Entry(

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from experiments.delivery.export import Called, Exported, write_onnx
 from experiments.delivery.promise import Promise, described, measured, probes_of, promises
 from experiments.delivery.runtimes import onnx_forward, torch_forward
-from experiments.delivery.table import DENSE, FOUND, UNIFORM
 from experiments.delivery.timing import Latency, measure
+from experiments.recording.networks import DENSE, FOUND, UNIFORM
 from experiments.recording.record import RunRecord
 
 

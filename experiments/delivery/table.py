@@ -11,9 +11,6 @@ from rich.table import Table
 from experiments.delivery.promise import Promise
 from experiments.delivery.timing import Latency
 
-DENSE, UNIFORM, FOUND = "dense", "uniform", "AMC"  # names of its columns
-UNIFORM_TUNED, TUNED = "uniform, tuned", "AMC, tuned"
-
 
 @dataclass(frozen=True)
 class Row:
@@ -53,7 +50,25 @@ class Gain:
 
 def show(rows: Mapping[str, Row], gain: Gain, files: Sequence[Path]) -> None:
     """Print one column a network, the gain of the search, and the paths of all files that were written."""
-    console = Console()
+    console, table = Console(), _table(rows, gain)
+    wanted = console.measure(table, options=console.options.update_width(1000)).maximum
+    Console(width=max(console.width, wanted)).print(table)  # wider than the terminal rather than cut
+    dense = next(iter(rows.values()))
+    if dense.promise is not None:
+        console.print(
+            "promised: by the latency table; measured: median of "
+            f"{len(dense.promise.repeats_ms)} repeats in the table's runtime",
+            highlight=False,
+        )
+    console.print(gain_sentence(gain, of_accuracy=_of_accuracy(dense)), highlight=False)
+    console.print("ms: median time of a batch of that many images", highlight=False)
+    console.print("written:", highlight=False)
+    for path in files:
+        console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(rows: Mapping[str, Row], gain: Gain) -> Table:
+    """Costs, accuracies and times by row, networks by column."""
     dense = next(iter(rows.values()))
     table = Table("", *rows, box=box.SIMPLE_HEAD, pad_edge=False)
     for at, column in enumerate(table.columns):
@@ -63,7 +78,7 @@ def show(rows: Mapping[str, Row], gain: Gain, files: Sequence[Path]) -> None:
     if dense.bits is not None:
         table.add_row("bits, coded", *(_with_share(row.bits or 0, dense.bits) for row in rows.values()))
     table.add_row("file, kB", *(f"{row.file_bytes / 1e3:.0f}" for row in rows.values()))
-    of_accuracy = dense.kl is not None  # not of a metric of the user's own
+    of_accuracy = _of_accuracy(dense)
     for split in ("selection", "test"):
         values = [getattr(row, split) for row in rows.values()]
         shown = (f"{100 * value:.2f}" if of_accuracy else f"{value:.4g}" for value in values)
@@ -80,19 +95,12 @@ def show(rows: Mapping[str, Row], gain: Gain, files: Sequence[Path]) -> None:
         whole = dense.promise
         table.add_row("promised, ms", *(_ms(one.promised_ms, whole.promised_ms) for one in kept))
         table.add_row("measured, ms", *(_ms(one.measured_ms, whole.measured_ms) for one in kept))
-    wanted = console.measure(table, options=console.options.update_width(1000)).maximum
-    Console(width=max(console.width, wanted)).print(table)  # wider than the terminal rather than cut
-    if dense.promise is not None:
-        console.print(
-            "promised: by the latency table; measured: median of "
-            f"{len(dense.promise.repeats_ms)} repeats in the table's runtime",
-            highlight=False,
-        )
-    console.print(gain_sentence(gain, of_accuracy=of_accuracy), highlight=False)
-    console.print("ms: median time of a batch of that many images", highlight=False)
-    console.print("written:", highlight=False)
-    for path in files:
-        console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+    return table
+
+
+def _of_accuracy(dense: Row) -> bool:
+    """Whether the values are accuracies, and not a metric of the user's own."""
+    return dense.kl is not None
 
 
 def gain_sentence(gain: Gain, *, of_accuracy: bool) -> str:

@@ -8,8 +8,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-MARKS = " ▁▂▃▄▅▆▇█"
-WIDE = 60  # characters of a sparkline
+MARKS = "▁▂▃▄▅▆▇█"
+WIDE = 60  # characters of a sparkline at most
 BAR = 10  # characters of a bar that keeps all
 
 
@@ -32,12 +32,12 @@ def search(best: Sequence[float], kept: Sequence[tuple[str, float]], budget: str
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """A line of blocks, the lowest value empty and the highest full; many values are thinned."""
-    step = max(1, -(-len(values) // WIDE))
+    """A line of blocks, the lowest value a thin line and the highest full; many values are thinned."""
+    step = max(1, -(-len(values) // (WIDE - 1)))
     shown = [*values[:-1:step], values[-1]]
     low, high = min(shown), max(shown)
     span = (high - low) or 1.0
-    return "".join(MARKS[1 + round((len(MARKS) - 2) * (value - low) / span)] for value in shown)
+    return "".join(MARKS[round((len(MARKS) - 1) * (value - low) / span)] for value in shown)
 
 
 def bar(share: float, width: int = BAR) -> str:

@@ -19,6 +19,7 @@ from amc_env.compressors import plan_of
 from amc_env.evaluator import Evaluator, accuracy, compared, logits
 from amc_env.metrics import Evaluation, mean
 from experiments.analysis import fidelity
+from experiments.analysis.repairs import COMPARED
 from experiments.cli import config
 from experiments.cli.identity import check_identity
 from experiments.cli.trained import Trained, trained
@@ -31,7 +32,6 @@ from experiments.training.recipe import Recipe
 from experiments.training.steps import steps_an_epoch
 
 ORDERS = ("magnitude", "elimination")
-REPAIRS = ("none", "moments", "sequential")
 TUNED_FROM = "elimination, sequential"  # the order and repair that fine-tuning starts from
 SHORT = "tuned {} steps"
 
@@ -125,7 +125,7 @@ def prepared(cfg: DictConfig, dense: Trained) -> Subject:
             **others,
         )
         for order in ORDERS
-        for repair in REPAIRS
+        for repair in COMPARED
     }
     compressor = tasks[TUNED_FROM].compressor
     budget = Budget(
