@@ -35,7 +35,7 @@ def _test(stage: str) -> Callable[[Run], float | None]:
     return lambda run: getattr(run, stage).get("test")
 
 
-def _share(cost: str) -> Callable[[Run], float | None]:
+def _cost(cost: str) -> Callable[[Run], float | None]:
     return lambda run: run.costs.get(cost)
 
 
@@ -90,14 +90,14 @@ QUANTITIES = {
     "after": Quantity("test % after", _test("after")),
     "shipped": Quantity("shipped, test %", _shipped),
     "drop": Quantity("points", _drop, form="+.2f"),
-    "macs_share": Quantity("FLOPs kept, %", _share("macs_share")),
-    "params_share": Quantity("parameters kept, %", _share("params_share")),
+    "macs_share": Quantity("FLOPs kept, %", _cost("macs_share")),
+    "params_share": Quantity("parameters kept, %", _cost("params_share")),
     "speedup": Quantity("times faster", _speedup("onnx 1"), 1),
     "speedup_onnx_64": Quantity("times faster, batch of 64", _speedup("onnx 64"), 1),
     "speedup_torch_1": Quantity("times faster in PyTorch", _speedup("torch 1"), 1),
     "speedup_torch_64": Quantity("times faster in PyTorch, batch of 64", _speedup("torch 64"), 1),
-    "megabytes": Quantity("MB", _share("bytes"), 1e-6),
-    "kilobytes": Quantity("kB", _share("bytes"), 1e-3, ".1f"),
+    "megabytes": Quantity("MB", _cost("bytes"), 1e-6),
+    "kilobytes": Quantity("kB", _cost("bytes"), 1e-3, ".1f"),
     "rate": Quantity("times smaller", _rate, 1, ".1f"),
     f"{DENSITY}stem": Quantity("first layer, %", _density("stem"), form=".1f"),
     **{f"{DENSITY}{i}": Quantity(f"stage {i + 1}, %", _density(f"stages.{i}"), form=".1f") for i in range(4)},

@@ -42,7 +42,7 @@ def command(config_name: str, *, job: str, locks: bool = True) -> Callable[[], N
     Args:
         config_name: the command's file in ``conf/``, without suffix.
         job: ``module:function``; the function takes the configuration and the output folder.
-        locks: its ``output`` while it runs; without, the job locks what it writes.
+        locks: whether the command locks its ``output`` while it runs; if not, the job locks what it writes.
     """
     started, debugging, typed_for = False, os.environ.get(FULL_ERROR) == "1", os.getpid()
 

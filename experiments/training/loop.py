@@ -1,7 +1,7 @@
 """The training loop that pre-training and fine-tuning share: SGD, a schedule, flip and shift, resumable."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,8 @@ def train(
     optimizer = sgd(model, recipe)
     generator = torch.Generator().manual_seed(recipe.seed)
     taught = "" if teacher is None else digest([value.cpu() for value in teacher.state_dict().values()])
-    history = _resume(state, of, recipe, taught, model, optimizer, generator)
+    saved = _Saved(state, of, recipe, taught, model, optimizer, generator)
+    history = saved.resume()
     each = steps_an_epoch(len(learnt), recipe.batch_size)
     steps = recipe.epochs * each
     factor = schedule(recipe, steps)
@@ -102,8 +103,7 @@ def train(
         if broken := non_finite(model):
             raise DivergedError(f"{broken} is not finite after epoch {epoch}: lower lr from {recipe.lr}")
         history.append(Epoch(epoch, total / seen, accuracy(model, data, "selection")))
-        if state is not None:
-            _save(state, of, recipe, taught, model, optimizer, generator, history)
+        saved.write(history)
         on_epoch(history[-1])
     model.eval()
     return history
@@ -140,59 +140,70 @@ def schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
     return factor
 
 
-def _save(
-    path: Path,
-    of: str,
-    recipe: Recipe,
-    taught: str,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-    history: list[Epoch],
-) -> None:
-    state = {
-        "of": of,
-        "recipe": asdict(recipe),
-        "teacher": taught,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "generator": generator.get_state(),
-        "history": [asdict(epoch) for epoch in history],
-    }
-    states.write(path, state)
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """What a training resumes from: a file that is rewritten after each epoch.
 
+    ``path`` is None for a training that saves nothing; ``taught`` is the digest of the teacher, "" without.
+    """
 
-def _resume(
-    path: Path | None,
-    of: str,
-    recipe: Recipe,
-    taught: str,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-) -> list[Epoch]:
-    state = None if path is None else _read(path, of)
-    if state is None:
-        return []
-    asked = asdict(recipe)
-    if differences := [
-        f"{k} {state['recipe'].get(k)}, not {v}" for k, v in asked.items() if state["recipe"].get(k) != v
-    ]:
-        raise RecipeError(
-            f"{path} is of a training with {', '.join(differences)}: match it or choose another folder"
-        )
-    if state.get("teacher", taught) != taught:
-        raise RecipeError(f"{path} is of a training by another teacher: match it or choose another folder")
-    fused = [group["fused"] for group in optimizer.param_groups]  # of this device, not of the state's
-    try:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError) as error:
-        raise RecipeError(f"{path} is of another network ({error}): choose another folder") from error
-    for group, own in zip(optimizer.param_groups, fused, strict=True):
-        group["fused"] = own
-    generator.set_state(state["generator"])
-    return [Epoch(**epoch) for epoch in state["history"]]
+    path: Path | None
+    of: str
+    recipe: Recipe
+    taught: str
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+
+    def write(self, history: Sequence[Epoch]) -> None:
+        """Write the state after the last epoch of a history."""
+        if self.path is None:
+            return
+        state = {
+            "of": self.of,
+            "recipe": asdict(self.recipe),
+            "teacher": self.taught,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "history": [asdict(epoch) for epoch in history],
+        }
+        states.write(self.path, state)
+
+    def resume(self) -> list[Epoch]:
+        """Load model, optimizer and generator from the file; returns the finished epochs.
+
+        Raises:
+            RecipeError: if it is of another recipe, teacher or network.
+        """
+        state = None if self.path is None else _read(self.path, self.of)
+        if state is None:
+            return []
+        self._check(state)
+        fused = [group["fused"] for group in self.optimizer.param_groups]  # of this device, not the state's
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise RecipeError(
+                f"{self.path} is of another network ({error}): choose another folder"
+            ) from error
+        for group, own in zip(self.optimizer.param_groups, fused, strict=True):
+            group["fused"] = own
+        self.generator.set_state(state["generator"])
+        return [Epoch(**epoch) for epoch in state["history"]]
+
+    def _check(self, state: Mapping[str, Any]) -> None:
+        known, way_out = state["recipe"], "match it or choose another folder"
+        differences = [
+            f"{key} {known.get(key)}, not {value}"
+            for key, value in asdict(self.recipe).items()
+            if known.get(key) != value
+        ]
+        if differences:
+            raise RecipeError(f"{self.path} is of a training with {', '.join(differences)}: {way_out}")
+        if state.get("teacher", self.taught) != self.taught:
+            raise RecipeError(f"{self.path} is of a training by another teacher: {way_out}")
 
 
 def read_history(path: Path, of: str = "") -> list[Epoch]:

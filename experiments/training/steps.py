@@ -57,8 +57,8 @@ class Steps:
             rates: the learning rate of each step.
             generator: of the CPU.
 
-        Returns:
-            After each step (step, images, mean loss of these images).
+        Yields:
+            (step, number of images, their mean loss before it).
         """
         order = torch.randperm(len(self.split), generator=generator)
         for step, chosen in enumerate(batches(order, self.recipe.batch_size)):
