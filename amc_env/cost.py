@@ -220,3 +220,8 @@ def mask_widths(graph: Graph, mask: NDArray[np.bool_]) -> Widths:
     rows: Ints = _per_atom(graph)[mask].sum(0)
     layers = len(graph.layers)
     return Widths(rows[:layers], rows[layers:-1], rows[-1])
+
+
+def dense_widths(graph: Graph) -> Widths:
+    """The widths of the dense network."""
+    return mask_widths(graph, np.ones(graph.atoms, dtype=bool))

@@ -12,7 +12,7 @@ from amc_env import checks, render
 from amc_env.actions import SCALES, WIDEST
 from amc_env.budget import Budget, snap
 from amc_env.compressors import Compressor
-from amc_env.cost import RESOURCES, Macs, mask_widths
+from amc_env.cost import RESOURCES, Macs, dense_widths
 from amc_env.metrics import Evaluation, EvaluationError, Score
 from amc_env.observation import FEATURES, Embedding, Observation
 from amc_env.plan import Plan
@@ -147,8 +147,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         self.limits.pop(resource, None)
         self.target, self.budget = target, Budget(compressor, {resource: target} | self.limits)
         self._begin()
-        dense = mask_widths(self.graph, np.ones(self.graph.atoms, dtype=bool))
-        self._embedding = Embedding(self.graph, Macs(self.graph).by_layer(dense))
+        self._embedding = Embedding(self.graph, Macs(self.graph).by_layer(dense_widths(self.graph)))
         self.observation_space = gym.spaces.Box(0, 1, (len(FEATURES),), np.float32)
         self.action_space = gym.spaces.Box(0, 1, (1,), np.float32)
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from amc_env.compressors import Errors
 from amc_env.compressors.surgery import REMEMBERED
-from amc_env.cost import Ints, Macs, Params, mask_widths, weights
+from amc_env.cost import Ints, Macs, Params, dense_widths, weights
 from amc_env.execution import lay_channels_last
 from amc_env.graph.structure import Graph, Group, Layer
 from amc_env.plan import Plan
@@ -105,7 +105,7 @@ class LayerCompressor:
         self.choices: Sequence[Ints] = [choices for _, choices in decided]
         sizes = [len(method.costs(layer, "params")) - 1 for layer in self.layers]
         self.graph = by_layer(graph, [(index, size) for (index, _), size in zip(decided, sizes, strict=True)])
-        self._dense = mask_widths(graph, np.ones(graph.atoms, dtype=bool))
+        self._dense = dense_widths(graph)
         self._channels = graph
 
     def choose(self, group: int, count: int) -> tuple[int, ...]:

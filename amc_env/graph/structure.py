@@ -168,6 +168,14 @@ class Graph:
         facts = [self.hash, [[layer.in_size, layer.out_size, layer.calls] for layer in self.layers]]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
+    @cached_property
+    def group_of(self) -> Atoms:
+        """``(atoms,)`` int64: the index of each atom's group, -1 for an atom that is in none."""
+        groups = np.full(self.atoms, -1)
+        for group in self.groups:
+            groups[group.atoms] = group.index
+        return groups
+
     @property
     def widest(self) -> int:
         """How many numbers the widest layer reads and writes for one image."""

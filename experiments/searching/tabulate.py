@@ -240,13 +240,10 @@ def evaluations(
 
 def reach(graph: Graph, parts: int) -> list[int]:
     """For each part of a `TinyCNN`, the number of groups, in order, that it and earlier parts depend on."""
-    group_of = np.full(graph.atoms, -1)
-    for group in graph.groups:
-        group_of[group.atoms] = group.index
     found = [0] * parts
     for layer in graph.layers:
         if layer.name.startswith("features."):
-            touched = group_of[np.concatenate([layer.reads, layer.writes])].max() + 1
+            touched = graph.group_of[np.concatenate([layer.reads, layer.writes])].max() + 1
             found[int(layer.name.split(".")[1])] = max(found[int(layer.name.split(".")[1])], int(touched))
     reached: list[int] = np.maximum.accumulate(found).tolist()
     return reached
