@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from amc_env.compressors import plan_of
 from amc_env.compressors.constraints import constrain, weight_of
 from amc_env.compressors.joint import Joint
-from amc_env.compressors.surgery import REMEMBERED, Solve, Surgeon, cut
+from amc_env.compressors.remembered import Remembered
+from amc_env.compressors.surgery import Solve, Surgeon, cut
 from amc_env.compressors.weight_sharing import Sharing
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import Evaluator
@@ -36,8 +37,7 @@ class JointNetworks:
         self.graph, self.device, self._compressor = compressor.graph, device, compressor
         self._channels, self._solve, self._sharing = compressor.channels.graph, solve, sharing
         self._surgeon = Surgeon(model, self._channels, fold=False, device=device)
-        self._known: dict[tuple[object, ...], Tensor] = {}
-        self._nbytes = 0
+        self._known = Remembered[Tensor](least=1)
 
     def network(self, plan: Plan) -> nn.Module:
         """The network of a plan; the next call overwrites the same module."""
@@ -53,13 +53,11 @@ class JointNetworks:
 
     def _values(self, layer: Layer, weight: Tensor, mask: NDArray[np.bool_], bits: int) -> Tensor:
         key = layer.name, bits, mask[layer.reads].tobytes(), mask[layer.writes].tobytes()
-        if key not in self._known:
-            shared = self._sharing(layer, weight.detach().cpu(), mask, bits)
-            self._known[key] = shared(shared.values).to(self.device)
-            self._nbytes += self._known[key].nbytes
-            while self._nbytes > REMEMBERED and len(self._known) > 1:
-                self._nbytes -= self._known.pop(next(iter(self._known))).nbytes
-        return self._known[key]
+        if (known := self._known.get(key)) is not None:
+            return known
+        shared = self._sharing(layer, weight.detach().cpu(), mask, bits)
+        values = shared(shared.values).to(self.device)
+        return self._known.add(key, values, values.nbytes)
 
 
 class JointTask:

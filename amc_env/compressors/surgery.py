@@ -1,7 +1,7 @@
 """Cuts networks: a plan and the dense weights give a physically smaller network."""
 
 import copy
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from amc_env.compressors.folding import folded
+from amc_env.compressors.remembered import Remembered
 from amc_env.graph.checker import verify
 from amc_env.graph.structure import Graph, Layer, Vector
 from amc_env.plan import Plan
@@ -23,8 +24,6 @@ SIZES = {  # where modules note the number of channels that their vectors have
     nn.GroupNorm: "num_channels",
     nn.PReLU: "num_parameters",
 }
-
-REMEMBERED = 2**28  # bytes of solved weights that are remembered for the next plans
 
 
 class Task(NamedTuple):
@@ -155,17 +154,15 @@ def shared_buffers(network: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]
 class Solutions:
     """Caches the solved weights of a network's layers, for all rows, by the inputs that a layer keeps.
 
-    Beyond `REMEMBERED` bytes the oldest entries are dropped.
-
     Args:
         graph: of the dense network.
         dense: its tensors by name.
     """
 
     def __init__(self, graph: Graph, dense: Mapping[str, Tensor]) -> None:
-        self._dense, self.nbytes = dense, 0
+        self._dense = dense
         self._layers = [layer for layer in graph.layers if layer.kind not in ("depthwise", "transposed")]
-        self._known: dict[Hashable, Tensor] = {}
+        self._known = Remembered[Tensor]()
 
     def __call__(self, mask: NDArray[np.bool_], solve: Solve) -> dict[str, Tensor]:
         """The weights on the kept inputs of each layer that lost some, by name; one call solves them all.
@@ -176,7 +173,8 @@ class Solutions:
         """
         layers = [layer for layer in self._layers if not mask[layer.reads].all()]
         keys = {layer.name: (solve, layer.name, mask[layer.reads].tobytes()) for layer in layers}
-        found = {name: self._known[key] for name, key in keys.items() if key in self._known}
+        known = {name: self._known.get(key) for name, key in keys.items()}
+        found = {name: weight for name, weight in known.items() if weight is not None}
         missing = [layer for layer in layers if layer.name not in found]
         jobs = [
             (
@@ -188,15 +186,8 @@ class Solutions:
             for layer in missing
         ]
         for layer, weight in zip(missing, _solve_columns(jobs, solve), strict=True):
-            found[layer.name] = weight
-            self._remember(keys[layer.name], weight)
+            found[layer.name] = self._known.add(keys[layer.name], weight, weight.nbytes)
         return found
-
-    def _remember(self, key: Hashable, weight: Tensor) -> None:
-        self._known[key] = weight
-        self.nbytes += weight.nbytes
-        while self.nbytes > REMEMBERED:
-            self.nbytes -= self._known.pop(next(iter(self._known))).nbytes
 
 
 def _vectors(graph: Graph, fold: bool) -> tuple[Vector, ...]:
