@@ -26,6 +26,7 @@ FOLD = 1024  # rows that are gathered before they are multiplied: few rows make 
 TOGETHER = 2**26  # numbers in the matrices that a GPU solves at once
 LARGEST = 8192  # inputs of a layer whose Gram matrix is made from rows
 ACTIVATIONS = 2**27  # bytes that one layer's input and output may take in a batch
+RIDGE = 1e-6  # the least damping of a solve, as a fraction of the mean diagonal
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,20 +38,18 @@ class Moments:
             c_in / groups times the kernel's area, channels first.
         rows: for layers with more inputs than rows, ``(groups, n, d)`` float32: the rows themselves.
         counts: by layer name, the number of rows.
-        ridge: the least damping of a solve, as a fraction of the mean diagonal; see `damping`.
     """
 
     grams: Mapping[str, Tensor]
     rows: Mapping[str, Tensor]
     counts: Mapping[str, int]
-    ridge: float = 1e-6
 
     def to(self, device: torch.device) -> "Moments":
         """A copy on a device."""
         grams, rows = (
             {name: value.to(device) for name, value in part.items()} for part in (self.grams, self.rows)
         )
-        return Moments(grams, rows, self.counts, self.ridge)
+        return Moments(grams, rows, self.counts)
 
     def solve(self, tasks: Iterable[Task]) -> Iterator[Tensor]:
         """A `surgery.Solve`: refitted weights if moments are known, else the dense ones.
@@ -70,9 +69,10 @@ class Moments:
         layer, block, weight, columns = task
         if layer.name not in self.counts or len(columns) == weight.size(1):
             return weight[:, columns]
+        ridge = self.damping(layer.name, len(columns))
         if layer.name in self.grams:
-            return refit(weight, self.grams[layer.name][block], columns, self._damping(task))
-        return refit_rows(weight, self.rows[layer.name][block], columns, self._damping(task))
+            return refit(weight, self.grams[layer.name][block], columns, ridge)
+        return refit_rows(weight, self.rows[layer.name][block], columns, ridge)
 
     def _solve_together(self, tasks: Sequence[Task]) -> list[Tensor]:
         alike: dict[Hashable, list[int]] = {}  # indices of tasks of one shape, and each other one alone
@@ -95,8 +95,19 @@ class Moments:
             [task.weight for task in tasks],
             [self.grams[task.layer.name][task.block] for task in tasks],
             [task.columns for task in tasks],
-            [self._damping(task) for task in tasks],
+            [self.damping(task.layer.name, len(task.columns)) for task in tasks],
         )
+
+    def damping(self, name: str, inputs: int) -> float:
+        """The damping of a solve on so many inputs of a layer, as a fraction of the mean diagonal."""
+        return RIDGE + damping(inputs, self.counts[name])
+
+    def gram(self, name: str) -> Tensor:
+        """``(groups, d, d)`` float64: E[x xᵀ] of a layer's inputs, from its rows if those are stored."""
+        if name in self.grams:
+            return self.grams[name]
+        rows = self.rows[name].double()
+        return rows.mT @ rows / rows.size(1)
 
     def damped(self, name: str, block: int) -> Tensor | None:
         """``(d, d)`` float64: E[x xᵀ] of a layer's channel group, with the damping of a solve on all inputs.
@@ -110,12 +121,9 @@ class Moments:
             gram = rows.T @ rows / len(rows)
         else:
             return None
-        ridge = self.ridge + damping(len(gram), self.counts[name])
+        ridge = self.damping(name, len(gram))
         gram.diagonal().add_((ridge * gram.diagonal().mean()).clamp_min(torch.finfo(torch.float64).tiny))
         return gram
-
-    def _damping(self, task: Task) -> float:
-        return self.ridge + damping(len(task.columns), self.counts[task.layer.name])
 
 
 class _Sum:
