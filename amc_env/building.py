@@ -69,7 +69,7 @@ class Settings:
 
     Args:
         round_to: channels are kept in multiples of this if a group is wide enough.
-        floor: smallest fraction of a group that may be kept, in (0, 1].
+        floor: smallest fraction of a group or layer that may be kept, in (0, 1].
         order: which channels stay: "elimination" keeps those without which the layers that read them lose
             most although they are refitted; "magnitude" keeps those that are read with the largest weights.
         repair: how least squares makes up for removed channels. "moments": from the dense network's inputs,
@@ -119,6 +119,11 @@ class Settings:
     def __post_init__(self) -> None:
         checks.whole(calibration_images=self.calibration_images, points=self.points, round_to=self.round_to)
         checks.whole(0, seed=self.seed)
+        if not 0 < self.floor <= 1:
+            raise ValueError(
+                "floor is the smallest fraction of a group or layer that may be kept, in (0, 1], "
+                f"not {self.floor}"
+            )
         checks.one_of("order", self.order, ORDERS)
         checks.one_of("repair", self.repair, REPAIRS)
         checks.one_of("method", self.method, METHODS)

@@ -45,12 +45,6 @@ class Channels:
         floor: float = 0.2,
         latency: LatencyTable | None = None,
     ) -> None:
-        if not 0 < floor <= 1:
-            raise ValueError(
-                f"floor is the smallest fraction of a group that may be kept, in (0, 1], not {floor}"
-            )
-        if round_to < 1:
-            raise ValueError(f"round_to is a number of channels, at least 1, not {round_to}")
         self.graph, self.latency = graph, latency
         self.errors: Errors | None = None
         self.orders: Sequence[Ints] = []
