@@ -13,7 +13,7 @@ from torch import nn
 from amc_env import checkpoints, checks
 from amc_env.actions import SCALES
 from amc_env.compressors.channels import Channels
-from amc_env.compressors.low_rank import SPLITS
+from amc_env.compressors.low_rank import FACTORINGS
 from amc_env.compressors.sharing import STARTS
 from amc_env.compressors.trial import check, check_replaceable, random_plan, try_cut, with_sound_folds
 from amc_env.data.own import OwnData
@@ -48,7 +48,7 @@ LIMITS = {  # of the arguments of `make_env`: the lowest and the highest, or the
     "order": ORDERS,
     "repair": REPAIRS,
     "method": METHODS,
-    "split": SPLITS,
+    "split": FACTORINGS,
     "start": STARTS,
     "round_to": (1, 65_536),
     "calibration_images": (1, 100_000_000),
@@ -117,8 +117,10 @@ class Settings:
     metric: Metric | None = None
 
     def __post_init__(self) -> None:
-        checks.whole(calibration_images=self.calibration_images, points=self.points, round_to=self.round_to)
-        checks.whole(0, seed=self.seed)
+        checks.whole_number(
+            calibration_images=self.calibration_images, points=self.points, round_to=self.round_to
+        )
+        checks.whole_number(0, seed=self.seed)
         if not 0 < self.floor <= 1:
             raise ValueError(
                 "floor is the smallest fraction of a group or layer that may be kept, in (0, 1], "
@@ -268,7 +270,7 @@ def check_problem(task: AnyTask, reward_images: int | None, **problem: Any) -> N
     Raises:
         BudgetError, ValueError: as `CompressionEnv`.
     """
-    checks.whole(reward_images=reward_images)
+    checks.whole_number(reward_images=reward_images)
     if task.metric is not None and problem.get("reward", "error") not in OF_SCORES:
         raise ValueError(
             f"reward is {problem['reward']}, which needs logits; with a metric of your own it is one of "

@@ -55,7 +55,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     ## Information
     `reset` gives ``share``, the largest keep ratio that the budget allows for all decisions alike;
     ``decisions``, their number; ``choices``, the allowed keep ratios of each; ``costs``, what every plan
-    costs, see `amc_env.budget.Budget.costs`; and where they are known, ``errors``, for each choice the
+    costs, see `amc_env.budget.Budget.cost_tables`; and where they are known, ``errors``, for each choice the
     relative errors of the layers that read the group, see `amc_env.repair.sensitivity`. Before each decision
     ``actions`` holds the action that asks for each of its choices, the nearest one where the scale does not
     reach it. Each step gives
@@ -175,7 +175,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         super().reset(seed=seed)
         self._begin()
         info = {"share": self._share, "decisions": len(self.graph.groups), "actions": self._actions()}
-        info |= {"choices": self.budget.keeps, "costs": _own(self.budget.costs)}
+        info |= {"choices": self.budget.keeps, "costs": _own(self.budget.cost_tables)}
         if self.compressor.errors is not None:
             info["errors"] = tuple(self.compressor.errors)
         return self._observe(), info
@@ -191,7 +191,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         group, share = self._next_group(), self._share
         asked = _number(action, group)
         keep, affordable = self.scale.to_keep(asked, share), self.budget.affordable(self.counts)
-        size = int(self.budget.whole[group])
+        size = int(self.budget.dense_counts[group])
         count = int(snap(affordable, np.array(keep * size)))
 
         self.plan = self.plan.with_group(group, self.compressor.choose(group, count))
@@ -239,7 +239,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
 
     def costs(self, decided: Sequence[int]) -> dict[str, Any]:
         """What the network costs in each resource when all undecided groups are whole."""
-        counts = [*decided, *self.budget.whole[len(decided) :]]
+        counts = [*decided, *self.budget.dense_counts[len(decided) :]]
         return {name: int(prices(counts)) for name, prices in self.prices.items()}
 
     def _actions(self) -> tuple[float, ...]:

@@ -28,7 +28,6 @@ from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
 from amc_env.metrics import Evaluation
 from amc_env.plan import Plan
-from amc_env.zoo import nearest
 
 TABLES = Path(__file__).resolve().parent / "tables"
 FORMAT = 2
@@ -223,7 +222,7 @@ def load(name: str, folder: Path = TABLES) -> Table:
     """
     path, make_again = folder / f"{name}.npz", MAKE.format(name=name)
     if name not in names(folder):
-        raise TableError(f"no table {name!r}; {nearest(name, names(folder))}; {make_again}")
+        raise TableError(f"no table {name!r}; {checks.nearest(name, names(folder))}; {make_again}")
     card = _card(folder / f"{name}.json", make_again)
     try:
         content = files.content(path)

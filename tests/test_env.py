@@ -200,7 +200,7 @@ def test_every_step_says_what_was_asked_allowed_and_done(name, scale, actions):
     (_, info), *steps = episode(env, actions)
     described = {
         "choices": env.budget.keeps,
-        "costs": env.budget.costs,
+        "costs": env.budget.cost_tables,
         "errors": tuple(env.compressor.errors),
     }
     asking = {"actions": tuple(env.scale.to_action(keep, info["share"]) for keep in env.budget.keeps[0])}

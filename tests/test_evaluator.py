@@ -122,8 +122,8 @@ def test_damaged_dense_weights_are_named_at_once(value):
 
 
 def test_a_refit_that_gives_nan_is_an_error_with_the_plan():
-    def damaged(tasks):
-        for _, _, weight, columns in tasks:
+    def damaged(problems):
+        for _, _, weight, columns in problems:
             yield weight[:, columns] * (math.nan if len(columns) < weight.size(1) else 1)
 
     model = network("chain")
@@ -149,8 +149,8 @@ class Counting:
     def __init__(self):
         self.asked = []
 
-    def __call__(self, tasks):
-        for layer, _, weight, columns in tasks:
+    def __call__(self, problems):
+        for layer, _, weight, columns in problems:
             if len(columns) < weight.size(1):
                 self.asked.append((layer.name, len(weight), len(columns)))
             yield weight[:, columns] * (1 + 1 / len(columns))

@@ -96,7 +96,7 @@ class LayerCompressor:
         decided = [
             (index, method.choices(layer))
             for index, layer in enumerate(graph.layers)
-            if layer.name not in graph.whole
+            if layer.name not in graph.kept_layers
         ]
         decided = [(index, choices) for index, choices in decided if len(choices)]
         if not decided:

@@ -20,7 +20,7 @@ from amc_env.graph.layers import unchanged
 from amc_env.graph.structure import Layer
 from amc_env.repair.moments import Moments
 
-SPLITS = ("channel", "spatial")
+FACTORINGS = ("channel", "spatial")
 COSTS = ("macs", "params")  # that a rank must lower
 DAMPING = 1e-6  # of the mean diagonal, before a system is solved
 NOTHING = 1e-20  # mean square of inputs below which they say nothing about outputs
@@ -40,14 +40,14 @@ class LowRank:
     Args:
         model: the dense network.
         moments: of it, to keep the largest part of the outputs; None to keep that of the weights.
-        split: one of `SPLITS`.
+        split: one of `FACTORINGS`.
         floor: the smallest fraction of the rank that may be kept, in (0, 1].
     """
 
     name = "low_rank"
 
     def __init__(self, model: nn.Module, moments: Moments | None, *, split: str, floor: float) -> None:
-        checks.one_of("split", split, SPLITS)
+        checks.one_of("split", split, FACTORINGS)
         self.split, self._model, self._moments, self._floor = split, model, moments, floor
         self._bases: dict[str, Tensor] = {}
 
@@ -167,14 +167,15 @@ def factored(model: nn.Module, ranks: Mapping[str, int], split: object) -> nn.Mo
     Args:
         model: the dense network; changed in place.
         ranks: by name of a layer; both this and ``split`` may come from a file.
-        split: one of `SPLITS`.
+        split: one of `FACTORINGS`.
 
     Raises:
         RankError: for an impossible layer or rank.
     """
     modules, names = dict(model.named_modules()), names_of(model)
-    if split not in SPLITS or not isinstance(ranks, dict):
-        raise RankError(f"ranks by layer and a split of {', '.join(SPLITS)} are needed, not {ranks}, {split}")
+    if split not in FACTORINGS or not isinstance(ranks, dict):
+        possible = ", ".join(FACTORINGS)
+        raise RankError(f"ranks by layer and a split of {possible} are needed, not {ranks}, {split}")
     for name, rank in ranks.items():
         dense = modules.get(name)
         if not isinstance(dense, nn.Conv2d | nn.Linear):

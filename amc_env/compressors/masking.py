@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from amc_env.compressors.surgery import Solve, drop, tasks_of
+from amc_env.compressors.surgery import Solve, drop, problems_of
 from amc_env.graph.structure import Graph, Layer
 from amc_env.plan import Plan
 
@@ -93,6 +93,6 @@ def masked_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: 
     if layer.kind == "transposed":
         return weight * reads.view(-1, 1, 1, 1)
     flat = torch.zeros_like(weight).flatten(1)
-    for task, rows in tasks_of(layer, weight, reads, everything):
-        (flat[rows[:, None], task.columns],) = solve([task])
+    for problem, rows in problems_of(layer, weight, reads, everything):
+        (flat[rows[:, None], problem.columns],) = solve([problem])
     return flat.view_as(weight)

@@ -26,7 +26,7 @@ SIZES = {  # where modules note the number of channels that their vectors have
 }
 
 
-class Task(NamedTuple):
+class Problem(NamedTuple):
     """The weights to solve for in one channel group of a layer, on the kept columns.
 
     Attributes:
@@ -42,13 +42,13 @@ class Task(NamedTuple):
     columns: Tensor
 
 
-Solve = Callable[[Iterable[Task]], Iterable[Tensor]]
-"""Gives each task's weights ``(rows, k)``, in order; they depend on that task alone."""
+Solve = Callable[[Iterable[Problem]], Iterable[Tensor]]
+"""Gives each problem's weights ``(rows, k)``, in order; they depend on that problem alone."""
 
 
-def drop(tasks: Iterable[Task]) -> Iterator[Tensor]:
+def drop(problems: Iterable[Problem]) -> Iterator[Tensor]:
     """A `Solve` that repairs nothing: the dense weights of the kept columns."""
-    return (task.weight[:, task.columns] for task in tasks)
+    return (problem.weight[:, problem.columns] for problem in problems)
 
 
 class Surgeon:
@@ -224,15 +224,17 @@ def cut_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: Sol
 
 
 def _solve_columns(jobs: Sequence[tuple[Layer, Tensor, Tensor, Tensor]], solve: Solve) -> Iterator[Tensor]:
-    """The cut weights of each job; a job is a layer with the arguments of `tasks_of`."""
-    solved = iter(solve(task for job in jobs for task, _ in tasks_of(*job)))
+    """The cut weights of each job; a job is a layer with the arguments of `problems_of`."""
+    solved = iter(solve(problem for job in jobs for problem, _ in problems_of(*job)))
     for layer, weight, *_ in jobs:
         parts = list(islice(solved, layer.groups))
         yield torch.cat(parts).unflatten(1, (-1, *weight.shape[2:])) if weight.ndim > 2 else parts[0]
 
 
-def tasks_of(layer: Layer, weight: Tensor, reads: Tensor, writes: Tensor) -> Iterator[tuple[Task, Tensor]]:
-    """The task of each channel group of a layer, and the kept rows of the group.
+def problems_of(
+    layer: Layer, weight: Tensor, reads: Tensor, writes: Tensor
+) -> Iterator[tuple[Problem, Tensor]]:
+    """The problem of each channel group of a layer, and the kept rows of the group.
 
     Args:
         layer: of the graph.
@@ -245,7 +247,7 @@ def tasks_of(layer: Layer, weight: Tensor, reads: Tensor, writes: Tensor) -> Ite
     for block, (part, column) in enumerate(zip(parts, columns, strict=True)):
         rows = part.nonzero().flatten() + block * parts.size(1)
         kept = weight if len(rows) == len(weight) else weight[rows]
-        yield Task(layer, block, kept.flatten(1), column.nonzero().flatten()), rows
+        yield Problem(layer, block, kept.flatten(1), column.nonzero().flatten()), rows
 
 
 def cut_shape(layer: Layer, mask: NDArray[np.bool_]) -> tuple[int, ...]:

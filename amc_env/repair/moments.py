@@ -12,7 +12,7 @@ from mmap import mmap
 import torch
 from torch import Tensor, nn
 
-from amc_env.compressors.surgery import Task
+from amc_env.compressors.surgery import Problem
 from amc_env.data.own import OwnData, count
 from amc_env.data.splits import DataSet
 from amc_env.execution import evaluating
@@ -51,22 +51,22 @@ class Moments:
         )
         return Moments(grams, rows, self.counts)
 
-    def solve(self, tasks: Iterable[Task]) -> Iterator[Tensor]:
+    def solve(self, problems: Iterable[Problem]) -> Iterator[Tensor]:
         """A `surgery.Solve`: refitted weights if moments are known, else the dense ones.
 
         On a GPU, layers of one shape are solved at once, see `refit_together`.
         """
         if self.on_cpu:
-            return map(self._solve, tasks)
-        return iter(self._solve_together(list(tasks)))
+            return map(self._solve, problems)
+        return iter(self._solve_together(list(problems)))
 
     @property
     def on_cpu(self) -> bool:
         """Whether systems are solved on the processor."""
         return all(value.device.type == "cpu" for value in (*self.grams.values(), *self.rows.values()))
 
-    def _solve(self, task: Task) -> Tensor:
-        layer, block, weight, columns = task
+    def _solve(self, problem: Problem) -> Tensor:
+        layer, block, weight, columns = problem
         if layer.name not in self.counts or len(columns) == weight.size(1):
             return weight[:, columns]
         ridge = self.damping(layer.name, len(columns))
@@ -74,28 +74,28 @@ class Moments:
             return refit(weight, self.grams[layer.name][block], columns, ridge)
         return refit_rows(weight, self.rows[layer.name][block], columns, ridge)
 
-    def _solve_together(self, tasks: Sequence[Task]) -> list[Tensor]:
-        alike: dict[Hashable, list[int]] = {}  # indices of tasks of one shape, and each other one alone
-        for index, (layer, _, weight, columns) in enumerate(tasks):
+    def _solve_together(self, problems: Sequence[Problem]) -> list[Tensor]:
+        alike: dict[Hashable, list[int]] = {}  # indices of problems of one shape, and each other one alone
+        for index, (layer, _, weight, columns) in enumerate(problems):
             refitted = layer.name in self.grams and len(columns) < weight.size(1)
             alike.setdefault(weight.shape if refitted else index, []).append(index)
         found: dict[int, Tensor] = {}
         for indices in alike.values():
-            size = max(1, TOGETHER // tasks[indices[0]].weight.size(1) ** 2)
+            size = max(1, TOGETHER // problems[indices[0]].weight.size(1) ** 2)
             for start in range(0, len(indices), size):
                 part = indices[start : start + size]
-                found |= dict(zip(part, self._refit([tasks[index] for index in part]), strict=True))
-        return [found[index] for index in range(len(tasks))]
+                found |= dict(zip(part, self._refit([problems[index] for index in part]), strict=True))
+        return [found[index] for index in range(len(problems))]
 
-    def _refit(self, tasks: Sequence[Task]) -> list[Tensor]:
-        """Refit one task, or several of one shape."""
-        if len(tasks) == 1:
-            return [self._solve(tasks[0])]
+    def _refit(self, problems: Sequence[Problem]) -> list[Tensor]:
+        """Refit one problem, or several of one shape."""
+        if len(problems) == 1:
+            return [self._solve(problems[0])]
         return refit_together(
-            [task.weight for task in tasks],
-            [self.grams[task.layer.name][task.block] for task in tasks],
-            [task.columns for task in tasks],
-            [self.damping(task.layer.name, len(task.columns)) for task in tasks],
+            [problem.weight for problem in problems],
+            [self.grams[problem.layer.name][problem.block] for problem in problems],
+            [problem.columns for problem in problems],
+            [self.damping(problem.layer.name, len(problem.columns)) for problem in problems],
         )
 
     def damping(self, name: str, inputs: int) -> float:
