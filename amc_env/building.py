@@ -81,7 +81,8 @@ class Settings:
         points: positions sampled in each of them.
         device: where plans are repaired and run: a name in `amc_env.execution.DEVICES`.
         latency: path of a table of `experiments.latency`, for the resource "latency".
-        force: use it although it was measured under other conditions.
+        force: use that table even if it was measured on another machine, with another runtime, or of another
+            network with as many layers and the same channels.
         seed: draws the sampled positions.
         keep_whole: names of layers, or of modules with layers in them, that lose no channel on either side.
         method: what a decision is spent on. "channels", or, layer by layer: "fine_grained", its single

@@ -141,8 +141,7 @@ class WidthTable:
 
     Args:
         graph: of the dense network.
-        orders: one a group: its positions, from the one that goes last to the one that goes first; "keep k"
-            means the first k of them.
+        orders: for each group its positions, the most important first; "keep k" keeps the first k of them.
 
     Attributes:
         touched: ``(groups, layers)`` bool, whether a layer reads or writes channels of a group.

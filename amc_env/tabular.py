@@ -44,7 +44,7 @@ class Levels:
 
     Args:
         graph: of the dense network, whose groups are multiples of n.
-        orders: for each group its positions, from the one removed last to the one removed first.
+        orders: for each group its positions, the most important first.
         levels: n, the choices of each decision.
         errors: see `amc_env.compressors.Compressor`.
     """

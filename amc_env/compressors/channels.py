@@ -28,7 +28,7 @@ class Channels:
 
     Args:
         graph: of the dense network.
-        orders: for each group its positions, the one that is removed last first; from `magnitude_orders` or
+        orders: for each group its positions, the most important first; from `magnitude_orders` or
             `amc_env.repair.elimination.orders`.
         round_to: counts are multiples of this if that leaves a group 16 choices; narrower groups halve it
             until it does.

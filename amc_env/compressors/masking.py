@@ -88,7 +88,14 @@ class _KeptStatistics(TorchFunctionMode):
 
 
 def masked_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: Solve) -> Tensor:
-    """A layer's full-size weights, zero if they read a removed atom."""
+    """A layer's full-size weights, zero if they read a removed atom.
+
+    Args:
+        layer: of the graph.
+        weight: its dense weights.
+        mask: ``(atoms,)`` bool, true where an atom is kept.
+        solve: computes the weights that read kept atoms.
+    """
     reads, everything = torch.from_numpy(mask[layer.reads]), torch.ones(layer.c_out, dtype=torch.bool)
     if layer.kind == "transposed":
         return weight * reads.view(-1, 1, 1, 1)

@@ -168,7 +168,7 @@ class Solutions:
         """The weights on the kept inputs of each layer that lost some, by name; one call solves them all.
 
         Args:
-            mask: ``(atoms,)``, the kept atoms.
+            mask: ``(atoms,)`` bool, true where an atom is kept.
             solve: computes the weights.
         """
         layers = [layer for layer in self._layers if not mask[layer.reads].all()]
@@ -213,7 +213,14 @@ def cut(model: nn.Module, graph: Graph, plan: Plan, solve: Solve = drop) -> nn.M
 
 
 def cut_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: Solve) -> Tensor:
-    """A layer's weights on the rows and columns of kept atoms; a solve gives them for the columns."""
+    """A layer's weights on the rows and columns of kept atoms.
+
+    Args:
+        layer: of the graph.
+        weight: its dense weights.
+        mask: ``(atoms,)`` bool, true where an atom is kept.
+        solve: computes the weights on the kept columns.
+    """
     reads, writes = torch.from_numpy(mask[layer.reads]), torch.from_numpy(mask[layer.writes])
     if layer.kind == "depthwise":
         return weight[writes]
@@ -251,7 +258,7 @@ def problems_of(
 
 
 def cut_shape(layer: Layer, mask: NDArray[np.bool_]) -> tuple[int, ...]:
-    """The shape of the result of `cut_weight`."""
+    """The shape of the result of `cut_weight`; ``mask`` is ``(atoms,)`` bool, true where an atom is kept."""
     reads, writes = int(mask[layer.reads].sum()), int(mask[layer.writes].sum())
     if layer.kind == "linear":
         return writes, reads
@@ -261,7 +268,13 @@ def cut_shape(layer: Layer, mask: NDArray[np.bool_]) -> tuple[int, ...]:
 
 
 def resize(module: nn.Module, layer: Layer, mask: NDArray[np.bool_]) -> None:
-    """Set a module's numbers of channels to those of its cut weights."""
+    """Set a module's numbers of channels to those of its cut weights.
+
+    Args:
+        module: of the layer; changed in place.
+        layer: of the graph.
+        mask: ``(atoms,)`` bool, true where an atom is kept.
+    """
     reads, writes = int(mask[layer.reads].sum()), int(mask[layer.writes].sum())
     if isinstance(module, nn.Linear):
         module.in_features, module.out_features = reads, writes

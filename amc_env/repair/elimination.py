@@ -124,7 +124,7 @@ def damped_inverse(gram: Tensor, ridge: float) -> Tensor:
 
 
 def eliminate(readers: list[Reader], count: int, alone: Tensor) -> list[int]:
-    """The channels of a group, from the one that is removed last to the one that is removed first.
+    """The channels of a group, the most important first; they are removed from the end.
 
     Args:
         readers: of the group.
@@ -152,7 +152,7 @@ def eliminate(readers: list[Reader], count: int, alone: Tensor) -> list[int]:
 
 
 def orders(model: nn.Module, graph: Graph, moments: Moments) -> list[Ints]:
-    """For each group its positions, from the one that is removed last to the one that is removed first.
+    """For each group its positions, the most important first; they are removed from the end.
 
     Args:
         model: the dense network.

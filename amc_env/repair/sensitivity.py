@@ -25,7 +25,7 @@ def errors(
         model: the dense network.
         graph: of it.
         moments: of it, on the processor.
-        orders: for each group its positions, from the one that goes last to the one that goes first.
+        orders: for each group its positions, the most important first.
         choices: for each group the counts, ascending.
     """
     found = []
