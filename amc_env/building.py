@@ -21,9 +21,10 @@ from amc_env.data.splits import DataSet, load
 from amc_env.env import CompressionEnv
 from amc_env.execution import DEVICES, device_of
 from amc_env.fit import check_fit
+from amc_env.graph.labels import TraceError
 from amc_env.graph.part import observe
 from amc_env.graph.structure import Graph
-from amc_env.graph.trace import TraceError, trace
+from amc_env.graph.trace import trace
 from amc_env.joint_task import JointTask
 from amc_env.latency import table_for
 from amc_env.layer_task import LayerTask, make_layer_task

@@ -22,7 +22,8 @@ from amc_env.card import Card, CheckpointError, as_card
 from amc_env.compressors.low_rank import RankError, factored
 from amc_env.compressors.surgery import cut
 from amc_env.graph.given import Given
-from amc_env.graph.trace import TraceError, trace
+from amc_env.graph.labels import TraceError
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan, PlanError
 from amc_env.zoo import ModelError, build
 

@@ -29,8 +29,10 @@ from amc_env.compressors.channels import Channels, magnitude_orders
 from amc_env.compressors.surgery import cut
 from amc_env.data.splits import DataError, data_folder, load
 from amc_env.env import CompressionEnv
-from amc_env.evaluator import Evaluation, EvaluationError, accuracy
-from amc_env.graph.trace import TraceError, trace
+from amc_env.evaluator import accuracy
+from amc_env.graph.labels import TraceError
+from amc_env.graph.trace import trace
+from amc_env.metrics import Evaluation, EvaluationError
 from amc_env.observation import FEATURES
 from amc_env.plan import Plan
 

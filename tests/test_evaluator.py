@@ -13,10 +13,10 @@ from amc_env.compressors import remembered
 from amc_env.compressors.networks import CutNetworks, MaskedNetworks, networks
 from amc_env.compressors.surgery import cut
 from amc_env.cost import macs
-from amc_env.evaluator import EvaluationError, Evaluator, accuracy
+from amc_env.evaluator import Evaluator, accuracy
 from amc_env.execution import evaluating
 from amc_env.graph.trace import trace
-from amc_env.metrics import mean, per_image
+from amc_env.metrics import EvaluationError, mean, per_image
 from amc_env.plan import Plan
 
 DATA = images()

@@ -17,8 +17,9 @@ from amc_env.compressors.networks import MaskedNetworks
 from amc_env.compressors.surgery import Problem, Surgeon, cut, drop
 from amc_env.compressors.trial import try_cut
 from amc_env.cost import Macs, Params, mask_widths
+from amc_env.graph.labels import TraceError
 from amc_env.graph.structure import Graph
-from amc_env.graph.trace import TraceError, trace
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan, PlanError
 
 names = pytest.mark.parametrize("name", networks.NETS)
