@@ -12,7 +12,7 @@ from amc_env.building import make_task
 from amc_env.compressors.channels import Channels, magnitude_orders
 from amc_env.compressors.constraints import unconstrained
 from amc_env.compressors.joint import Joint
-from amc_env.data.splits import from_tensors
+from amc_env.data.tensors import from_tensors
 from amc_env.graph.trace import trace
 from amc_env.plan import Plan
 from experiments.recording.plans import groups

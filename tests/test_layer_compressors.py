@@ -17,7 +17,8 @@ from amc_env.compressors.constraints import Shared, unconstrained
 from amc_env.compressors.fine_grained import FineGrained, curvature
 from amc_env.compressors.low_rank import LowRank, RankError, factored
 from amc_env.compressors.weight_sharing import WeightSharing, refit_values
-from amc_env.data.splits import from_tensors, load
+from amc_env.data.splits import load
+from amc_env.data.tensors import from_tensors
 from amc_env.graph.trace import trace
 from amc_env.plan import Plan, PlanError
 from amc_env.repair.moments import collect

@@ -13,7 +13,8 @@ from amc_env.compressors.masking import masked
 from amc_env.compressors.surgery import cut
 from amc_env.compressors.trial import check, random_plan
 from amc_env.data.own import OwnData
-from amc_env.data.splits import CACHE, DataError, from_tensors
+from amc_env.data.splits import CACHE, DataError
+from amc_env.data.tensors import from_tensors
 from amc_env.graph.labels import TraceError
 from amc_env.graph.part import observe
 from amc_env.graph.trace import trace
