@@ -123,22 +123,13 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         beta: float = 0.7,
         render_mode: str | None = None,
     ) -> None:
-        checks.one_of("reward", reward, REWARDS)
-        checks.one_of("scale", scale, SCALES)
+        self.limits = dict(limits or {})
+        _check_settings(reward, scale, beta)
         checks.one_of("render_mode", render_mode, (None, *self.metadata["render_modes"]))
-        checks.positive(beta=beta)
-        if beta > WIDEST:
-            raise ValueError(
-                f"beta is {beta}, it is at most {WIDEST:g}: half the width of the scale, in nats"
-            )
+        _check_targets(resource, target, self.limits)
         self.compressor, self.graph, self.evaluator = compressor, compressor.graph, evaluator
         self.resource, self.render_mode = resource, render_mode
         self.scale, self.reward = SCALES[scale](beta), REWARDS[reward]
-        self.limits = dict(limits or {})
-        if resource in self.limits and self.limits[resource] != target:
-            raise ValueError(
-                f"two targets for {resource}: target={target} and {self.limits[resource]} in limits; give one"
-            )
         self.prices = {
             name: compressor.prices(name)
             for name in dict.fromkeys((*RESOURCES, resource, *self.limits, WEIGHED.get(reward, resource)))
@@ -252,6 +243,21 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         if self.counts:
             previous = self.counts[-1] / len(self.graph.groups[decided - 1])
         return self._embedding(decided, 1 - self.budget.spent(self.counts), previous)
+
+
+def _check_settings(reward: str, scale: str, beta: float) -> None:
+    checks.one_of("reward", reward, REWARDS)
+    checks.one_of("scale", scale, SCALES)
+    checks.positive(beta=beta)
+    if beta > WIDEST:
+        raise ValueError(f"beta is {beta}, it is at most {WIDEST:g}: half the width of the scale, in nats")
+
+
+def _check_targets(resource: str, target: float, limits: Mapping[str, float]) -> None:
+    if resource in limits and limits[resource] != target:
+        raise ValueError(
+            f"two targets for {resource}: target={target} and {limits[resource]} in limits; give one"
+        )
 
 
 def _number(action: ArrayLike, group: int) -> float:
