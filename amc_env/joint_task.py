@@ -16,8 +16,9 @@ from amc_env.compressors.surgery import Solve, Surgeon, cut
 from amc_env.compressors.weight_sharing import Sharing
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import Evaluator
-from amc_env.graph.structure import Graph, Layer
+from amc_env.graph.structure import Layer
 from amc_env.plan import Plan
+from amc_env.task import Task
 
 
 class JointNetworks:
@@ -79,13 +80,12 @@ class JointTask:
     tunable = True
     part = ""
 
-    def __init__(self, channels: Any, *, start: str, seed: int) -> None:
+    def __init__(self, channels: Task, *, start: str, seed: int) -> None:
         self._channels, self._start, self._seed = channels, start, seed
-        self.model: nn.Module = channels.model
+        self.model, self.device = channels.model, channels.device
         self.data: DataSet = channels.data
-        self.device: torch.device = channels.device
         self.draft = Joint(channels.draft)
-        self.graph: Graph = self.draft.graph
+        self.graph = self.draft.graph
 
     @cached_property
     def compressor(self) -> Joint:
@@ -109,8 +109,7 @@ class JointTask:
             PlanError: for a plan of another network or compressor.
         """
         channels, bits = self.compressor.parts(plan)
-        small: nn.Module = self._channels.network(channels)
-        return self._shared(small, channels, bits, self.sharing)
+        return self._shared(self._channels.network(channels), channels, bits, self.sharing)
 
     def rehearsal(self) -> nn.Module:
         """The smallest possible network, made without moments."""
