@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from amc_env import files
 from amc_env.card import Card, CheckpointError, as_card
 from amc_env.compressors.low_rank import RankError, factored
 from amc_env.compressors.surgery import cut
+from amc_env.files import DamagedError, parse, read_json, seal, write_all
+from amc_env.files import content as content_of
 from amc_env.graph.given import Given
 from amc_env.graph.labels import TraceError
 from amc_env.graph.trace import trace
@@ -43,13 +44,13 @@ def save(stem: Path | str, model: nn.Module, card: Card) -> Card:
     state = model.state_dict()
     refuse_objects(state)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    weights_file, card_file = paths(stem)
+    weights_file, card_file = files(stem)
     refuse_non_finite(tensors, f"{weights_file} is not written")
     content = safetensors.torch.save(tensors)
     card = replace(card, sha256=hashlib.sha256(content).hexdigest())
-    text = json.dumps(files.seal(asdict(card)), indent=2, sort_keys=True, allow_nan=False) + "\n"
+    text = json.dumps(seal(asdict(card)), indent=2, sort_keys=True, allow_nan=False) + "\n"
     try:
-        files.write_all({weights_file: content, card_file: text})
+        write_all({weights_file: content, card_file: text})
     except OSError as error:
         raise CheckpointError(
             f"{weights_file} cannot be written: {error.strerror}; choose another folder"
@@ -65,7 +66,7 @@ def load(stem: Path | str) -> tuple[nn.Module, Card]:
             holds a weight that is not finite.
     """
     card = read_card(stem)
-    model = empty(card, paths(stem)[1])
+    model = empty(card, files(stem)[1])
     _fill(model, stem, card)
     return model.eval(), card
 
@@ -101,7 +102,7 @@ def restore(dense: nn.Module, stem: Path | str) -> tuple[nn.Module, Card]:
     """
     card = read_card(stem)
     refuse_objects(dense.state_dict())
-    model = copy.deepcopy(dense) if card.plan is None else _cut(dense, card, paths(stem)[1])
+    model = copy.deepcopy(dense) if card.plan is None else _cut(dense, card, files(stem)[1])
     _fill(model, stem, card)
     return model.eval(), card
 
@@ -124,10 +125,10 @@ def read_card(stem: Path | str) -> Card:
     Raises:
         CheckpointError: when the card is missing or is not a card.
     """
-    _, path = paths(stem)
+    _, path = files(stem)
     try:
-        content = files.read_json(path)
-    except files.DamagedError as error:
+        content = read_json(path)
+    except DamagedError as error:
         raise CheckpointError(f"{error}; take it from its source again") from error
     except OSError as error:
         raise _unread(path, error, TRAIN.format(model="<model>", data="<data set>")) from error
@@ -148,14 +149,14 @@ def shipped(name: str) -> Path:
     return SHIPPED / name
 
 
-def paths(stem: Path | str) -> tuple[Path, Path]:
+def files(stem: Path | str) -> tuple[Path, Path]:
     """Weights file and card file of a stem, whose name may contain dots."""
     stem = Path(stem)
     return stem.with_name(f"{stem.name}.safetensors"), stem.with_name(f"{stem.name}.json")
 
 
 def _fill(model: nn.Module, stem: Path | str, card: Card) -> None:
-    path, _ = paths(stem)
+    path, _ = files(stem)
     content = _read(path, TRAIN.format(model=card.architecture, data=card.data))
     _refuse_damaged(path, content, card)
     try:
@@ -209,7 +210,7 @@ def _length(content: bytes) -> int | None:
     if len(content) < header:
         return header
     try:
-        entries = files.parse(content[8:header])
+        entries = parse(content[8:header])
         ends = [int(entry["data_offsets"][1]) for entry in entries.values() if "data_offsets" in entry]
         return header + max(ends)
     except (ValueError, LookupError, TypeError, AttributeError):
@@ -264,8 +265,8 @@ def _refuse_other_network(path: Path, wanted: Mapping[str, Tensor], found: Mappi
 
 def _read(path: Path, command: str) -> bytes:
     try:
-        return files.content(path)
-    except files.DamagedError as error:
+        return content_of(path)
+    except DamagedError as error:
         raise CheckpointError(f"{error}; take it from its source again") from error
     except OSError as error:
         raise _unread(path, error, command) from error

@@ -206,8 +206,8 @@ def _of_networks(folder: Path) -> dict[str, Kind]:
     packed = folder / f"mine{packing.SUFFIX}"
     packing.write(packed, network.state_dict(), CARD)
     another = packing.write(folder / f"other{packing.SUFFIX}", other.state_dict(), CARD)
-    weights_file, card_file = checkpoints.paths(stem)
-    other_weights, other_card = checkpoints.paths(twin)
+    weights_file, card_file = checkpoints.files(stem)
+    other_weights, other_card = checkpoints.files(twin)
 
     def read() -> Any:
         model, card = checkpoints.load(stem)
