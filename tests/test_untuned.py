@@ -101,23 +101,24 @@ def test_staged_repair_is_by_moments_while_searching_and_sequential_from_then_on
 
 
 class Blurred(nn.Module):
-    """Between its two layers a blur, whose kernel is fixed: no plan cuts it, and every plan pays for it."""
+    """Between its convolutions a blur, whose kernel is fixed: no plan cuts it, and every plan pays for it."""
 
     def __init__(self):
         super().__init__()
-        self.conv, self.head = nn.Conv2d(SHAPE[0], 4, 3, padding=1), nn.Linear(4, CLASSES)
+        self.first, self.second = nn.Conv2d(SHAPE[0], 4, 3, padding=1), nn.Conv2d(4, 6, 1)
+        self.head = nn.Linear(6, CLASSES)
         self.register_buffer("blur", torch.ones(4, 1, 5, 5) / 25)
 
     def forward(self, x):
-        x = F.conv2d(self.conv(x), self.blur, padding=2, groups=4)
-        return self.head(x.mean((2, 3)))
+        x = F.conv2d(self.first(x), self.blur, padding=2, groups=4)
+        return self.head(F.relu(self.second(x)).mean((2, 3)))
 
 
 def test_one_shot_networks_pay_for_what_no_plan_cuts():
     model, data = Blurred(), images()
     pixels = math.prod(SHAPE[1:])
-    assert one_shot.total(model, data) == pixels * 4 * (9 * SHAPE[0] + 25) + 4 * CLASSES
-    assert one_shot.total(model, data) == make_task(model, data, repair="none").draft.prices("macs")([4])
+    assert one_shot.total(model, data) == pixels * 4 * (9 * SHAPE[0] + 25 + 6) + 6 * CLASSES
+    assert one_shot.total(model, data) == make_task(model, data, repair="none").draft.prices("macs")([6])
 
 
 @pytest.mark.slow
