@@ -365,7 +365,7 @@ def test_costs_that_fall_are_described_exactly(case):
     *_, budget = case
     if budget is None:
         return
-    lattice = Lattice(budget.keeps, budget.costs)
+    lattice = Lattice(budget.keeps, budget.cost_tables)
     plans = np.stack([axis.ravel() for axis in np.indices((4, 4, 4))], axis=1)
     for limit, described in zip(budget.limits, lattice.limits, strict=True):
         np.testing.assert_array_equal(described.cost(plans), limit.prices(plans + 1))
