@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
+from agents.episode import check_limits
 from agents.lattice import Lattice, Limit, Plans
 from agents.plan_search import PlanSearch
 
@@ -35,8 +36,7 @@ class Additive(PlanSearch):
     """
 
     def __init__(self, *args: Any, levels: int = 4, **kwargs: Any) -> None:
-        if levels < 1:
-            raise ValueError(f"{levels=}: wanted at least 1")
+        check_limits(LIMITS, {"levels": levels})
         self.levels = levels
         self.centre: list[int] = []
         self.changed = False  # the changes around the centre were the last plans

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from agents.ddpg import DDPG
 from agents.elites import Guide, Revisits
-from agents.episode import Array, Episode, Info
+from agents.episode import Array, Episode, Info, check_limits
 from agents.networks import q_values
 from agents.noise import truncated_normal
 
@@ -56,10 +56,9 @@ class EliteDDPG(DDPG):
         sigma_decay: float = 0.985,
         **settings: Any,
     ) -> None:
-        if not 0 <= revisit <= 1:
-            raise ValueError(f"{revisit=}: wanted in [0, 1]")
-        if draws < 1:
-            raise ValueError(f"{draws=}: wanted > 0")
+        own = {"draws": draws, "revisit": revisit, "revisit_top": revisit_top, "revisit_sigma": revisit_sigma}
+        own |= {"revisit_changed": revisit_changed, "revisit_drawn": revisit_drawn}
+        check_limits(LIMITS, own)
         super().__init__(*args, warmup=warmup, learn_after=learn_after, sigma_decay=sigma_decay, **settings)
         self.draws, self.revisit = draws, revisit
         self.revisits = Revisits(

@@ -70,10 +70,6 @@ class Revisits:
     """
 
     def __init__(self, *, top: int, sigma: float, changed: float, drawn: float) -> None:
-        if not (top > 0 and sigma > 0 and 0 < changed <= 1 and 0 <= drawn <= 1):
-            raise ValueError(
-                f"revisits: {top=}, {sigma=}, {changed=}, {drawn=}: wanted > 0, > 0, in (0, 1], in [0, 1]"
-            )
         self.top, self.sigma, self.changed, self.drawn = top, sigma, changed, drawn
         self.best: list[tuple[float, Array]] = []  # reward and asked actions, the best first
         self._ends: dict[bytes, dict[float, tuple[float, float]]] = {}  # see `_end`

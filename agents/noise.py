@@ -22,15 +22,11 @@ def truncated_normal(mu: NDArray[np.floating], sigma: float, rng: np.random.Gene
 
 @dataclass(frozen=True)
 class SigmaSchedule:
-    """Sigma of an episode: constant up to that of index ``warmup``, then multiplied by ``decay`` each."""
+    """Sigma of an episode: ``initial`` up to that of index ``warmup``, then multiplied by ``decay`` each."""
 
-    initial: float = 0.5
-    warmup: int = 100  # episodes
-    decay: float = 0.95  # an episode; not in the paper, the released code's
-
-    def __post_init__(self) -> None:
-        if not (self.initial >= 0 and self.warmup >= 0 and 0 < self.decay <= 1):
-            raise ValueError(f"{self}: wanted initial >= 0, warmup >= 0 and decay in (0, 1]")
+    initial: float
+    warmup: int
+    decay: float
 
     def __call__(self, episode: int) -> float:
         """Sigma of the episode with that index, from 0."""

@@ -10,6 +10,7 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.spatial.distance import cdist
 from scipy.special import ndtr
 
+from agents.episode import check_limits
 from agents.lattice import Lattice, Plans
 from agents.plan_search import PlanSearch
 
@@ -44,8 +45,7 @@ class GP(PlanSearch):
     def __init__(
         self, *args: Any, starts: int = 20, candidates: int = 500, most: int = 400, **kwargs: Any
     ) -> None:
-        if not (starts > 0 and candidates > 0 and most > 1):
-            raise ValueError(f"{starts=}, {candidates=}, {most=}: wanted > 0, > 0, > 1")
+        check_limits(LIMITS, {"starts": starts, "candidates": candidates, "most": most})
         self.starts, self.candidates, self.most = starts, candidates, most
         self._thinned = False
         super().__init__(*args, starts=starts, candidates=candidates, most=most, **kwargs)

@@ -54,7 +54,7 @@ class Budget:
         unit: of the first resource.
         dense: the dense network's cost.
         limit: the largest cost within the target.
-        whole: ``(groups,)`` the counts of the dense network.
+        dense_counts: ``(groups,)`` the counts of the dense network.
         cheapest: ``(groups,)`` the counts of the cheapest network, which later groups are assumed to reach:
             from the floors, one group after the other is set to its cheapest count until none can be lowered.
 
@@ -65,9 +65,9 @@ class Budget:
 
     def __init__(self, compressor: Compressor, targets: Mapping[str, float]) -> None:
         self.choices = compressor.choices
-        self.whole: Ints = np.array([len(group) for group in compressor.graph.groups])
+        self.dense_counts: Ints = np.array([len(group) for group in compressor.graph.groups])
         self.limits = [
-            limit_of(compressor.prices(name), target, self.whole) for name, target in targets.items()
+            limit_of(compressor.prices(name), target, self.dense_counts) for name, target in targets.items()
         ]
         main = self.limits[0]
         self.unit, self.dense, self.limit, self._price = (
@@ -77,7 +77,10 @@ class Budget:
         self._check_reach()
         self._ratios = np.unique(np.concatenate(self.keeps))
         self._uniform = np.stack(
-            [snap(own, self._ratios * size) for own, size in zip(self.choices, self.whole, strict=True)],
+            [
+                snap(own, self._ratios * size)
+                for own, size in zip(self.choices, self.dense_counts, strict=True)
+            ],
             axis=1,
         )
 
@@ -86,7 +89,7 @@ class Budget:
 
         If none of those is affordable, the smallest affordable count.
         """
-        return int(snap(self.affordable(decided), np.array(keep * self.whole[len(decided)])))
+        return int(snap(self.affordable(decided), np.array(keep * self.dense_counts[len(decided)])))
 
     def follow(self, keep: Callable[[int, float], float]) -> tuple[int, ...]:
         """The counts of a policy that asks for ``keep(group, share)`` of each group, see `share`."""
@@ -119,10 +122,12 @@ class Budget:
     @cached_property
     def keeps(self) -> tuple[tuple[float, ...], ...]:
         """Allowed keep ratios of each group, ascending."""
-        return tuple(tuple((own / size).tolist()) for own, size in zip(self.choices, self.whole, strict=True))
+        return tuple(
+            tuple((own / size).tolist()) for own, size in zip(self.choices, self.dense_counts, strict=True)
+        )
 
     @cached_property
-    def costs(self) -> dict[str, Any]:
+    def cost_tables(self) -> dict[str, Any]:
         """The costs of all plans, as plain data.
 
         ``limit`` is the budget. A plan costs ``constant``, plus its entry in ``single[group]`` for each
@@ -158,7 +163,7 @@ class Budget:
 
     def spent(self, decided: Sequence[int]) -> float:
         """The cost with all undecided groups whole, as a fraction of the dense network's."""
-        return int(self._price([*decided, *self.whole[len(decided) :]])) / self.dense
+        return int(self._price([*decided, *self.dense_counts[len(decided) :]])) / self.dense
 
     def within(self, counts: Ints) -> NDArray[np.bool_]:
         """``(...)`` bool, whether plans ``(..., groups)`` are within every limit."""

@@ -13,7 +13,7 @@ from torch import nn
 from amc_env import checkpoints, checks
 from amc_env.actions import SCALES
 from amc_env.compressors.channels import Channels
-from amc_env.compressors.low_rank import SPLITS
+from amc_env.compressors.low_rank import FACTORINGS
 from amc_env.compressors.sharing import STARTS
 from amc_env.compressors.trial import check, check_replaceable, random_plan, try_cut, with_sound_folds
 from amc_env.data.own import OwnData
@@ -21,9 +21,10 @@ from amc_env.data.splits import DataSet, load
 from amc_env.env import CompressionEnv
 from amc_env.execution import DEVICES, device_of
 from amc_env.fit import check_fit
+from amc_env.graph.labels import TraceError
 from amc_env.graph.part import observe
 from amc_env.graph.structure import Graph
-from amc_env.graph.trace import TraceError, trace
+from amc_env.graph.trace import trace
 from amc_env.joint_task import JointTask
 from amc_env.latency import table_for
 from amc_env.layer_task import LayerTask, make_layer_task
@@ -48,7 +49,7 @@ LIMITS = {  # of the arguments of `make_env`: the lowest and the highest, or the
     "order": ORDERS,
     "repair": REPAIRS,
     "method": METHODS,
-    "split": SPLITS,
+    "split": FACTORINGS,
     "start": STARTS,
     "round_to": (1, 65_536),
     "calibration_images": (1, 100_000_000),
@@ -69,7 +70,7 @@ class Settings:
 
     Args:
         round_to: channels are kept in multiples of this if a group is wide enough.
-        floor: smallest fraction of a group that may be kept, in (0, 1].
+        floor: smallest fraction of a group or layer that may be kept, in (0, 1].
         order: which channels stay: "elimination" keeps those without which the layers that read them lose
             most although they are refitted; "magnitude" keeps those that are read with the largest weights.
         repair: how least squares makes up for removed channels. "moments": from the dense network's inputs,
@@ -81,7 +82,8 @@ class Settings:
         points: positions sampled in each of them.
         device: where plans are repaired and run: a name in `amc_env.execution.DEVICES`.
         latency: path of a table of `experiments.latency`, for the resource "latency".
-        force: use it although it was measured under other conditions.
+        force: use that table even if it was measured on another machine, with another runtime, or of another
+            network with as many layers and the same channels.
         seed: draws the sampled positions.
         keep_whole: names of layers, or of modules with layers in them, that lose no channel on either side.
         method: what a decision is spent on. "channels", or, layer by layer: "fine_grained", its single
@@ -117,8 +119,15 @@ class Settings:
     metric: Metric | None = None
 
     def __post_init__(self) -> None:
-        checks.whole(calibration_images=self.calibration_images, points=self.points, round_to=self.round_to)
-        checks.whole(0, seed=self.seed)
+        checks.whole_number(
+            calibration_images=self.calibration_images, points=self.points, round_to=self.round_to
+        )
+        checks.whole_number(0, seed=self.seed)
+        if not 0 < self.floor <= 1:
+            raise ValueError(
+                "floor is the smallest fraction of a group or layer that may be kept, in (0, 1], "
+                f"not {self.floor}"
+            )
         checks.one_of("order", self.order, ORDERS)
         checks.one_of("repair", self.repair, REPAIRS)
         checks.one_of("method", self.method, METHODS)
@@ -263,7 +272,7 @@ def check_problem(task: AnyTask, reward_images: int | None, **problem: Any) -> N
     Raises:
         BudgetError, ValueError: as `CompressionEnv`.
     """
-    checks.whole(reward_images=reward_images)
+    checks.whole_number(reward_images=reward_images)
     if task.metric is not None and problem.get("reward", "error") not in OF_SCORES:
         raise ValueError(
             f"reward is {problem['reward']}, which needs logits; with a metric of your own it is one of "

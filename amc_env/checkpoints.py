@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from amc_env import files as whole
 from amc_env.card import Card, CheckpointError, as_card
 from amc_env.compressors.low_rank import RankError, factored
 from amc_env.compressors.surgery import cut
+from amc_env.files import DamagedError, parse, read_json, seal, write_all
+from amc_env.files import content as content_of
 from amc_env.graph.given import Given
-from amc_env.graph.trace import TraceError, trace
+from amc_env.graph.labels import TraceError
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan, PlanError
 from amc_env.zoo import ModelError, build
 
@@ -46,9 +48,9 @@ def save(stem: Path | str, model: nn.Module, card: Card) -> Card:
     refuse_non_finite(tensors, f"{weights_file} is not written")
     content = safetensors.torch.save(tensors)
     card = replace(card, sha256=hashlib.sha256(content).hexdigest())
-    text = json.dumps(whole.seal(asdict(card)), indent=2, sort_keys=True, allow_nan=False) + "\n"
+    text = json.dumps(seal(asdict(card)), indent=2, sort_keys=True, allow_nan=False) + "\n"
     try:
-        whole.write_all({weights_file: content, card_file: text})
+        write_all({weights_file: content, card_file: text})
     except OSError as error:
         raise CheckpointError(
             f"{weights_file} cannot be written: {error.strerror}; choose another folder"
@@ -125,8 +127,8 @@ def read_card(stem: Path | str) -> Card:
     """
     _, path = files(stem)
     try:
-        content = whole.read_json(path)
-    except whole.DamagedError as error:
+        content = read_json(path)
+    except DamagedError as error:
         raise CheckpointError(f"{error}; take it from its source again") from error
     except OSError as error:
         raise _unread(path, error, TRAIN.format(model="<model>", data="<data set>")) from error
@@ -208,7 +210,7 @@ def _length(content: bytes) -> int | None:
     if len(content) < header:
         return header
     try:
-        entries = whole.parse(content[8:header])
+        entries = parse(content[8:header])
         ends = [int(entry["data_offsets"][1]) for entry in entries.values() if "data_offsets" in entry]
         return header + max(ends)
     except (ValueError, LookupError, TypeError, AttributeError):
@@ -263,8 +265,8 @@ def _refuse_other_network(path: Path, wanted: Mapping[str, Tensor], found: Mappi
 
 def _read(path: Path, command: str) -> bytes:
     try:
-        return whole.content(path)
-    except whole.DamagedError as error:
+        return content_of(path)
+    except DamagedError as error:
         raise CheckpointError(f"{error}; take it from its source again") from error
     except OSError as error:
         raise _unread(path, error, command) from error

@@ -20,7 +20,7 @@ def positive(**settings: float | None) -> None:
             raise ValueError(f"{name} is {value}, it must be above 0 and finite")
 
 
-def whole(least: int = 1, **settings: object) -> None:
+def whole_number(least: int = 1, **settings: object) -> None:
     """Raise a `ValueError` unless each setting is None or a whole number from ``least`` on."""
     for name, value in settings.items():
         counts = isinstance(value, int | np.integer) and not isinstance(value, bool)
@@ -32,3 +32,10 @@ def did_you_mean(asked: str, choices: Iterable[str]) -> str:
     """A question that names similar choices; "" without any."""
     near = difflib.get_close_matches(asked, list(choices), n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else ""
+
+
+def nearest(asked: str, choices: Iterable[str]) -> str:
+    """The end of an error message: similar choices, and all choices."""
+    choices = sorted(choices)
+    near, listed = did_you_mean(asked, choices), f"choose from {', '.join(choices)}"
+    return f"{near} Otherwise {listed}" if near else listed

@@ -141,8 +141,7 @@ class WidthTable:
 
     Args:
         graph: of the dense network.
-        orders: one a group: its positions, from the one that goes last to the one that goes first; "keep k"
-            means the first k of them.
+        orders: for each group its positions, the most important first; "keep k" keeps the first k of them.
 
     Attributes:
         touched: ``(groups, layers)`` bool, whether a layer reads or writes channels of a group.
@@ -220,3 +219,8 @@ def mask_widths(graph: Graph, mask: NDArray[np.bool_]) -> Widths:
     rows: Ints = _per_atom(graph)[mask].sum(0)
     layers = len(graph.layers)
     return Widths(rows[:layers], rows[layers:-1], rows[-1])
+
+
+def dense_widths(graph: Graph) -> Widths:
+    """The widths of the dense network."""
+    return mask_widths(graph, np.ones(graph.atoms, dtype=bool))

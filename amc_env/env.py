@@ -12,7 +12,7 @@ from amc_env import checks, render
 from amc_env.actions import SCALES, WIDEST
 from amc_env.budget import Budget, snap
 from amc_env.compressors import Compressor
-from amc_env.cost import RESOURCES, Macs, mask_widths
+from amc_env.cost import RESOURCES, Macs, dense_widths
 from amc_env.metrics import Evaluation, EvaluationError, Score
 from amc_env.observation import FEATURES, Embedding, Observation
 from amc_env.plan import Plan
@@ -55,7 +55,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     ## Information
     `reset` gives ``share``, the largest keep ratio that the budget allows for all decisions alike;
     ``decisions``, their number; ``choices``, the allowed keep ratios of each; ``costs``, what every plan
-    costs, see `amc_env.budget.Budget.costs`; and where they are known, ``errors``, for each choice the
+    costs, see `amc_env.budget.Budget.cost_tables`; and where they are known, ``errors``, for each choice the
     relative errors of the layers that read the group, see `amc_env.repair.sensitivity`. Before each decision
     ``actions`` holds the action that asks for each of its choices, the nearest one where the scale does not
     reach it. Each step gives
@@ -123,22 +123,13 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         beta: float = 0.7,
         render_mode: str | None = None,
     ) -> None:
-        checks.one_of("reward", reward, REWARDS)
-        checks.one_of("scale", scale, SCALES)
+        self.limits = dict(limits or {})
+        _check_settings(reward, scale, beta)
         checks.one_of("render_mode", render_mode, (None, *self.metadata["render_modes"]))
-        checks.positive(beta=beta)
-        if beta > WIDEST:
-            raise ValueError(
-                f"beta is {beta}, it is at most {WIDEST:g}: half the width of the scale, in nats"
-            )
+        _check_targets(resource, target, self.limits)
         self.compressor, self.graph, self.evaluator = compressor, compressor.graph, evaluator
         self.resource, self.render_mode = resource, render_mode
         self.scale, self.reward = SCALES[scale](beta), REWARDS[reward]
-        self.limits = dict(limits or {})
-        if resource in self.limits and self.limits[resource] != target:
-            raise ValueError(
-                f"two targets for {resource}: target={target} and {self.limits[resource]} in limits; give one"
-            )
         self.prices = {
             name: compressor.prices(name)
             for name in dict.fromkeys((*RESOURCES, resource, *self.limits, WEIGHED.get(reward, resource)))
@@ -147,8 +138,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         self.limits.pop(resource, None)
         self.target, self.budget = target, Budget(compressor, {resource: target} | self.limits)
         self._begin()
-        dense = mask_widths(self.graph, np.ones(self.graph.atoms, dtype=bool))
-        self._embedding = Embedding(self.graph, Macs(self.graph).by_layer(dense))
+        self._embedding = Embedding(self.graph, Macs(self.graph).by_layer(dense_widths(self.graph)))
         self.observation_space = gym.spaces.Box(0, 1, (len(FEATURES),), np.float32)
         self.action_space = gym.spaces.Box(0, 1, (1,), np.float32)
 
@@ -176,7 +166,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         super().reset(seed=seed)
         self._begin()
         info = {"share": self._share, "decisions": len(self.graph.groups), "actions": self._actions()}
-        info |= {"choices": self.budget.keeps, "costs": _own(self.budget.costs)}
+        info |= {"choices": self.budget.keeps, "costs": _own(self.budget.cost_tables)}
         if self.compressor.errors is not None:
             info["errors"] = tuple(self.compressor.errors)
         return self._observe(), info
@@ -192,7 +182,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         group, share = self._next_group(), self._share
         asked = _number(action, group)
         keep, affordable = self.scale.to_keep(asked, share), self.budget.affordable(self.counts)
-        size = int(self.budget.whole[group])
+        size = int(self.budget.dense_counts[group])
         count = int(snap(affordable, np.array(keep * size)))
 
         self.plan = self.plan.with_group(group, self.compressor.choose(group, count))
@@ -240,7 +230,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
 
     def costs(self, decided: Sequence[int]) -> dict[str, Any]:
         """What the network costs in each resource when all undecided groups are whole."""
-        counts = [*decided, *self.budget.whole[len(decided) :]]
+        counts = [*decided, *self.budget.dense_counts[len(decided) :]]
         return {name: int(prices(counts)) for name, prices in self.prices.items()}
 
     def _actions(self) -> tuple[float, ...]:
@@ -253,6 +243,21 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         if self.counts:
             previous = self.counts[-1] / len(self.graph.groups[decided - 1])
         return self._embedding(decided, 1 - self.budget.spent(self.counts), previous)
+
+
+def _check_settings(reward: str, scale: str, beta: float) -> None:
+    checks.one_of("reward", reward, REWARDS)
+    checks.one_of("scale", scale, SCALES)
+    checks.positive(beta=beta)
+    if beta > WIDEST:
+        raise ValueError(f"beta is {beta}, it is at most {WIDEST:g}: half the width of the scale, in nats")
+
+
+def _check_targets(resource: str, target: float, limits: Mapping[str, float]) -> None:
+    if resource in limits and limits[resource] != target:
+        raise ValueError(
+            f"two targets for {resource}: target={target} and {limits[resource]} in limits; give one"
+        )
 
 
 def _number(action: ArrayLike, group: int) -> float:

@@ -23,8 +23,6 @@ AT_ONCE = {
     "cuda": 500 * 3 * 32 * 32,
 }  # numbers in a batch of `logits`; a CPU caches them
 
-__all__ = ["Evaluation", "EvaluationError", "Evaluator", "accuracy", "compared", "culprit", "logits"]
-
 
 class Evaluator:
     """Evaluates plans of one dense network on one split, and caches each plan's metrics.

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from amc_env.compressors import plan_of
 from amc_env.compressors.constraints import constrain, weight_of
 from amc_env.compressors.joint import Joint
-from amc_env.compressors.surgery import REMEMBERED, Solve, Surgeon, cut
+from amc_env.compressors.remembered import Remembered
+from amc_env.compressors.surgery import Solve, Surgeon, cut
 from amc_env.compressors.weight_sharing import Sharing
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import Evaluator
-from amc_env.graph.structure import Graph, Layer
+from amc_env.graph.structure import Layer
 from amc_env.plan import Plan
+from amc_env.task import Task
 
 
 class JointNetworks:
@@ -36,8 +38,7 @@ class JointNetworks:
         self.graph, self.device, self._compressor = compressor.graph, device, compressor
         self._channels, self._solve, self._sharing = compressor.channels.graph, solve, sharing
         self._surgeon = Surgeon(model, self._channels, fold=False, device=device)
-        self._known: dict[tuple[object, ...], Tensor] = {}
-        self._nbytes = 0
+        self._known = Remembered[Tensor](least=1)
 
     def network(self, plan: Plan) -> nn.Module:
         """The network of a plan; the next call overwrites the same module."""
@@ -53,13 +54,11 @@ class JointNetworks:
 
     def _values(self, layer: Layer, weight: Tensor, mask: NDArray[np.bool_], bits: int) -> Tensor:
         key = layer.name, bits, mask[layer.reads].tobytes(), mask[layer.writes].tobytes()
-        if key not in self._known:
-            shared = self._sharing(layer, weight.detach().cpu(), mask, bits)
-            self._known[key] = shared(shared.values).to(self.device)
-            self._nbytes += self._known[key].nbytes
-            while self._nbytes > REMEMBERED and len(self._known) > 1:
-                self._nbytes -= self._known.pop(next(iter(self._known))).nbytes
-        return self._known[key]
+        if (known := self._known.get(key)) is not None:
+            return known
+        shared = self._sharing(layer, weight.detach().cpu(), mask, bits)
+        values = shared(shared.values).to(self.device)
+        return self._known.add(key, values, values.nbytes)
 
 
 class JointTask:
@@ -81,13 +80,12 @@ class JointTask:
     tunable = True
     part = ""
 
-    def __init__(self, channels: Any, *, start: str, seed: int) -> None:
+    def __init__(self, channels: Task, *, start: str, seed: int) -> None:
         self._channels, self._start, self._seed = channels, start, seed
-        self.model: nn.Module = channels.model
+        self.model, self.device = channels.model, channels.device
         self.data: DataSet = channels.data
-        self.device: torch.device = channels.device
         self.draft = Joint(channels.draft)
-        self.graph: Graph = self.draft.graph
+        self.graph = self.draft.graph
 
     @cached_property
     def compressor(self) -> Joint:
@@ -111,8 +109,7 @@ class JointTask:
             PlanError: for a plan of another network or compressor.
         """
         channels, bits = self.compressor.parts(plan)
-        small: nn.Module = self._channels.network(channels)
-        return self._shared(small, channels, bits, self.sharing)
+        return self._shared(self._channels.network(channels), channels, bits, self.sharing)
 
     def rehearsal(self) -> nn.Module:
         """The smallest possible network, made without moments."""

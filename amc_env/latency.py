@@ -81,12 +81,9 @@ def touched(graph: Graph) -> list[tuple[int, ...]]:
     Raises:
         LatencyError: for a layer that touches more than two groups, or only a part of one.
     """
-    group_of = np.full(graph.atoms, -1)
-    for group in graph.groups:
-        group_of[group.atoms] = group.index
     found = []
     for layer in graph.layers:
-        sides = [np.unique(group_of[side]) for side in (layer.reads, layer.writes)]
+        sides = [np.unique(graph.group_of[side]) for side in (layer.reads, layer.writes)]
         own = sorted({int(index) for side in sides for index in side if index >= 0})
         parts = [
             index

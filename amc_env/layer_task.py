@@ -133,12 +133,8 @@ def make_layer_task(
     """The task of a method; the settings are those of `amc_env.building.make_task`.
 
     Raises:
-        ValueError: for settings that do not fit together.
+        ValueError: if the method leaves every layer whole.
     """
-    if not 0 < floor <= 1:
-        raise ValueError(
-            f"floor is the smallest fraction of a layer that may be kept, in (0, 1], not {floor}"
-        )
     second, repaired = method == "fine_grained" and order == "elimination", repair == "moments"
 
     def make(moments: Moments | None) -> Method:

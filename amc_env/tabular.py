@@ -28,7 +28,6 @@ from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
 from amc_env.metrics import Evaluation
 from amc_env.plan import Plan
-from amc_env.zoo import nearest
 
 TABLES = Path(__file__).resolve().parent / "tables"
 FORMAT = 2
@@ -45,7 +44,7 @@ class Levels:
 
     Args:
         graph: of the dense network, whose groups are multiples of n.
-        orders: for each group its positions, from the one removed last to the one removed first.
+        orders: for each group its positions, the most important first.
         levels: n, the choices of each decision.
         errors: see `amc_env.compressors.Compressor`.
     """
@@ -223,7 +222,7 @@ def load(name: str, folder: Path = TABLES) -> Table:
     """
     path, make_again = folder / f"{name}.npz", MAKE.format(name=name)
     if name not in names(folder):
-        raise TableError(f"no table {name!r}; {nearest(name, names(folder))}; {make_again}")
+        raise TableError(f"no table {name!r}; {checks.nearest(name, names(folder))}; {make_again}")
     card = _card(folder / f"{name}.json", make_again)
     try:
         content = files.content(path)

@@ -21,7 +21,7 @@ from amc_env.plan import Plan
 from amc_env.repair.elimination import orders_cached
 from amc_env.repair.moments import Moments, collect_cached
 from amc_env.repair.sensitivity import errors
-from amc_env.repair.sequential import Sequential
+from amc_env.repair.sequential import SequentialRepair
 from amc_env.scoring import Metric, Scorer
 
 
@@ -90,10 +90,10 @@ class Task:
 
     def networks(self, images: int, split: str = "reward") -> Networks:
         """Makes the networks of plans, each of which is run on this many images of a split."""
-        if not self._whole or (self.repair == "staged" and split == "reward"):
+        if not self._delivers_sequential or (self.repair == "staged" and split == "reward"):
             return networks(self.model, self.graph, self.solve, device=self.device, images=images)
         whole = Surgeon(self.model, self.graph, fold=True, device=self.device).cut(Plan.dense(self.graph))
-        repair = Sequential(whole, self.graph, self.data, **self._sample, unfolded=self.model).repair
+        repair = SequentialRepair(whole, self.graph, self.data, **self._sample, unfolded=self.model).repair
         return CutNetworks(self.model, self.graph, self.solve, repair=repair, device=self.device)
 
     def evaluator(self, split: str, images: int | None = None) -> Any:
@@ -111,7 +111,7 @@ class Task:
         """
         solve = drop if self.moments is None else self.moments.solve
         small = cut(self.model, self.graph, plan, solve)
-        if self._whole:
+        if self._delivers_sequential:
             self._sequential.repair(small.to(self.device), self.graph.mask(plan.kept))
         return small.cpu()
 
@@ -124,12 +124,12 @@ class Task:
         return plan.to_dict()
 
     @property
-    def _whole(self) -> bool:
+    def _delivers_sequential(self) -> bool:
         """Whether a network that is delivered is repaired sequentially."""
         return self.repair in ("sequential", "staged")
 
     @cached_property
-    def _sequential(self) -> Sequential:
+    def _sequential(self) -> SequentialRepair:
         """Repairs trainable networks, whose batch norms are not folded; on the device."""
         dense = copy.deepcopy(self.model).to(self.device)
-        return Sequential(dense, self.graph, self.data, unfolded=None, **self._sample)
+        return SequentialRepair(dense, self.graph, self.data, unfolded=None, **self._sample)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amc_env.data.splits import DataSet, from_tensors
+from amc_env.data.splits import DataSet
+from amc_env.data.tensors import from_tensors
 from amc_env.graph.structure import Graph
 from amc_env.plan import Plan
 

@@ -80,7 +80,7 @@ def spend(budget, asks):
 
 def asked(budget, group, keep):
     """The largest count of a group that is at most a fraction of it."""
-    return int(snap(budget.choices[group], np.array(keep * budget.whole[group])))
+    return int(snap(budget.choices[group], np.array(keep * budget.dense_counts[group])))
 
 
 asks_ = st.lists(st.floats(0, 1), min_size=8, max_size=8)
@@ -279,7 +279,7 @@ def test_a_target_outside_of_0_to_1_is_an_error(target):
 def test_the_whole_target_keeps_the_whole_network():
     budget = make("residual", "macs", 1.0).budget
     assert budget.share([]) == 1
-    assert spend(budget, [1.0] * 8) == list(budget.whole)
+    assert spend(budget, [1.0] * 8) == list(budget.dense_counts)
 
 
 def test_a_target_is_the_decimal_that_was_written():
@@ -365,7 +365,7 @@ def test_costs_that_fall_are_described_exactly(case):
     *_, budget = case
     if budget is None:
         return
-    lattice = Lattice(budget.keeps, budget.costs)
+    lattice = Lattice(budget.keeps, budget.cost_tables)
     plans = np.stack([axis.ravel() for axis in np.indices((4, 4, 4))], axis=1)
     for limit, described in zip(budget.limits, lattice.limits, strict=True):
         np.testing.assert_array_equal(described.cost(plans), limit.prices(plans + 1))
@@ -400,7 +400,7 @@ def test_every_limit_holds_and_the_tighter_one_binds():
     both = Budget(case.compressor, {"macs": 0.5, "params": 0.4})
     decided = spend(both, [1.0] * 8)
     spent = {name: Fraction(int(case.compressor.prices(name)(decided))) for name in RESOURCES}
-    whole = {name: int(case.compressor.prices(name)(both.whole)) for name in RESOURCES}
+    whole = {name: int(case.compressor.prices(name)(both.dense_counts)) for name in RESOURCES}
     assert spent["macs"] <= Fraction("0.5") * whole["macs"]
     assert spent["params"] <= Fraction("0.4") * whole["params"]
     assert not Budget(case.compressor, {"params": 0.4}).within(spend(case.budget, [1.0] * 8))

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from amc_env import zoo
 from amc_env.compressors.surgery import cut
-from amc_env.cost import RESOURCES, Macs, Params, WidthTable, macs, mask_widths, weights
+from amc_env.cost import RESOURCES, Macs, Params, WidthTable, dense_widths, macs, mask_widths, weights
 from amc_env.graph.trace import trace
 from amc_env.plan import Plan
 
@@ -179,6 +179,6 @@ def test_a_width_multiplier_is_a_plan_too():
     dense, narrow = imagenet("mobilenet_v1"), imagenet("mobilenet_v1", 0.75)
     table = WidthTable(dense, [np.arange(len(group)) for group in dense.groups])
     widths = table.widths([3 * len(group) // 4 for group in dense.groups])
-    whole = mask_widths(narrow, np.ones(narrow.atoms, dtype=bool))
+    whole = dense_widths(narrow)
     assert int(Macs(dense)(widths)) == int(Macs(narrow)(whole)) == 325_400_448
     assert int(Params(dense)(widths)) == int(Params(narrow)(whole)) == 2_585_560

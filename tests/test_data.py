@@ -25,11 +25,11 @@ from amc_env.data.splits import (
     cache_folder,
     check_raw,
     digest,
-    from_tensors,
     load,
     read_raw,
     split_dataset,
 )
+from amc_env.data.tensors import from_tensors
 
 TINY = DataSpec("tiny", 3, (1, 2, 2), (0.5,), (0.25,), (4, 5, 6), flip=False, sizes=(30, 8))
 

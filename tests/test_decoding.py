@@ -8,7 +8,8 @@ from PIL import Image
 from amc_env.data import imagefolder, photos, pictures
 from amc_env.data.decoding import decoded
 from amc_env.data.specs import DataSpec
-from amc_env.data.splits import DataError, DataSet, Split, from_tensors
+from amc_env.data.splits import DataError, DataSet, Split
+from amc_env.data.tensors import from_tensors
 
 RED = (200, 10, 10)
 

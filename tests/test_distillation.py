@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from amc_env import checkpoints
-from amc_env.data.splits import from_tensors
+from amc_env.data.tensors import from_tensors
 from experiments.training.distillation import soft_loss, teacher_of
 from experiments.training.loop import train
 from experiments.training.recipe import Recipe, RecipeError

@@ -29,8 +29,10 @@ from amc_env.compressors.channels import Channels, magnitude_orders
 from amc_env.compressors.surgery import cut
 from amc_env.data.splits import DataError, data_folder, load
 from amc_env.env import CompressionEnv
-from amc_env.evaluator import Evaluation, EvaluationError, accuracy
-from amc_env.graph.trace import TraceError, trace
+from amc_env.evaluator import accuracy
+from amc_env.graph.labels import TraceError
+from amc_env.graph.trace import trace
+from amc_env.metrics import Evaluation, EvaluationError
 from amc_env.observation import FEATURES
 from amc_env.plan import Plan
 
@@ -200,7 +202,7 @@ def test_every_step_says_what_was_asked_allowed_and_done(name, scale, actions):
     (_, info), *steps = episode(env, actions)
     described = {
         "choices": env.budget.keeps,
-        "costs": env.budget.costs,
+        "costs": env.budget.cost_tables,
         "errors": tuple(env.compressor.errors),
     }
     asking = {"actions": tuple(env.scale.to_action(keep, info["share"]) for keep in env.budget.keeps[0])}
@@ -348,6 +350,8 @@ def test_a_step_after_the_last_one():
             "unknown repair 'finetuning'; there are moments, sequential, staged, none",
         ),
         ({"floor": 0}, r"floor .* in \(0, 1\], not 0"),
+        ({"floor": -0.1}, r"floor is the smallest fraction .* in \(0, 1\], not -0.1"),
+        ({"floor": 1.1}, r"floor .* in \(0, 1\], not 1.1"),
         ({"round_to": 0}, "round_to is 0, .* at least 1"),
     ],
 )

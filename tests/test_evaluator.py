@@ -9,14 +9,14 @@ from networks import NETWORKS, SHAPE, images, network
 from torch import nn
 
 from amc_env import evaluator as evaluators
-from amc_env.compressors import surgery
+from amc_env.compressors import remembered
 from amc_env.compressors.networks import CutNetworks, MaskedNetworks, networks
 from amc_env.compressors.surgery import cut
 from amc_env.cost import macs
-from amc_env.evaluator import EvaluationError, Evaluator, accuracy
+from amc_env.evaluator import Evaluator, accuracy
 from amc_env.execution import evaluating
 from amc_env.graph.trace import trace
-from amc_env.metrics import mean, per_image
+from amc_env.metrics import EvaluationError, mean, per_image
 from amc_env.plan import Plan
 
 DATA = images()
@@ -122,8 +122,8 @@ def test_damaged_dense_weights_are_named_at_once(value):
 
 
 def test_a_refit_that_gives_nan_is_an_error_with_the_plan():
-    def damaged(tasks):
-        for _, _, weight, columns in tasks:
+    def damaged(problems):
+        for _, _, weight, columns in problems:
             yield weight[:, columns] * (math.nan if len(columns) < weight.size(1) else 1)
 
     model = network("chain")
@@ -149,8 +149,8 @@ class Counting:
     def __init__(self):
         self.asked = []
 
-    def __call__(self, tasks):
-        for layer, _, weight, columns in tasks:
+    def __call__(self, problems):
+        for layer, _, weight, columns in problems:
             if len(columns) < weight.size(1):
                 self.asked.append((layer.name, len(weight), len(columns)))
             yield weight[:, columns] * (1 + 1 / len(columns))
@@ -173,15 +173,27 @@ def test_a_layer_is_solved_once_for_each_choice_of_its_inputs():
 
 
 def test_solutions_beyond_the_limit_are_made_again_and_are_the_same(monkeypatch):
-    monkeypatch.setattr(surgery, "REMEMBERED", 3000)  # bytes: one layer or two
+    monkeypatch.setattr(remembered, "BYTES", 3000)  # bytes: one layer or two
     model, solve = network("chain"), Counting()
     graph = trace(model, SHAPE)
     evaluate, fresh = (Evaluator(CutNetworks(model, graph, each), DATA) for each in (solve, Counting()))
     plans = [Plan.dense(graph).with_group(1, kept) for kept in ((0, 1), (2, 3, 4), (0, 1))]
     plans[2] = plans[2].with_group(0, (0, 1))
     assert [evaluate(plan) for plan in plans] == [fresh(plan) for plan in plans]
-    known = evaluate._networks._surgeon._solutions
-    assert known.nbytes == sum(weight.nbytes for weight in known._known.values()) <= 3000
+    known = evaluate._networks._surgeon._solutions._known
+    assert known.nbytes == sum(weight.nbytes for weight, _ in known._known.values()) <= 3000
+
+
+def test_the_last_values_stay_however_large_they_are(monkeypatch):
+    monkeypatch.setattr(remembered, "BYTES", 10)
+    cache = remembered.Remembered(least=1)
+    for at, size in enumerate((4, 6, 5, 20)):
+        assert cache.add(at, f"value {at}", size) == f"value {at}"
+        assert cache.get(at) == f"value {at}"
+    assert [cache.get(at) for at in range(4)] == [None, None, None, "value 3"]
+    assert cache.nbytes == 20
+    cache.add(4, "small", 1)
+    assert (cache.get(3), cache.get(4), cache.nbytes) == (None, "small", 1)
 
 
 def test_a_gpu_runs_networks_at_full_size_unless_they_are_large_or_have_norms(monkeypatch):

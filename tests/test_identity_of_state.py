@@ -14,7 +14,8 @@ from torch.optim.swa_utils import AveragedModel
 from amc_env.compressors.masking import masked
 from amc_env.compressors.surgery import cut
 from amc_env.compressors.trial import try_cut
-from amc_env.graph.trace import TraceError, trace
+from amc_env.graph.labels import TraceError
+from amc_env.graph.trace import trace
 
 
 def built(forward: Callable[[Any, Tensor], Tensor], **parts: Any) -> nn.Module:

@@ -12,7 +12,7 @@ from amc_env.building import make_task
 from amc_env.compressors.channels import Channels, magnitude_orders
 from amc_env.compressors.constraints import unconstrained
 from amc_env.compressors.joint import Joint
-from amc_env.data.splits import from_tensors
+from amc_env.data.tensors import from_tensors
 from amc_env.graph.trace import trace
 from amc_env.plan import Plan
 from experiments.recording.plans import groups
@@ -102,8 +102,8 @@ def test_plans_within_the_described_budget_are_mostly_within_the_budget():
     graph = trace(model, (3, 8, 8))
     compressor = Joint(Channels(graph, magnitude_orders(model, graph)))
     budget = Budget(compressor, {"bits": 0.1})
-    assert not budget.costs["exact"]
-    lattice = Lattice(budget.keeps, budget.costs)
+    assert not budget.cost_tables["exact"]
+    lattice = Lattice(budget.keeps, budget.cost_tables)
     plans = lattice.random(300, np.random.default_rng(0))
     assert lattice.within(plans).all()
     counts = [own[plans[:, at]] for at, own in enumerate(budget.choices)]

@@ -11,7 +11,8 @@ from amc_env import checkpoints as weights
 from amc_env import zoo
 from amc_env.card import COMPRESSED, Card
 from amc_env.data.own import OwnData
-from amc_env.data.splits import from_tensors, load
+from amc_env.data.splits import load
+from amc_env.data.tensors import from_tensors
 from amc_env.evaluator import accuracy
 from experiments import evaluate, latency
 from experiments.delivery.export import Called

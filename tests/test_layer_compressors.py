@@ -17,7 +17,8 @@ from amc_env.compressors.constraints import Shared, unconstrained
 from amc_env.compressors.fine_grained import FineGrained, curvature
 from amc_env.compressors.low_rank import LowRank, RankError, factored
 from amc_env.compressors.weight_sharing import WeightSharing, refit_values
-from amc_env.data.splits import from_tensors, load
+from amc_env.data.splits import load
+from amc_env.data.tensors import from_tensors
 from amc_env.graph.trace import trace
 from amc_env.plan import Plan, PlanError
 from amc_env.repair.moments import collect
@@ -303,7 +304,7 @@ def test_budgets_that_a_compressor_cannot_touch(digits, settings, told):
         ({"method": "weight_sharing", "start": "kmeans"}, "linear, density, random"),
         ({"method": "fine_grained", "repair": "sequential"}, "with method=fine_grained give repair=moments"),
         ({"method": "fine_grained", "repair": "staged"}, "give repair=moments or repair=none"),
-        ({"method": "fine_grained", "floor": 0.0}, "smallest fraction of a layer"),
+        ({"method": "fine_grained", "floor": 0.0}, "smallest fraction of a group or layer"),
     ],
 )
 def test_settings_that_cannot_be(digits, settings, told):

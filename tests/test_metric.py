@@ -13,9 +13,11 @@ from amc_env.compressors.masking import masked
 from amc_env.compressors.surgery import cut
 from amc_env.compressors.trial import check, random_plan
 from amc_env.data.own import OwnData
-from amc_env.data.splits import CACHE, DataError, from_tensors
+from amc_env.data.splits import CACHE, DataError
+from amc_env.data.tensors import from_tensors
+from amc_env.graph.labels import TraceError
 from amc_env.graph.part import observe
-from amc_env.graph.trace import TraceError, trace
+from amc_env.graph.trace import trace
 from amc_env.metrics import EvaluationError
 from amc_env.scoring import score
 from experiments.cli.config import ConfigError, plain

@@ -77,7 +77,7 @@ def test_data_without_a_folder_say_how_to_give_one(name, composed):
 def test_data_without_labels_say_what_to_give_instead():
     pairs = [(torch.zeros(2, 3, 8, 8), None)]
     data = OwnData("mine", 2, dict.fromkeys(("calibration", "reward", "selection", "test"), pairs))
-    with pytest.raises(DataError, match=r"splits\.from_tensors, or your own metric=module:function$"):
+    with pytest.raises(DataError, match=r"tensors\.from_tensors, or your own metric=module:function$"):
         refuse_unlabelled(data)
 
 

@@ -13,10 +13,11 @@ from amc_env.building import make_task
 from amc_env.card import Card
 from amc_env.compressors.surgery import cut
 from amc_env.compressors.trial import random_plan, try_cut
-from amc_env.data.splits import from_tensors
+from amc_env.data.tensors import from_tensors
 from amc_env.execution import lay_out
 from amc_env.graph.given import Given, Sizes
-from amc_env.graph.trace import TraceError, trace
+from amc_env.graph.labels import TraceError
+from amc_env.graph.trace import trace
 from amc_env.repair.moments import collect
 
 IMAGES = torch.arange(60 * 3 * 8 * 8).remainder(251).to(torch.uint8).view(60, 3, 8, 8)

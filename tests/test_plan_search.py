@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from identity import FindTheKeeps, assert_resumes, best_of, played
 
-from agents import lq_cmaes
+from agents import additive, lq_cmaes, surrogate
 from agents.additive import Additive, best_sum, changes, fitted
 from agents.episode import EpisodeError, StateError, run_episode
 from agents.evopress import EvoPress
@@ -193,10 +193,11 @@ def test_wrong_use_is_an_error() -> None:
         run_episode(env_of(0.5), agent)
     with pytest.raises(StateError, match="saved with agent 'evopress', but this agent has 'gp'"):
         make(GP, env_of()).load_state_dict(agent.state_dict())
-    with pytest.raises(ValueError, match="starts=0"):
-        make(GP, env_of(), starts=0)
-    with pytest.raises(ValueError, match="levels=0"):
-        make(Additive, env_of(), levels=0)
+    for kind, limits in ((GP, surrogate.LIMITS), (Additive, additive.LIMITS)):
+        for name, (lowest, highest) in limits.items():
+            for beyond in (lowest - 1, highest + 1):
+                with pytest.raises(ValueError, match=f"^{name} is {beyond}, it is at least"):
+                    make(kind, env_of(), **{name: beyond})
 
 
 # -- the Gaussian process

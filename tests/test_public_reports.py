@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from amc_env.data import imagefolder
-from amc_env.data.splits import CACHE, DataError, from_tensors
+from amc_env.data.splits import CACHE, DataError
+from amc_env.data.tensors import from_tensors
 from amc_env.graph.trace import trace
 from amc_env.repair.moments import collect_cached
 from experiments.delivery.export import write_onnx

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amc_env.compressors.masking import masked
-from amc_env.compressors.surgery import Surgeon, Task, cut
+from amc_env.compressors.surgery import Problem, Surgeon, cut
 from amc_env.data.splits import DataSet, Split
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
@@ -114,7 +114,7 @@ def test_equals_direct_least_squares_on_the_same_rows(kind: str) -> None:
         found = refit(weight[block], moments.grams[name][block], columns, ridge=1e-12)
         assert torch.linalg.norm(found - expected) < 1e-4 * torch.linalg.norm(expected)
         if len(x) > 50 * len(columns):  # the damping of the default is nothing where rows are many
-            (solved,) = moments.solve([Task(layer, block, weight[block], columns)])
+            (solved,) = moments.solve([Problem(layer, block, weight[block], columns)])
             assert torch.linalg.norm(solved - expected) < 1e-4 * torch.linalg.norm(expected)
 
 
@@ -328,8 +328,8 @@ def test_more_inputs_than_rows_keeps_the_rows() -> None:
     assert (set(few.rows), set(few.grams)) == ({"3"}, {"6.2"})
     layer, weight, columns = graph.layer("3"), model[3].weight.detach().flatten(1), torch.arange(27)
     same = Moments({"3": gram(few.rows["3"][0])[None]}, {}, few.counts)
-    task = Task(layer, 0, weight, columns)
-    torch.testing.assert_close(list(few.solve([task])), list(same.solve([task])))
+    problem = Problem(layer, 0, weight, columns)
+    torch.testing.assert_close(list(few.solve([problem])), list(same.solve([problem])))
 
 
 def alternating() -> nn.Module:

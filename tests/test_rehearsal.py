@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from amc_env.building import make_task
-from amc_env.data.splits import from_tensors
+from amc_env.data.tensors import from_tensors
 from experiments.delivery.rehearsal import Deliverable, RehearsalError, rehearse
 
 IMAGES = torch.arange(60 * 3 * 16 * 16).remainder(251).to(torch.uint8).view(60, 3, 16, 16)

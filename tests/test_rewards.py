@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from amc_env.evaluator import Evaluation
+from amc_env.metrics import Evaluation
 from amc_env.rewards import REWARDS
 
 MEASURED = Evaluation(top1=0.9, top5=0.99, loss=0.3, agreement=0.95, kl=0.05, n_images=100, split="reward")

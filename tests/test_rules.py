@@ -57,8 +57,8 @@ def test_every_rule_spends_the_budget_on_either_scale(rule):
         env = TabularEnv("fashion", target=0.5, scale=scale)
         plans.append(run_episode(env, make(rule)).final["plan"])
         assert env.budget.within(env.counts)
-        last = env.counts[-1] + env.budget.whole[-1] // 8
-        assert last > env.budget.whole[-1] or not env.budget.within([*env.counts[:-1], last])
+        last = env.counts[-1] + env.budget.dense_counts[-1] // 8
+        assert last > env.budget.dense_counts[-1] or not env.budget.within([*env.counts[:-1], last])
     assert plans[0] == plans[1]
 
 

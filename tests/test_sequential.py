@@ -25,7 +25,7 @@ from amc_env.repair.correction import (
     of_rows,
 )
 from amc_env.repair.moments import collect
-from amc_env.repair.sequential import Sequential
+from amc_env.repair.sequential import SequentialRepair
 from amc_env.repair.shortcuts import shortcuts
 
 
@@ -134,7 +134,7 @@ def test_nothing_is_changed_where_nothing_was_removed(digits: DataSet) -> None:
     model, graph = network("digits_cnn", digits)
     whole = cut(model, graph, Plan.dense(graph))
     before = copy.deepcopy(whole.state_dict())
-    Sequential(model, graph, digits, images=50, points=5, seed=0).repair(
+    SequentialRepair(model, graph, digits, images=50, points=5, seed=0).repair(
         whole, graph.mask(Plan.dense(graph).kept)
     )
     for name, value in whole.state_dict().items():
@@ -152,7 +152,9 @@ def test_errors_add_up_less_than_with_dense_inputs(
     small = cut(model, graph, plan, moments.solve).eval()
     with torch.no_grad():
         dense, before = model(images), small(images)
-        Sequential(model, graph, digits, images=200, points=10, seed=0).repair(small, graph.mask(plan.kept))
+        SequentialRepair(model, graph, digits, images=200, points=10, seed=0).repair(
+            small, graph.mask(plan.kept)
+        )
         after = small(images)
     assert (after - dense).square().mean() < (before - dense).square().mean()
 
@@ -165,7 +167,9 @@ def test_a_trained_network_is_restored_much_better(digits: DataSet) -> None:
     small = cut(model, graph, plan, moments.solve).eval()
     with torch.no_grad():
         dense, before = model(images), small(images)
-        Sequential(model, graph, digits, images=200, points=10, seed=0).repair(small, graph.mask(plan.kept))
+        SequentialRepair(model, graph, digits, images=200, points=10, seed=0).repair(
+            small, graph.mask(plan.kept)
+        )
         after = small(images)
     assert (after - dense).square().mean() < 0.5 * (before - dense).square().mean()
 
@@ -188,11 +192,11 @@ def test_folded_and_unfolded_networks_are_repaired_alike(
     settings = {"images": 100, "points": 10, "seed": 0}
 
     open_ = cut(model, graph, plan)
-    Sequential(model, graph, digits, **settings).repair(open_, mask)
+    SequentialRepair(model, graph, digits, **settings).repair(open_, mask)
     surgeon = Surgeon(model, graph, fold=True)
     dense = copy.deepcopy(surgeon.cut(Plan.dense(graph)))
     folded = surgeon.cut(plan)
-    Sequential(dense, graph, digits, **settings).repair(folded, mask)
+    SequentialRepair(dense, graph, digits, **settings).repair(folded, mask)
     with torch.no_grad():
         torch.testing.assert_close(open_.eval()(images), folded(images), rtol=1e-3, atol=1e-3)
 
@@ -207,9 +211,9 @@ def test_errors_of_a_shortcut_are_not_made_up_for_where_a_norm_scales_to_nothing
     settings = {"images": 100, "points": 10, "seed": 0}
 
     open_, surgeon = cut(model, graph, plan), Surgeon(model, graph, fold=True)
-    Sequential(model, graph, digits, **settings).repair(open_, mask)
+    SequentialRepair(model, graph, digits, **settings).repair(open_, mask)
     dense, folded = copy.deepcopy(surgeon.cut(Plan.dense(graph))), surgeon.cut(plan)
-    Sequential(dense, graph, digits, **settings, unfolded=model).repair(folded, mask)
+    SequentialRepair(dense, graph, digits, **settings, unfolded=model).repair(folded, mask)
     with torch.no_grad():
         torch.testing.assert_close(open_.eval()(images), folded(images), rtol=1e-3, atol=1e-3)
 
@@ -230,7 +234,7 @@ def test_the_dense_network_and_modes_are_as_they_were(digits: DataSet) -> None:
     model, graph = network("digits_cnn", digits)
     plan, before = half(model, graph), copy.deepcopy(model.state_dict())
     small = cut(model, graph, plan).train()
-    Sequential(model, graph, digits, images=50, points=5, seed=0).repair(small, graph.mask(plan.kept))
+    SequentialRepair(model, graph, digits, images=50, points=5, seed=0).repair(small, graph.mask(plan.kept))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(module.training for module in small.modules())
     assert not any(module._forward_pre_hooks for module in (*small.modules(), *model.modules()))
@@ -255,14 +259,14 @@ def test_a_module_that_runs_twice_is_left_alone(digits: DataSet) -> None:
     small = cut(model, graph, plan)
     before = small.twice.weight.detach().clone()
     last = small.last.weight.detach().clone()
-    Sequential(model, graph, digits, images=50, points=5, seed=0).repair(small, graph.mask(plan.kept))
+    SequentialRepair(model, graph, digits, images=50, points=5, seed=0).repair(small, graph.mask(plan.kept))
     assert torch.equal(small.twice.weight, before)
     assert not torch.equal(small.last.weight, last)
 
 
 def test_small_maps_give_all_their_positions_where_rows_are_few(digits: DataSet) -> None:
     model, graph = network("digits_cnn", digits)
-    found = Sequential(model, graph, digits, images=200, points=3, seed=0).positions
+    found = SequentialRepair(model, graph, digits, images=200, points=3, seed=0).positions
     for layer in graph.layers:
         if layer.name in found:
             places = layer.out_size[0] * layer.out_size[1]

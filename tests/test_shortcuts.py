@@ -9,7 +9,7 @@ from amc_env import zoo
 from amc_env.data.splits import load
 from amc_env.graph.trace import trace
 from amc_env.repair.correction import Outputs
-from amc_env.repair.sequential import Sequential, _outputs, _restore_spread
+from amc_env.repair.sequential import SequentialRepair, _outputs, _restore_spread
 from amc_env.repair.shortcuts import is_sum, pixels, shortcuts
 
 
@@ -60,7 +60,7 @@ def test_what_is_not_a_plain_sum_is_not_taken_for_one(factor: float, kept: int) 
     data, model = load("digits"), Scaled(factor).eval()
     graph = trace(model, data.shape)
     assert [each.layer.name for each in shortcuts(graph)] == ["convs.2"]
-    repair = Sequential(model, graph, data, images=20, points=5, seed=0)
+    repair = SequentialRepair(model, graph, data, images=20, points=5, seed=0)
     assert len(repair._shortcuts) == kept
 
 
@@ -68,7 +68,7 @@ def test_a_branch_makes_up_for_what_its_shortcut_lost() -> None:
     """A cut network whose shortcut is off by a constant ends where the dense one does."""
     data, model = load("digits"), Scaled(1.0).eval()
     graph = trace(model, data.shape)
-    repair = Sequential(model, graph, data, images=40, points=20, seed=0)
+    repair = SequentialRepair(model, graph, data, images=40, points=20, seed=0)
     images = data.normalise(data["reward"].images[:50])
     damaged = Scaled(1.0).eval()
     damaged.load_state_dict(model.state_dict())

@@ -14,11 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from amc_env.compressors.masking import masked
 from amc_env.compressors.networks import MaskedNetworks
-from amc_env.compressors.surgery import Surgeon, Task, cut, drop
+from amc_env.compressors.surgery import Problem, Surgeon, cut, drop
 from amc_env.compressors.trial import try_cut
 from amc_env.cost import Macs, Params, mask_widths
+from amc_env.graph.labels import TraceError
 from amc_env.graph.structure import Graph
-from amc_env.graph.trace import TraceError, trace
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan, PlanError
 
 names = pytest.mark.parametrize("name", networks.NETS)
@@ -58,10 +59,12 @@ def test_a_network_at_full_size_computes_the_same_plan_after_plan(
         return
     before, shapes = copy.deepcopy(model.state_dict()), set()
 
-    def scaled(tasks: Iterable[Task]) -> Iterator[torch.Tensor]:
-        for task in tasks:
-            lost = task.weight.size(1) - len(task.columns)
-            yield task.weight[:, task.columns] * (1 + min(lost, 1) * (task.block + task.columns) / 100)
+    def scaled(problems: Iterable[Problem]) -> Iterator[torch.Tensor]:
+        for problem in problems:
+            lost = problem.weight.size(1) - len(problem.columns)
+            yield problem.weight[:, problem.columns] * (
+                1 + min(lost, 1) * (problem.block + problem.columns) / 100
+            )
 
     masked_networks = MaskedNetworks(model, graph, scaled)
     for seed in range(4):
@@ -176,10 +179,12 @@ def test_the_solver_sees_each_block_and_what_is_left_of_it(
     model, graph = traced["grouped"]
     seen = []
 
-    def solve(tasks: Iterable[Task]) -> Iterator[torch.Tensor]:
-        for task in tasks:
-            seen.append((task.layer.name, task.block, tuple(task.weight.shape), task.columns.tolist()))
-            yield from (2 * weight for weight in drop([task]))
+    def solve(problems: Iterable[Problem]) -> Iterator[torch.Tensor]:
+        for problem in problems:
+            seen.append(
+                (problem.layer.name, problem.block, tuple(problem.weight.shape), problem.columns.tolist())
+            )
+            yield from (2 * weight for weight in drop([problem]))
 
     small = cut(model, graph, Plan(graph.hash, ((1,), (0, 2))), solve)
 

@@ -26,8 +26,9 @@ from amc_env.compressors.networks import CutNetworks
 from amc_env.cost import RESOURCES, WidthTable
 from amc_env.data.splits import DataError
 from amc_env.env import CompressionEnv
-from amc_env.evaluator import Evaluation, Evaluator
+from amc_env.evaluator import Evaluator
 from amc_env.graph.trace import trace
+from amc_env.metrics import Evaluation
 from amc_env.plan import Plan
 from amc_env.repair.elimination import orders
 from amc_env.repair.moments import collect

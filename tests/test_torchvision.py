@@ -18,8 +18,9 @@ from amc_env.compressors.masking import masked
 from amc_env.compressors.surgery import cut, drop
 from amc_env.cost import Macs, Params, mask_widths
 from amc_env.data.splits import DataSet, Split
+from amc_env.graph.labels import TraceError
 from amc_env.graph.structure import Graph
-from amc_env.graph.trace import TraceError, trace
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan
 from amc_env.repair.moments import collect
 

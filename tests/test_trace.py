@@ -20,10 +20,11 @@ from amc_env.compressors.surgery import Surgeon, cut
 from amc_env.compressors.trial import check, random_plan, try_cut
 from amc_env.graph import operations as rules
 from amc_env.graph import rule
-from amc_env.graph.labels import Labels, Tracer
+from amc_env.graph.checker import verify
+from amc_env.graph.labels import Labels, TraceError, Tracer
 from amc_env.graph.operations import OPERATIONS
 from amc_env.graph.structure import Graph
-from amc_env.graph.trace import TraceError, trace, verify
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan
 
 

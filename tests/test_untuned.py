@@ -1,13 +1,16 @@
 """Policies on photographs: metrics without fine-tuning, one-shot baselines, and the table."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from networks import images, network
+from networks import CLASSES, SHAPE, images, network
 from PIL import Image
+from torch import nn
+from torch.nn import functional as F
 
 from amc_env.building import make_task
 from amc_env.evaluator import compared, logits
@@ -95,6 +98,27 @@ def test_staged_repair_is_by_moments_while_searching_and_sequential_from_then_on
     assert kls["staged", "selection"] == kls["sequential", "selection"] != kls["moments", "selection"]
     for name, value in made["sequential"].network(plan).state_dict().items():
         assert torch.equal(value, made["staged"].network(plan).state_dict()[name])
+
+
+class Blurred(nn.Module):
+    """Between its convolutions a blur, whose kernel is fixed: no plan cuts it, and every plan pays for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(SHAPE[0], 4, 3, padding=1), nn.Conv2d(4, 6, 1)
+        self.head = nn.Linear(6, CLASSES)
+        self.register_buffer("blur", torch.ones(4, 1, 5, 5) / 25)
+
+    def forward(self, x):
+        x = F.conv2d(self.first(x), self.blur, padding=2, groups=4)
+        return self.head(F.relu(self.second(x)).mean((2, 3)))
+
+
+def test_one_shot_networks_pay_for_what_no_plan_cuts():
+    model, data = Blurred(), images()
+    pixels = math.prod(SHAPE[1:])
+    assert one_shot.total(model, data) == pixels * 4 * (9 * SHAPE[0] + 25 + 6) + 6 * CLASSES
+    assert one_shot.total(model, data) == make_task(model, data, repair="none").draft.prices("macs")([6])
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ from amc_env.building import make_env, make_task
 from amc_env.compressors.constraints import Shared, unconstrained
 from amc_env.compressors.trial import random_plan
 from amc_env.data.own import OwnData, OwnSplit
-from amc_env.data.splits import DataError, from_tensors
+from amc_env.data.splits import DataError
+from amc_env.data.tensors import from_tensors
 from amc_env.graph.given import nested
 from amc_env.graph.labels import TraceError
 from amc_env.graph.trace import trace

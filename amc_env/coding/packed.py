@@ -245,7 +245,7 @@ def _code_bits(counts: NDArray[np.int64]) -> int:
 
 def _tensor(coded: Coded, body: bytes) -> Tensor:
     dtype, count = DTYPES.get(coded.dtype), math.prod(coded.shape)
-    if dtype is None or not 0 <= count <= MOST_ENTRIES or min(coded.shape, default=0) < 0:
+    if dtype is None or count > MOST_ENTRIES:
         raise CodingError(f"{coded.name} cannot be a tensor of {coded.dtype} and shape {coded.shape}")
     if not count:
         return torch.zeros(coded.shape, dtype=dtype)

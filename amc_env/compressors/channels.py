@@ -28,7 +28,7 @@ class Channels:
 
     Args:
         graph: of the dense network.
-        orders: for each group its positions, the one that is removed last first; from `magnitude_orders` or
+        orders: for each group its positions, the most important first; from `magnitude_orders` or
             `amc_env.repair.elimination.orders`.
         round_to: counts are multiples of this if that leaves a group 16 choices; narrower groups halve it
             until it does.
@@ -45,12 +45,6 @@ class Channels:
         floor: float = 0.2,
         latency: LatencyTable | None = None,
     ) -> None:
-        if not 0 < floor <= 1:
-            raise ValueError(
-                f"floor is the smallest fraction of a group that may be kept, in (0, 1], not {floor}"
-            )
-        if round_to < 1:
-            raise ValueError(f"round_to is a number of channels, at least 1, not {round_to}")
         self.graph, self.latency = graph, latency
         self.errors: Errors | None = None
         self.orders: Sequence[Ints] = []

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from amc_env.coding import gaps
 from amc_env.compressors.constraints import Pruned, constrain, weight_of
 from amc_env.compressors.layers import FLOAT
-from amc_env.compressors.surgery import Task
+from amc_env.compressors.surgery import Problem
 from amc_env.cost import Ints, weights
 from amc_env.graph.structure import Graph, Layer
 from amc_env.repair.moments import Moments
@@ -148,8 +148,8 @@ class FineGrained:
         for row, columns in enumerate(mask.flatten(1)):
             at = columns.nonzero().flatten()
             if len(at):
-                task = Task(layer, row // per_block, flat[row : row + 1], at)
-                (solved,) = self._moments.solve([task])
+                problem = Problem(layer, row // per_block, flat[row : row + 1], at)
+                (solved,) = self._moments.solve([problem])
                 found[row, at] = solved[0]
         return found.view_as(weight)
 

@@ -30,7 +30,7 @@ class Joint:
 
     def __init__(self, channels: Channels) -> None:
         self.channels, dense = channels, channels.graph
-        shared = [index for index, layer in enumerate(dense.layers) if layer.name not in dense.whole]
+        shared = [index for index, layer in enumerate(dense.layers) if layer.name not in dense.kept_layers]
         asked = [(group.layers[0], 0, at) for at, group in enumerate(dense.groups)]
         decisions = sorted(asked + [(index, 1, index) for index in shared])
         self.graph = _graph(dense, decisions)

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from amc_env.compressors import Errors
-from amc_env.compressors.surgery import REMEMBERED
-from amc_env.cost import Ints, Macs, Params, mask_widths, weights
+from amc_env.compressors.remembered import Remembered
+from amc_env.cost import Ints, Macs, Params, dense_widths, weights
 from amc_env.execution import lay_channels_last
 from amc_env.graph.structure import Graph, Group, Layer
 from amc_env.plan import Plan
@@ -96,7 +96,7 @@ class LayerCompressor:
         decided = [
             (index, method.choices(layer))
             for index, layer in enumerate(graph.layers)
-            if layer.name not in graph.whole
+            if layer.name not in graph.kept_layers
         ]
         decided = [(index, choices) for index, choices in decided if len(choices)]
         if not decided:
@@ -105,7 +105,7 @@ class LayerCompressor:
         self.choices: Sequence[Ints] = [choices for _, choices in decided]
         sizes = [len(method.costs(layer, "params")) - 1 for layer in self.layers]
         self.graph = by_layer(graph, [(index, size) for (index, _), size in zip(decided, sizes, strict=True)])
-        self._dense = mask_widths(graph, np.ones(graph.atoms, dtype=bool))
+        self._dense = dense_widths(graph)
         self._channels = graph
 
     def choose(self, group: int, count: int) -> tuple[int, ...]:
@@ -189,8 +189,7 @@ class LayerNetworks:
             for layer in compressor.layers
             for name in names[layer.name]
         }
-        self._known: dict[tuple[str, int], nn.Module] = {}
-        self._nbytes = 0
+        self._known = Remembered[nn.Module](least=len(self._dense))
 
     def network(self, plan: Plan) -> nn.Module:
         """The network of a plan; the next call overwrites the same module."""
@@ -200,18 +199,12 @@ class LayerNetworks:
         return self._network
 
     def _module(self, layer: Layer, count: int) -> nn.Module:
-        key = layer.name, count
-        if key not in self._known:
-            self._known[key] = self._ready(self._compressor.method.module(layer, count))
-            self._nbytes += _nbytes(self._known[key])
-            while self._nbytes > REMEMBERED and len(self._known) > len(self._dense):
-                self._nbytes -= _nbytes(self._known.pop(next(iter(self._known))))
-        return self._known[key]
+        if (known := self._known.get((layer.name, count))) is not None:
+            return known
+        module = self._ready(self._compressor.method.module(layer, count))
+        nbytes = sum(tensor.nbytes for tensor in module.state_dict().values())
+        return self._known.add((layer.name, count), module, nbytes)
 
     def _ready(self, module: nn.Module) -> nn.Module:
         ready = copy.deepcopy(module).to(self.device).requires_grad_(False).eval()
         return lay_channels_last(ready) if self.graph.channels_last else ready
-
-
-def _nbytes(module: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in module.state_dict().values())

@@ -20,7 +20,8 @@ from amc_env.graph.layers import unchanged
 from amc_env.graph.structure import Layer
 from amc_env.repair.moments import Moments
 
-SPLITS = ("channel", "spatial")
+FACTORINGS = ("channel", "spatial")
+COSTS = ("macs", "params")  # that a rank must lower
 DAMPING = 1e-6  # of the mean diagonal, before a system is solved
 NOTHING = 1e-20  # mean square of inputs below which they say nothing about outputs
 
@@ -39,14 +40,14 @@ class LowRank:
     Args:
         model: the dense network.
         moments: of it, to keep the largest part of the outputs; None to keep that of the weights.
-        split: one of `SPLITS`.
+        split: one of `FACTORINGS`.
         floor: the smallest fraction of the rank that may be kept, in (0, 1].
     """
 
     name = "low_rank"
 
     def __init__(self, model: nn.Module, moments: Moments | None, *, split: str, floor: float) -> None:
-        checks.one_of("split", split, SPLITS)
+        checks.one_of("split", split, FACTORINGS)
         self.split, self._model, self._moments, self._floor = split, model, moments, floor
         self._bases: dict[str, Tensor] = {}
 
@@ -55,7 +56,7 @@ class LowRank:
         module = self._model.get_submodule(layer.name)
         if type(module) not in (nn.Conv2d, nn.Linear) or layer.groups > 1 or not unchanged(module):
             return np.zeros(0, dtype=np.int64)
-        full = self._full(layer)
+        full = min(self._per_rank(layer))
         ranks = np.arange(max(1, int(np.ceil(full * self._floor - 1e-9))), full)
         pays = [self.costs(layer, resource)[ranks] < self.costs(layer, resource)[-1] for resource in COSTS]
         ranks = ranks[np.all(pays, axis=0)]
@@ -64,7 +65,7 @@ class LowRank:
     def costs(self, layer: Layer, resource: str) -> Ints:
         """Of both layers; the full rank is the dense layer."""
         one, two = self._per_rank(layer)
-        ranks, total = np.arange(self._full(layer) + 1), weights(layer, layer.c_in, layer.c_out)
+        ranks, total = np.arange(min(one, two) + 1), weights(layer, layer.c_in, layer.c_out)
         if resource == "macs":
             before = self._vertical_positions(layer) if self._spatial(layer) else layer.positions
             each, dense = one * before + two * layer.positions, total * layer.positions
@@ -137,21 +138,12 @@ class LowRank:
             width -= sum(module._reversed_padding_repeated_twice[:2])
         return layer.out_size[0] * width * layer.calls
 
-    def _full(self, layer: Layer) -> int:
-        high, wide = layer.kernel
-        if self._spatial(layer):
-            return min(layer.c_in * high, layer.c_out * wide)
-        return min(layer.c_in * layer.taps, layer.c_out)
-
     def _per_rank(self, layer: Layer) -> tuple[int, int]:
-        """The number of weights for each rank in both layers."""
+        """The number of weights for each rank in both layers; the smaller one is the full rank."""
         high, wide = layer.kernel
         if self._spatial(layer):
             return layer.c_in * high, layer.c_out * wide
         return layer.c_in * layer.taps, layer.c_out
-
-
-COSTS = ("macs", "params")
 
 
 def blank(dense: nn.Module, rank: int, *, spatial: bool) -> nn.Sequential:
@@ -175,14 +167,15 @@ def factored(model: nn.Module, ranks: Mapping[str, int], split: object) -> nn.Mo
     Args:
         model: the dense network; changed in place.
         ranks: by name of a layer; both this and ``split`` may come from a file.
-        split: one of `SPLITS`.
+        split: one of `FACTORINGS`.
 
     Raises:
         RankError: for an impossible layer or rank.
     """
     modules, names = dict(model.named_modules()), names_of(model)
-    if split not in SPLITS or not isinstance(ranks, dict):
-        raise RankError(f"ranks by layer and a split of {', '.join(SPLITS)} are needed, not {ranks}, {split}")
+    if split not in FACTORINGS or not isinstance(ranks, dict):
+        possible = ", ".join(FACTORINGS)
+        raise RankError(f"ranks by layer and a split of {possible} are needed, not {ranks}, {split}")
     for name, rank in ranks.items():
         dense = modules.get(name)
         if not isinstance(dense, nn.Conv2d | nn.Linear):

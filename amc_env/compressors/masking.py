@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from amc_env.compressors.surgery import Solve, drop, tasks_of
+from amc_env.compressors.surgery import Solve, drop, problems_of
 from amc_env.graph.structure import Graph, Layer
 from amc_env.plan import Plan
 
@@ -88,11 +88,18 @@ class _KeptStatistics(TorchFunctionMode):
 
 
 def masked_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: Solve) -> Tensor:
-    """A layer's full-size weights, zero if they read a removed atom."""
+    """A layer's full-size weights, zero if they read a removed atom.
+
+    Args:
+        layer: of the graph.
+        weight: its dense weights.
+        mask: ``(atoms,)`` bool, true where an atom is kept.
+        solve: computes the weights that read kept atoms.
+    """
     reads, everything = torch.from_numpy(mask[layer.reads]), torch.ones(layer.c_out, dtype=torch.bool)
     if layer.kind == "transposed":
         return weight * reads.view(-1, 1, 1, 1)
     flat = torch.zeros_like(weight).flatten(1)
-    for task, rows in tasks_of(layer, weight, reads, everything):
-        (flat[rows[:, None], task.columns],) = solve([task])
+    for problem, rows in problems_of(layer, weight, reads, everything):
+        (flat[rows[:, None], problem.columns],) = solve([problem])
     return flat.view_as(weight)

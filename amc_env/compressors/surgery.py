@@ -1,7 +1,7 @@
 """Cuts networks: a plan and the dense weights give a physically smaller network."""
 
 import copy
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from amc_env.compressors.folding import folded
+from amc_env.compressors.remembered import Remembered
 from amc_env.graph.checker import verify
 from amc_env.graph.structure import Graph, Layer, Vector
 from amc_env.plan import Plan
@@ -24,10 +25,8 @@ SIZES = {  # where modules note the number of channels that their vectors have
     nn.PReLU: "num_parameters",
 }
 
-REMEMBERED = 2**28  # bytes of solved weights that are remembered for the next plans
 
-
-class Task(NamedTuple):
+class Problem(NamedTuple):
     """The weights to solve for in one channel group of a layer, on the kept columns.
 
     Attributes:
@@ -43,13 +42,13 @@ class Task(NamedTuple):
     columns: Tensor
 
 
-Solve = Callable[[Iterable[Task]], Iterable[Tensor]]
-"""Gives each task's weights ``(rows, k)``, in order; they depend on that task alone."""
+Solve = Callable[[Iterable[Problem]], Iterable[Tensor]]
+"""Gives each problem's weights ``(rows, k)``, in order; they depend on that problem alone."""
 
 
-def drop(tasks: Iterable[Task]) -> Iterator[Tensor]:
+def drop(problems: Iterable[Problem]) -> Iterator[Tensor]:
     """A `Solve` that repairs nothing: the dense weights of the kept columns."""
-    return (task.weight[:, task.columns] for task in tasks)
+    return (problem.weight[:, problem.columns] for problem in problems)
 
 
 class Surgeon:
@@ -155,28 +154,27 @@ def shared_buffers(network: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]
 class Solutions:
     """Caches the solved weights of a network's layers, for all rows, by the inputs that a layer keeps.
 
-    Beyond `REMEMBERED` bytes the oldest entries are dropped.
-
     Args:
         graph: of the dense network.
         dense: its tensors by name.
     """
 
     def __init__(self, graph: Graph, dense: Mapping[str, Tensor]) -> None:
-        self._dense, self.nbytes = dense, 0
+        self._dense = dense
         self._layers = [layer for layer in graph.layers if layer.kind not in ("depthwise", "transposed")]
-        self._known: dict[Hashable, Tensor] = {}
+        self._known = Remembered[Tensor]()
 
     def __call__(self, mask: NDArray[np.bool_], solve: Solve) -> dict[str, Tensor]:
         """The weights on the kept inputs of each layer that lost some, by name; one call solves them all.
 
         Args:
-            mask: ``(atoms,)``, the kept atoms.
+            mask: ``(atoms,)`` bool, true where an atom is kept.
             solve: computes the weights.
         """
         layers = [layer for layer in self._layers if not mask[layer.reads].all()]
         keys = {layer.name: (solve, layer.name, mask[layer.reads].tobytes()) for layer in layers}
-        found = {name: self._known[key] for name, key in keys.items() if key in self._known}
+        known = {name: self._known.get(key) for name, key in keys.items()}
+        found = {name: weight for name, weight in known.items() if weight is not None}
         missing = [layer for layer in layers if layer.name not in found]
         jobs = [
             (
@@ -188,15 +186,8 @@ class Solutions:
             for layer in missing
         ]
         for layer, weight in zip(missing, _solve_columns(jobs, solve), strict=True):
-            found[layer.name] = weight
-            self._remember(keys[layer.name], weight)
+            found[layer.name] = self._known.add(keys[layer.name], weight, weight.nbytes)
         return found
-
-    def _remember(self, key: Hashable, weight: Tensor) -> None:
-        self._known[key] = weight
-        self.nbytes += weight.nbytes
-        while self.nbytes > REMEMBERED:
-            self.nbytes -= self._known.pop(next(iter(self._known))).nbytes
 
 
 def _vectors(graph: Graph, fold: bool) -> tuple[Vector, ...]:
@@ -222,7 +213,14 @@ def cut(model: nn.Module, graph: Graph, plan: Plan, solve: Solve = drop) -> nn.M
 
 
 def cut_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: Solve) -> Tensor:
-    """A layer's weights on the rows and columns of kept atoms; a solve gives them for the columns."""
+    """A layer's weights on the rows and columns of kept atoms.
+
+    Args:
+        layer: of the graph.
+        weight: its dense weights.
+        mask: ``(atoms,)`` bool, true where an atom is kept.
+        solve: computes the weights on the kept columns.
+    """
     reads, writes = torch.from_numpy(mask[layer.reads]), torch.from_numpy(mask[layer.writes])
     if layer.kind == "depthwise":
         return weight[writes]
@@ -233,15 +231,17 @@ def cut_weight(layer: Layer, weight: Tensor, mask: NDArray[np.bool_], solve: Sol
 
 
 def _solve_columns(jobs: Sequence[tuple[Layer, Tensor, Tensor, Tensor]], solve: Solve) -> Iterator[Tensor]:
-    """The cut weights of each job; a job is a layer with the arguments of `tasks_of`."""
-    solved = iter(solve(task for job in jobs for task, _ in tasks_of(*job)))
+    """The cut weights of each job; a job is a layer with the arguments of `problems_of`."""
+    solved = iter(solve(problem for job in jobs for problem, _ in problems_of(*job)))
     for layer, weight, *_ in jobs:
         parts = list(islice(solved, layer.groups))
         yield torch.cat(parts).unflatten(1, (-1, *weight.shape[2:])) if weight.ndim > 2 else parts[0]
 
 
-def tasks_of(layer: Layer, weight: Tensor, reads: Tensor, writes: Tensor) -> Iterator[tuple[Task, Tensor]]:
-    """The task of each channel group of a layer, and the kept rows of the group.
+def problems_of(
+    layer: Layer, weight: Tensor, reads: Tensor, writes: Tensor
+) -> Iterator[tuple[Problem, Tensor]]:
+    """The problem of each channel group of a layer, and the kept rows of the group.
 
     Args:
         layer: of the graph.
@@ -254,11 +254,11 @@ def tasks_of(layer: Layer, weight: Tensor, reads: Tensor, writes: Tensor) -> Ite
     for block, (part, column) in enumerate(zip(parts, columns, strict=True)):
         rows = part.nonzero().flatten() + block * parts.size(1)
         kept = weight if len(rows) == len(weight) else weight[rows]
-        yield Task(layer, block, kept.flatten(1), column.nonzero().flatten()), rows
+        yield Problem(layer, block, kept.flatten(1), column.nonzero().flatten()), rows
 
 
 def cut_shape(layer: Layer, mask: NDArray[np.bool_]) -> tuple[int, ...]:
-    """The shape of the result of `cut_weight`."""
+    """The shape of the result of `cut_weight`; ``mask`` is ``(atoms,)`` bool, true where an atom is kept."""
     reads, writes = int(mask[layer.reads].sum()), int(mask[layer.writes].sum())
     if layer.kind == "linear":
         return writes, reads
@@ -268,7 +268,13 @@ def cut_shape(layer: Layer, mask: NDArray[np.bool_]) -> tuple[int, ...]:
 
 
 def resize(module: nn.Module, layer: Layer, mask: NDArray[np.bool_]) -> None:
-    """Set a module's numbers of channels to those of its cut weights."""
+    """Set a module's numbers of channels to those of its cut weights.
+
+    Args:
+        module: of the layer; changed in place.
+        layer: of the graph.
+        mask: ``(atoms,)`` bool, true where an atom is kept.
+    """
     reads, writes = int(mask[layer.reads].sum()), int(mask[layer.writes].sum())
     if isinstance(module, nn.Linear):
         module.in_features, module.out_features = reads, writes

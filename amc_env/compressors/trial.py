@@ -160,7 +160,11 @@ def refuse_changed_images(model: nn.Module, images: Any) -> None:
 
 
 def _replaceable(model: nn.Module, graph: Graph, modules: Mapping[str, nn.Module], images: Any) -> bool:
-    """Whether modules in the places of layers compute what they compute as hooks of these layers."""
+    """Whether modules in place of layers compute the same as hooks on the layers that run these modules.
+
+    A hook runs wherever the forward calls the layer, a module in its place only where the forward looks the
+    layer up by its name.
+    """
     hooked, swapped = copy.deepcopy(model), copy.deepcopy(model)
     names = names_of(swapped)
     for name, module in modules.items():
@@ -176,7 +180,7 @@ def _replaceable(model: nn.Module, graph: Graph, modules: Mapping[str, nn.Module
 
 
 def _computes(network: nn.Module, graph: Graph, images: Any, truth: Sequence[Tensor]) -> bool:
-    """Whether a network returns some tensors; not if it fails for want of an attribute or of a shape."""
+    """Whether a network returns these tensors; False if it lacks an attribute or a shape does not fit."""
     try:
         with _outputs(network, graph) as found, evaluating(network):
             network(images)

@@ -65,14 +65,14 @@ def load(
         raw[f"{part}_images"] = _read(files, size, resize)
         raw[f"{part}_labels"] = torch.tensor([label for _, label in files])
     spec = DataSpec(
-        "imagefolder",
-        len(classes),
-        (3, size, size),
-        MEAN,
-        STD,
-        (share, share, share),
-        True,
-        (len(train), len(test)),
+        name="imagefolder",
+        classes=len(classes),
+        shape=(3, size, size),
+        mean=MEAN,
+        std=STD,
+        held_out=(share, share, share),
+        flip=True,
+        sizes=(len(train), len(test)),
     )
     return split_dataset(spec, raw, seed)
 

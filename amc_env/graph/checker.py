@@ -68,7 +68,7 @@ class Checker:
     def _nothing(self, *_: object, **__: object) -> None:
         """Nothing to check: these channels always stay, or errors name the place themselves."""
 
-    set_place = whole = fold = no_channels_last = norm = keep = _nothing
+    set_place = fixed_cost = fold = no_channels_last = norm = keep = _nothing
 
     def vector_dim(self, name: str) -> int | None:
         """The dimension in the dense network, where the parameter may have more entries."""

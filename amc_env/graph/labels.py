@@ -115,7 +115,7 @@ class Tracer(Protocol):
     def layer(self, name: str, module: nn.Module, reads: Tensor, in_size: Size, out_size: Size) -> Tensor:
         """Record a call of a convolution or linear layer; the labels ``(c_out,)`` that it writes."""
 
-    def whole(self, macs: int) -> None:
+    def fixed_cost(self, macs: int) -> None:
         """Record a convolution or linear layer that no plan cuts, with its MACs for one image."""
 
     def fold(self, source: Source | None, norm: str) -> None:

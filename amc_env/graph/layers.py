@@ -140,7 +140,7 @@ def _bias(tracer: Tracer, weight: Constant, bias: Any, writes: Tensor) -> None:
 def _whole(tracer: Tracer, x: Labels, out: tuple[int, ...], macs: int, dim: int = 1) -> Labels:
     """A layer that is not cut: all its input and output channels stay."""
     tracer.keep(x.ids, "weights that are not of a Conv2d, ConvTranspose2d or Linear of the network")
-    tracer.whole(macs)
+    tracer.fixed_cost(macs)
     dims = {dim % len(out), *(d for d in varying(x.ids) if d > 1)}
     shape = [size if d in dims else 1 for d, size in enumerate(out)]
     return Labels(tracer.blank(math.prod(shape)).view(shape).expand(out))

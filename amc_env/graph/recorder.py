@@ -85,7 +85,7 @@ class Recorder:
         self.vectors[name] = (value, dim, ids)
         return ids
 
-    def whole(self, macs: int) -> None:
+    def fixed_cost(self, macs: int) -> None:
         """Add its cost, which every plan pays."""
         self.fixed_macs += macs
 
@@ -161,7 +161,7 @@ class Recorder:
             shape=self.shape,
             given=self.given,
             keep_whole=tuple(self.keep_whole),
-            whole=frozenset(chain.from_iterable(self.keep_whole.values())),
+            kept_layers=frozenset(chain.from_iterable(self.keep_whole.values())),
             blanks=tuple(atom_of[ids.numpy()] for ids in self.blanks),
             numbers=tuple(self.numbers),
             outputs=atom_of[self.outputs.numpy()],

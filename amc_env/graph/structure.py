@@ -126,7 +126,7 @@ class Graph:
         given: the arguments of the network, or of the part that is compressed, for that image. Names are
             those of the whole network.
         keep_whole: names of modules that the user keeps whole.
-        whole: names of the layers in them.
+        kept_layers: names of the layers in them.
         blanks: atoms of the channels that no layer writes: the image, then all padding, in the order of the
             forward.
         numbers: plain numbers that operations take beside activations, in the order of the forward.
@@ -147,7 +147,7 @@ class Graph:
     shape: tuple[int, int, int]
     given: Given
     keep_whole: tuple[str, ...]
-    whole: frozenset[str]
+    kept_layers: frozenset[str]
     blanks: tuple[Atoms, ...]
     numbers: tuple[float, ...]
     outputs: Atoms
@@ -167,6 +167,14 @@ class Graph:
         """Identifies what a pass costs: the structure, and on which sizes each layer runs, how often."""
         facts = [self.hash, [[layer.in_size, layer.out_size, layer.calls] for layer in self.layers]]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+    @cached_property
+    def group_of(self) -> Atoms:
+        """``(atoms,)`` int64: the index of each atom's group, -1 for an atom that is in none."""
+        groups = np.full(self.atoms, -1)
+        for group in self.groups:
+            groups[group.atoms] = group.index
+        return groups
 
     @property
     def widest(self) -> int:

@@ -15,14 +15,11 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from amc_env.checks import did_you_mean
-from amc_env.graph.checker import verify
 from amc_env.graph.given import Given
 from amc_env.graph.labels import TraceError
 from amc_env.graph.recorder import Recorder
 from amc_env.graph.running import Run, propagate
 from amc_env.graph.structure import Graph
-
-__all__ = ["TraceError", "trace", "verify"]
 
 CUT = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 

@@ -6,6 +6,8 @@ ICML 2024. The channels of a group are removed one by one, each time the one who
 least when all remaining weights are refitted. So the kept sets are nested, and one order describes them all.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,6 @@ from amc_env.data.own import OwnData
 from amc_env.data.splits import DataSet
 from amc_env.graph.structure import Graph, Group, Layer
 from amc_env.repair.cache import cached
-from amc_env.repair.least_squares import damping
 from amc_env.repair.moments import Moments, collect_cached
 
 FORMAT = 5  # of cache files
@@ -123,7 +124,7 @@ def damped_inverse(gram: Tensor, ridge: float) -> Tensor:
 
 
 def eliminate(readers: list[Reader], count: int, alone: Tensor) -> list[int]:
-    """The channels of a group, from the one that is removed last to the one that is removed first.
+    """The channels of a group, the most important first; they are removed from the end.
 
     Args:
         readers: of the group.
@@ -151,7 +152,7 @@ def eliminate(readers: list[Reader], count: int, alone: Tensor) -> list[int]:
 
 
 def orders(model: nn.Module, graph: Graph, moments: Moments) -> list[Ints]:
-    """For each group its positions, from the one that is removed last to the one that is removed first.
+    """For each group its positions, the most important first; they are removed from the end.
 
     Args:
         model: the dense network.
@@ -161,14 +162,12 @@ def orders(model: nn.Module, graph: Graph, moments: Moments) -> list[Ints]:
     found: list[Ints] = []
     for group in graph.groups:
         readers, alone = [], torch.zeros(len(group), dtype=torch.float64)
-        for layer in (graph.layers[index] for index in group.layers):
-            weight = weight_blocks(layer, model.get_parameter(f"{layer.name}.weight").detach().cpu())
-            columns = columns_of(layer, group)
+        for name, weight, columns in reading(model, graph, group):
             if weight.size(2) > INVERTED:
-                alone += without(weight, moments, layer.name, columns)
+                alone += without(weight, moments, name, columns)
             else:
-                ridge = moments.ridge + damping(weight.size(2), moments.counts[layer.name])
-                readers.append(Reader(weight, gram_of(moments, layer.name), columns, ridge))
+                ridge = moments.damping(name, weight.size(2))
+                readers.append(Reader(weight, moments.gram(name), columns, ridge))
         found.append(np.array(eliminate(readers, len(group), alone), dtype=np.int64))
     return found
 
@@ -216,6 +215,13 @@ def without(weight: Tensor, moments: Moments, name: str, columns: Tensor) -> Ten
     return torch.stack(lost) / whole
 
 
+def reading(model: nn.Module, graph: Graph, group: Group) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """The name of each layer that reads a group, its `weight_blocks`, and its `columns_of` the group."""
+    for layer in (graph.layers[index] for index in group.layers):
+        weight = model.get_parameter(f"{layer.name}.weight").detach().cpu()
+        yield layer.name, weight_blocks(layer, weight), columns_of(layer, group)
+
+
 def weight_blocks(layer: Layer, weight: Tensor) -> Tensor:
     """``(groups, out, d)``; a transposed convolution maps each input pixel to a patch of outputs."""
     blocks: Tensor = weight.flatten(1).unflatten(0, (layer.groups, -1))
@@ -231,11 +237,3 @@ def columns_of(layer: Layer, group: Group) -> Tensor:
     for row, channels in zip(columns, own, strict=True):
         row[: len(channels)] = channels[:, None] * taps + np.arange(taps)
     return torch.from_numpy(columns.reshape(len(group), -1))
-
-
-def gram_of(moments: Moments, name: str) -> Tensor:
-    """``(blocks, d, d)`` float64 second moments of a layer's inputs, from its rows if those are stored."""
-    if name in moments.grams:
-        return moments.grams[name]
-    rows = moments.rows[name].double()
-    return rows.mT @ rows / rows.size(1)

@@ -12,7 +12,7 @@ from mmap import mmap
 import torch
 from torch import Tensor, nn
 
-from amc_env.compressors.surgery import Task
+from amc_env.compressors.surgery import Problem
 from amc_env.data.own import OwnData, count
 from amc_env.data.splits import DataSet
 from amc_env.execution import evaluating
@@ -26,6 +26,7 @@ FOLD = 1024  # rows that are gathered before they are multiplied: few rows make 
 TOGETHER = 2**26  # numbers in the matrices that a GPU solves at once
 LARGEST = 8192  # inputs of a layer whose Gram matrix is made from rows
 ACTIVATIONS = 2**27  # bytes that one layer's input and output may take in a batch
+RIDGE = 1e-6  # the least damping of a solve, as a fraction of the mean diagonal
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,66 +38,76 @@ class Moments:
             c_in / groups times the kernel's area, channels first.
         rows: for layers with more inputs than rows, ``(groups, n, d)`` float32: the rows themselves.
         counts: by layer name, the number of rows.
-        ridge: the least damping of a solve, as a fraction of the mean diagonal; see `damping`.
     """
 
     grams: Mapping[str, Tensor]
     rows: Mapping[str, Tensor]
     counts: Mapping[str, int]
-    ridge: float = 1e-6
 
     def to(self, device: torch.device) -> "Moments":
         """A copy on a device."""
         grams, rows = (
             {name: value.to(device) for name, value in part.items()} for part in (self.grams, self.rows)
         )
-        return Moments(grams, rows, self.counts, self.ridge)
+        return Moments(grams, rows, self.counts)
 
-    def solve(self, tasks: Iterable[Task]) -> Iterator[Tensor]:
+    def solve(self, problems: Iterable[Problem]) -> Iterator[Tensor]:
         """A `surgery.Solve`: refitted weights if moments are known, else the dense ones.
 
         On a GPU, layers of one shape are solved at once, see `refit_together`.
         """
         if self.on_cpu:
-            return map(self._solve, tasks)
-        return iter(self._solve_together(list(tasks)))
+            return map(self._solve, problems)
+        return iter(self._solve_together(list(problems)))
 
     @property
     def on_cpu(self) -> bool:
         """Whether systems are solved on the processor."""
         return all(value.device.type == "cpu" for value in (*self.grams.values(), *self.rows.values()))
 
-    def _solve(self, task: Task) -> Tensor:
-        layer, block, weight, columns = task
+    def _solve(self, problem: Problem) -> Tensor:
+        layer, block, weight, columns = problem
         if layer.name not in self.counts or len(columns) == weight.size(1):
             return weight[:, columns]
+        ridge = self.damping(layer.name, len(columns))
         if layer.name in self.grams:
-            return refit(weight, self.grams[layer.name][block], columns, self._damping(task))
-        return refit_rows(weight, self.rows[layer.name][block], columns, self._damping(task))
+            return refit(weight, self.grams[layer.name][block], columns, ridge)
+        return refit_rows(weight, self.rows[layer.name][block], columns, ridge)
 
-    def _solve_together(self, tasks: Sequence[Task]) -> list[Tensor]:
-        alike: dict[Hashable, list[int]] = {}  # indices of tasks of one shape, and each other one alone
-        for index, (layer, _, weight, columns) in enumerate(tasks):
+    def _solve_together(self, problems: Sequence[Problem]) -> list[Tensor]:
+        alike: dict[Hashable, list[int]] = {}  # indices of problems of one shape, and each other one alone
+        for index, (layer, _, weight, columns) in enumerate(problems):
             refitted = layer.name in self.grams and len(columns) < weight.size(1)
             alike.setdefault(weight.shape if refitted else index, []).append(index)
         found: dict[int, Tensor] = {}
         for indices in alike.values():
-            size = max(1, TOGETHER // tasks[indices[0]].weight.size(1) ** 2)
+            size = max(1, TOGETHER // problems[indices[0]].weight.size(1) ** 2)
             for start in range(0, len(indices), size):
                 part = indices[start : start + size]
-                found |= dict(zip(part, self._refit([tasks[index] for index in part]), strict=True))
-        return [found[index] for index in range(len(tasks))]
+                found |= dict(zip(part, self._refit([problems[index] for index in part]), strict=True))
+        return [found[index] for index in range(len(problems))]
 
-    def _refit(self, tasks: Sequence[Task]) -> list[Tensor]:
-        """Refit one task, or several of one shape."""
-        if len(tasks) == 1:
-            return [self._solve(tasks[0])]
+    def _refit(self, problems: Sequence[Problem]) -> list[Tensor]:
+        """Refit one problem, or several of one shape."""
+        if len(problems) == 1:
+            return [self._solve(problems[0])]
         return refit_together(
-            [task.weight for task in tasks],
-            [self.grams[task.layer.name][task.block] for task in tasks],
-            [task.columns for task in tasks],
-            [self._damping(task) for task in tasks],
+            [problem.weight for problem in problems],
+            [self.grams[problem.layer.name][problem.block] for problem in problems],
+            [problem.columns for problem in problems],
+            [self.damping(problem.layer.name, len(problem.columns)) for problem in problems],
         )
+
+    def damping(self, name: str, inputs: int) -> float:
+        """The damping of a solve on so many inputs of a layer, as a fraction of the mean diagonal."""
+        return RIDGE + damping(inputs, self.counts[name])
+
+    def gram(self, name: str) -> Tensor:
+        """``(groups, d, d)`` float64: E[x xᵀ] of a layer's inputs, from its rows if those are stored."""
+        if name in self.grams:
+            return self.grams[name]
+        rows = self.rows[name].double()
+        return rows.mT @ rows / rows.size(1)
 
     def damped(self, name: str, block: int) -> Tensor | None:
         """``(d, d)`` float64: E[x xᵀ] of a layer's channel group, with the damping of a solve on all inputs.
@@ -110,12 +121,9 @@ class Moments:
             gram = rows.T @ rows / len(rows)
         else:
             return None
-        ridge = self.ridge + damping(len(gram), self.counts[name])
+        ridge = self.damping(name, len(gram))
         gram.diagonal().add_((ridge * gram.diagonal().mean()).clamp_min(torch.finfo(torch.float64).tiny))
         return gram
-
-    def _damping(self, task: Task) -> float:
-        return self.ridge + damping(len(task.columns), self.counts[task.layer.name])
 
 
 class _Sum:

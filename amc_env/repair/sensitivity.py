@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from amc_env.compressors import Errors
 from amc_env.cost import Ints
 from amc_env.graph.structure import Graph
-from amc_env.repair.elimination import INVERTED, columns_of, gram_of, weight_blocks, without
-from amc_env.repair.least_squares import damping
+from amc_env.repair.elimination import INVERTED, reading, without
 from amc_env.repair.moments import Moments
 
 
@@ -26,20 +25,18 @@ def errors(
         model: the dense network.
         graph: of it.
         moments: of it, on the processor.
-        orders: for each group its positions, from the one that goes last to the one that goes first.
+        orders: for each group its positions, the most important first.
         choices: for each group the counts, ascending.
     """
     found = []
     for group, order, counts in zip(graph.groups, orders, choices, strict=True):
         curves = []
-        for layer in (graph.layers[index] for index in group.layers):
-            weight = weight_blocks(layer, model.get_parameter(f"{layer.name}.weight").detach().cpu())
-            columns = columns_of(layer, group)[torch.from_numpy(order)]
+        for name, weight, unordered in reading(model, graph, group):
+            columns = unordered[torch.from_numpy(order)]
             if weight.size(2) > INVERTED:
-                lost = without(weight, moments, layer.name, columns)
+                lost = without(weight, moments, name, columns)
             else:
-                ridge = moments.ridge + damping(weight.size(2), moments.counts[layer.name])
-                lost = increments(weight, gram_of(moments, layer.name), columns, ridge)
+                lost = increments(weight, moments.gram(name), columns, moments.damping(name, weight.size(2)))
             curves.append((lost.sum() - lost.cumsum(0)).clamp(0, 1))
         total = torch.stack(curves).sum(0)
         found.append(tuple(total[torch.from_numpy(counts) - 1].tolist()))

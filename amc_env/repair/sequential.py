@@ -32,7 +32,7 @@ TINY = 1e-6  # a smaller scale of a batch norm makes the layer before it irrelev
 ACTIVATIONS = 2**31  # bytes that the widest layer's input and output may take
 
 
-class Sequential:
+class SequentialRepair:
     """Repairs cut networks of one dense network.
 
     Args:

@@ -57,7 +57,7 @@ def pixels(x: Tensor, at: Tensor) -> Tensor:
 
 
 def is_sum(total: Tensor, found: Tensor) -> bool:
-    """Whether values are a sum, or that after a ReLU or ReLU6.
+    """Whether the next layer reads a plain sum, or the sum after a ReLU or ReLU6.
 
     Args:
         total: ``(rows, C)`` the branch's output and the shortcut, added.

@@ -1,14 +1,14 @@
 """The model zoo: networks by name, built with seeded weights."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from amc_env.checks import did_you_mean
+from amc_env.checks import did_you_mean, nearest
 from amc_env.execution import device_in, evaluating
 from amc_env.zoo import efficientnet, external, lenet, mobilenet, plain, resnet, shufflenet, tiny, vgg
 
@@ -95,13 +95,6 @@ def check(model: nn.Module, shape: tuple[int, int, int], classes: int) -> None:
         raise ModelError(f"the network gives a {type(logits).__name__}, not one tensor of logits")
     if logits.shape != (2, classes):
         raise ModelError(f"the network gives {tuple(logits.shape)} for two images, not (2, {classes}) logits")
-
-
-def nearest(asked: str, choices: Iterable[str]) -> str:
-    """The end of an error message: likely choices, and all choices."""
-    choices = sorted(choices)
-    near, listed = did_you_mean(asked, choices), f"choose from {', '.join(choices)}"
-    return f"{near} Otherwise {listed}" if near else listed
 
 
 def check_name(name: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from amc_env.cost import Macs, Params, macs, mask_widths, weights
+from amc_env.cost import Macs, Params, dense_widths, macs, weights
 from amc_env.graph.structure import Atoms, Graph, Layer
 from experiments.analysis import markdown
 
@@ -92,10 +92,8 @@ def kind(layer: Layer) -> str:
 
 def decisions(graph: Graph, atoms: Atoms) -> dict[int | None, int]:
     """How many of these channels belong to each decision, in order of position; None if they always stay."""
-    of = np.full(graph.atoms, -1)
-    for group in graph.groups:
-        of[group.atoms] = group.index
-    return {None if index < 0 else index: count for index, count in Counter(of[atoms].tolist()).items()}
+    counts = Counter(graph.group_of[atoms].tolist())
+    return {None if index < 0 else index: count for index, count in counts.items()}
 
 
 def rows(graph: Graph, times: Times) -> list[Row]:
@@ -233,7 +231,7 @@ def _colour(index: int | None) -> Colour:
 
 
 def _whole(graph: Graph) -> tuple[int, int]:
-    widths = mask_widths(graph, np.ones(graph.atoms, dtype=bool))
+    widths = dense_widths(graph)
     return int(Macs(graph)(widths)), int(Params(graph)(widths))
 
 

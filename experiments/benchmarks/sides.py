@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from amc_env.building import make_env
-from amc_env.compressors.surgery import Solve, Task
+from amc_env.compressors.surgery import Problem, Solve
 from amc_env.data.splits import DataSet
 from amc_env.execution import evaluating
 from amc_env.plan import Plan
@@ -116,10 +116,10 @@ class Stopwatch:
     inner: Solve
     seconds: float = 0.0
 
-    def __call__(self, tasks: Iterable[Task]) -> list[Tensor]:
+    def __call__(self, problems: Iterable[Problem]) -> list[Tensor]:
         """The solved weights."""
         start = time.perf_counter()
-        solved = list(self.inner(tasks))
+        solved = list(self.inner(problems))
         self.seconds += time.perf_counter() - start
         return solved
 

@@ -63,7 +63,7 @@ def refuse_unlabelled(data: Any, root: str | None = None) -> None:
     if not isinstance(data, DataSet):
         raise DataError(
             f"{data.name} has no class labels: give a DataSet, for example of "
-            "amc_env.data.splits.from_tensors, or your own metric=module:function"
+            "amc_env.data.tensors.from_tensors, or your own metric=module:function"
         )
     if root is not None and data.name == "photos" and not photos.labelled(Path(root), data.classes):
         raise DataError(
@@ -80,7 +80,7 @@ def _imported(node: DictConfig) -> Any:
     if not isinstance(found, DataSet | OwnData):
         raise DataError(
             f"{target} returned {type(found).__name__}, not an amc_env.data.own.OwnData or the DataSet of "
-            "amc_env.data.splits.from_tensors"
+            "amc_env.data.tensors.from_tensors"
         )
     return found
 

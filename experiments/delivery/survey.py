@@ -21,8 +21,9 @@ from amc_env.compressors.surgery import cut
 from amc_env.compressors.trial import check, random_plan, try_cut
 from amc_env.cost import Macs, Params, mask_widths
 from amc_env.execution import evaluating
+from amc_env.graph.labels import TraceError
 from amc_env.graph.structure import Graph
-from amc_env.graph.trace import TraceError, trace
+from amc_env.graph.trace import trace
 from amc_env.plan import Plan
 from amc_env.zoo.external import torchvision_names
 from experiments.analysis import survey

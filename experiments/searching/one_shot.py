@@ -10,9 +10,8 @@ import math
 import torch
 from torch import nn
 
-from amc_env.cost import macs
+from amc_env.cost import Macs, dense_widths
 from amc_env.data.splits import DataSet
-from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
 
 METHODS = ("torch_pruning",)
@@ -54,8 +53,8 @@ def torch_pruning(model: nn.Module, data: DataSet, target: float) -> nn.Module:
 
 def total(model: nn.Module, data: DataSet) -> int:
     """The MACs of a network, counted as for plans."""
-    graph: Graph = trace(model, data.shape)
-    return sum(macs(layer, layer.c_in, layer.c_out) for layer in graph.layers)
+    graph = trace(model, data.shape)
+    return int(Macs(graph)(dense_widths(graph)))
 
 
 def re_estimate(model: nn.Module, data: DataSet, images: int) -> None:

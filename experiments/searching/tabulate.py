@@ -21,6 +21,7 @@ from amc_env.compressors.surgery import Surgeon
 from amc_env.data import splits as datasets
 from amc_env.data.specs import SPECS
 from amc_env.data.splits import DataSet, Split
+from amc_env.data.tensors import from_tensors
 from amc_env.evaluator import accuracies
 from amc_env.execution import evaluating
 from amc_env.graph.structure import Graph
@@ -240,13 +241,10 @@ def evaluations(
 
 def reach(graph: Graph, parts: int) -> list[int]:
     """For each part of a `TinyCNN`, the number of groups, in order, that it and earlier parts depend on."""
-    group_of = np.full(graph.atoms, -1)
-    for group in graph.groups:
-        group_of[group.atoms] = group.index
     found = [0] * parts
     for layer in graph.layers:
         if layer.name.startswith("features."):
-            touched = group_of[np.concatenate([layer.reads, layer.writes])].max() + 1
+            touched = graph.group_of[np.concatenate([layer.reads, layer.writes])].max() + 1
             found[int(layer.name.split(".")[1])] = max(found[int(layer.name.split(".")[1])], int(touched))
     reached: list[int] = np.maximum.accumulate(found).tolist()
     return reached
@@ -288,7 +286,7 @@ def _held_out(name: str, held_out: tuple[int, int, int]) -> DataSet:
     whole = datasets.load(name)
     images = torch.cat([whole[split].images for split in datasets.SPLITS[:-1]])
     labels = torch.cat([whole[split].labels for split in datasets.SPLITS[:-1]])
-    return datasets.from_tensors(
+    return from_tensors(
         images, labels, whole["test"].images, whole["test"].labels,
         seed=0, name=name, classes=spec.classes, held_out=held_out, mean=spec.mean, std=spec.std,
         flip=spec.flip,
