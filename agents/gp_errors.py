@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.damage import damage, least
+from agents.damage import damages, least, total
 from agents.episode import Array, Info
 from agents.lattice import Lattice, Plans
 from agents.surrogate import GP, Floats, Process, expected_improvement, standardised
@@ -26,12 +26,14 @@ class GPErrors(GP):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._errors: Any = None
+        self._damages: Any = None
         super().__init__(*args, **kwargs)
 
     def act(self, observation: Array, info: Info, *, explore: bool) -> Array:
         """Like `GP`; reads the errors of each choice from the info of ``reset``."""
         if "decisions" in info:
             self._errors = info.get("errors")
+            self._damages = None if self._errors is None else damages(info)
         return super().act(observation, info, explore=explore)
 
     def propose(self, lattice: Lattice) -> Plans:
@@ -64,7 +66,7 @@ class GPErrors(GP):
 
     def damage(self, lattice: Lattice, plans: Plans) -> Floats:
         """``(n,)`` the predicted damage of plans ``(n, T)``, up to a factor."""
-        return damage(self._errors, plans)
+        return total(self._damages, plans)
 
     def doubted(self, lattice: Lattice, plans: Plans) -> Floats:
         """``(n,)`` by which the first plan is chosen."""

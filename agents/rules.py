@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.damage import damage, errors_of, least
+from agents.damage import damages, least, total
 from agents.episode import Array, Episode, Info, Space, check_state
 from agents.lattice import Lattice
 
@@ -104,8 +104,8 @@ class LeastError:
         return np.array([action], np.float32)
 
     def _found(self, info: Info) -> list[int]:
-        lattice, errors = Lattice(info["choices"], info["costs"]), errors_of(info)
-        plans = least(lattice, lambda plans: damage(errors, plans), np.random.default_rng(0))
+        lattice, known = Lattice(info["choices"], info["costs"]), damages(info)
+        plans = least(lattice, lambda plans: total(known, plans), np.random.default_rng(0))
         found: list[int] = plans[0].tolist()
         return found
 

@@ -56,7 +56,8 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
     `reset` gives ``share``, the largest keep ratio that the budget allows for all decisions alike;
     ``decisions``, their number; ``choices``, the allowed keep ratios of each; ``costs``, what every plan
     costs, see `amc_env.budget.Budget.cost_tables`; and where they are known, ``errors``, for each choice the
-    relative errors of the layers that read the group, see `amc_env.repair.sensitivity`. Before each decision
+    relative errors of the layers that read the group, and ``losses``, the rises of the loss in nats that
+    follow from them, see `amc_env.repair.sensitivity`. Before each decision
     ``actions`` holds the action that asks for each of its choices, the nearest one where the scale does not
     reach it. Each step gives
     ``share`` for the decisions that are left; ``action_asked`` and ``action_executed``, the action that
@@ -167,8 +168,9 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._begin()
         info = {"share": self._share, "decisions": len(self.graph.groups), "actions": self._actions()}
         info |= {"choices": self.budget.keeps, "costs": _own(self.budget.cost_tables)}
-        if self.compressor.errors is not None:
-            info["errors"] = tuple(self.compressor.errors)
+        for name in ("errors", "losses"):
+            if (known := getattr(self.compressor, name, None)) is not None:
+                info[name] = tuple(known)
         return self._observe(), info
 
     def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:

@@ -55,6 +55,7 @@ class Levels:
         if odd := [len(group) for group in graph.groups if len(group) % levels]:
             raise TableError(f"groups of {odd} channels have no {levels} equal levels; choose other widths")
         self.graph, self.orders, self.levels, self.errors = graph, orders, levels, errors
+        self.losses: Errors | None = None
         self.choices: Sequence[Ints] = [
             len(group) // levels * np.arange(1, levels + 1) for group in graph.groups
         ]

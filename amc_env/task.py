@@ -19,8 +19,9 @@ from amc_env.evaluator import Evaluator
 from amc_env.graph.structure import Graph
 from amc_env.plan import Plan
 from amc_env.repair.elimination import orders_cached
+from amc_env.repair.information import information_cached
 from amc_env.repair.moments import Moments, collect_cached
-from amc_env.repair.sensitivity import errors
+from amc_env.repair.sensitivity import errors, losses
 from amc_env.repair.sequential import SequentialRepair
 from amc_env.scoring import Metric, Scorer
 
@@ -74,6 +75,9 @@ class Task:
             made = self._channels(orders_cached(self.model, self.graph, self.data, **self._sample))
         if self.moments is not None:
             made.errors = errors(self.model, self.graph, self.moments, made.orders, made.choices)
+        if self.moments is not None and self.metric is None:
+            known = information_cached(self.model, self.graph, self.data, seed=self._sample["seed"])
+            made.losses = losses(self.model, self.graph, self.moments, known, made.orders, made.choices)
         return made
 
     @cached_property

@@ -19,11 +19,13 @@ class Compressor(Protocol):
             shared weights have at most 8 bits: there the dense network is no plan.
         errors: for each of these counts the relative errors of the layers that read the group, added up, see
             `amc_env.repair.sensitivity.errors`; None if unknown.
+        losses: likewise the predicted rises of the loss, see `amc_env.repair.sensitivity.losses`.
     """
 
     graph: Graph
     choices: Sequence[Ints]
     errors: Errors | None
+    losses: Errors | None
 
     def choose(self, group: int, count: int) -> tuple[int, ...]:
         """The positions, ascending, that are kept if ``count`` of a group are kept."""

@@ -47,6 +47,7 @@ class Channels:
     ) -> None:
         self.graph, self.latency = graph, latency
         self.errors: Errors | None = None
+        self.losses: Errors | None = None
         self.orders: Sequence[Ints] = []
         self.choices: Sequence[Ints] = []
         for group, order in zip(graph.groups, orders, strict=True):

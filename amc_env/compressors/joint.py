@@ -27,6 +27,7 @@ class Joint:
     """
 
     errors: Errors | None = None
+    losses: Errors | None = None
 
     def __init__(self, channels: Channels) -> None:
         self.channels, dense = channels, channels.graph

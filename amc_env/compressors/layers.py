@@ -90,6 +90,7 @@ class LayerCompressor:
     """
 
     errors: Errors | None = None
+    losses: Errors | None = None
 
     def __init__(self, graph: Graph, method: Method) -> None:
         self.method = method

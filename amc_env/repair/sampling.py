@@ -150,7 +150,7 @@ class Listening(TorchFunctionMode):
         """One call."""
         kwargs = kwargs or {}
         if function in CALLS:
-            x, weight = _first_two(args, kwargs)
+            x, weight = first_two(args, kwargs)
             if id(weight) in self._layers:
                 layer, module = self._layers[id(weight)]
                 self._silent.discard(layer.name)
@@ -167,7 +167,7 @@ class Listening(TorchFunctionMode):
             )
 
 
-def _first_two(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+def first_two(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
     """Input and weight."""
     x, weight = (*args, *(kwargs[name] for name in ("input", "weight")[len(args) :]))[:2]
     return x, weight
