@@ -135,6 +135,8 @@ def read(path: Path) -> Ensemble:
     Raises:
         CriticError: for a file that is missing, damaged, of another format or of other features.
     """
+    if not path.name:
+        raise CriticError(f"{path} is no file of critics: give what experiments.pretrain_agent wrote")
     path = path if path.suffix == ENDING else path.with_name(path.name + ENDING)
     beside = path.with_suffix(".json")
     if odd := [one for one in (path, beside) if not one.is_file() or one.stat().st_size > LONGEST]:

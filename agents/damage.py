@@ -33,7 +33,7 @@ def errors_of(info: Info) -> Errors:
     if "errors" not in info:
         raise ErrorsError(
             "the info of reset holds no errors of the choices; they are there with "
-            "compressor.method=channels and repair=moments or sequential"
+            "compressor.method=channels and repair=moments, staged or sequential"
         )
     errors: Errors = info["errors"]
     return errors

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -36,7 +37,11 @@ class PlanSearch(ABC):
     def __init__(
         self, observation_space: Space, action_space: Space, *, seed: int, **settings: float
     ) -> None:
-        assert action_space.shape == (1,)
+        if action_space != gym.spaces.Box(0, 1, (1,), np.float32):
+            raise ValueError(
+                f"the action space is {action_space}: a searcher over plans asks for keep ratios, as in "
+                "Box(0, 1, (1,)); leave out wrappers that rescale actions"
+            )
         self.settings = settings
         self.rng = np.random.default_rng(seed)
         self.lattice: Lattice | None = None

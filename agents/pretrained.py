@@ -1,7 +1,7 @@
 """A searcher with critics that were trained on other networks, corrected by a Gaussian process."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from agents.critic import Ensemble, read
 from agents.damage import errors_of
@@ -24,6 +24,8 @@ class Pretrained(GPErrors):
     Raises:
         CriticError: for a file that is no critic of this version.
     """
+
+    reads_errors: ClassVar[bool] = True
 
     def __init__(self, *args: Any, critic: str | None = None, **kwargs: Any) -> None:
         self.critic: Ensemble = read(Path(critic) if critic else SHIPPED)

@@ -10,7 +10,7 @@ ratio, and the rest keeps what uses up the budget.
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -86,6 +86,9 @@ class Deep(Rule):
 
 class LeastError:
     """Plays the plan of least damage, see `agents.damage`, which the repair's moments alone predict."""
+
+    scale: ClassVar[str] = "absolute"  # on which every plan can be asked for
+    reads_errors: ClassVar[bool] = True
 
     def __init__(self, observation_space: Space, action_space: Space, *, seed: int) -> None:
         self._plan: list[int] = []

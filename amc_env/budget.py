@@ -188,6 +188,7 @@ class Budget:
     def _check_reach(self) -> None:
         for limit in self.limits:
             lowest = int(limit.prices(self.cheapest))
+            lower = ", or lower the floor" if any(own[0] > 1 for own in self.choices) else ""
             if lowest == limit.dense > limit.most:
                 raise BudgetError(
                     f"target {limit.target} of the {limit.prices.unit} cannot be met: no choice of this "
@@ -197,7 +198,7 @@ class Budget:
                 raise BudgetError(
                     f"target {limit.target} of {limit.dense:,} {limit.prices.unit} is below the smallest "
                     f"network that the floors allow, {lowest:,}; the lowest possible target is "
-                    f"{_round_up(lowest, limit.dense)}, or lower the floor"
+                    f"{_round_up(lowest, limit.dense)}{lower}"
                 )
 
 

@@ -71,8 +71,8 @@ def information(model: nn.Module, graph: Graph, data: DataSet | OwnData, *, seed
         seed: draws the labels.
 
     Returns:
-        ``(c_out, c_out)`` float32 by layer name. Layers that no gradient reaches are left out; it is empty where
-        none flows, or one is not finite.
+        ``(c_out, c_out)`` float32 by layer name. Layers that no gradient reaches are left out; it is empty
+        where none flows, or one is not finite.
     """
     generator, device, seen = torch.Generator().manual_seed(seed), device_in(model), 0
     gradients = _Gradients(model, graph)

@@ -12,9 +12,6 @@ from amc_env.repair.elimination import INVERTED, reading, without
 from amc_env.repair.information import Information
 from amc_env.repair.moments import Moments
 
-DAMPING = 1e-6  # of information, as a fraction of its mean diagonal
-TINY = torch.finfo(torch.float64).tiny
-
 
 def errors(
     model: nn.Module, graph: Graph, moments: Moments, orders: Sequence[Ints], choices: Sequence[Ints]
@@ -86,16 +83,14 @@ def _reading(
 
 
 def _scaled(weight: Tensor, known: Tensor) -> Tensor:
-    """Lᵀ W of each block ``(blocks, out, d)`` float64, where L Lᵀ is the information of the block's outputs.
+    """Rᵀ W of each block ``(blocks, out, d)`` float64, where R Rᵀ is the information of the block's outputs.
 
     A block of a transposed convolution has several outputs a channel, whose information is equal.
     """
     blocks, channels = len(weight), len(known) // len(weight)
     own = known.double().view(blocks, channels, blocks, channels).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-    damped = own + DAMPING * own.diagonal(dim1=1, dim2=2).mean(1).clamp_min(TINY)[:, None, None] * torch.eye(
-        channels, dtype=torch.float64
-    )
-    root = torch.linalg.cholesky(damped)
+    values, vectors = torch.linalg.eigh(own)
+    root = vectors * values.clamp_min(0).sqrt()[:, None]  # rounding may make a value negative
     parts = weight.double().unflatten(1, (channels, -1))  # (blocks, channels, outputs of each, d)
     return torch.einsum("bij,biod->bjod", root, parts).flatten(1, 2)
 
@@ -106,7 +101,9 @@ def _lost(weight: Tensor, moments: Moments, name: str, columns: Tensor) -> Tenso
         added = without(weight, moments, name, columns)
     else:
         added = increments(weight, moments.gram(name), columns, moments.damping(name, weight.size(2)))
-    return (added.sum() - added.cumsum(0)).clamp(0, 1)
+    lost = (added.sum() - added.cumsum(0)).clamp(0, 1)
+    lost[-1] = 0  # not the rounding error of two sums
+    return lost
 
 
 def _energy(weight: Tensor, moments: Moments, name: str) -> Tensor:

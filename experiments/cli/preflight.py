@@ -167,6 +167,13 @@ def _tune(cfg: DictConfig) -> None:
         )
 
 
+def _pretrain_agent(cfg: DictConfig) -> None:
+    """`experiments.pretrain_agent` can write its critics."""
+    path = Path(cfg.critic)
+    if not path.name or any(folder.is_file() for folder in path.parents):
+        raise ConfigError(f"critic={cfg.critic} cannot be written: give critic=FOLDER/NAME, without suffix")
+
+
 def _report(cfg: DictConfig) -> None:
     """`experiments.report keep` takes a run and a name."""
     if (cfg.keep is None) != (cfg.name is None):
@@ -240,6 +247,7 @@ RULES: dict[Any, Callable[[DictConfig], None]] = {
     commands.PhotosConfig: _photos,
     commands.FidelityConfig: _channels_alone,
     commands.TuneConfig: _tune,
+    commands.PretrainAgentConfig: _pretrain_agent,
     commands.ReportConfig: _report,
 }
 

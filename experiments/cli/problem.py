@@ -136,4 +136,9 @@ def build_agent(node: DictConfig | Mapping[str, Any], env: Environment, *, seed:
     wanted = getattr(agent, "scale", None)
     if wanted is not None and type(task.scale) is not type(SCALES[wanted](1.0)):
         raise config.ConfigError(f"the actions of {node['_target_']} are {wanted}: leave env.scale out")
+    if getattr(agent, "reads_errors", False) and task.compressor.errors is None:
+        raise config.ConfigError(
+            f"{node['_target_']} reads the errors of layers, which a repair of channels knows: give "
+            "compressor.method=channels and a compressor.repair, or leave it out (contenders: only=[...])"
+        )
     return agent

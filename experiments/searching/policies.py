@@ -27,7 +27,7 @@ from experiments.cli.problem import build_agent
 from experiments.cli.trained import Trained, trained
 from experiments.recording.plans import candidates, groups, shares
 from experiments.searching import stages
-from experiments.searching.compare import contenders_of, is_rule, opened, rehearse
+from experiments.searching.compare import contenders_of, is_rule, note_critics, opened, rehearse
 from experiments.searching.contest import Job, curve, run_all, trials_of
 from experiments.training.distillation import teacher_of
 from experiments.training.finetune import tuned
@@ -80,6 +80,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
             costs |= {name: Budget(subject.task.compressor, {name: 1.0}).dense for name in RESOURCES}
             known = {"groups": groups(subject.task.graph), "dense": top1, "dense_costs": costs}
             record.update(results=known | digests)
+            note_critics(record, contenders)
             jobs = all_jobs(cfg, contenders)
             fractions = {share for target in cfg.targets for share in stages.stages_to(cfg.stages, target)}
             rehearse(contenders, fractions, partial(environment, subject))

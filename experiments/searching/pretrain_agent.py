@@ -95,6 +95,7 @@ class Subject:
 def main(cfg: DictConfig, folder: Path) -> None:
     """Leave each table out once, then train on all; resumes an unfinished record."""
     settings = config.plain(cfg)
+    del settings["critic"]  # it says where a copy lies, not what is trained
     record = opening.opened(folder, settings, seeds={"training": 0})
     if len(tabular.names()) < LEAST:
         raise config.ConfigError(f"critics are trained on all tables but one, here is {len(tabular.names())}")

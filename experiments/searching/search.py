@@ -135,7 +135,7 @@ def explore(
             meter.update(trial.index + 1, best=best, top1=row["top1"], macs=row["macs_share"])
             if meter.live:
                 meter.draw(_panel(env, record.rows))
-            if (trial.index + 1) % save_every == 0:
+            if (trial.index + 1) % save_every == 0 or trial.index + 1 == episodes:
                 state.save(record, agent)
 
 
