@@ -85,7 +85,7 @@ class Deep(Rule):
 
 
 class LeastError:
-    """Plays the plan of least damage, see `agents.damage`, which the repair's moments alone predict."""
+    """Plays the plan of least damage, see `agents.damage`, which is predicted without an evaluation."""
 
     scale: ClassVar[str] = "absolute"  # on which every plan can be asked for
     reads_errors: ClassVar[bool] = True

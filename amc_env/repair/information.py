@@ -6,6 +6,7 @@ Approximate Curvature", ICML 2015, section 3.1, for gradients at outputs apart f
 Positions are taken to be independent.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ from amc_env.repair.sampling import CALLS, first_two
 
 FORMAT = 1  # of cache files
 IMAGES = 256  # of the calibration split
-BATCH = 16  # of these; a backward pass keeps the activations of all layers
+BATCH = 16  # of these in a pass, at most
+ACTIVATIONS = 2**31  # bytes that a pass may keep for its gradients: about three values for each output
 
 Information = dict[str, Tensor]  # by layer name, (c_out, c_out) float32
 
@@ -76,19 +78,27 @@ def information(model: nn.Module, graph: Graph, data: DataSet | OwnData, *, seed
     """
     generator, device, seen = torch.Generator().manual_seed(seed), device_in(model), 0
     gradients = _Gradients(model, graph)
-    for batch, _ in data.batches("calibration", BATCH, IMAGES):
+    for batch, _ in data.batches("calibration", _batch_size(graph), IMAGES):
         images = nested(batch, lambda value: _leaf(value, device))
         inputs = [value for value in tensors(images) if value.requires_grad]
+        if not inputs:
+            return {}
         try:
             with evaluating(model), torch.enable_grad(), gradients:
                 logs = F.log_softmax(model(images).float(), dim=1)
                 drawn = torch.multinomial(logs.detach().exp().cpu(), 1, generator=generator).to(device)
-                torch.autograd.grad(logs.gather(1, drawn).sum(), inputs)
+                torch.autograd.grad(logs.gather(1, drawn).sum(), inputs, allow_unused=True)
         except RuntimeError:  # a forward that lets no gradient through, or whose probabilities are no numbers
             return {}
         seen += len(drawn)
     found = {name: total.cpu() / seen for name, total in gradients.products.items()}
     return found if all(bool(each.isfinite().all()) for each in found.values()) else {}
+
+
+def _batch_size(graph: Graph) -> int:
+    """Images in a pass, so that the outputs of all layers fit `ACTIVATIONS`."""
+    kept = sum(3 * 4 * layer.calls * layer.c_out * math.prod(layer.out_size) for layer in graph.layers)
+    return max(1, min(BATCH, ACTIVATIONS // max(1, kept)))
 
 
 def _leaf(value: Any, device: torch.device) -> Any:
