@@ -76,7 +76,8 @@ class Task:
         if self.moments is not None:
             made.errors = errors(self.model, self.graph, self.moments, made.orders, made.choices)
         if self.moments is not None and self.metric is None:
-            known = information_cached(self.model, self.graph, self.data, seed=self._sample["seed"])
+            images, seed = self._sample["images"], self._sample["seed"]
+            known = information_cached(self.model, self.graph, self.data, images=images, seed=seed)
             made.losses = losses(self.model, self.graph, self.moments, known, made.orders, made.choices)
         return made
 

@@ -23,7 +23,7 @@ from amc_env.repair.cache import cached
 from amc_env.repair.sampling import CALLS, first_two
 
 FORMAT = 1  # of cache files
-IMAGES = 256  # of the calibration split
+IMAGES = 256  # of the calibration split, at most
 BATCH = 16  # of these in a pass, at most
 ACTIVATIONS = 2**31  # bytes that a pass may keep for its gradients: about three values for each output
 
@@ -59,7 +59,9 @@ class _Gradients(TorchFunctionMode):
         self.products[name] = self.products.get(name, 0) + rows.T @ rows
 
 
-def information(model: nn.Module, graph: Graph, data: DataSet | OwnData, *, seed: int) -> Information:
+def information(
+    model: nn.Module, graph: Graph, data: DataSet | OwnData, *, images: int, seed: int
+) -> Information:
     """The Fisher information of the outputs of each layer, summed over positions and calls.
 
     It is E[Σ g gᵀ], with g the gradient of log p(y | x) at an output, for labels y that are drawn from the
@@ -69,23 +71,25 @@ def information(model: nn.Module, graph: Graph, data: DataSet | OwnData, *, seed
     Args:
         model: the dense network; logits ``(N, classes)``.
         graph: of it.
-        data: of whose calibration split `IMAGES` are read.
+        data: whose calibration split is read.
+        images: number of its images; at most `IMAGES`.
         seed: draws the labels.
 
     Returns:
         ``(c_out, c_out)`` float32 by layer name. Layers that no gradient reaches are left out; it is empty
         where none flows, or one is not finite.
     """
+    images = min(images, IMAGES)
     generator, device, seen = torch.Generator().manual_seed(seed), device_in(model), 0
     gradients = _Gradients(model, graph)
-    for batch, _ in data.batches("calibration", _batch_size(graph), IMAGES):
-        images = nested(batch, lambda value: _leaf(value, device))
-        inputs = [value for value in tensors(images) if value.requires_grad]
+    for batch, _ in data.batches("calibration", _batch_size(graph), images):
+        watched = nested(batch, lambda value: _leaf(value, device))
+        inputs = [value for value in tensors(watched) if value.requires_grad]
         if not inputs:
             return {}
         try:
             with evaluating(model), torch.enable_grad(), gradients:
-                logs = F.log_softmax(model(images).float(), dim=1)
+                logs = F.log_softmax(model(watched).float(), dim=1)
                 drawn = torch.multinomial(logs.detach().exp().cpu(), 1, generator=generator).to(device)
                 torch.autograd.grad(logs.gather(1, drawn).sum(), inputs, allow_unused=True)
         except RuntimeError:  # a forward that lets no gradient through, or whose probabilities are no numbers
@@ -108,10 +112,12 @@ def _leaf(value: Any, device: torch.device) -> Any:
     return value.detach().clone().to(device).requires_grad_(value.is_floating_point())
 
 
-def information_cached(model: nn.Module, graph: Graph, data: DataSet | OwnData, *, seed: int) -> Information:
+def information_cached(
+    model: nn.Module, graph: Graph, data: DataSet | OwnData, *, images: int, seed: int
+) -> Information:
     """`information`, cached on disk beside the moments."""
     return cached(
         f"information-{FORMAT}",
-        lambda: information(model, graph, data, seed=seed),
-        model, graph, data, images=IMAGES, points=1, seed=seed,
+        lambda: information(model, graph, data, images=images, seed=seed),
+        model, graph, data, images=min(images, IMAGES), points=1, seed=seed,
     )  # fmt: skip
