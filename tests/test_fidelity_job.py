@@ -160,6 +160,17 @@ def test_policies_are_confirmed_and_tuned_with_seeds_of_their_own(tmp_path, caps
         policies.main(cfg, tmp_path)
 
 
+def test_agents_that_read_errors_are_refused_before_any_run(tmp_path):
+    cfg = composed("policies", tmp_path, "targets=[0.5]", "seeds=1", "compressor=low_rank")
+    cfg.contenders = {"random": ["agent=random"], "least_error": ["agent=least_error"]}
+    with (
+        initialize_config_dir(str(config.CONF), version_base="1.3"),
+        pytest.raises(config.ConfigError, match=r"reads the errors of layers, .* leave it out"),
+    ):
+        policies.main(cfg, tmp_path)
+    assert not RunRecord.read(tmp_path).rows
+
+
 def test_stages_search_from_where_the_last_one_ended(tmp_path):
     cfg = composed("policies", tmp_path, "targets=[0.3]", "seeds=1", "stages=[0.6,0.3]", "recipe.epochs=2")
     cfg.contenders = {"random": ["agent=random"]}

@@ -58,6 +58,7 @@ def test_least_error_plays_it_again_and_again() -> None:
     kept = [step["keep_applied"] for step in trials[0].episode.infos]
     np.testing.assert_allclose(kept, [own[at] for own, at in zip(info["choices"], best, strict=True)])
     assert is_rule("agents.rules.LeastError")
+    assert LeastError.scale == "absolute"  # on the other one not every plan can be asked for
     agent.load_state_dict(agent.state_dict())
 
 

@@ -125,6 +125,14 @@ def test_a_killed_search_ends_with_the_record_of_one_that_was_not(
     assert RunRecord.read(torn).content["best"] == RunRecord.read(whole).content["best"]
 
 
+def test_a_state_is_saved_after_the_last_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a kill during the fine-tuning plays no episode again."""
+    saved: list[int] = []
+    monkeypatch.setattr(state, "save", lambda record, agent: saved.append(len(record.rows)))
+    search(config(tmp_path, "agent=random", "deliver=false", "save_every=20"), tmp_path)
+    assert saved == [len(RunRecord.read(tmp_path).rows)]
+
+
 class Counter:
     def __init__(self, value: int) -> None:
         self.value = value

@@ -148,6 +148,9 @@ def test_files_that_are_no_critic_are_refused(tmp_path: Path) -> None:
         read(path)
     with pytest.raises(CriticError, match="no file of at most"):
         read(tmp_path / "none.safetensors")
+    for path in (Path("."), Path("/")):
+        with pytest.raises(CriticError, match="is no file of critics"):
+            read(path)
 
 
 @pytest.mark.parametrize(

@@ -239,3 +239,5 @@ def test_a_scripted_part_is_named() -> None:
     model[2] = torch.jit.script(model[2])
     with pytest.raises(TraceError, match="the scripted module '2' cannot be traced or cut; pass what was"):
         trace(model, (1, 8, 8))
+    with pytest.raises(TraceError, match="a scripted network cannot be traced or cut; pass what was"):
+        trace(torch.jit.script(net()), (1, 8, 8))
