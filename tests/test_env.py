@@ -204,6 +204,7 @@ def test_every_step_says_what_was_asked_allowed_and_done(name, scale, actions):
         "choices": env.budget.keeps,
         "costs": env.budget.cost_tables,
         "errors": tuple(env.compressor.errors),
+        "losses": tuple(env.compressor.losses),
     }
     asking = {"actions": tuple(env.scale.to_action(keep, info["share"]) for keep in env.budget.keeps[0])}
     assert info == {"share": env.budget.share([]), "decisions": len(env.graph.groups)} | described | asking
