@@ -123,11 +123,7 @@ class Settings:
             calibration_images=self.calibration_images, points=self.points, round_to=self.round_to
         )
         checks.whole_number(0, seed=self.seed)
-        if not 0 < self.floor <= 1:
-            raise ValueError(
-                "floor is the smallest fraction of a group or layer that may be kept, in (0, 1], "
-                f"not {self.floor}"
-            )
+        checks.fraction(floor=self.floor)
         checks.one_of("order", self.order, ORDERS)
         checks.one_of("repair", self.repair, REPAIRS)
         checks.one_of("method", self.method, METHODS)

@@ -20,6 +20,13 @@ def positive(**settings: float | None) -> None:
             raise ValueError(f"{name} is {value}, it must be above 0 and finite")
 
 
+def fraction(**settings: float) -> None:
+    """Raise a `ValueError` unless each setting is above 0 and at most 1."""
+    for name, value in settings.items():
+        if not 0 < value <= 1:
+            raise ValueError(f"{name} is {value}, it must be above 0 and at most 1")
+
+
 def whole_number(least: int = 1, **settings: object) -> None:
     """Raise a `ValueError` unless each setting is None or a whole number from ``least`` on."""
     for name, value in settings.items():

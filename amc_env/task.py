@@ -19,9 +19,9 @@ from amc_env.evaluator import Evaluator
 from amc_env.graph.structure import Graph
 from amc_env.plan import Plan
 from amc_env.repair.elimination import orders_cached
-from amc_env.repair.information import information_cached
+from amc_env.repair.information import Information, information
 from amc_env.repair.moments import Moments, collect_cached
-from amc_env.repair.sensitivity import errors, losses
+from amc_env.repair.sensitivity import at_counts, curves_cached
 from amc_env.repair.sequential import SequentialRepair
 from amc_env.scoring import Metric, Scorer
 
@@ -74,12 +74,18 @@ class Task:
         else:
             made = self._channels(orders_cached(self.model, self.graph, self.data, **self._sample))
         if self.moments is not None:
-            made.errors = errors(self.model, self.graph, self.moments, made.orders, made.choices)
-        if self.moments is not None and self.metric is None:
-            images, seed = self._sample["images"], self._sample["seed"]
-            known = information_cached(self.model, self.graph, self.data, images=images, seed=seed)
-            made.losses = losses(self.model, self.graph, self.moments, known, made.orders, made.choices)
+            inform = None if self.metric is not None else self._information
+            found, rises = curves_cached(
+                self.model, self.graph, self.data, self.moments, inform, made.orders, **self._sample
+            )
+            made.errors = at_counts(found, made.choices)
+            made.losses = None if rises is None else at_counts(rises, made.choices)
         return made
+
+    def _information(self) -> Information:
+        """Of the outputs of layers."""
+        images, seed = self._sample["images"], self._sample["seed"]
+        return information(self.model, self.graph, self.data, images=images, seed=seed)
 
     @cached_property
     def moments(self) -> Moments | None:

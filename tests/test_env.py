@@ -351,7 +351,7 @@ def test_a_step_after_the_last_one():
             "unknown repair 'finetuning'; there are moments, sequential, staged, none",
         ),
         ({"floor": 0}, r"floor .* in \(0, 1\], not 0"),
-        ({"floor": -0.1}, r"floor is the smallest fraction .* in \(0, 1\], not -0.1"),
+        ({"floor": -0.1}, "floor is -0.1, it must be above 0 and at most 1"),
         ({"floor": 1.1}, r"floor .* in \(0, 1\], not 1.1"),
         ({"round_to": 0}, "round_to is 0, .* at least 1"),
     ],

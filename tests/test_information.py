@@ -12,9 +12,10 @@ from amc_env.compressors import plan_of
 from amc_env.data.splits import DataSet, load
 from amc_env.data.tensors import from_tensors
 from amc_env.graph.trace import trace
+from amc_env.repair import elimination
 from amc_env.repair.information import information
-from amc_env.repair.moments import Moments
-from amc_env.repair.sensitivity import losses
+from amc_env.repair.moments import Moments, collect
+from amc_env.repair.sensitivity import at_counts, curves
 
 TAKEN = {"calibration_images": 100, "device": "cpu"}
 
@@ -65,12 +66,10 @@ def test_losses_by_hand() -> None:
         ([[1.0, 0, 0], [0, 0, 0], [0, 0, 0]], [(4 + 9 + 16) / 2, (9 + 16) / 2, 0]),
         ([[1.0, 1, 0], [1, 1, 0], [0, 0, 0]], [(64 + 100 + 144) / 2, (100 + 144) / 2, 0]),
     ):
-        told = losses(
-            model, only, moments, {"read": torch.tensor(known)}, [np.arange(4)], [np.array([1, 2, 4])]
-        )
-        assert told is not None
-        np.testing.assert_allclose(told[0], wanted, rtol=1e-4, atol=1e-9)
-    assert losses(model, only, moments, {}, [np.arange(4)], [np.array([1, 2, 4])]) is None
+        _, rises = curves(model, only, moments, {"read": torch.tensor(known)}, [np.arange(4)])
+        assert rises is not None
+        np.testing.assert_allclose(at_counts(rises, [np.array([1, 2, 4])])[0], wanted, rtol=1e-4, atol=1e-9)
+    assert curves(model, only, moments, {}, [np.arange(4)])[1] is None
 
 
 def test_the_loss_rises_in_the_order_that_is_predicted() -> None:
@@ -93,6 +92,29 @@ def test_the_loss_rises_in_the_order_that_is_predicted() -> None:
     assert 0.5 < ratios.min() < ratios.max() < 25
 
 
+@pytest.mark.parametrize(("count", "points"), [(2, 1), (40, 8)])
+def test_layers_of_too_many_inputs_lose_what_each_channel_gives(
+    count: int, points: int, monkeypatch: pytest.MonkeyPatch, images: DataSet
+) -> None:
+    """They are not refitted; their moments are rows, or a Gram matrix of many rows."""
+    model = Branching().eval()
+    model.read.weight.data = torch.arange(1.0, 13).reshape(3, 4, 1, 1)
+    graph = trace(model, (1, 2, 4))
+    group = next(at for at, one in enumerate(graph.groups) if len(one) == 4)
+    moments = collect(model, graph, images, images=count, points=points, seed=0)
+    assert ("read" in moments.rows) == (count == 2)
+    known = information(model, graph, images, images=100, seed=0)
+    monkeypatch.setattr(elimination, "INVERTED", 1)
+    _, rises = curves(model, graph, moments, known, [np.arange(len(one)) for one in graph.groups])
+    assert rises is not None
+    energies, weight = moments.gram("read")[0].diagonal(), model.read.weight.detach()[:, :, 0, 0].double()
+    each = [
+        float(weight[:, at] @ known["read"].double() @ weight[:, at] * energies[at] / 2) for at in range(4)
+    ]
+    wanted = [sum(each[kept:]) for kept in range(1, 5)]
+    np.testing.assert_allclose(rises[group], wanted, rtol=1e-4, atol=1e-9)
+
+
 class Cut(nn.Module):
     """A network without gradients."""
 
@@ -106,10 +128,14 @@ class Cut(nn.Module):
             return self.head(self.layers(images).mean((2, 3)))
 
 
+@pytest.mark.filterwarnings("ignore:no gradient flows")
 def test_where_no_gradient_flows_there_are_errors_alone(images: DataSet) -> None:
-    _, info = make_env(Cut().eval(), images, reward_images=10, **TAKEN).reset()
+    model = Cut().eval()
+    _, info = make_env(model, images, reward_images=10, **TAKEN).reset()
     assert "errors" in info
     assert "losses" not in info
+    with pytest.warns(UserWarning, match="no gradient flows back through the network, so the rise of the"):
+        assert information(model, trace(model, (1, 2, 4)), images, images=100, seed=0) == {}
 
 
 def test_a_metric_of_ones_own_has_errors_alone(images: DataSet) -> None:

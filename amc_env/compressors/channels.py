@@ -45,6 +45,8 @@ class Channels:
         floor: float = 0.2,
         latency: LatencyTable | None = None,
     ) -> None:
+        checks.fraction(floor=floor)
+        checks.whole_number(round_to=round_to)
         self.graph, self.latency = graph, latency
         self.errors: Errors | None = None
         self.losses: Errors | None = None

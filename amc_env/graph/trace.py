@@ -50,8 +50,10 @@ def trace(
             operation, its module and the line of the forward.
     """
     given = Given.of_image(shape) if given is None else given
-    _refuse_wrappers(model)
-    part = model.get_submodule(given.part)
+    part = dict(model.named_modules(remove_duplicate=False))[
+        given.part
+    ]  # a scripted network has no get_submodule
+    _refuse_wrappers(part)
     _refuse_parametrizations(part)
     _refuse_shared_parameters(model)
     recorder = Recorder(model, shape, given, _layers_of(model, keep_whole))

@@ -163,7 +163,7 @@ def orders(model: nn.Module, graph: Graph, moments: Moments) -> list[Ints]:
     for group in graph.groups:
         readers, alone = [], torch.zeros(len(group), dtype=torch.float64)
         for name, weight, columns in reading(model, graph, group):
-            if weight.size(2) > INVERTED:
+            if is_wide(weight):
                 alone += without(weight, moments, name, columns)
             else:
                 ridge = moments.damping(name, weight.size(2))
@@ -213,6 +213,11 @@ def without(weight: Tensor, moments: Moments, name: str, columns: Tensor) -> Ten
         part = wide[:, :, own]
         lost.append(((part @ gram[:, own[:, None], own]) * part).sum())
     return torch.stack(lost) / whole
+
+
+def is_wide(weight: Tensor) -> bool:
+    """Whether ``(blocks, out, d)`` has too many inputs to invert a matrix of them."""
+    return weight.size(2) > INVERTED
 
 
 def reading(model: nn.Module, graph: Graph, group: Group) -> Iterator[tuple[str, Tensor, Tensor]]:

@@ -7,6 +7,7 @@ Positions are taken to be independent.
 """
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -19,13 +20,13 @@ from amc_env.data.splits import DataSet
 from amc_env.execution import device_in, evaluating
 from amc_env.graph.given import nested, tensors
 from amc_env.graph.structure import Graph
-from amc_env.repair.cache import cached
 from amc_env.repair.sampling import CALLS, first_two
 
-FORMAT = 1  # of cache files
 IMAGES = 256  # of the calibration split, at most
 BATCH = 16  # of these in a pass, at most
 ACTIVATIONS = 2**31  # bytes that a pass may keep for its gradients: about three values for each output
+
+NONE = "no gradient flows back through the network, so the rise of the loss is not predicted"
 
 Information = dict[str, Tensor]  # by layer name, (c_out, c_out) float32
 
@@ -85,14 +86,15 @@ def information(
     for batch, _ in data.batches("calibration", _batch_size(graph), images):
         watched = nested(batch, lambda value: _leaf(value, device))
         inputs = [value for value in tensors(watched) if value.requires_grad]
-        if not inputs:
-            return {}
         try:
             with evaluating(model), torch.enable_grad(), gradients:
                 logs = F.log_softmax(model(watched).float(), dim=1)
                 drawn = torch.multinomial(logs.detach().exp().cpu(), 1, generator=generator).to(device)
                 torch.autograd.grad(logs.gather(1, drawn).sum(), inputs, allow_unused=True)
-        except RuntimeError:  # a forward that lets no gradient through, or whose probabilities are no numbers
+        except (RuntimeError, ValueError) as error:
+            if "memory" in str(error):
+                raise
+            warnings.warn(f"{NONE} ({error})", stacklevel=2)
             return {}
         seen += len(drawn)
     found = {name: total.cpu() / seen for name, total in gradients.products.items()}
@@ -110,14 +112,3 @@ def _leaf(value: Any, device: torch.device) -> Any:
     if not isinstance(value, Tensor):
         return value
     return value.detach().clone().to(device).requires_grad_(value.is_floating_point())
-
-
-def information_cached(
-    model: nn.Module, graph: Graph, data: DataSet | OwnData, *, images: int, seed: int
-) -> Information:
-    """`information`, cached on disk beside the moments."""
-    return cached(
-        f"information-{FORMAT}",
-        lambda: information(model, graph, data, images=images, seed=seed),
-        model, graph, data, images=min(images, IMAGES), points=1, seed=seed,
-    )  # fmt: skip
