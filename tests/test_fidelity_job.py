@@ -7,6 +7,8 @@ from hydra import compose, initialize_config_dir
 from rewriting import cut_short
 from torch import nn
 
+from agents import critic
+from agents.pretrained import SHIPPED
 from amc_env import checkpoints
 from amc_env.budget import Budget
 from amc_env.building import make_task
@@ -17,6 +19,7 @@ from experiments.cli import config
 from experiments.cli.trained import trained
 from experiments.recording.record import RecordError, RunRecord
 from experiments.searching import contest, fidelity, policies, stages
+from experiments.searching.compare import note_critics
 from experiments.training import finetune
 from experiments.training.plan_sets import PlanSetError, plan_set
 
@@ -169,6 +172,19 @@ def test_agents_that_read_errors_are_refused_before_any_run(tmp_path):
     ):
         policies.main(cfg, tmp_path)
     assert not RunRecord.read(tmp_path).rows
+
+
+def test_policies_hold_the_critics_that_they_were_begun_with(tmp_path):
+    cfg = composed("policies", tmp_path, "targets=[0.5]", "seeds=1")
+    cfg.contenders = {"pretrained": ["agent=pretrained"]}
+    cfg.episodes, cfg.confirm = 1, 1
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        policies.main(cfg, tmp_path)
+    record = RunRecord.read(tmp_path)
+    assert record.content["results"]["critics"]["pretrained"]["sha256"] == critic.read(SHIPPED).digest
+    record.content["results"]["critics"]["pretrained"]["sha256"] = "others"
+    with pytest.raises(RecordError, match="was begun with other critics"):
+        note_critics(record, {"pretrained": {"agent": {"_target_": "agents.pretrained.Pretrained"}}})
 
 
 def test_stages_search_from_where_the_last_one_ended(tmp_path):
