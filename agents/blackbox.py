@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.episode import Array, Episode, Info, Space, check_limits, check_state
+from agents.episode import Array, Episode, Info, Space, check_limits, check_space, check_state
 
 Point = NDArray[np.float64]  # (T,), in [0, 1]
 Proposals = Generator[Sequence[Point], Sequence[float], None]
@@ -39,7 +39,7 @@ class BlackBox(ABC):
     def __init__(
         self, observation_space: Space, action_space: Space, *, decisions: int, seed: int, **settings: float
     ) -> None:
-        assert action_space.shape == (1,)
+        check_space(action_space)
         self.decisions, self.settings = decisions, settings
         self._origin = np.random.default_rng(seed).bit_generator.state
         self._decision = 0

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
 
 from agents.actor_critic import ActorCritic
-from agents.episode import Array, Episode, Info, Space, check_limits, check_state
+from agents.episode import Array, Episode, Info, Space, check_limits, check_space, check_state
 from agents.networks import Network, descend, policy, policy_value, q_values, soft_update
 from agents.noise import truncated_normal
 from agents.replay import Batch, ReplayBuffer
@@ -60,8 +61,12 @@ class DDPG:
     """
 
     def __init__(self, observation_space: Space, action_space: Space, *, seed: int, **settings: Any) -> None:
-        assert observation_space.shape is not None
-        assert action_space.shape == (1,)
+        check_space(action_space)
+        if not isinstance(observation_space, gym.spaces.Box) or len(observation_space.shape) != 1:
+            raise ValueError(
+                f"the observation space is {observation_space}: {type(self).__name__} reads a flat vector; "
+                "wrap the environment in gymnasium's FlattenObservation"
+            )
         self.settings = s = Settings(**settings)
         self.schedule = s.schedule
         self.observation_size = size = observation_space.shape[0]

@@ -9,7 +9,7 @@ import numpy as np
 from agents.ddpg import Settings
 from agents.ddpg_elites import EliteDDPG
 from agents.elites import Guide, Revisits
-from agents.episode import Array, Episode, Info, Space, check_state
+from agents.episode import Array, Episode, Info, Space, check_space, check_state
 from agents.noise import truncated_normal
 
 ITS = {name: one.default for name, one in signature(EliteDDPG).parameters.items()}  # defaults of `EliteDDPG`
@@ -27,7 +27,7 @@ class ElitesAlone:
     """
 
     def __init__(self, observation_space: Space, action_space: Space, *, seed: int) -> None:
-        assert action_space.shape == (1,)
+        check_space(action_space)
         self.rng = np.random.default_rng(seed)
         self.revisits = Revisits(
             **{name: ITS[f"revisit_{name}"] for name in ("top", "sigma", "changed", "drawn")}

@@ -89,18 +89,27 @@ def run_episode(env: Environment, agent: Agent, *, explore: bool = True, seed: i
     if "decisions" not in info:
         raise EpisodeError(f"no 'decisions' in the info of reset; {env} must report how many there are")
     decisions, total = info["decisions"], 0.0
-    observations, asked, infos = [np.array(observation)], list[Array](), list[Info]()
+    observations, asked, infos = [np.array(observation, np.float32)], list[Array](), list[Info]()
     for decision in range(decisions):
         action = agent.act(observations[-1].copy(), info, explore=explore)
         _check_action(action, env.action_space, decision=decision)
         asked.append(np.array(action))
         observation, reward, terminated, truncated, info = env.step(asked[-1])
-        observations.append(np.array(observation))
+        observations.append(np.array(observation, np.float32))
         infos.append(info)
         total += float(reward)
         _check_step(env, info, taken=decision + 1, decisions=decisions, ended=terminated, cut_off=truncated)
     executed = np.array([[info["action_executed"]] for info in infos], np.float32)
     return Episode(np.stack(observations), np.stack(asked), executed, total, tuple(infos))
+
+
+def check_space(space: Space) -> None:
+    """Raise a ``ValueError`` unless actions are keep ratios: `Box(0, 1, (1,))` of float32."""
+    if space != gym.spaces.Box(0, 1, (1,), np.float32):
+        raise ValueError(
+            f"the action space is {space}: agents ask for keep ratios, as in Box(0, 1, (1,)); leave out "
+            "wrappers that rescale actions"
+        )
 
 
 def check_limits(limits: Mapping[str, tuple[float, float]], settings: Mapping[str, Any]) -> None:

@@ -4,12 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.episode import Array, Episode, EpisodeError, Info, Space, check_state
+from agents.episode import Array, Episode, EpisodeError, Info, Space, check_space, check_state
 from agents.lattice import Lattice, Plans
 
 TRIES = 50  # changes of a plan until one is new
@@ -37,11 +36,7 @@ class PlanSearch(ABC):
     def __init__(
         self, observation_space: Space, action_space: Space, *, seed: int, **settings: float
     ) -> None:
-        if action_space != gym.spaces.Box(0, 1, (1,), np.float32):
-            raise ValueError(
-                f"the action space is {action_space}: a searcher over plans asks for keep ratios, as in "
-                "Box(0, 1, (1,)); leave out wrappers that rescale actions"
-            )
+        check_space(action_space)
         self.settings = settings
         self.rng = np.random.default_rng(seed)
         self.lattice: Lattice | None = None

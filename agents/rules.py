@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from agents.damage import damages, least, total
-from agents.episode import Array, Episode, Info, Space, check_state
+from agents.episode import Array, Episode, Info, Space, check_space, check_state
 from agents.lattice import Lattice
 
 ROUNDING = 1e-6  # of a keep ratio, so that a share is not less than itself
@@ -67,6 +67,7 @@ class Uniform(Rule):
     """The same keep ratio everywhere, but for what rounding to whole channels leaves to later layers."""
 
     def __init__(self, observation_space: Space, action_space: Space, *, seed: int) -> None:
+        check_space(action_space)
         super().__init__()
 
 
@@ -74,6 +75,7 @@ class Shallow(Rule):
     """Prunes the shallow layers hard."""
 
     def __init__(self, observation_space: Space, action_space: Space, *, seed: int) -> None:
+        check_space(action_space)
         super().__init__(factor=0.448 / 0.70, part=7 / 18)
 
 
@@ -81,6 +83,7 @@ class Deep(Rule):
     """Prunes the deep layers hard."""
 
     def __init__(self, observation_space: Space, action_space: Space, *, seed: int) -> None:
+        check_space(action_space)
         super().__init__(factor=0.775 / 0.70, part=10 / 18)
 
 
@@ -91,6 +94,7 @@ class LeastError:
     reads_errors: ClassVar[bool] = True
 
     def __init__(self, observation_space: Space, action_space: Space, *, seed: int) -> None:
+        check_space(action_space)
         self._plan: list[int] = []
         self._decision = 0
 

@@ -20,7 +20,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from agents.actor_critic import ActorCritic
-from agents.episode import Array, Episode, Info, Space, check_limits, check_state
+from agents.episode import Array, Episode, Info, Space, check_limits, check_space, check_state
 from agents.noise import truncated_normal
 
 Algorithm = Literal["ddpg", "td3"]
@@ -59,7 +59,7 @@ class StableBaselines:
     """
 
     def __init__(self, observation_space: Space, action_space: Space, *, seed: int, **settings: Any) -> None:
-        assert action_space.shape == (1,)
+        check_space(action_space)
         self.settings = s = Settings(**settings)
         self.schedule = s.schedule
         for_model, for_noise = np.random.SeedSequence(seed).spawn(2)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from amc_env.data.own import OwnData
 from amc_env.data.splits import DataError, DataSet
 from amc_env.evaluator import culprit
-from amc_env.execution import evaluating
+from amc_env.execution import device_in, evaluating
 from amc_env.metrics import EvaluationError
 
 
@@ -56,6 +56,11 @@ def check_fit(model: nn.Module, data: DataSet | OwnData, *, logits: bool = True)
 
 
 def _advice(model: nn.Module) -> str:
+    device = device_in(model)
+    if device.type == "meta":
+        return "Its weights are on the device meta, which holds no values: load them first"
+    if device.type != "cpu":
+        return f"It is on {device}: call .cpu() on it first; device= says where plans are evaluated"
     kinds = {value.dtype for value in model.parameters() if value.is_floating_point()} - {torch.float32}
     if kinds:
         return f"Its weights are {' and '.join(sorted(map(str, kinds)))}: call .float() on it first"

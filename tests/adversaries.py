@@ -104,6 +104,16 @@ CUT: dict[str, tuple[Middle, dict[str, Any]]] = {
         lambda m, x: F.group_norm(x, 2, m.norm.weight, m.norm.bias),
         {"norm": nn.GroupNorm(2, 8)},
     ),
+    "layer norm by torch's keywords": (
+        lambda m, x: torch.layer_norm(
+            x.movedim(1, -1), normalized_shape=(x.size(1),), weight=m.gain, bias=m.gain
+        ).movedim(-1, 1),
+        {"gain": nn.Parameter(torch.ones(8))},
+    ),
+    "group norm by torch's keywords": (
+        lambda m, x: torch.group_norm(input=x, num_groups=1, weight=m.norm.weight, bias=m.norm.bias),
+        {"norm": nn.GroupNorm(1, 8)},
+    ),
     "layer norm by function": (
         lambda m, x: F.layer_norm(x.movedim(1, -1), (x.size(1),), m.gain).movedim(-1, 1),
         {"gain": nn.Parameter(torch.ones(8))},

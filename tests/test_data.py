@@ -480,6 +480,9 @@ def test_images_whose_channels_come_last_are_told() -> None:
     for shape in ((8, 100, 1), (3, 4, 4), (2, 1, 1), (16, 8, 8)):
         images = torch.randint(256, (40, *shape), dtype=torch.uint8)
         assert from_tensors(images, labels, images, labels, seed=0).shape == shape
+    images = torch.randint(256, (40, 16, 32, 4), dtype=torch.uint8)
+    data = from_tensors(images, labels, images, labels, seed=0, mean=np.full(16, 0.5), std=np.full(16, 0.3))
+    assert data.shape == (16, 32, 4)
 
 
 def test_a_mean_may_be_an_array_or_a_tensor() -> None:

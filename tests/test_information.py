@@ -72,6 +72,36 @@ def test_losses_by_hand() -> None:
     assert curves(model, only, moments, {}, [np.arange(4)])[1] is None
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_a_transposed_layer_loses_what_its_twin_loses(stride: int) -> None:
+    """Without overlap it is a 1x1 layer whose outputs are then laid side by side."""
+
+    class Upsampling(nn.Module):
+        def __init__(self, read: nn.Module) -> None:
+            super().__init__()
+            self.stem, self.read, self.head = nn.Conv2d(1, 8, 3, padding=1), read, nn.LazyLinear(3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(self.read(self.stem(images)).tanh().flatten(1))
+
+    torch.manual_seed(0)
+    one = Upsampling(nn.ConvTranspose2d(8, 6, stride, stride)).eval()
+    two = Upsampling(nn.Sequential(nn.Conv2d(8, 6 * stride**2, 1), nn.PixelShuffle(stride))).eval()
+    one(torch.zeros(1, 1, 6, 6))
+    two.stem, two.head = one.stem, one.head
+    two.read[0].weight.data = one.read.weight.detach().permute(1, 2, 3, 0).reshape(-1, 8, 1, 1)
+    two.read[0].bias.data = one.read.bias.detach().repeat_interleave(stride**2)
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (300, 1, 6, 6), generator=generator).byte()
+    data = from_tensors(pixels, torch.arange(300) % 3, pixels[:20], torch.arange(20) % 3, seed=0)
+    shown, _ = next(data.batches("test", 20))
+    torch.testing.assert_close(one(shown), two(shown))
+    first, second = (
+        make_env(model, data, points=36, **TAKEN).reset()[1]["losses"][0] for model in (one, two)
+    )
+    np.testing.assert_allclose(first, second, rtol=0.3)
+
+
 def test_the_loss_rises_in_the_order_that_is_predicted() -> None:
     """KL from the dense network when one group loses channels, repaired from moments.
 

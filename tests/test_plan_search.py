@@ -191,9 +191,6 @@ def test_wrong_use_is_an_error() -> None:
     agent.end_episode(run_episode(env_of(), agent))
     with pytest.raises(EpisodeError, match="EvoPress searches one budget of one network"):
         run_episode(env_of(0.5), agent)
-    rescaled = gym.wrappers.RescaleAction(env_of(), np.float32(-1), np.float32(1))
-    with pytest.raises(ValueError, match="leave out wrappers that rescale actions"):
-        GP(rescaled.observation_space, rescaled.action_space, seed=0)
     with pytest.raises(StateError, match="saved with agent 'evopress', but this agent has 'gp'"):
         make(GP, env_of()).load_state_dict(agent.state_dict())
     for kind, limits in ((GP, surrogate.LIMITS), (Additive, additive.LIMITS)):

@@ -1,11 +1,23 @@
 """The search loop: the content of an episode, what stops a search, and resume."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from identity import FindTheKeeps
 
+from agents.additive import Additive
+from agents.blackbox import CMAES, RandomSearch
+from agents.ddpg import DDPG
+from agents.ddpg_elites import EliteDDPG
+from agents.elites_alone import ElitesAlone
 from agents.episode import ActionError, EpisodeError, StateError, check_state, run_episode
+from agents.evopress import EvoPress
+from agents.gp_errors import GPErrors
+from agents.lq_cmaes import LQCMAES
+from agents.rules import Deep, LeastError, Shallow, Uniform
+from agents.sb3 import StableBaselines
 from agents.search import AgentError, RewardError, episode_seed, search
+from agents.surrogate import GP
 
 
 class Script:
@@ -195,3 +207,28 @@ def test_an_agent_that_returns_no_metrics_is_told():
 
     with pytest.raises(AgentError, match="end_episode of Silent returned None: return a dict of metrics"):
         list(search(FindTheKeeps(), Silent(0.5), episodes=1, seed=0))
+
+
+AGENTS = (
+    Additive, CMAES, DDPG, Deep, EliteDDPG, ElitesAlone, EvoPress, GP, GPErrors, LeastError, LQCMAES,
+    RandomSearch, Shallow, StableBaselines, Uniform,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", AGENTS)
+def test_no_agent_takes_rescaled_actions(kind):
+    env = gym.wrappers.RescaleAction(FindTheKeeps(), np.float32(-1), np.float32(1))
+    given = {"decisions": 3} if kind in (CMAES, LQCMAES, RandomSearch) else {}
+    with pytest.raises(ValueError, match="leave out wrappers that rescale actions"):
+        kind(env.observation_space, env.action_space, seed=0, **given)
+
+
+def test_observations_of_another_type_are_read_and_of_another_form_refused(monkeypatch):
+    env = FindTheKeeps()
+    env.observation_space = gym.spaces.Box(0, 1, env.observation_space.shape, np.float64)
+    monkeypatch.setattr(env, "_observation", lambda: np.full(4, 0.5))
+    agent = DDPG(env.observation_space, env.action_space, seed=0)
+    assert run_episode(env, agent).observations.dtype == np.float32
+    env = gym.wrappers.FrameStackObservation(FindTheKeeps(), 2)
+    with pytest.raises(ValueError, match="DDPG reads a flat vector; wrap the environment in"):
+        DDPG(env.observation_space, env.action_space, seed=0)

@@ -434,3 +434,10 @@ def by_halves(m: Any, x: Tensor) -> Tensor:
 def test_whether_views_can_be_had_of_images_that_lie_channels_last(middle: Any, fits: bool) -> None:
     graph = tried(networks.ready(adversaries.net(middle)))
     assert graph.channels_last == fits
+
+
+def test_a_network_of_torch_modules_alone_has_no_line_of_its_own() -> None:
+    """The line that called the trace is not the network's."""
+    norm = nn.BatchNorm2d(8, track_running_stats=False)
+    with pytest.raises(TraceError, match=r"^'batch_norm' of '1': .*running statistics"):
+        trace(nn.Sequential(nn.Conv2d(1, 8, 3), norm, nn.Conv2d(8, 4, 3)).eval(), (1, 8, 8))

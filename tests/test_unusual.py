@@ -241,3 +241,8 @@ def test_a_scripted_part_is_named() -> None:
         trace(model, (1, 8, 8))
     with pytest.raises(TraceError, match="a scripted network cannot be traced or cut; pass what was"):
         trace(torch.jit.script(net()), (1, 8, 8))
+
+
+def test_a_network_that_is_not_on_the_processor_is_told() -> None:
+    with pytest.raises(DataError, match="Its weights are on the device meta, which holds no values"):
+        make_env(net().to("meta"), toy())

@@ -73,17 +73,29 @@ class _KeptStatistics(TorchFunctionMode):
         return norm(*args, **given)
 
     def _layer_norm(
-        self, x: Tensor, shape: Sequence[int], weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5
+        self,
+        input: Tensor,
+        normalized_shape: Sequence[int],
+        weight: Tensor,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
     ) -> Tensor:
-        at, y = self.kept[id(weight)], torch.zeros_like(x)
-        y[..., at] = F.layer_norm(x[..., at], (len(at),), weight[at], None if bias is None else bias[at], eps)
+        at, y = self.kept[id(weight)], torch.zeros_like(input)
+        shift = None if bias is None else bias[at]
+        y[..., at] = F.layer_norm(input[..., at], (len(at),), weight[at], shift, eps)
         return y
 
     def _group_norm(
-        self, x: Tensor, groups: int, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5
+        self,
+        input: Tensor,
+        num_groups: int,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
     ) -> Tensor:
-        at, y = self.kept[id(weight)], torch.zeros_like(x)
-        y[:, at] = F.group_norm(x[:, at], groups, weight[at], None if bias is None else bias[at], eps)
+        at, y = self.kept[id(weight)], torch.zeros_like(input)
+        shift = None if bias is None else bias[at]
+        y[:, at] = F.group_norm(input[:, at], num_groups, weight[at], shift, eps)
         return y
 
 

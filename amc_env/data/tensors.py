@@ -43,7 +43,8 @@ def from_tensors(
         "train_images": train_images, "train_labels": train_labels,
         "test_images": test_images, "test_labels": test_labels,
     }  # fmt: skip
-    _check_tensors(name, raw)
+    stated = std if mean is None else mean
+    _check_tensors(name, raw, channels=0 if stated is None else len(stated))
     if held_out is not None and len(held_out) != 3:
         raise DataError(
             f"{name}: held_out has three sizes, of calibration, reward and selection, not {held_out}"
@@ -69,8 +70,14 @@ def from_tensors(
     return split_dataset(spec, raw, seed)
 
 
-def _check_tensors(name: str, raw: dict[str, Tensor]) -> None:
-    """Raise a `DataError` unless all are tensors with entries and the images are uint8 (N, C, H, W)."""
+def _check_tensors(name: str, raw: dict[str, Tensor], *, channels: int) -> None:
+    """Raise a `DataError` unless all are tensors with entries and the images are uint8 (N, C, H, W).
+
+    Args:
+        name: for messages.
+        raw: images and labels.
+        channels: of an image, as the user's mean or deviation tells; 0 where they are not given.
+    """
     for given in raw.values():
         if not isinstance(given, Tensor):
             raise DataError(
@@ -82,11 +89,11 @@ def _check_tensors(name: str, raw: dict[str, Tensor]) -> None:
         raise DataError(f"{name}: images are (N, C, H, W), not {tuple(images.shape)}, and never none")
     if images.dtype != torch.uint8:
         raise DataError(f"{name}: images are {images.dtype}; bring them to 0..255 and torch.uint8")
-    _, channels, height, width = images.shape
-    if min(channels, height) > 4 and (width in (3, 4) or (width == 1 and channels == height)):
+    _, first, second, last = images.shape
+    if first != channels and min(first, second) > 4 and (last in (3, 4) or (last == 1 and first == second)):
         raise DataError(
             f"{name}: images are (N, C, H, W), and {tuple(images.shape)} looks like (N, H, W, C): give "
-            "images.permute(0, 3, 1, 2)"
+            "images.permute(0, 3, 1, 2); if they are right, give mean and std, a value for each channel"
         )
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import torch
 
 OURS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
+START = "propagate"  # the function that runs the network; what called it is no line of the network
 
 
 class Line(NamedTuple):
@@ -27,13 +29,18 @@ class Line(NamedTuple):
 
 
 def of_call() -> Line | None:
-    """The line outside torch and this package that is running."""
-    return _first_outside(traceback.walk_stack(sys._getframe()))
+    """The line of the network outside torch and this package that is running; None if there is none."""
+    return _first_outside(takewhile(_within, traceback.walk_stack(sys._getframe())))
 
 
 def of_error(error: BaseException) -> Line | None:
     """The line outside torch and this package that raised an error."""
     return _first_outside(reversed(list(traceback.walk_tb(error.__traceback__))))
+
+
+def _within(place: tuple[FrameType, int]) -> bool:
+    code = place[0].f_code
+    return code.co_name != START or not code.co_filename.startswith(OURS[1])
 
 
 def _first_outside(frames: Iterable[tuple[FrameType, int]]) -> Line | None:

@@ -9,13 +9,13 @@ from amc_env.compressors import Errors
 from amc_env.cost import Ints
 from amc_env.data.own import OwnData
 from amc_env.data.splits import DataSet, digest
-from amc_env.graph.structure import Graph
+from amc_env.graph.structure import Graph, Layer
 from amc_env.repair.cache import cached
 from amc_env.repair.elimination import is_wide, reading, without
 from amc_env.repair.information import Information
 from amc_env.repair.moments import Moments
 
-FORMAT = 1  # of cache files
+FORMAT = 2  # of cache files
 
 Curves = Sequence[Tensor]  # for each group ``(n,)`` float64, with the first 1 to n of its positions
 
@@ -59,6 +59,7 @@ def curves(
         Errors and rises; None for the rises unless the information of all layers that read groups is known.
     """
     relative, rises, complete = [], [], True
+    layers = {layer.name: layer for layer in graph.layers}
     for group, order in zip(graph.groups, orders, strict=True):
         lost = torch.zeros(2, len(group), dtype=torch.float64)
         for name, weight, columns in reading(model, graph, group):
@@ -69,10 +70,20 @@ def curves(
                 continue
             scaled = _scaled(weight, known[name])
             error, rise = _lost([weight, scaled], moments, name, columns)
-            lost += torch.stack([error, rise * _energy(scaled, moments, name) / 2])
+            rise *= _energy(scaled, moments, name) / 2 * _rows_an_output(layers[name])
+            lost += torch.stack([error, rise])
         relative.append(lost[0])
         rises.append(lost[1])
     return relative, rises if complete else None
+
+
+def _rows_an_output(layer: Layer) -> float:
+    """Rows of the moments for each output, over which the information is a sum.
+
+    One, but for transposed layers: their rows lie at input positions, and hold all outputs of their taps.
+    """
+    height, width = layer.out_size
+    return layer.positions / (height * width * layer.calls)
 
 
 def curves_cached(

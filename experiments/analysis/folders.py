@@ -36,7 +36,7 @@ def group_of(record: RunRecord) -> str:
         if "tunings" in config:
             return OPTIMA
         return TUNED if "recipe" in config else REGRET
-    if "critic" in config:
+    if "searched" in config:
         return PRETRAINED
     if "sharing" in config:
         return COMPRESSED

@@ -107,9 +107,8 @@ def _shorten(record: RunRecord, group: str) -> None:
 def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration in which paths of this machine are replaced by the names of their files."""
     found = dict(config)
-    for key in ("critic", "policy"):
-        if found.get(key):
-            found[key] = Path(found[key]).name
+    if found.get("policy"):
+        found["policy"] = Path(found["policy"]).name
     for group, key in (("model", "checkpoint"), ("data", "root")):
         if (found.get(group) or {}).get(key):
             found[group] = found[group] | {key: Path(found[group][key]).name}

@@ -145,12 +145,12 @@ def of_row(runs: Sequence[Run], row: Mapping[str, Any]) -> list[Run]:
     if own or "record" not in row:
         return own
     record = row["record"]
-    name, agent = record["name"].partition("/")[2], (record.get("policy"), record.get("target"))
+    name, policy, target = record["name"].partition("/")[2], record.get("policy"), record.get("target")
     return [
         run
         for run in runs
-        if run.name in (f"{name}-{run.agent}-{100 * run.target:g}-{run.seed}", f"{name}-{run.seed}")
-        and agent in ((None, None), (run.agent, run.target))
+        if run.name in (f"{name}-{policy}-{100 * run.target:g}-{run.seed}", f"{name}-{run.seed}")
+        and target in (None, run.target)
     ]
 
 

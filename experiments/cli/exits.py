@@ -20,7 +20,7 @@ from experiments.cli.signatures import PACKAGES
 
 INTERRUPTED = 128  # plus the number of the signal: the exit status after a signal
 GRACE = 30.0  # seconds that a run has to write its end after its parent has ended
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
 KEPT = "what was written before is kept, the same command goes on from there"
@@ -110,7 +110,7 @@ def message_of(error: BaseException) -> str | None:
     if is_ours(error):
         return str(error)
     if isinstance(error, OSError) and error.errno in FULL:
-        return f"no space is left on the disk ({error}): free some; {KEPT}"
+        return f"a file could not grow ({error}): free space on the disk or lift the limit; {KEPT}"
     if isinstance(error, OSError) and error.errno in FORBIDDEN:
         return f"{error.filename or 'a file'}: {error.strerror}: change its rights, or choose another place"
     words = str(error)

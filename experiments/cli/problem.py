@@ -71,6 +71,8 @@ def searched(run: Path, target: str | None) -> DictConfig:
         ConfigError: when that function is needed and not given, or for settings that no search has.
     """
     found = RunRecord.read(run).content["config"]
+    if not {"agent", "protocol", "model", "data"} <= found.keys():
+        raise config.ConfigError(f"{run} is the folder of another command: give that of experiments.search")
     parts = {key: found[key] for key in OF_SEARCH if key in found}
     if "${" in json.dumps(parts):
         raise config.ConfigError(f"the record in {run} has a ${{...}} in it, which is read from no record")

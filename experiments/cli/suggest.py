@@ -79,7 +79,9 @@ def meant(name: str, known: list[str]) -> str:
 
 
 def _near(name: str, known: list[str]) -> list[str]:
-    """At most three known names similar to this one, or else similar to its last part."""
+    """At most three known names that end in this one, or else are similar to it, or end in a similar one."""
+    if exact := [key for key in known if key.rpartition(".")[2] == name]:
+        return exact[:3]
     if found := difflib.get_close_matches(name, known, n=3, cutoff=0.7):
         return found
     endings = {key.rpartition(".")[2]: key for key in reversed(known)}
