@@ -101,6 +101,24 @@ def test_densities_are_drawn_by_part_of_the_network(monkeypatch):
     assert published.densities("t", runs, "gp") == [paper]
 
 
+def test_every_row_that_names_a_record_shows_it():
+    rows = [row for table in TABLES.values() for row in table["rows"] if "record" in row]
+    found = report.committed()
+    assert len(rows) > 5
+    assert [row["row"] for row in rows if not of_row(found, row)] == []
+
+
+def test_the_papers_learner_stands_in_table_2_with_the_mean_of_its_record():
+    rows = json.loads((report.RESULTS / "tuned/plain20-cifar10-cutout_400.json").read_text())["rows"]
+    after = [row["after"]["test"] for row in rows if row["policy"] == "ddpg_paper" and row["target"] == 0.5]
+    line = next(
+        line
+        for line in report.RESULTS_PAGE.read_text().splitlines()
+        if line.startswith("| Plain-20 AMC (R_Err) |")
+    )
+    assert f"| {100 * sum(after) / len(after):.2f} [" in line
+
+
 def test_layers_of_a_file_stand_beside_the_papers():
     layer = {"numbers": 200, "kept": 20, "coded_bits": [4.25, 3.5], "bytes": 10, "dense_bytes": 800}
     results = {"layers": [layer | {"name": "ip1.weight"}, layer | {"name": "ip1.bias"}]}
