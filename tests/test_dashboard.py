@@ -115,15 +115,17 @@ def test_what_a_search_leaves_is_a_table_and_two_pictures(tmp_path):
 
 
 TRACKIO = """
+import sys
 from pathlib import Path
 from experiments.recording.trackio_tracker import TrackioTracker
-Path("run").mkdir(exist_ok=True)
-Path("run/plan.json").write_text("1")
-with TrackioTracker(Path("run"), {"seed": 1}) as tracker:
+folder = Path(sys.argv[1])
+folder.mkdir(exist_ok=True, parents=True)
+(folder / "plan.json").write_text("1")
+with TrackioTracker(folder, {"seed": 1}) as tracker:
     for episode in range(3):
         tracker.log({"episode": episode, "agent/sigma": 0.5})
     tracker.summary({"best_reward": 0.5, "text": "left out"})
-    tracker.artifact("plan", "plan", [Path("run/plan.json")], {"hash": "a"})
+    tracker.artifact("plan", "plan", [folder / "plan.json"], {"hash": "a"})
 """
 
 
@@ -132,14 +134,14 @@ def test_trackio_keeps_the_same_calls_in_one_file(tmp_path):
     pytest.importorskip("trackio")
     root = Path(__file__).resolve().parents[1]
     environment = {k: v for k, v in os.environ.items() if k != "TRACKIO_DIR"} | {"PYTHONPATH": str(root)}
-    for _ in range(2):  # the second time as a resumed run
-        command = [sys.executable, "-c", TRACKIO]
+    for folder in ("run", "run", "other/run"):  # the second time as a resumed run
+        command = [sys.executable, "-c", TRACKIO, folder]
         subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120, capture_output=True)
     read = "import sqlite3; print(*sqlite3.connect(sys.argv[1]).execute('select metrics from metrics'))"
     found = subprocess.run(
         [sys.executable, "-c", f"import sys; {read}", str(tmp_path / "runs/trackio/amc-rl.db")],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    assert found.count("agent/sigma") == 3  # those of the second process alone
+    assert found.count("agent/sigma") == 6  # of each folder those of the last process alone
     assert "final/best_reward" in found
     assert "left out" not in found

@@ -123,3 +123,6 @@ def test_a_path_that_exists_is_no_sweep(tmp_path):
     folder = tmp_path / "agent=gp,seed=0"
     folder.mkdir()
     assert spelled_out(["-m", f"run={folder}"])[-1] == f"run='{folder}'"
+    other = tmp_path / "agent=gp,seed=1"
+    other.mkdir()
+    assert spelled_out(["-m", f"run={folder},{other},c"])[-1] == f"run='{folder}','{other}',c"

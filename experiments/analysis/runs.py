@@ -148,6 +148,7 @@ def _search(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
     config, results, best = content["config"], content["results"], content["best"] or {}
     rewards = content.get("rewards") or [row["reward"] for row in content.get("rows", []) if "reward" in row]
     table = results.get("table", {})
+    tuned = config["deliver"] and (not table or after_tuning(FOUND) in table)
     before = {"selection": best["selection"]["top1"]} if "selection" in best else {}
     groups, counts = results.get("groups", []), best.get("counts", [])
     shares = {key: best[key] for key in ("macs_share", "params_share") if key in best}
@@ -163,7 +164,7 @@ def _search(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
         after=_accuracies(table.get(after_tuning(FOUND))),
         dense=_accuracies(table.get(DENSE)),
         costs=shares | _costs(table.get(after_tuning(FOUND)) or table.get(FOUND), table.get(DENSE)),
-        epochs=config["finetune"]["epochs"] if config["deliver"] else None,
+        epochs=config["finetune"]["epochs"] if tuned else None,
         seconds=content["seconds"].get("search"),
         **_of_folder(name, content, folder),
     )

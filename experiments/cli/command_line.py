@@ -52,7 +52,7 @@ def spelled_out(words: Sequence[str]) -> list[str]:
             continue
         added, key, value = found.groups()
         if key in PATHS:
-            each = value.split(",") if swept and key != "output" and not _exists(value) else [value]
+            each = _paths(value) if swept and key != "output" else [value]
             value = ",".join(readable(key, one) for one in each)
         if key == "target" and imported:
             key = "model.options.target"
@@ -69,6 +69,17 @@ def _told_in_names(words: Sequence[str]) -> list[str]:
         return []
     others = [key for key in ("output", "sweep", *OF_FOLDER) if key not in varied]
     return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(others)}]"]
+
+
+def _paths(value: str) -> list[str]:
+    """The paths of a list; those that exist may have commas of their own, as the folders of a sweep have."""
+    pieces, found = value.split(","), list[str]()
+    while pieces:
+        longest = range(len(pieces), 0, -1)
+        taken = next((count for count in longest if _exists(",".join(pieces[:count]))), 1)
+        found.append(",".join(pieces[:taken]))
+        pieces = pieces[taken:]
+    return found
 
 
 def _exists(path: str) -> bool:

@@ -17,9 +17,10 @@ from experiments.recording import invocation
 
 
 def _name(folder: Path) -> str:
-    """A folder's path below ``runs``, else its name."""
-    path, runs = folder.absolute(), Path("runs").absolute()
-    return str(path.relative_to(runs)) if path.is_relative_to(runs) else path.name
+    """A folder's path below ``runs``, else below the current folder, else from the root."""
+    path = folder.absolute()
+    above = [each for each in (Path("runs").absolute(), Path.cwd()) if path.is_relative_to(each)]
+    return str(path.relative_to(above[0]) if above else path)
 
 
 def _remove(project: str, name: str) -> None:

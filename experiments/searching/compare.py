@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from experiments.recording.record import RECORD, RecordError, RunRecord
 def main(cfg: DictConfig, folder: Path) -> None:
     """Run every search and print the path of the record."""
     compare(cfg, folder)
-    print(f"written: {folder / RECORD}; commit it: python -m experiments.report keep {folder} NAME")
+    command = f"python -m experiments.report keep {shlex.quote(str(folder))} NAME"
+    print(f"written: {folder / RECORD}; commit it: {command}")
 
 
 def compare(cfg: DictConfig, folder: Path) -> RunRecord:
