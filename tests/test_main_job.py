@@ -20,6 +20,7 @@ from experiments.delivery import evaluate
 from experiments.delivery.runtimes import RuntimeFileError
 from experiments.recording import plans, state
 from experiments.recording.record import RecordError, RunRecord
+from experiments.recording.tracking import NoTracker
 from experiments.searching.search import search
 from experiments.training import finetune
 from experiments.training.loop import DivergedError
@@ -206,10 +207,13 @@ def test_a_metric_of_ones_own_is_not_taken_on_other_images(finished, composed, t
 
 
 def test_a_fine_tuning_goes_on_however_its_run_is_spelled(finished, composed, tmp_path, capsys, monkeypatch):
+    told: dict[str, float] = {}
+    monkeypatch.setattr(NoTracker, "summary", lambda tracker, values: told.update(values))
     monkeypatch.chdir(finished.parent)
     for spelled in (finished.name, f"{finished.name}/", str(finished)):
         finetune.run(composed("finetune", f"run={spelled}", "recipe.epochs=1"), tmp_path / "again")
     assert capsys.readouterr().out.count("nothing to do") == 2
+    assert told.keys() == {"accuracy/selection", "accuracy/test"}
 
 
 @pytest.mark.parametrize("wrong", ["episodes=0", "episodes=-3", "confirm=0", "save_every=0"])

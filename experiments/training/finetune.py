@@ -47,9 +47,11 @@ def run(cfg: DictConfig, folder: Path) -> None:
         return
     check_rate(of_search.compressor.method, "recipe.lr", recipe.lr)
     record = opened(folder, asked, seeds={"batches": recipe.seed}, states=[STATE])
-    with record, config.instantiate(cfg.tracking, folder=folder, config=asked) as tracker:
+    its = RunRecord.read(Path(cfg.run))
+    told = asked | {key: its.content["config"][key] for key in ("agent", "protocol", "model", "data")}
+    with record, config.instantiate(cfg.tracking, folder=folder, config=told) as tracker:
         subject = trained(of_search)
-        check_identity(RunRecord.read(Path(cfg.run)), subject.model, subject.data)
+        check_identity(its, subject.model, subject.data)
         env = environment(of_search, subject)
         network = env.task.network(plan)
         tuned = finetune(
@@ -57,8 +59,10 @@ def run(cfg: DictConfig, folder: Path) -> None:
             tracker=tracker,
         )  # fmt: skip
         measured = accuracies(tuned, subject.data)
-        weights.save(folder / STEM, tuned, card_of(subject, env, plan, measured, recipe, recipe.seed))
+        card = weights.save(folder / STEM, tuned, card_of(subject, env, plan, measured, recipe, recipe.seed))
         record.update(results={"accuracy": measured})
+        tracker.summary({f"accuracy/{split}": top1 for split, top1 in measured.items()})
+        tracker.artifact("checkpoint", "model", list(weights.files(folder / STEM)), card.accuracy)
     states.remove(folder / STATE)
     print(", ".join(f"{split} {top1:.2%}" for split, top1 in measured.items()))
     print(f"written: {folder / STEM}.safetensors and .json")
