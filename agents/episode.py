@@ -13,6 +13,8 @@ Info = Mapping[str, Any]
 Environment = gym.Env[Array, Array]
 Space = gym.spaces.Space[Any]
 
+ACTIONS = gym.spaces.Box(0, 1, (1,), np.float32)  # of every agent: a keep ratio, or where it lies in a range
+
 
 class ActionError(ValueError):
     """An agent's action is not in the action space."""
@@ -105,7 +107,7 @@ def run_episode(env: Environment, agent: Agent, *, explore: bool = True, seed: i
 
 def check_space(space: Space) -> None:
     """Raise a ``ValueError`` unless actions are keep ratios: `Box(0, 1, (1,))` of float32."""
-    if space != gym.spaces.Box(0, 1, (1,), np.float32):
+    if space != ACTIONS:
         raise ValueError(
             f"the action space is {space}: agents ask for keep ratios, as in Box(0, 1, (1,)); leave out "
             "wrappers that rescale actions"

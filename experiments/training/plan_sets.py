@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 
+from agents.episode import ACTIONS
 from agents.rules import Deep, Rule, Shallow, Uniform
 from amc_env.budget import Budget
 
@@ -39,7 +40,7 @@ def plan_set(budget: Budget, count: int, seed: int) -> list[Drawn]:
     groups = len(budget.choices)
     found: dict[tuple[int, ...], str] = {}
     for name, rule in RULES.items():
-        found.setdefault(by_rule(budget, rule(None, None, seed=0)), name)
+        found.setdefault(by_rule(budget, rule(None, ACTIONS, seed=0)), name)
     rng = np.random.default_rng(seed)
     draws: dict[str, Callable[[], np.ndarray]] = {
         "random": lambda: rng.uniform(-BETA, BETA, groups),
