@@ -1,6 +1,7 @@
 """The dense network of a command: which weights, options and splits it has, and what is refused in time."""
 
 import dataclasses
+import errno
 import math
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from amc_env.card import Card, CheckpointError
 from amc_env.data.splits import load
 from amc_env.evaluator import accuracy
 from experiments.cli.config import ConfigError, plain
+from experiments.cli.exits import message_of
 from experiments.cli.identity import check_identity, check_splits, images_of
 from experiments.cli.problem import foresee, searched
 from experiments.cli.trained import Trained, trained
@@ -210,3 +212,15 @@ def test_photographs_without_labels_are_labelled_by_any_network(composed, tmp_pa
     found = trained(composed("config", *words))
     assert accuracy(found.model, found.data, "test") == 1.0
     assert "no labels: accuracies are agreement with the dense network" in capsys.readouterr().out
+
+
+def test_a_folder_of_another_command_is_no_search(tmp_path: Path) -> None:
+    record = RunRecord.create(tmp_path / "run", {"recipe": {}, "run": ".."}, seeds={})
+    with pytest.raises(ConfigError, match="is the folder of another command: give that of"):
+        searched(record.folder, None)
+
+
+def test_a_file_that_could_not_grow_is_told() -> None:
+    told = message_of(OSError(errno.EFBIG, "File too large"))
+    assert told is not None
+    assert "lift the limit" in told
