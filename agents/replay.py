@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Floats = NDArray[np.float32]
+from agents.episode import Array
 
 
 class Batch(NamedTuple):
@@ -40,7 +39,7 @@ class ReplayBuffer:
     def __len__(self) -> int:
         return min(self.added, self.capacity)
 
-    def add_episode(self, observations: Floats, actions: Floats, reward: float) -> None:
+    def add_episode(self, observations: Array, actions: Array, reward: float) -> None:
         """Store T transitions, the episode's final reward on each (AMC, section 3.2).
 
         Args:

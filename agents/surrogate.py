@@ -11,10 +11,9 @@ from scipy.spatial.distance import cdist
 from scipy.special import ndtr
 
 from agents.episode import check_limits
-from agents.lattice import Lattice, Plans
+from agents.lattice import Floats, Lattice, Plans
 from agents.plan_search import PlanSearch
 
-Floats = NDArray[np.float64]
 LENGTHS = np.geomspace(0.1, 5, 9)  # tried length scales, in units of sqrt(T)
 NOISES = (1e-5, 1e-2)  # tried variances of the noise, in units of the rewards' variance
 ELITES = 10  # best plans whose mutations and neighbours are candidates

@@ -20,9 +20,9 @@ from torch import Tensor
 from agents import critic as critics
 from agents.additive import Additive
 from agents.critic import Critic, Ensemble
-from agents.damage import damages, total
+from agents.damage import damages
 from agents.gp_errors import GPErrors
-from agents.lattice import Lattice
+from agents.lattice import Lattice, summed
 from agents.pretrained import Pretrained
 from agents.surrogate import GP
 from amc_env import files, tabular
@@ -78,7 +78,7 @@ class Subject:
         doubted = critic.doubted(self.lattice, self.errors, self.plans[within], self.plans[[equal]])
         chosen = {
             "uniform": self.uniform(target),
-            "least_error": within[int(total(damages({"errors": self.errors}), self.plans[within]).argmin())],
+            "least_error": within[int(summed(damages({"errors": self.errors}), self.plans[within]).argmin())],
             "critic": within[int(doubted.argmin())],
         }
         best = self.top1[within].max()
