@@ -24,8 +24,6 @@ class ReplayBuffer:
     """The last ``capacity`` transitions; batches are drawn with replacement by its own generator."""
 
     def __init__(self, capacity: int, observation_size: int, rng: np.random.Generator) -> None:
-        if capacity <= 0:
-            raise ValueError(f"{capacity=}: wanted > 0")
         self.capacity, self.rng = capacity, rng
         self.added = 0
         self._fields = {

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from amc_env import checks, render
-from amc_env.actions import SCALES, WIDEST
+from amc_env.actions import BETA, SCALES
 from amc_env.budget import Budget
 from amc_env.compressors import Compressor
 from amc_env.cost import RESOURCES, Macs, dense_widths
@@ -249,9 +249,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
 def _check_settings(reward: str, scale: str, beta: float) -> None:
     checks.one_of("reward", reward, REWARDS)
     checks.one_of("scale", scale, SCALES)
-    checks.positive(beta=beta)
-    if beta > WIDEST:
-        raise ValueError(f"beta is {beta}, it is at most {WIDEST:g}: half the width of the scale, in nats")
+    checks.within({"beta": BETA}, {"beta": beta})
 
 
 def _check_targets(resource: str, target: float, limits: Mapping[str, float]) -> None:
