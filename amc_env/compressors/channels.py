@@ -21,7 +21,8 @@ NEEDED = (
     "give protocol.latency=FILE (of a comparison latency=FILE), made with "
     "`python -m experiments.latency table=FILE model=... data=...`"
 )
-FLOOR, ROUND_TO = (1e-6, 1.0), (1, 65_536)  # the lowest and the highest
+FLOOR = (1e-6, 1.0)  # the lowest and the highest, as in the next line
+ROUND_TO = (1, 65_536)
 
 
 class Channels:
