@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 
 from agents.episode import check_limits
 from agents.lattice import Floats, Lattice, Limit, Plans, summed
-from agents.plan_search import PlanSearch
+from agents.plan_search import PlanSearch, unit
 
 SMOOTH = 1e-2  # weight of the squared second differences of a decision's table
 SHRINK = 1e-4  # weight of its squared entries
@@ -52,7 +52,7 @@ class Additive(PlanSearch):
                 self.centre, self.changed = best, True
                 return design
         self.changed = False
-        tables = fitted(lattice, self.plans, self.rewards, self.best[0])
+        tables = fitted(lattice, self.plans, unit(self.rewards), self.best[0])
         found = best_sum(lattice, tables, self.best[0], self.plans)
         if not len(found):
             return self.mutated(lattice)
