@@ -33,7 +33,7 @@ class Task:
     needed.
 
     Args:
-        model: the dense network; logits ``(N, classes)`` unless there is a metric. It is copied, not changed.
+        model: the dense network; logits ``(N, classes)`` unless there is a metric. It is not changed.
         graph: its layers and channel groups.
         data: its splits.
         channels: makes a compressor from the orders of the groups.
