@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from amc_env.compressors import Compressor
 from amc_env.cost import Ints, Prices
 
+TARGET = (1e-6, 1.0)  # the lowest and the highest fraction that a command line may ask for
 SLACK = 1e-3  # of a channel: what rounding to float32 may take from a keep ratio
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from amc_env import checkpoints, checks
 from amc_env.actions import BETA, SCALES
+from amc_env.budget import TARGET
 from amc_env.compressors.channels import FLOOR, ROUND_TO, Channels
 from amc_env.compressors.low_rank import FACTORINGS
 from amc_env.compressors.sharing import STARTS
@@ -40,7 +41,7 @@ REPAIRS = ("moments", "sequential", "staged", "none")
 ORDERS = ("elimination", "magnitude")
 METHODS = ("channels", "fine_grained", "weight_sharing", "low_rank", "joint")
 LIMITS = {  # of the arguments of `make_env`: the lowest and the highest, or the choices
-    "target": (1e-6, 1.0),
+    "target": TARGET,
     "resource": ("macs", "params", "bits", "latency"),
     "reward": REWARDS,
     "scale": SCALES,

@@ -83,7 +83,7 @@ class Task:
         return made
 
     def _information(self) -> Information:
-        """Of the outputs of layers."""
+        """How much the loss rises with errors in the outputs of layers."""
         images, seed = self._sample["images"], self._sample["seed"]
         return information(self.model, self.graph, self.data, images=images, seed=seed)
 
