@@ -9,10 +9,9 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from agents.episode import check_limits
-from agents.lattice import Lattice, Limit, Plans
-from agents.plan_search import PlanSearch
+from agents.lattice import Floats, Lattice, Limit, Plans, summed
+from agents.plan_search import PlanSearch, unit
 
-Floats = NDArray[np.float64]
 SMOOTH = 1e-2  # weight of the squared second differences of a decision's table
 SHRINK = 1e-4  # weight of its squared entries
 FEW = 10**5  # plans that are all looked at; of more an integer program finds the best
@@ -53,14 +52,14 @@ class Additive(PlanSearch):
                 self.centre, self.changed = best, True
                 return design
         self.changed = False
-        tables = fitted(lattice, self.plans, self.rewards, self.best[0])
+        tables = fitted(lattice, self.plans, unit(self.rewards), self.best[0])
         found = best_sum(lattice, tables, self.best[0], self.plans)
         if not len(found):
             return self.mutated(lattice)
         full = lattice.filled(found, self.rng)
         around = self.new(lattice.filled(lattice.neighbours(full[0], self.rng), self.rng))
-        worth = np.sum([table[around[:, at]] for at, table in enumerate(tables)], axis=0)
-        fresh = self.new(np.concatenate([full, around[np.argsort(-worth, kind="stable")], found]))
+        best_first = np.argsort(-summed(tables, around), kind="stable")
+        fresh = self.new(np.concatenate([full, around[best_first], found]))
         return fresh[:BATCH] if len(fresh) else self.mutated(lattice)
 
     def state_dict(self) -> dict[str, Any]:
@@ -146,7 +145,7 @@ def best_sum(lattice: Lattice, tables: list[Floats], near: NDArray[np.int64], av
 
 def _best_of_all(lattice: Lattice, tables: list[Floats], avoid: Plans) -> Plans:
     plans = np.stack([axis.ravel() for axis in np.indices((lattice.tops + 1).tolist())], axis=1)
-    worth = np.sum([table[plans[:, at]] for at, table in enumerate(tables)], axis=0)
+    worth = summed(tables, plans)
     worth[~lattice.within(plans)] = -np.inf
     worth[np.ravel_multi_index(tuple(avoid.T), (lattice.tops + 1).tolist())] = -np.inf
     best: Plans = plans[[int(worth.argmax())]]

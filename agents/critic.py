@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from agents.lattice import Lattice, Plans
+from agents.lattice import Floats, Lattice, Plans, summed
 
-Floats = NDArray[np.float64]
 FORMAT = 3  # 2: an error was the mean over the layers of a group
 KEEPS = (0.25, 0.5, 0.75)  # at which a decision's error is a feature
 FEATURES = ("place", "cost", "later cost", *(f"ln error at {keep}" for keep in KEEPS))
@@ -76,11 +74,11 @@ class Critic:
         x = (known - p["mean"]) / p["scale"]
         out = np.tanh(x @ p["hidden_weight"] + p["hidden_bias"]) @ p["weight"] + p["bias"]
         power = np.exp(p["power"] + BEND * np.tanh(out[:, 1]))
-        total = np.zeros(len(plans))
-        for decision, error in enumerate(errors):
-            each = np.exp(out[decision, 0]) * (np.array(error) + FLOOR) ** power[decision]
-            total += each[plans[:, decision]]
-        return total
+        parts = [
+            np.exp(log_weight) * (np.array(error) + FLOOR) ** own
+            for log_weight, error, own in zip(out[:, 0], errors, power, strict=True)
+        ]
+        return summed(parts, plans)
 
 
 @dataclass(frozen=True)

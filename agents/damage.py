@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from agents.episode import Info
-from agents.lattice import Lattice, Plans
-from agents.surrogate import Floats
+from agents.lattice import Floats, Lattice, Plans
 
 Errors = Sequence[Sequence[float]]  # for each decision, of each of its choices
 Damages = Sequence[Floats]
@@ -52,12 +51,6 @@ def damages(info: Info) -> Damages:
     if "losses" not in info:
         return [each**POWER for each in errors]
     return [np.sqrt(each * loss) for each, loss in zip(errors, info["losses"], strict=True)]
-
-
-def total(damages: Damages, plans: Plans) -> Floats:
-    """``(n,)``: for plans ``(n, T)``, the sum over decisions of the damage of the chosen ratio."""
-    found: Floats = np.sum([each[plans[:, at]] for at, each in enumerate(damages)], axis=0)
-    return found
 
 
 def least(lattice: Lattice, judge: Callable[[Plans], Floats], rng: np.random.Generator) -> Plans:

@@ -12,16 +12,13 @@ from agents.episode import Array, Episode, Info, check_limits
 from agents.networks import q_values
 from agents.noise import truncated_normal
 
-LIMITS = {  # of the arguments: the lowest and the highest
+LIMITS = {  # of its own arguments: the lowest and the highest
     "draws": (1, 10_000),
     "revisit": (0.0, 1.0),
     "revisit_top": (1, 100_000),
     "revisit_sigma": (1e-6, 10.0),
     "revisit_changed": (1e-6, 1.0),
     "revisit_drawn": (0.0, 1.0),
-    "warmup": (0, 1_000_000),
-    "learn_after": (0, 1_000_000),
-    "sigma_decay": (1e-6, 1.0),
 }
 
 

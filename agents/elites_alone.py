@@ -1,24 +1,20 @@
 """The archive of elites as a searcher without networks: what `agents.ddpg_elites` is measured against."""
 
 from collections.abc import Mapping
-from inspect import signature
 from typing import Any
 
 import numpy as np
 
-from agents.ddpg import Settings
-from agents.ddpg_elites import EliteDDPG
 from agents.elites import Guide, Revisits
 from agents.episode import Array, Episode, Info, Space, check_space, check_state
 from agents.noise import truncated_normal
 
-ITS = {name: one.default for name, one in signature(EliteDDPG).parameters.items()}  # defaults of `EliteDDPG`
-START = ITS["learn_after"]  # the last episode, from 0, before the first variation of an elite
-MIDDLE, SIGMA = 0.5, Settings.sigma  # of the actions in these
+START = 20  # the last episode, from 0, before the first variation of an elite
+MIDDLE, SIGMA = 0.5, 0.5  # of the actions in these
 
 
 class ElitesAlone:
-    """Varies the best episodes so far, as `EliteDDPG` does; nothing is learnt from observations.
+    """Varies the best episodes so far, as `EliteDDPG` does by default; nothing is learnt from observations.
 
     Args:
         observation_space: ignored.
@@ -29,9 +25,7 @@ class ElitesAlone:
     def __init__(self, observation_space: Space, action_space: Space, *, seed: int) -> None:
         check_space(action_space)
         self.rng = np.random.default_rng(seed)
-        self.revisits = Revisits(
-            **{name: ITS[f"revisit_{name}"] for name in ("top", "sigma", "changed", "drawn")}
-        )
+        self.revisits = Revisits(top=10, sigma=0.3, changed=0.35, drawn=0.5)
         self.episodes = 0
         self._guide: Guide | None = None  # of the current episode, like the two below; None: a random one
         self._decisions = 0

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from agents.damage import damages, least, total
+from agents.damage import damages, least
 from agents.episode import Array, Info
-from agents.lattice import Lattice, Plans
-from agents.surrogate import GP, Floats, Process, expected_improvement, standardised
+from agents.lattice import Floats, Lattice, Plans, summed
+from agents.surrogate import GP, Process, expected_improvement, standardised
 
 BEYOND = 0.9  # quantile of the damage of played plans: plans beyond it are bad alike
 
@@ -66,7 +66,7 @@ class GPErrors(GP):
 
     def damage(self, lattice: Lattice, plans: Plans) -> Floats:
         """``(n,)`` the predicted damage of plans ``(n, T)``, up to a factor."""
-        return total(self._damages, plans)
+        return summed(self._damages, plans)
 
     def doubted(self, lattice: Lattice, plans: Plans) -> Floats:
         """``(n,)`` by which the first plan is chosen."""

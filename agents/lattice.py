@@ -1,6 +1,6 @@
 """The plans that an environment allows: a choice of keep ratio for each decision, within an exact budget."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,16 @@ from numpy.typing import NDArray
 SWAPS = 300  # neighbours of a plan that raise one decision and lower another; of more, drawn ones
 
 Plans = NDArray[np.int64]  # (n, T): of each plan, the position of its keep ratio among those of each decision
+Floats = NDArray[np.float64]
+
+
+def summed(tables: Sequence[NDArray[Any]], plans: Plans) -> NDArray[Any]:
+    """``(n,)``: for plans ``(n, T)``, the sum over decisions of a number for each choice.
+
+    With the tables (0, 1) and (2, 5) the plan (1, 0) has the sum 3.
+    """
+    found: NDArray[Any] = np.sum([table[plans[:, at]] for at, table in enumerate(tables)], axis=0)
+    return found
 
 
 class Limit:
@@ -25,9 +35,7 @@ class Limit:
 
     def cost(self, plans: Plans) -> NDArray[np.int64]:
         """``(n,)`` the costs of plans ``(n, T)``."""
-        total = np.full(len(plans), self.constant)
-        for decision, each in enumerate(self.single):
-            total += each[plans[:, decision]]
+        total: NDArray[np.int64] = self.constant + summed(self.single, plans)
         for (one, other), table in self.pairs.items():
             total += table[plans[:, one], plans[:, other]]
         return total
@@ -70,11 +78,11 @@ class Lattice:
         plans: Plans = np.maximum(np.stack(found, axis=1), 0)
         return plans
 
-    def ratios(self, plans: Plans) -> NDArray[np.float64]:
+    def ratios(self, plans: Plans) -> Floats:
         """``(n, T)`` keep ratios."""
         return np.stack([own[plans[:, decision]] for decision, own in enumerate(self.keeps)], axis=1)
 
-    def scaled(self, shape: NDArray[np.float64]) -> Plans:
+    def scaled(self, shape: Floats) -> Plans:
         """Scale keep ratios ``(n, T)`` up to the budget; rows of ones become uniform plans."""
         low, high = np.zeros(len(shape)), np.full(len(shape), 1 / np.maximum(shape.min(initial=1.0), 1e-3))
         for _ in range(24):

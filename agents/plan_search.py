@@ -6,10 +6,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from agents.episode import Array, Episode, EpisodeError, Info, Space, check_space, check_state
-from agents.lattice import Lattice, Plans
+from agents.lattice import Floats, Lattice, Plans
 
 TRIES = 50  # changes of a plan until one is new
 VERSION = 2  # of a saved state
@@ -57,7 +56,7 @@ class PlanSearch(ABC):
         return np.array(self._plans, np.int64)
 
     @property
-    def rewards(self) -> NDArray[np.float64]:
+    def rewards(self) -> Floats:
         """``(n,)`` their rewards."""
         return np.array(self._rewards)
 
@@ -150,3 +149,12 @@ class PlanSearch(ABC):
 
     def _identity(self) -> dict[str, Any]:
         return {"agent": type(self).__name__.lower(), "settings": self.settings, "version": VERSION}
+
+
+def unit(values: Floats) -> Floats:
+    """Values divided by a power of two, so that the largest has a size from 0.5 to 1; zeros stay zeros.
+
+    This loses no digits, and squares of rewards such as 1e-300 or 1e300 become possible.
+    """
+    scaled: Floats = np.ldexp(values, -np.frexp(np.abs(values).max())[1])
+    return scaled

@@ -7,8 +7,7 @@ from agents.critic import Ensemble, read
 from agents.damage import errors_of
 from agents.episode import Array, Info
 from agents.gp_errors import GPErrors
-from agents.lattice import Lattice, Plans
-from agents.surrogate import Floats
+from agents.lattice import Floats, Lattice, Plans
 
 SHIPPED = Path(__file__).parent / "weights/critic.safetensors"
 

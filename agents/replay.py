@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Floats = NDArray[np.float32]
+from agents.episode import Array
 
 
 class Batch(NamedTuple):
@@ -25,8 +24,6 @@ class ReplayBuffer:
     """The last ``capacity`` transitions; batches are drawn with replacement by its own generator."""
 
     def __init__(self, capacity: int, observation_size: int, rng: np.random.Generator) -> None:
-        if capacity <= 0:
-            raise ValueError(f"{capacity=}: wanted > 0")
         self.capacity, self.rng = capacity, rng
         self.added = 0
         self._fields = {
@@ -40,7 +37,7 @@ class ReplayBuffer:
     def __len__(self) -> int:
         return min(self.added, self.capacity)
 
-    def add_episode(self, observations: Floats, actions: Floats, reward: float) -> None:
+    def add_episode(self, observations: Array, actions: Array, reward: float) -> None:
         """Store T transitions, the episode's final reward on each (AMC, section 3.2).
 
         Args:

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from agents.damage import damages, least, total
+from agents.damage import damages, least
 from agents.episode import Array, Episode, Info, Space, check_space, check_state
-from agents.lattice import Lattice
+from agents.lattice import Lattice, summed
 
 ROUNDING = 1e-6  # of a keep ratio, so that a share is not less than itself
 
@@ -112,7 +112,7 @@ class LeastError:
 
     def _found(self, info: Info) -> list[int]:
         lattice, known = Lattice(info["choices"], info["costs"]), damages(info)
-        plans = least(lattice, lambda plans: total(known, plans), np.random.default_rng(0))
+        plans = least(lattice, lambda plans: summed(known, plans), np.random.default_rng(0))
         found: list[int] = plans[0].tolist()
         return found
 

@@ -11,10 +11,9 @@ from scipy.spatial.distance import cdist
 from scipy.special import ndtr
 
 from agents.episode import check_limits
-from agents.lattice import Lattice, Plans
-from agents.plan_search import PlanSearch
+from agents.lattice import Floats, Lattice, Plans
+from agents.plan_search import PlanSearch, unit
 
-Floats = NDArray[np.float64]
 LENGTHS = np.geomspace(0.1, 5, 9)  # tried length scales, in units of sqrt(T)
 NOISES = (1e-5, 1e-2)  # tried variances of the noise, in units of the rewards' variance
 ELITES = 10  # best plans whose mutations and neighbours are candidates
@@ -151,12 +150,14 @@ def expected_improvement(mean: Floats, deviation: Floats, top: float) -> Floats:
 
 def standardised(rewards: Floats) -> Floats:
     """Scale rewards to mean 0 and deviation 1, after clipping very low ones."""
+    rewards = unit(rewards)
     middle, upper = np.quantile(rewards, [0.5, 0.9])
     spread = (upper - middle) or np.inf  # where a tenth and more are equal, nothing is clipped
     clipped = np.maximum(rewards, middle - 3 * spread)
     if np.ptp(clipped) == 0:  # their deviation may be a rounding error
         return np.zeros_like(clipped)
-    values: Floats = (clipped - clipped.mean()) / clipped.std()
+    apart = unit(clipped - clipped.mean())
+    values: Floats = apart / np.sqrt(np.square(apart).mean())
     return values
 
 

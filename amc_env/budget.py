@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from amc_env.compressors import Compressor
 from amc_env.cost import Ints, Prices
 
+TARGET = (1e-6, 1.0)  # the lowest and the highest fraction that a command line may ask for
 SLACK = 1e-3  # of a channel: what rounding to float32 may take from a keep ratio
 
 
@@ -84,18 +85,20 @@ class Budget:
             axis=1,
         )
 
-    def take(self, decided: Sequence[int], keep: float) -> int:
-        """The largest affordable count of the next group that is at most a fraction of it.
+    def take(self, decided: Sequence[int], keep: float) -> tuple[int, int]:
+        """The largest affordable count of the next group that is at most a fraction of it, and the bound.
 
-        If none of those is affordable, the smallest affordable count.
+        If none of those is affordable, the smallest affordable count. The bound is the largest one.
         """
-        return int(snap(self.affordable(decided), np.array(keep * self.dense_counts[len(decided)])))
+        affordable = self.affordable(decided)
+        wanted = np.array(keep * self.dense_counts[len(decided)])
+        return int(snap(affordable, wanted)), int(affordable[-1])
 
     def follow(self, keep: Callable[[int, float], float]) -> tuple[int, ...]:
         """The counts of a policy that asks for ``keep(group, share)`` of each group, see `share`."""
         kept: list[int] = []
         for group in range(len(self.choices)):
-            kept.append(self.take(kept, keep(group, self.share(kept))))
+            kept.append(self.take(kept, keep(group, self.share(kept)))[0])
         return tuple(kept)
 
     def affordable(self, decided: Sequence[int]) -> Ints:

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from amc_env import checkpoints, checks
-from amc_env.actions import SCALES
-from amc_env.compressors.channels import Channels
+from amc_env.actions import BETA, SCALES
+from amc_env.budget import TARGET
+from amc_env.compressors.channels import FLOOR, ROUND_TO, Channels
 from amc_env.compressors.low_rank import FACTORINGS
 from amc_env.compressors.sharing import STARTS
 from amc_env.compressors.trial import check, check_replaceable, random_plan, try_cut, with_sound_folds
@@ -40,18 +41,18 @@ REPAIRS = ("moments", "sequential", "staged", "none")
 ORDERS = ("elimination", "magnitude")
 METHODS = ("channels", "fine_grained", "weight_sharing", "low_rank", "joint")
 LIMITS = {  # of the arguments of `make_env`: the lowest and the highest, or the choices
-    "target": (1e-6, 1.0),
+    "target": TARGET,
     "resource": ("macs", "params", "bits", "latency"),
     "reward": REWARDS,
     "scale": SCALES,
-    "beta": (1e-3, 100.0),
-    "floor": (1e-6, 1.0),
+    "beta": BETA,
+    "floor": FLOOR,
     "order": ORDERS,
     "repair": REPAIRS,
     "method": METHODS,
     "split": FACTORINGS,
     "start": STARTS,
-    "round_to": (1, 65_536),
+    "round_to": ROUND_TO,
     "calibration_images": (1, 100_000_000),
     "points": (1, 1_000_000),
     "reward_images": (1, 100_000_000),
@@ -119,14 +120,7 @@ class Settings:
     metric: Metric | None = None
 
     def __post_init__(self) -> None:
-        checks.whole_number(
-            calibration_images=self.calibration_images, points=self.points, round_to=self.round_to
-        )
-        checks.whole_number(0, seed=self.seed)
-        checks.fraction(floor=self.floor)
-        checks.one_of("order", self.order, ORDERS)
-        checks.one_of("repair", self.repair, REPAIRS)
-        checks.one_of("method", self.method, METHODS)
+        checks.within(LIMITS, vars(self))
         if isinstance(self.keep_whole, str):
             raise ValueError(f"keep_whole is a list of names: give [{self.keep_whole!r}]")
         if self.method == "channels":
@@ -219,7 +213,7 @@ def make_env(
         limits: further targets that hold as well, by resource.
         reward: a key of `amc_env.rewards.REWARDS`.
         scale: a key of `amc_env.actions.SCALES`; None for "relative".
-        beta: half the width of the relative scale, in nats.
+        beta: half the width of the relative scale, in nats, at most 8.
         reward_images: number of images of the reward split that a reward is measured on; None for all.
         render_mode: "ansi" or "rgb_array": the keep ratios as bars.
         **settings: fields of `Settings`.
@@ -268,7 +262,8 @@ def check_problem(task: AnyTask, reward_images: int | None, **problem: Any) -> N
     Raises:
         BudgetError, ValueError: as `CompressionEnv`.
     """
-    checks.whole_number(reward_images=reward_images)
+    if reward_images is not None:
+        checks.within(LIMITS, {"reward_images": reward_images})
     if task.metric is not None and problem.get("reward", "error") not in OF_SCORES:
         raise ValueError(
             f"reward is {problem['reward']}, which needs logits; with a metric of your own it is one of "

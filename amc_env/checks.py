@@ -1,48 +1,60 @@
-"""Checks of settings: the message says what was given and what is possible."""
+"""Checks of settings and names: the message says what was given and what is possible."""
 
 import difflib
-import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any
 
-import numpy as np
+
+def within(limits: Mapping[str, Collection[Any]], settings: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` for a setting that is not within its limits.
+
+    Args:
+        limits: of each setting, by name, see `beyond`.
+        settings: those that have limits, perhaps among others.
+    """
+    for name, allowed in limits.items():
+        if name in settings and (wrong := beyond(settings[name], allowed)) is not None:
+            raise ValueError(f"{name} is {settings[name]!r}{wrong}")
 
 
 def one_of(name: str, given: object, possible: Collection[object]) -> None:
     """Raise a `ValueError` unless a setting is one of the possible values."""
     if given not in possible:
-        raise ValueError(f"unknown {name} {given!r}; there are {', '.join(map(str, possible))}")
+        raise ValueError(f"{name} is {given!r}{among(str(given), map(str, possible))}")
 
 
-def positive(**settings: float | None) -> None:
-    """Raise a `ValueError` unless each setting is None, or finite and above 0."""
-    for name, value in settings.items():
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name} is {value}, it must be above 0 and finite")
+def beyond(value: Any, allowed: Collection[Any]) -> str | None:
+    """The end of a message about a value that is not within its limits; None if it is.
+
+    Args:
+        value: of a setting.
+        allowed: the choices; or the lowest and the highest number, and perhaps the reason for the highest. If
+            both are whole numbers, so must the value be.
+    """
+    lowest, *others = allowed
+    if not isinstance(lowest, Real):
+        return None if value in allowed else among(str(value), allowed)
+    highest, *reason = others
+    if isinstance(lowest, Integral) and isinstance(highest, Integral) and not _is_whole(value):
+        return ", it must be a whole number"
+    if not value >= lowest:
+        return f", it is at least {lowest}"
+    return None if value <= highest else ": ".join([f", it is at most {highest}", *reason])
 
 
-def fraction(**settings: float) -> None:
-    """Raise a `ValueError` unless each setting is above 0 and at most 1."""
-    for name, value in settings.items():
-        if not 0 < value <= 1:
-            raise ValueError(f"{name} is {value}, it must be above 0 and at most 1")
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def whole_number(least: int = 1, **settings: object) -> None:
-    """Raise a `ValueError` unless each setting is None or a whole number from ``least`` on."""
-    for name, value in settings.items():
-        counts = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if value is not None and not (counts and int(value) >= least):  # type: ignore[call-overload]
-            raise ValueError(f"{name} is {value!r}, it must be a whole number, at least {least}")
+def among(asked: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: similar names, and all names."""
+    known = list(known)
+    question = did_you_mean(asked, known)
+    return f"{question and f' ({question})'}; there are {', '.join(known)}"
 
 
-def did_you_mean(asked: str, choices: Iterable[str]) -> str:
-    """A question that names similar choices; "" without any."""
-    near = difflib.get_close_matches(asked, list(choices), n=3, cutoff=0.5)
+def did_you_mean(asked: str, known: Iterable[str]) -> str:
+    """A question that names similar names; "" without any."""
+    near = difflib.get_close_matches(asked, list(known), cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else ""
-
-
-def nearest(asked: str, choices: Iterable[str]) -> str:
-    """The end of an error message: similar choices, and all choices."""
-    choices = sorted(choices)
-    near, listed = did_you_mean(asked, choices), f"choose from {', '.join(choices)}"
-    return f"{near} Otherwise {listed}" if near else listed

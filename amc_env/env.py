@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from amc_env import checks, render
-from amc_env.actions import SCALES, WIDEST
-from amc_env.budget import Budget, snap
+from amc_env.actions import BETA, SCALES
+from amc_env.budget import Budget
 from amc_env.compressors import Compressor
 from amc_env.cost import RESOURCES, Macs, dense_widths
 from amc_env.metrics import Evaluation, EvaluationError, Score
@@ -183,9 +183,8 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
         """
         group, share = self._next_group(), self._share
         asked = _number(action, group)
-        keep, affordable = self.scale.to_keep(asked, share), self.budget.affordable(self.counts)
-        size = int(self.budget.dense_counts[group])
-        count = int(snap(affordable, np.array(keep * size)))
+        keep, size = self.scale.to_keep(asked, share), int(self.budget.dense_counts[group])
+        count, bound = self.budget.take(self.counts, keep)
 
         self.plan = self.plan.with_group(group, self.compressor.choose(group, count))
         self.counts.append(count)
@@ -196,7 +195,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
             "action_asked": asked,
             "action_executed": self.scale.to_action(count / size, share),
             "keep_asked": keep,
-            "keep_bound": int(affordable[-1]) / size,
+            "keep_bound": bound / size,
             "keep_applied": count / size,
         }
         if len(self.counts) < len(self.graph.groups):
@@ -250,9 +249,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
 def _check_settings(reward: str, scale: str, beta: float) -> None:
     checks.one_of("reward", reward, REWARDS)
     checks.one_of("scale", scale, SCALES)
-    checks.positive(beta=beta)
-    if beta > WIDEST:
-        raise ValueError(f"beta is {beta}, it is at most {WIDEST:g}: half the width of the scale, in nats")
+    checks.within({"beta": BETA}, {"beta": beta})
 
 
 def _check_targets(resource: str, target: float, limits: Mapping[str, float]) -> None:

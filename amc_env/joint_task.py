@@ -22,7 +22,7 @@ from amc_env.task import Task
 
 
 class JointNetworks:
-    """Cut networks of plans, for evaluation, with shared weights; codebooks are cached.
+    """Cut networks of plans, for evaluation, with shared weights; the shared weights of layers are cached.
 
     Args:
         model: the dense network.
@@ -72,7 +72,10 @@ class JointTask:
     Attributes:
         graph: of the plans.
         draft: the compressor with the channels' draft, whose budgets are known before any long work.
-        latency: None, as there is no table of times.
+        metric: accuracy alone.
+        latency: no table of times.
+        tunable: whether the network that is found can be fine-tuned.
+        part: the whole network.
     """
 
     metric: Any = None

@@ -129,8 +129,8 @@ def read(path: Path | str) -> LatencyTable:
         if (found := content.pop("format", None)) != FORMAT:
             raise LatencyError(f"{path} is of format {found}, not {FORMAT}; {again}")
         content["conditions"] = Conditions.of(content["conditions"])
-        content["layers"] = [
-            LayerTimes(**each | {"groups": tuple(each["groups"])}) for each in content["layers"]
+        content["layers"] = [  # older files also hold the spread of the times
+            LayerTimes(each["name"], tuple(each["groups"]), each["ns"]) for each in content["layers"]
         ]
         content["fit"] = Fit(**content["fit"])
         return LatencyTable(**content)

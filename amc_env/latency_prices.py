@@ -19,13 +19,11 @@ class LayerTimes:
         name: of the layer.
         groups: the channel groups that it reads or writes, ascending; none, one or two.
         ns: medians; a number, a list by the count of the one group, or a list of lists by both.
-        spread_ns: interquartile ranges, likewise.
     """
 
     name: str
     groups: tuple[int, ...]
     ns: Any
-    spread_ns: Any
 
 
 class LatencyPrices:

@@ -223,7 +223,7 @@ def load(name: str, folder: Path = TABLES) -> Table:
     """
     path, make_again = folder / f"{name}.npz", MAKE.format(name=name)
     if name not in names(folder):
-        raise TableError(f"no table {name!r}; {checks.nearest(name, names(folder))}; {make_again}")
+        raise TableError(f"no table {name!r}{checks.among(name, names(folder))}; {make_again}")
     card = _card(folder / f"{name}.json", make_again)
     try:
         content = files.content(path)

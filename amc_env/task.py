@@ -33,7 +33,7 @@ class Task:
     needed.
 
     Args:
-        model: the dense network; logits ``(N, classes)`` unless there is a metric. It is copied, not changed.
+        model: the dense network; logits ``(N, classes)`` unless there is a metric. It is not changed.
         graph: its layers and channel groups.
         data: its splits.
         channels: makes a compressor from the orders of the groups.
@@ -83,7 +83,7 @@ class Task:
         return made
 
     def _information(self) -> Information:
-        """Of the outputs of layers."""
+        """How much the loss rises with errors in the outputs of layers."""
         images, seed = self._sample["images"], self._sample["seed"]
         return information(self.model, self.graph, self.data, images=images, seed=seed)
 

@@ -285,7 +285,7 @@ def _of_times(folder: Path) -> dict[str, Kind]:
     counts = [[len(group)] for group in graph.groups]
     fit = latency.Fit(1.0, 1.0, 0.0, ())
     for name in ("mine", "other"):
-        layers = [latency.LayerTimes(f"g{at}", (at,), [100 * len(name)], None) for at in range(len(counts))]
+        layers = [latency.LayerTimes(f"g{at}", (at,), [100 * len(name)]) for at in range(len(counts))]
         table = latency.LatencyTable("digits_cnn", here, 1, counts, layers, 1000, fit, 1.0, "today")
         latency.save(table, folder / f"{name}.json")
         rows = [{"kind": "layers", "counts": [at], "times": {"whole": [9 * at, 1]}} for at in range(9)]

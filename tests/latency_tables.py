@@ -12,7 +12,7 @@ def falling(graph: Graph, *, runtime: str = "torch") -> LatencyTable:
     """100 ns a channel of each group, but the last channel saves 50; 1,000 ns besides."""
     counts = [sorted({1, max(1, len(group) // 2), len(group) - 1, len(group)}) for group in graph.groups]
     layers = [
-        LayerTimes(f"g{group}", (group,), [100 * count for count in each[:-1]] + [100 * each[-2] - 50], None)
+        LayerTimes(f"g{group}", (group,), [100 * count for count in each[:-1]] + [100 * each[-2] - 50])
         for group, each in enumerate(counts)
     ]
     here = Conditions.here(graph, runtime=runtime, threads=1, batch=1)

@@ -74,7 +74,7 @@ def spend(budget, asks):
     """Ask each group for a keep ratio; what each is given."""
     decided = []
     for _, ask in zip(budget.choices, asks, strict=False):
-        decided.append(budget.take(decided, ask))
+        decided.append(budget.take(decided, ask)[0])
     return decided
 
 
@@ -345,7 +345,7 @@ def test_costs_that_fall_the_largest_affordable_count_is_searched_among_all(case
         able = [count for count in range(1, 5) if fits(compressor, targets, [*decided, count, *rest])]
         assert budget.affordable(decided)[-1] == able[-1]
         below = [count for count in able if count <= 4 * ask + 1e-3]
-        taken = budget.take(decided, ask)
+        taken = budget.take(decided, ask)[0]
         assert taken == (below[-1] if below else able[0])
         decided.append(taken)
     assert fits(compressor, targets, decided)
@@ -380,9 +380,9 @@ def test_a_step_that_falls_by_hand():
     budget = Budget(one, {"ns": 0.5})
     assert (budget.dense, budget.limit, budget.cheapest.tolist()) == (20, 10, [1, 2])
     assert budget.affordable([]).tolist() == [1, 2, 4]
-    assert (budget.affordable([])[-1], budget.take([], 0.75), budget.take([], 1.0)) == (4, 2, 4)
+    assert (budget.affordable([])[-1], budget.take([], 0.75)[0], budget.take([], 1.0)[0]) == (4, 2, 4)
     assert budget.affordable([4]).tolist() == [2]
-    assert budget.take([4], 0.25) == 2  # one channel alone takes 5: dearer than two
+    assert budget.take([4], 0.25)[0] == 2  # one channel alone takes 5: dearer than two
 
 
 def test_counts_that_end_below_the_whole_group_are_fractions_of_it():
@@ -391,8 +391,8 @@ def test_counts_that_end_below_the_whole_group_are_fractions_of_it():
     never_whole.graph, never_whole.choices = SimpleNamespace(groups=[range(9)]), [np.arange(1, 5)]
     budget = Budget(never_whole, {"bits": 0.25})
     assert (budget.dense, budget.limit, budget.keeps) == (90, 22, ((1 / 9, 2 / 9, 3 / 9, 4 / 9),))
-    assert (budget.share([]), budget.take([], 1.0), budget.spent([])) == (2 / 9, 2, 1.0)
-    assert Budget(never_whole, {"bits": 1.0}).take([], 1.0) == 4
+    assert (budget.share([]), budget.take([], 1.0)[0], budget.spent([])) == (2 / 9, 2, 1.0)
+    assert Budget(never_whole, {"bits": 1.0}).take([], 1.0)[0] == 4
 
 
 def test_every_limit_holds_and_the_tighter_one_binds():

@@ -147,14 +147,14 @@ def test_every_layer_of_a_cut_network_is_rounded() -> None:
 @pytest.mark.parametrize("floor", [0.0, -0.1, 1.1])
 def test_a_floor_outside_its_range_is_refused(floor: float) -> None:
     model, graph = traced(networks.chain)
-    with pytest.raises(ValueError, match=f"floor is {floor}, it must be above 0 and at most 1"):
+    with pytest.raises(ValueError, match=f"floor is {floor}, it is at"):
         Channels(graph, magnitude_orders(model, graph), floor=floor)
 
 
 @pytest.mark.parametrize("round_to", [0, -8])
 def test_rounding_to_nothing_is_refused(round_to: int) -> None:
     model, graph = traced(networks.chain)
-    with pytest.raises(ValueError, match=f"round_to is {round_to}, it must be a whole number, at least 1"):
+    with pytest.raises(ValueError, match=f"round_to is {round_to}, it is at least 1"):
         Channels(graph, magnitude_orders(model, graph), round_to=round_to)
 
 

@@ -64,12 +64,12 @@ def test_no_weight_no_teacher():
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"distill": 1.5}, "distill is in"),
+        ({"distill": 1.5}, "distill is 1.5, it is at most 1.0"),
         ({"teacher": "x"}, "teacher=x is given, but distill is 0"),
     ],
 )
 def test_settings_that_cannot_be(settings, told):
-    with pytest.raises(RecipeError, match=told):
+    with pytest.raises(ValueError, match=told):
         Recipe(**settings)
 
 

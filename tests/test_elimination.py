@@ -109,6 +109,25 @@ def test_each_step_is_the_best_one_and_an_inverse_brought_up_to_date_late_change
         assert errors[-1] <= min(errors) * (1 + 1e-4) + 1e-7
 
 
+@given(layers(), st.sampled_from([1e-30, 1e-16, 1e-6, 1e16]), st.booleans(), st.booleans())
+def test_inputs_of_any_size_dead_ones_and_copies_have_an_order(
+    layer: tuple[Tensor, Tensor, Tensor, float], size: float, dead: bool, copied: bool
+) -> None:
+    weight, gram, columns, ridge = layer
+    whole, count = (columns >= 0).all(0), len(columns)
+    source = torch.arange(len(gram))
+    source[columns[1, whole]] = columns[0, whole] if copied else columns[1, whole]
+    gram = gram[source][:, source]
+    if dead:
+        gram[columns[-1, whole]], gram[:, columns[-1, whole]] = 0.0, 0.0
+
+    def order(gram: Tensor) -> list[int]:
+        return eliminate([reader(weight, gram, columns, ridge)], count, NONE.new_zeros(count))
+
+    assert sorted(order(size**2 * gram)) == list(range(count))
+    assert order(2.0**-100 * gram) == order(gram) == order(2.0**100 * gram)
+
+
 @pytest.mark.parametrize("name", networks.NETS)
 def test_every_network_has_orders_that_hold_each_position_once(name: str) -> None:
     model = networks.ready(networks.NETS[name]())

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from agents.damage import ErrorsError, damages, least, total
+from agents.damage import ErrorsError, damages, least
 from agents.gp_errors import GPErrors, trend
-from agents.lattice import Lattice, Plans
+from agents.lattice import Lattice, Plans, summed
 from agents.rules import LeastError, is_rule
 from agents.search import search
 from agents.surrogate import GP
@@ -32,9 +32,9 @@ def within(env: TabularEnv) -> Plans:
 def test_damage_by_hand() -> None:
     plans = np.array([[0, 0], [0, 1], [1, 0]])
     info = {"errors": ((0.04, 0.0), (0.25, 0.01))}
-    np.testing.assert_allclose(total(damages(info), plans), [0.008 + 0.125, 0.008 + 0.001, 0.125])
+    np.testing.assert_allclose(summed(damages(info), plans), [0.008 + 0.125, 0.008 + 0.001, 0.125])
     info |= {"losses": ((0.01, 0.0), (1.0, 0.0001))}
-    np.testing.assert_allclose(total(damages(info), plans), [0.02 + 0.5, 0.02 + 0.001, 0.5])
+    np.testing.assert_allclose(summed(damages(info), plans), [0.02 + 0.5, 0.02 + 0.001, 0.5])
 
 
 @pytest.mark.parametrize("table", ["digits", "digits_residual", "fashion_plain8"])
@@ -42,9 +42,9 @@ def test_the_plan_of_least_damage_is_that_of_all_plans(table: str) -> None:
     env = env_of(table=table)
     _, info = env.reset()
     lattice, every = Lattice(info["choices"], info["costs"]), within(env)
-    found = least(lattice, lambda plans: total(damages(info), plans), np.random.default_rng(0))
+    found = least(lattice, lambda plans: summed(damages(info), plans), np.random.default_rng(0))
     assert lattice.within(found).all()
-    assert total(damages(info), found[:1])[0] == total(damages(info), every).min()
+    assert summed(damages(info), found[:1])[0] == summed(damages(info), every).min()
 
 
 def test_least_error_plays_it_again_and_again() -> None:
@@ -54,7 +54,7 @@ def test_least_error_plays_it_again_and_again() -> None:
     trials = list(search(env, agent, episodes=2, seed=0))
     assert len({str(trial.episode.final["plan"]) for trial in trials}) == 1
     every = within(env)
-    best = every[total(damages(info), every).argmin()]
+    best = every[summed(damages(info), every).argmin()]
     kept = [step["keep_applied"] for step in trials[0].episode.infos]
     np.testing.assert_allclose(kept, [own[at] for own, at in zip(info["choices"], best, strict=True)])
     assert is_rule("agents.rules.LeastError")
@@ -81,7 +81,7 @@ def test_the_first_plans_are_those_of_least_damage_and_the_uniform_one() -> None
     every = within(env)
     assert agent.lattice is not None
     first, second = agent.plans
-    assert first.tolist() == every[total(damages(info), every).argmin()].tolist()
+    assert first.tolist() == every[summed(damages(info), every).argmin()].tolist()
     assert (second >= agent.lattice.uniform()[0]).all()
 
 

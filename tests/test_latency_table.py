@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from amc_env.latency import Fit, LatencyTable
 from amc_env.latency_prices import LatencyPrices, LayerTimes
 
 FIT = Fit(1.0, 1.0, 0.0, ())
+COMMITTED = Path(__file__).parents[1] / "experiments/results/latency"
 
 
 def prices(layers, counts=((2, 4), (4, 8)), *, rest=0, factor=1.0):
@@ -24,9 +26,9 @@ def prices(layers, counts=((2, 4), (4, 8)), *, rest=0, factor=1.0):
 
 def test_prices_by_hand():
     """A layer of both groups, one of the second, one of none, and what lies outside of layers."""
-    both = LayerTimes("a", (0, 1), [[10, 20], [30, 100]], None)
-    one = LayerTimes("b", (1,), [5, 7], None)
-    none = LayerTimes("c", (), 3, None)
+    both = LayerTimes("a", (0, 1), [[10, 20], [30, 100]])
+    one = LayerTimes("b", (1,), [5, 7])
+    none = LayerTimes("c", (), 3)
     found = prices([both, one, none], rest=-1, factor=2.0)
     assert found.pairs == ((0, 1),)
     assert int(found([2, 4])) == 2 * (10 + 5 + 3) - 1
@@ -40,7 +42,7 @@ def test_prices_by_hand():
 
 
 def test_counts_are_rounded_up_to_what_the_processor_handles_at_once():
-    found = LatencyPrices([(8, 24, 64)], [LayerTimes("a", (0,), [10, 20, 40], None)], 0, 16, 1.0)
+    found = LatencyPrices([(8, 24, 64)], [LayerTimes("a", (0,), [10, 20, 40])], 0, 16, 1.0)
     at = {count: int(found([count])) for count in (8, 9, 16, 17, 24, 25, 32, 64)}
     assert at == {8: 10, 9: 15, 16: 15, 17: 20, 24: 20, 25: 24, 32: 24, 64: 40}
 
@@ -56,7 +58,7 @@ def table(model):
     graph = trace(model, (1, 8, 8))
     counts = [sorted({1, max(1, len(group) // 2), len(group) - 1, len(group)}) for group in graph.groups]
     layers = [
-        LayerTimes(f"g{group}", (group,), [100 * count for count in each[:-1]] + [100 * each[-2] - 50], None)
+        LayerTimes(f"g{group}", (group,), [100 * count for count in each[:-1]] + [100 * each[-2] - 50])
         for group, each in enumerate(counts)
     ]
     here = Conditions.here(graph, runtime="torch", threads=1, batch=1)
@@ -71,6 +73,11 @@ def test_a_table_comes_back_as_it_was_saved(table, tmp_path):
     assert int(again.prices()([each[-1] for each in table.counts])) == int(
         table.prices()([each[-1] for each in table.counts])
     )
+
+
+@pytest.mark.parametrize("path", sorted(COMMITTED.glob("*.json")), ids=lambda path: path.stem)
+def test_committed_tables_are_read(path):
+    assert latency.read(path).layers
 
 
 def test_damage_is_found(table, tmp_path):

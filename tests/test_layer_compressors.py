@@ -304,7 +304,7 @@ def test_budgets_that_a_compressor_cannot_touch(digits, settings, told):
         ({"method": "weight_sharing", "start": "kmeans"}, "linear, density, random"),
         ({"method": "fine_grained", "repair": "sequential"}, "with method=fine_grained give repair=moments"),
         ({"method": "fine_grained", "repair": "staged"}, "give repair=moments or repair=none"),
-        ({"method": "fine_grained", "floor": 0.0}, "floor is 0.0, it must be above 0 and at most 1"),
+        ({"method": "fine_grained", "floor": 0.0}, "floor is 0.0, it is at least 1e-06"),
     ],
 )
 def test_settings_that_cannot_be(digits, settings, told):

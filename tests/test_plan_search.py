@@ -2,20 +2,25 @@
 
 import itertools
 import time
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from identity import FindTheKeeps, assert_resumes, best_of, played
 
 from agents import additive, lq_cmaes, surrogate
 from agents.additive import Additive, best_sum, changes, fitted
 from agents.episode import EpisodeError, StateError, run_episode
 from agents.evopress import EvoPress
+from agents.gp_errors import GPErrors
 from agents.lattice import Lattice
 from agents.lq_cmaes import LQCMAES
-from agents.plan_search import PlanSearch
+from agents.plan_search import PlanSearch, unit
+from agents.pretrained import Pretrained
 from agents.search import search
 from agents.surrogate import GP, Process, expected_improvement, matern, standardised, thinned
 from amc_env import tabular
@@ -139,6 +144,30 @@ class RandomStart:
     def act(self, observation, info, *, explore):
         action = self.agent.act(observation, info, explore=explore)
         return action if len(self.agent.plans) > 1 else np.float32([self.first])
+
+
+@pytest.mark.parametrize("kind", [*KINDS, GPErrors, Pretrained])
+@given(rewards=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=12, max_size=12))
+@example(rewards=[1e-300 * index for index in range(12)])
+@example(rewards=[5e-324, *[0.0] * 11])
+@example(rewards=[1e300, -1e300, 1e-300, *[0.3] * 9])
+@settings(max_examples=10)
+def test_rewards_of_any_size_lead_to_plans_within_the_budget(
+    kind: type[PlanSearch], rewards: list[float]
+) -> None:
+    env = env_of()
+    agent = make(kind, env, **({"starts": 3, "candidates": 20} if issubclass(kind, GP) else {}))
+    for reward in rewards:
+        agent.end_episode(replace(run_episode(env, agent), reward=reward))
+    assert agent.lattice.within(agent.plans).all()
+    assert len({tuple(plan) for plan in agent.plans.tolist()}) == len(rewards)
+    assert run_episode(env, agent, explore=False).asked.shape == (5, 1)
+
+
+def test_the_unit_of_rewards_loses_no_digits() -> None:
+    np.testing.assert_array_equal(unit(np.array([0.3, -0.7])), [0.3, -0.7])
+    np.testing.assert_array_equal(unit(np.ldexp([0.3, -0.7], 900)), [0.3, -0.7])
+    np.testing.assert_array_equal(unit(np.zeros(2)), 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

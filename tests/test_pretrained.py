@@ -99,8 +99,8 @@ def test_the_first_plan_is_the_critics_favourite_and_within_the_budget() -> None
 
 def test_on_a_network_it_has_not_seen_it_is_ahead_of_a_process_that_knows_nothing(tmp_path: Path) -> None:
     names = ("digits_residual", "digits_grouped6", "digits_plain6")
-    subjects = [pretrain_agent.Subject(name) for name in names]
-    pretrain_agent.write(pretrain_agent.ensemble(subjects, steps=20, seed=0), tmp_path / "mine", names)
+    tables = [pretrain_agent.CriticTable(name) for name in names]
+    pretrain_agent.write(pretrain_agent.ensemble(tables, steps=20, seed=0), tmp_path / "mine", names)
     env = env_of()
     known = make(env, critic=str(tmp_path / "mine.safetensors"))
     nothing = GP(env.observation_space, env.action_space, seed=0)
@@ -109,8 +109,8 @@ def test_on_a_network_it_has_not_seen_it_is_ahead_of_a_process_that_knows_nothin
 
 
 def test_training_ends_the_same() -> None:
-    subjects = [pretrain_agent.Subject("digits_residual")]
-    one, other = (pretrain_agent.trained(subjects, steps=5, seed=1) for _ in range(2))
+    tables = [pretrain_agent.CriticTable("digits_residual")]
+    one, other = (pretrain_agent.trained(tables, steps=5, seed=1) for _ in range(2))
     assert all((one.parameters[name] == other.parameters[name]).all() for name in critics.PARAMETERS)
 
 
@@ -223,16 +223,16 @@ def test_the_tables_by_hand() -> None:
 
 
 def test_the_uniform_plan_is_that_of_the_uniform_agent() -> None:
-    subject = pretrain_agent.Subject("digits")
+    own = pretrain_agent.CriticTable("digits")
     for target in (0.3, 0.5):
-        env = TabularEnv(subject.table, target=target)
+        env = TabularEnv(own.table, target=target)
         agent = Uniform(env.observation_space, env.action_space, seed=0)
         (trial,) = search(env, agent, episodes=1, seed=0)
-        assert subject.top1[subject.uniform(target)] == trial.episode.infos[-1]["top1"]
+        assert own.top1[own.uniform(target)] == trial.episode.infos[-1]["top1"]
 
 
 def test_critics_may_have_a_dot_in_their_name(tmp_path: Path) -> None:
-    critics = pretrain_agent.ensemble([pretrain_agent.Subject("digits")], steps=1, seed=0)
+    critics = pretrain_agent.ensemble([pretrain_agent.CriticTable("digits")], steps=1, seed=0)
     pretrain_agent.write(critics, tmp_path / "v1.2", ["digits"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["v1.2.json", "v1.2.safetensors"]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from identity import FindTheKeeps, assert_resumes, best_of
 
-from agents import ddpg_elites
+from agents import ddpg_elites, elites_alone
 from agents.ddpg_elites import EliteDDPG
 from agents.elites import Guide, Revisits
 from agents.elites_alone import ElitesAlone
@@ -223,6 +223,15 @@ def test_a_resumed_search_is_the_uninterrupted_one():
 
 
 # -- without networks
+
+
+def test_elites_alone_have_the_archive_and_the_start_of_ddpg_elites():
+    env = FindTheKeeps()
+    spaces = env.observation_space, env.action_space
+    alone, learner = ElitesAlone(*spaces, seed=0), EliteDDPG(*spaces, seed=0)
+    own, its = alone.revisits, learner.revisits
+    assert (own.top, own.sigma, own.changed, own.drawn) == (its.top, its.sigma, its.changed, its.drawn)
+    assert (learner.settings.learn_after, learner.settings.sigma) == (elites_alone.START, elites_alone.SIGMA)
 
 
 def test_elites_alone_find_more_than_chance_and_resume():

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amc_env.actions import SCALES, Absolute, Relative
+from amc_env.actions import BETA, SCALES, Absolute, Relative
+from amc_env.budget import SLACK
 
 ratios = st.floats(0.01, 1.0)
 
@@ -29,7 +30,7 @@ def test_the_middle_of_the_relative_scale_is_the_share_itself(beta, share):
 
 
 @pytest.mark.parametrize("name", SCALES)
-@given(st.floats(0, 1), ratios, st.floats(0.1, 3))
+@given(st.floats(0, 1), ratios, st.floats(*BETA[:2]))
 def test_asking_for_what_was_asked_gives_it_again(name, action, share, beta):
     scale = SCALES[name](beta)
     keep = scale.to_keep(action, share)
@@ -37,9 +38,7 @@ def test_asking_for_what_was_asked_gives_it_again(name, action, share, beta):
         again = scale.to_keep(scale.to_action(keep, share), share)
         assert again == pytest.approx(keep, rel=1e-12)
         single = float(np.float32(scale.to_action(keep, share)))
-        assert scale.to_keep(single, share) == pytest.approx(
-            keep, abs=1e-3 / 4096
-        )  # a quarter of budget.SLACK
+        assert scale.to_keep(single, share) == pytest.approx(keep, abs=SLACK / 2000)
 
 
 @pytest.mark.parametrize("name", SCALES)

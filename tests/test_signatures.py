@@ -9,6 +9,7 @@ import pytest
 
 from agents import blackbox, ddpg, sb3
 from amc_env import building
+from amc_env.actions import BETA
 from amc_env.building import make_env
 from experiments.cli.signatures import Setting, SignatureError, settings
 from experiments.recording.wandb_tracker import WandbTracker
@@ -47,7 +48,8 @@ def test_a_function_that_passes_settings_on_has_their_fields():
 def test_types():
     found = settings("amc_env.building.make_env")
     assert found["reward_images"] == Setting(int | None, 1000, (1, 100_000_000))
-    assert found["beta"] == Setting(float, 0.7, (1e-3, 100.0))
+    assert found["beta"] == Setting(float, 0.7, BETA)
+    assert settings("agents.ddpg_elites.EliteDDPG")["warmup"] == Setting(int, 50, (0, 1_000_000))
     assert settings("agents.sb3.StableBaselines")["algorithm"] == Setting(Any, "ddpg", ("ddpg", "td3"))
 
 

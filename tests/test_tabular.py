@@ -303,7 +303,7 @@ def test_a_file_that_was_changed_is_refused(made, tmp_path):
 
 def test_files_that_are_missing_or_of_something_else(made, tmp_path):
     (tmp_path / "fashion.json").write_text(json.dumps(files.seal({}, "fashion")))
-    with pytest.raises(TableError, match=r"no table 'fashon'; did you mean fashion\?"):
+    with pytest.raises(TableError, match=r"no table 'fashon' \(did you mean fashion\?\); there are"):
         tabular.load("fashon", tmp_path)
     with pytest.raises(TableError, match="not a table's card"):
         tabular.load("fashion", tmp_path)

@@ -102,49 +102,49 @@ def test_numbers_that_no_checkpoint_may_hold_are_found_at_the_start(composed) ->
 
 
 def test_a_search_goes_on_with_the_weights_that_it_was_begun_with(composed, tmp_path: Path) -> None:
-    subject = trained(composed("config", "experiment=digits"))
+    original = trained(composed("config", "experiment=digits"))
     with RunRecord.create(tmp_path, {}, seeds={}) as record:
-        check_identity(record, subject.model, subject.data)
-        record.update(results=check_identity(record, subject.model, subject.data))
-        check_identity(record, subject.model, subject.data)
-        other = Trained(build(10, 1), subject.card, subject.data)
+        check_identity(record, original.model, original.data)
+        record.update(results=check_identity(record, original.model, original.data))
+        check_identity(record, original.model, original.data)
+        other = Trained(build(10, 1), original.card, original.data)
         with pytest.raises(RecordError, match="begun with other weights"):
             check_identity(record, other.model, other.data)
 
 
 def test_a_run_goes_on_with_the_images_that_it_was_begun_with(composed, tmp_path: Path) -> None:
-    subject = trained(composed("config", "experiment=digits"))
+    original = trained(composed("config", "experiment=digits"))
     with RunRecord.create(tmp_path, {}, seeds={}) as record:
-        record.update(results=check_identity(record, subject.model, subject.data))
-        other = load(subject.data.name, seed=1)
+        record.update(results=check_identity(record, original.model, original.data))
+        other = load(original.data.name, seed=1)
         with pytest.raises(RecordError, match="begun with other images"):
-            check_identity(record, subject.model, other)
+            check_identity(record, original.model, other)
 
 
 def test_a_run_goes_on_with_the_labels_that_it_was_begun_with(composed, tmp_path: Path) -> None:
-    subject = trained(composed("config", "experiment=digits"))
+    original = trained(composed("config", "experiment=digits"))
     with RunRecord.create(tmp_path, {}, seeds={}) as record:
-        record.update(results=check_identity(record, subject.model, subject.data))
-        splits = subject.data.splits
+        record.update(results=check_identity(record, original.model, original.data))
+        splits = original.data.splits
         moved = splits | {"reward": dataclasses.replace(splits["reward"], labels=splits["reward"].labels * 0)}
         for changed in ({"splits": moved}, {"mean": (0.25,)}):
-            data = dataclasses.replace(subject.data, **changed)
+            data = dataclasses.replace(original.data, **changed)
             with pytest.raises(RecordError, match="begun with other labels, or another mean and std"):
-                check_identity(record, subject.model, data)
+                check_identity(record, original.model, data)
         earlier = record.content["results"]
         del earlier["labels"]  # not in the first records
-        check_identity(record, subject.model, data)
+        check_identity(record, original.model, data)
 
 
 def test_images_that_a_network_was_trained_on_are_no_reward_images(composed) -> None:
     """By their content: a seed says nothing of a user's own function, or of other files in a folder."""
-    subject = trained(composed("config", "experiment=digits"))
-    card = subject.card
-    assert card.images == images_of(subject.data)
-    check_splits(card, 0, subject.data)
+    original = trained(composed("config", "experiment=digits"))
+    card = original.card
+    assert card.images == images_of(original.data)
+    check_splits(card, 0, original.data)
     with pytest.raises(CheckpointError, match=r"trained on the splits of data\.seed=0"):
-        check_splits(card, 1, subject.data)
-    other = load(subject.data.name, seed=1)
+        check_splits(card, 1, original.data)
+    other = load(original.data.name, seed=1)
     with pytest.raises(
         CheckpointError, match="with other images of digits than there are now, or in another"
     ):
@@ -154,10 +154,10 @@ def test_images_that_a_network_was_trained_on_are_no_reward_images(composed) -> 
 
 
 def test_another_copy_of_the_data_of_a_network_that_ships_is_told(composed, capsys) -> None:
-    subject = trained(composed("config", "experiment=digits"))
-    card = dataclasses.replace(subject.card, images="", note="JPEG copies")
+    original = trained(composed("config", "experiment=digits"))
+    card = dataclasses.replace(original.card, images="", note="JPEG copies")
     for copy, told in (("JPEG copies", False), ("", False), ("official files", True)):
-        check_splits(card, 0, dataclasses.replace(subject.data, copy=copy))
+        check_splits(card, 0, dataclasses.replace(original.data, copy=copy))
         assert ("trained on JPEG copies of digits, and these are official" in capsys.readouterr().out) is told
 
 

@@ -416,7 +416,7 @@ def test_pretraining_says_what_is_wrong_before_it_starts(composed, tmp_path):
     pretrain(composed("pretrain", *DIGITS, "recipe.epochs=1"), tmp_path)
     with pytest.raises(RecordError, match=r"recipe\.epochs was 1, is 2"):
         pretrain(composed("pretrain", *DIGITS, "recipe.epochs=2"), tmp_path)
-    with pytest.raises(RecipeError, match="epochs and batch_size are at least 1"):
+    with pytest.raises(ValueError, match="epochs is 0, it is at least 1"):
         pretrain(composed("pretrain", *DIGITS, "recipe.epochs=0"), tmp_path / "new")
     with pytest.raises(ValueError, match="there is no model 'plain21'"):
         pretrain(composed("pretrain", *DIGITS, "model.name=plain21"), tmp_path / "new")

@@ -225,9 +225,9 @@ def test_depthwise_weights_start_at_the_scale_of_their_own_nine_inputs():
     ("name", "options", "words"),
     [
         ("plain21", {}, ["no model 'plain21'", "did you mean plain20", "digits_cnn"]),
-        ("qqq", {}, ["no model 'qqq'", "choose from digits_cnn"]),
+        ("qqq", {}, ["no model 'qqq'", "there are digits_cnn"]),
         ("mobilenet_v1", {"widht": 0.5}, ["no option 'widht'", "did you mean width"]),
-        ("plain20", {"depth": 8}, ["plain20 has no option 'depth'", "choose from width"]),
+        ("plain20", {"depth": 8}, ["plain20 has no option 'depth'", "there are width"]),
         ("resnet20", {"width": 1.0}, ["resnet20 has no option 'width'", "takes none"]),
         ("resnet", {"depth": 21}, ["6 n + 2", "not 21"]),
         ("plain", {"depth": 2}, ["6 n + 2", "not 2"]),

@@ -21,6 +21,8 @@ NEEDED = (
     "give protocol.latency=FILE (of a comparison latency=FILE), made with "
     "`python -m experiments.latency table=FILE model=... data=...`"
 )
+FLOOR = (1e-6, 1.0)  # the lowest and the highest, as in the next line
+ROUND_TO = (1, 65_536)
 
 
 class Channels:
@@ -45,8 +47,7 @@ class Channels:
         floor: float = 0.2,
         latency: LatencyTable | None = None,
     ) -> None:
-        checks.fraction(floor=floor)
-        checks.whole_number(round_to=round_to)
+        checks.within({"floor": FLOOR, "round_to": ROUND_TO}, {"floor": floor, "round_to": round_to})
         self.graph, self.latency = graph, latency
         self.errors: Errors | None = None
         self.losses: Errors | None = None

@@ -50,11 +50,12 @@ class Reader:
         at = flat[place]
         energy = ((dense @ gram) * dense).sum()  # E|W x|²
         scale = energy if energy > 0 else 1.0  # of inputs that are all zero any order will do
+        unit = power_of_four(gram.diagonal(dim1=1, dim2=2).mean(1))[:, None, None]
         self._inverse = torch.eye(len(flat), dtype=torch.float64).repeat(len(gram), 1, 1)
-        self._inverse[:, place[:, None], place] = damped_inverse(gram, ridge)[:, at[:, None], at]
+        self._inverse[:, place[:, None], place] = damped_inverse(gram / unit, ridge)[:, at[:, None], at]
         self._square = torch.zeros_like(self._inverse)
         own = dense[:, :, at]
-        self._square[:, place[:, None], place] = own.mT @ own / scale
+        self._square[:, place[:, None], place] = own.mT @ own / scale * unit
         self._begin()
 
     def increases(self) -> Tensor:
@@ -112,6 +113,15 @@ class Reader:
 def steps(columns: int) -> int:
     """The number of channels to remove between updates of whole matrices."""
     return max(1, LAZY // columns)
+
+
+def power_of_four(sizes: Tensor) -> Tensor:
+    """``(n,)`` for each size a power of four near it, 1 for 0; to divide a matrix by it changes no digit.
+
+    Without that the rows of removed channels, which are zero up to rounding, would exceed the ones on the
+    diagonal where inputs are tiny.
+    """
+    return torch.from_numpy(np.ldexp(1.0, np.frexp(sizes.numpy())[1] // 2 * 2))
 
 
 def damped_inverse(gram: Tensor, ridge: float) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amc_env.checks import did_you_mean, nearest
+from amc_env.checks import among, did_you_mean
 from amc_env.execution import device_in, evaluating
 from amc_env.zoo import efficientnet, external, lenet, mobilenet, plain, resnet, shufflenet, tiny, vgg
 
@@ -110,12 +110,12 @@ def _builder(name: str) -> Callable[..., nn.Module]:
     if name.startswith(TORCHVISION):
         known, asked = external.torchvision_names(), name.removeprefix(TORCHVISION)
         if asked not in known:
-            raise ModelError(f"torchvision has no classifier {asked!r}; {nearest(asked, known)}")
+            raise ModelError(f"torchvision has no classifier {asked!r}{among(asked, known)}")
         return partial(external.torchvision_model, asked)
     if name.startswith(TIMM):
         return _of_timm(name.removeprefix(TIMM))
     others = f"{TORCHVISION}<name>, {TIMM}<name> or import with target=module:function"
-    raise ModelError(f"there is no model {name!r}; {nearest(name, names())}; or {others}")
+    raise ModelError(f"there is no model {name!r}{among(name, names())}; or {others}")
 
 
 def _of_timm(asked: str) -> Callable[..., nn.Module]:
@@ -133,8 +133,8 @@ def _check_options(name: str, builder: Callable[..., nn.Module], options: Mappin
     takes_any = any(value.kind is value.VAR_KEYWORD for value in parameters.values())
     for option in options:
         if option not in parameters and not takes_any:
-            choices = nearest(option, parameters) if parameters else "it takes none"
-            raise ModelError(f"{name} has no option {option!r}; {choices}")
+            choices = among(option, sorted(parameters)) if parameters else "; it takes none"
+            raise ModelError(f"{name} has no option {option!r}{choices}")
     for key, value in parameters.items():
         if value.default is value.empty and value.kind is not value.VAR_KEYWORD and key not in options:
             raise ModelError(f"{name} needs the option {key}")

@@ -95,18 +95,18 @@ def beyond(value: Any, allowed: Sequence[Any]) -> str | None:
 
     Args:
         value: of a setting.
-        allowed: the lowest and the highest value, or the choices.
+        allowed: the choices; or the lowest and the highest value, and perhaps the reason for the highest.
     """
     if isinstance(allowed[0], str):
         if value in allowed:
             return None
         return f"{suggest.meant(str(value), list(allowed))}; there are {', '.join(allowed)}"
-    lowest, highest = allowed
+    lowest, highest, *reason = allowed
     if lowest == highest != value:
         return f", this command takes {lowest} alone"
     if value < lowest:
         return f", it is at least {lowest}"
-    return f", it is at most {highest}" if value > highest else None
+    return ": ".join([f", it is at most {highest}", *reason]) if value > highest else None
 
 
 def _check_setting(key: str, value: Any, setting: Setting) -> None:

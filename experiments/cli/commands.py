@@ -19,7 +19,7 @@ from experiments.cli.groups import (
 
 
 @dataclass
-class SubjectConfig:
+class NetworkConfig:
     """A network and its data."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -27,7 +27,7 @@ class SubjectConfig:
 
 
 @dataclass
-class SearchConfig(SubjectConfig):
+class SearchConfig(NetworkConfig):
     """Everything that `experiments.search` reads."""
 
     protocol: Any = field(default_factory=ProtocolConfig)
@@ -48,7 +48,7 @@ class SearchConfig(SubjectConfig):
 
 
 @dataclass
-class PretrainConfig(SubjectConfig):
+class PretrainConfig(NetworkConfig):
     """Everything that `experiments.pretrain` reads."""
 
     tracking: dict[str, Any] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class EvaluateConfig:
 
 
 @dataclass
-class LatencyConfig(SubjectConfig):
+class LatencyConfig(NetworkConfig):
     """Everything that `experiments.latency` reads."""
 
     checkpoint: Any = None  # as above, or a list of them
@@ -105,7 +105,7 @@ class LatencyConfig(SubjectConfig):
 
 
 @dataclass
-class DescribeConfig(SubjectConfig):
+class DescribeConfig(NetworkConfig):
     """Everything that `experiments.describe` reads."""
 
     shape: list[int] | None = None
@@ -168,7 +168,7 @@ class PretrainAgentConfig:
 
 
 @dataclass
-class FidelityConfig(SubjectConfig):
+class FidelityConfig(NetworkConfig):
     """Everything that `experiments.fidelity` reads."""
 
     protocol: Any = field(default_factory=ProtocolConfig)
@@ -185,7 +185,7 @@ class FidelityConfig(SubjectConfig):
 
 
 @dataclass
-class DeepCompressConfig(SubjectConfig):
+class DeepCompressConfig(NetworkConfig):
     """Everything that `experiments.deep_compress` reads."""
 
     tracking: dict[str, Any] = field(default_factory=dict)
@@ -203,7 +203,7 @@ class DeepCompressConfig(SubjectConfig):
 
 
 @dataclass
-class PoliciesConfig(SubjectConfig, ContendersConfig):
+class PoliciesConfig(NetworkConfig, ContendersConfig):
     """Everything that `experiments.policies` reads."""
 
     compressor: Any = field(default_factory=CompressorConfig)
@@ -218,7 +218,7 @@ class PoliciesConfig(SubjectConfig, ContendersConfig):
 
 
 @dataclass
-class PhotosConfig(SubjectConfig, ContendersConfig):
+class PhotosConfig(NetworkConfig, ContendersConfig):
     """Everything that `experiments.photos` reads."""
 
     compressor: Any = field(default_factory=CompressorConfig)

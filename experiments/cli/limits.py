@@ -7,13 +7,14 @@ from experiments.cli.signatures import ROOT, choices
 
 MODELS = choices("amc_env.zoo", "MODELS")
 RESOURCES = (*choices("amc_env.cost", "RESOURCES"), "bits", "latency")
+TARGET = choices("amc_env.budget", "TARGET")
 TABLES = choices("experiments.searching.tabulate", "SOURCES")  # those that can be made
 LIMITS: dict[str, Sequence[Any]] = {
     "seed": (0, 2**32 - 1),
     "data.seed": (0, 2**32 - 1),
     "data.name": tuple(sorted(file.stem for file in (ROOT / "conf/data").glob("*.yaml"))),
-    "targets": (1e-6, 1),
-    "searched": (1e-6, 1),
+    "targets": TARGET,
+    "searched": TARGET,
     "episodes": (1, 1_000_000),
     "confirm": (1, 10_000),
     "save_every": (1, 1_000_000),
@@ -29,7 +30,7 @@ LIMITS: dict[str, Sequence[Any]] = {
     "batch": (1, 100_000),
     "threads": (1, 4096),
     "runtime": choices("amc_env.latency", "RUNTIMES"),
-    "floor": (0.001, 1),
+    "floor": choices("amc_env.compressors.channels", "FLOOR"),
     "repeats": (1, 1_000_000),
     "warmup": (0, 1_000_000),
     "classes": (1, 1_000_000),
@@ -63,7 +64,7 @@ OTHERS: dict[str, dict[str, Sequence[Any]]] = {  # where a key means something e
         "launcher": ("basic", "local", "slurm", "ray", "cluster"),
     },
     "PhotosConfig": {"resource": ("macs", "params", "latency")},
-    "PoliciesConfig": {"resource": ("macs", "params", "bits", "latency"), "stages": (1e-6, 1)},
+    "PoliciesConfig": {"resource": ("macs", "params", "bits", "latency"), "stages": TARGET},
     "DeepCompressConfig": {
         "density": (1e-6, 1),
         "rounds": (1, 1_000),

@@ -104,7 +104,7 @@ def searched(run: Path, target: str | None) -> DictConfig:
     return cfg
 
 
-def environment(cfg: DictConfig, subject: Trained) -> CompressionEnv:
+def environment(cfg: DictConfig, original: Trained) -> CompressionEnv:
     """The environment that the groups protocol, compressor and env describe."""
     settings = config.plain(cfg.protocol) | config.plain(cfg.compressor) | config.plain(cfg.env)
     settings |= {key: config.plain(cfg)[key] for key in groups.OWN if key in cfg}
@@ -112,7 +112,7 @@ def environment(cfg: DictConfig, subject: Trained) -> CompressionEnv:
         settings["metric"] = imported(settings["metric"], "metric")
     settings["scale"] = scale_of(cfg)
     with config.config_errors("the environment"):
-        return make_env(subject.model, subject.data, **settings)
+        return make_env(original.model, original.data, **settings)
 
 
 def scale_of(cfg: DictConfig) -> str:

@@ -14,7 +14,7 @@ import hydra
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("amc_env", "agents", "experiments")
-LIMITS = "LIMITS"  # a dict beside a module's settings: a name -> (lowest, highest), or its choices
+LIMITS = "LIMITS"  # a dict beside a module's settings: see `experiments.cli.checking.beyond`
 TYPES: dict[str, Any] = {"bool": bool, "int": int, "float": float, "str": str}
 
 
@@ -60,7 +60,8 @@ def settings(target: str) -> Mapping[str, Setting]:
     """
     made: dict[str, Setting] = {}
     for name, setting in _all(target):
-        made.setdefault(name, setting)  # a class comes before its bases
+        known = made.setdefault(name, setting)  # a class comes before its bases, whose limits hold for it too
+        made[name] = replace(known, limits=known.limits or setting.limits)
     return made
 
 

@@ -61,7 +61,7 @@ class Entrants:
 
 def deliver(
     cfg: DictConfig,
-    subject: Trained,
+    original: Trained,
     env: CompressionEnv,
     plan: Plan,
     record: RunRecord,
@@ -75,7 +75,7 @@ def deliver(
 
     Args:
         cfg: of the search.
-        subject: the dense network and its data.
+        original: the dense network and its data.
         env: the environment that was searched.
         plan: that was found.
         record: gets the table.
@@ -84,7 +84,7 @@ def deliver(
     """
     task = env.task
     recipe = Recipe(**plain(cfg.finetune)) if cfg.finetune.epochs and task.tunable else None
-    entrants = _entrants(subject, env, plan, recipe, record, tracker)
+    entrants = _entrants(original, env, plan, recipe, record, tracker)
     with record.phase("evaluate"):
         judged = {
             name: {split: judge(network, task, split) for split in REPORTED}
@@ -93,8 +93,8 @@ def deliver(
     with record.phase("export"):
         possible = possible or exportable(entrants.found, task)
         accuracy = {split: found.top1 for split, found in judged[entrants.last[FOUND]].items()}
-        card = card_of(subject, env, plan, {} if task.metric else accuracy, recipe, cfg.seed)
-        images, _ = next(subject.data.batches("calibration", 64, 64))
+        card = card_of(original, env, plan, {} if task.metric else accuracy, recipe, cfg.seed)
+        images, _ = next(original.data.batches("calibration", 64, 64))
         written = export(
             entrants.found, card, record.folder / "compressed", images, part=possible.part,
             forms=possible.forms,
@@ -109,17 +109,17 @@ def deliver(
         {f"{name}/{split}": getattr(row, split) for name, row in rows.items() for split in REPORTED}
     )
     tracker.artifact("compressed", "model", written.files, accuracy)
-    if subject.data.name == "photos" and task.metric is None:
+    if original.data.name == "photos" and task.metric is None:
         shown = {name: judged[name]["test"].logits for name in (DENSE, *entrants.last.values())}
         said = {name: one.argmax(1) for name, one in shown.items() if one is not None}
-        draw(subject.data, said, record.folder / PREDICTIONS)
+        draw(original.data, said, record.folder / PREDICTIONS)
     for state in (UNIFORM_STATE, STATE):
         states.remove(record.folder / state)
     show(rows, gain, [*written.files, *_others(record.folder)])
 
 
 def _entrants(
-    subject: Trained,
+    original: Trained,
     env: CompressionEnv,
     plan: Plan,
     recipe: Recipe | None,
@@ -130,7 +130,7 @@ def _entrants(
     uniform = plan_of(env.compressor, by_rule(env.budget, Rule()))
     plans = {DENSE: Plan.dense(env.graph), UNIFORM: uniform, FOUND: plan}
     networks = {name: env.task.network(plans[name]).eval() for name in (UNIFORM, FOUND)}
-    networks, last = {DENSE: subject.model, **networks}, {UNIFORM: UNIFORM, FOUND: FOUND}
+    networks, last = {DENSE: original.model, **networks}, {UNIFORM: UNIFORM, FOUND: FOUND}
     if recipe is not None:
         last = {name: after_tuning(name) for name in last}
         for name, state, rows in ((UNIFORM, UNIFORM_STATE, "uniform"), (FOUND, STATE, "train")):
@@ -140,7 +140,7 @@ def _entrants(
                 continue
             try:
                 networks[last[name]] = finetune(
-                    networks[name], subject.data, recipe, dense=subject.model, device=env.task.device,
+                    networks[name], original.data, recipe, dense=original.model, device=env.task.device,
                     record=record, tracker=tracker, state=state, name=rows,
                 )  # fmt: skip
             except DivergedError as error:

@@ -44,7 +44,6 @@ START = "latency"  # of the chain of rows that were measured
 LAYERS, WHOLE = "layers", "whole"  # what is timed of a network
 
 Job = tuple[str, tuple[int, ...]]  # one of both, and the counts of a plan
-Times = list[tuple[int, int]]  # of each layer, median and interquartile range in nanoseconds
 
 
 def main(cfg: DictConfig) -> None:
@@ -221,17 +220,14 @@ def _layer(
     found: Iterable[tuple[tuple[int, ...], tuple[int, int]]],
 ) -> LayerTimes:
     """A layer's medians over all plans with the same counts in the groups that it touches."""
-    cells: dict[tuple[int, ...], Times] = {}
-    for plan, (median, spread) in found:
-        cells.setdefault(tuple(plan[group] for group in groups), []).append((median, spread))
-    sizes = [len(counts[group]) for group in groups]
-    tables = [np.zeros(sizes, dtype=np.int64) for _ in range(2)]
-    for cell, times in cells.items():
+    cells: dict[tuple[int, ...], list[int]] = {}
+    for plan, (median, _) in found:
+        cells.setdefault(tuple(plan[group] for group in groups), []).append(median)
+    ns = np.zeros([len(counts[group]) for group in groups], dtype=np.int64)
+    for cell, medians in cells.items():
         at = tuple(list(counts[group]).index(own) for group, own in zip(groups, cell, strict=True))
-        for table, values in zip(tables, zip(*times, strict=True), strict=True):
-            table[at] = round(statistics.median(values))
-    ns, ranges = (table.tolist() for table in tables)
-    return LayerTimes(name, groups, ns, ranges)
+        ns[at] = round(statistics.median(medians))
+    return LayerTimes(name, groups, ns.tolist())
 
 
 def fitted(prices: LatencyPrices, whole: Sequence[tuple[tuple[int, ...], int]]) -> tuple[Fit, int]:

@@ -48,7 +48,7 @@ def compare(cfg: DictConfig, folder: Path) -> RunRecord:
     with record, record.phase("search"), Meter("runs", len(jobs), done=len(record.rows)) as meter:
         note_table(record, table, cfg.targets)
         note_critics(record, contenders)
-        rehearse(contenders, cfg.targets, lambda of, target: TabularEnv(table, target=target, **of["env"]))
+        build_all(contenders, cfg.targets, lambda of, target: TabularEnv(table, target=target, **of["env"]))
         done = {(row["target"], row["contender"], row["seed"]) for row in record.rows}
         for target, name, seed in (job for job in jobs if job not in done):
             episodes = 1 if is_rule(contenders[name]) else cfg.episodes
@@ -59,12 +59,12 @@ def compare(cfg: DictConfig, folder: Path) -> RunRecord:
     return record
 
 
-def rehearse(
+def build_all(
     contenders: Mapping[str, Any],
     targets: Iterable[float],
     environment: Callable[[Mapping[str, Any], float], CompressionEnv],
 ) -> None:
-    """Make each environment and agent once, so that a wrong setting is an error before the first search.
+    """Build each environment and agent once, so that a wrong setting is an error before the first search.
 
     Args:
         contenders: their settings by name.

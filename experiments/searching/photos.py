@@ -33,7 +33,7 @@ from experiments.cli.trained import Trained, trained
 from experiments.delivery.picture import draw
 from experiments.recording.plans import candidates, groups, shares
 from experiments.searching import one_shot
-from experiments.searching.compare import contenders_of, is_rule, note_critics, opened, rehearse, seeds_of
+from experiments.searching.compare import build_all, contenders_of, is_rule, note_critics, opened, seeds_of
 from experiments.searching.contest import Job, curve, run_all, trials_of
 
 SPLITS = ("selection", "test")
@@ -85,7 +85,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
             known = {"groups": groups(subject.task.graph), "dense": dense(subject)}
             record.update(results=known | digests)
             note_critics(record, contenders)
-            rehearse(contenders, cfg.targets, partial(environment, subject))
+            build_all(contenders, cfg.targets, partial(environment, subject))
         run_all(
             record,
             all_jobs(cfg, contenders),

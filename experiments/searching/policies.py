@@ -27,7 +27,7 @@ from experiments.cli.problem import build_agent
 from experiments.cli.trained import Trained, trained
 from experiments.recording.plans import candidates, groups, shares
 from experiments.searching import stages
-from experiments.searching.compare import contenders_of, is_rule, note_critics, opened, rehearse
+from experiments.searching.compare import build_all, contenders_of, is_rule, note_critics, opened
 from experiments.searching.contest import Job, curve, run_all, trials_of
 from experiments.training.distillation import teacher_of
 from experiments.training.finetune import tuned
@@ -35,7 +35,7 @@ from experiments.training.loop import DivergedError
 from experiments.training.recipe import Recipe
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Subject:
     """The network, its evaluators, and the settings that all searches share.
 
@@ -83,7 +83,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
             note_critics(record, contenders)
             jobs = all_jobs(cfg, contenders)
             fractions = {share for target in cfg.targets for share in stages.stages_to(cfg.stages, target)}
-            rehearse(contenders, fractions, partial(environment, subject))
+            build_all(contenders, fractions, partial(environment, subject))
         run_all(
             record,
             jobs,
@@ -114,9 +114,10 @@ def prepared(cfg: DictConfig, dense: Trained) -> Subject:
     with config.config_errors("compressor"):
         task = make_task(dense.model, dense.data, device=cfg.device, **settings)
     return Subject(
-        task, task.evaluator("reward", cfg.reward_images), task.evaluator("selection"), cfg.resource,
-        cfg.episodes, cfg.early, cfg.confirm, cfg.reward_images, recipe,
-        {"macs": 1.0, "params": 1.0}, cfg.stages, settings, teacher,
+        task=task, reward=task.evaluator("reward", cfg.reward_images), selection=task.evaluator("selection"),
+        resource=cfg.resource, episodes=cfg.episodes, early=cfg.early, confirm=cfg.confirm,
+        reward_images=cfg.reward_images, recipe=recipe, left={"macs": 1.0, "params": 1.0}, stages=cfg.stages,
+        compressor=settings, teacher=teacher,
     )  # fmt: skip
 
 

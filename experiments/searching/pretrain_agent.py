@@ -20,9 +20,9 @@ from torch import Tensor
 from agents import critic as critics
 from agents.additive import Additive
 from agents.critic import Critic, Ensemble
-from agents.damage import damages, total
+from agents.damage import damages
 from agents.gp_errors import GPErrors
-from agents.lattice import Lattice
+from agents.lattice import Lattice, summed
 from agents.pretrained import Pretrained
 from agents.surrogate import GP
 from amc_env import files, tabular
@@ -44,7 +44,7 @@ SEARCHERS = {"additive": Additive, "gp": GP, "gp_errors": GPErrors, "pretrained"
 LEAST = 2  # tables
 
 
-class Subject:
+class CriticTable:
     """A table as the critic sees it: every plan, its cost and its loss.
 
     Args:
@@ -78,7 +78,7 @@ class Subject:
         doubted = critic.doubted(self.lattice, self.errors, self.plans[within], self.plans[[equal]])
         chosen = {
             "uniform": self.uniform(target),
-            "least_error": within[int(total(damages({"errors": self.errors}), self.plans[within]).argmin())],
+            "least_error": within[int(summed(damages({"errors": self.errors}), self.plans[within]).argmin())],
             "critic": within[int(doubted.argmin())],
         }
         best = self.top1[within].max()
@@ -99,28 +99,30 @@ def main(cfg: DictConfig, folder: Path) -> None:
     record = opening.opened(folder, settings, seeds={"training": 0})
     if len(tabular.names()) < LEAST:
         raise config.ConfigError(f"critics are trained on all tables but one, here is {len(tabular.names())}")
-    subjects = [Subject(name) for name in tabular.names()]
+    tables = [CriticTable(name) for name in tabular.names()]
     done = {row["table"] for row in record.rows}
-    with record, record.phase("tables"), Meter("tables", len(subjects), done=len(done)) as meter:
-        for left_out in subjects:
+    with record, record.phase("tables"), Meter("tables", len(tables), done=len(done)) as meter:
+        for left_out in tables:
             if left_out.name not in done:
-                others = [subject for subject in subjects if subject is not left_out]
+                others = [table for table in tables if table is not left_out]
                 record.add(table=left_out.name, **held_out(left_out, others, cfg, folder))
                 meter.update(len(record.rows))
-        write(ensemble(subjects, steps=cfg.steps, seed=0), Path(cfg.critic), [s.name for s in subjects])
+        write(ensemble(tables, steps=cfg.steps, seed=0), Path(cfg.critic), [s.name for s in tables])
     print(f"written: {folder / RECORD} and {cfg.critic}.safetensors")
 
 
-def held_out(subject: Subject, others: Sequence[Subject], cfg: DictConfig, folder: Path) -> dict[str, Any]:
+def held_out(
+    left_out: CriticTable, others: Sequence[CriticTable], cfg: DictConfig, folder: Path
+) -> dict[str, Any]:
     """Train critics on the other tables, and evaluate them on this one."""
     critic = ensemble(others, steps=cfg.steps, seed=0)
-    first = {str(target): subject.regrets(critic, target) for target in cfg.targets}
-    path = folder / "critics" / subject.name
+    first = {str(target): left_out.regrets(critic, target) for target in cfg.targets}
+    path = folder / "critics" / left_out.name
     write(critic, path, [other.name for other in others])
     curves: dict[str, dict[str, Any]] = {}
     for target in cfg.searched:
         try:
-            env = TabularEnv(subject.table, target=target, scale="absolute")
+            env = TabularEnv(left_out.table, target=target, scale="absolute")
         except BudgetError:
             continue
         best = env.known_best.top1
@@ -160,36 +162,35 @@ class Learner(torch.nn.Module):
         return Critic(found)
 
 
-def ensemble(subjects: Sequence[Subject], *, steps: int, seed: int) -> Ensemble:
+def ensemble(tables: Sequence[CriticTable], *, steps: int, seed: int) -> Ensemble:
     """Critics, each `trained` on a random half of the tables."""
-    rng, count = np.random.default_rng(seed), max(1, len(subjects) // 2)
-    halves = [rng.choice(len(subjects), count, replace=False) for _ in range(MEMBERS)]
+    rng, count = np.random.default_rng(seed), max(1, len(tables) // 2)
+    halves = [rng.choice(len(tables), count, replace=False) for _ in range(MEMBERS)]
     return Ensemble(
         tuple(
-            trained([subjects[at] for at in half], steps=steps, seed=seed + m)
-            for m, half in enumerate(halves)
+            trained([tables[at] for at in half], steps=steps, seed=seed + m) for m, half in enumerate(halves)
         )
     )
 
 
-def trained(subjects: Sequence[Subject], *, steps: int, seed: int) -> Critic:
+def trained(tables: Sequence[CriticTable], *, steps: int, seed: int) -> Critic:
     """Regress ln KL of plans at random budgets; good plans weigh more, and each table has its own intercept.
 
     Args:
-        subjects: tables to train on.
+        tables: to train on.
         steps: of AdamW, each on `BATCH` plans of each table.
         seed: of the first weights and the plans.
     """
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    learner = Learner(torch.cat([subject.features for subject in subjects]), generator)
+    learner = Learner(torch.cat([table.features for table in tables]), generator)
     optimizer = torch.optim.AdamW(learner.parameters(), 1e-2, weight_decay=1e-2)
     for _ in range(steps):
         losses = []
-        for subject in subjects:
-            rows = drawn(subject.share, rng)
+        for table in tables:
+            rows = drawn(table.share, rng)
             if len(rows):
-                predicted = learner(subject.features, subject.lost[rows])
-                losses.append(weighted_square(predicted, subject.log_kl[rows]))
+                predicted = learner(table.features, table.lost[rows])
+                losses.append(weighted_square(predicted, table.log_kl[rows]))
         if losses:  # else no table has enough plans at the drawn budgets
             optimizer.zero_grad()
             torch.stack(losses).mean().backward()

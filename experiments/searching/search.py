@@ -68,17 +68,17 @@ def search(cfg: DictConfig, folder: Path) -> RunRecord:
 
 def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.State | None) -> None:
     with record.phase("prepare"):
-        subject = trained(cfg)
-        env = environment(cfg, subject)
+        original = trained(cfg)
+        env = environment(cfg, original)
         agent = build_agent(cfg.agent, env, seed=cfg.seed)
-        digests = check_identity(record, subject.model, subject.data)
-        read = calibrated(env.graph, subject.data, cfg.compressor.calibration_images)
+        digests = check_identity(record, original.model, original.data)
+        read = calibrated(env.graph, original.data, cfg.compressor.calibration_images)
         record.update(results={"groups": plans.groups(env.graph), "calibration": read} | digests)
         if saved is not None:
             agent.load_state_dict(saved.agent)
         possible = None
         if cfg.deliver and cfg.finetune.epochs and env.task.tunable:
-            teacher_of(Recipe(**config.plain(cfg.finetune)), subject.model, subject.data)
+            teacher_of(Recipe(**config.plain(cfg.finetune)), original.model, original.data)
         if cfg.deliver and saved is None:
             possible = rehearse(env.task, tuned=bool(cfg.finetune.epochs))
     try:
@@ -95,7 +95,7 @@ def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.S
     tracker.summary({f"best/{name}": best[name] for name in known if name in best} | selection)
     tracker.artifact("plan", "plan", [record.folder / plans.PLAN], {"plan": plan.hash})
     if cfg.deliver:
-        deliver(cfg, subject, env, plan, record, tracker, possible)
+        deliver(cfg, original, env, plan, record, tracker, possible)
         tracker.artifact("report", "report", outcome.write(record), {})
 
 

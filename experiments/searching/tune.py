@@ -26,7 +26,7 @@ from experiments.recording.lock import BusyError, alone
 from experiments.recording.opening import opened
 from experiments.recording.progress import Meter
 from experiments.recording.record import RunRecord
-from experiments.searching.compare import contender, rehearse, run
+from experiments.searching.compare import build_all, contender, run
 
 try:
     import optuna
@@ -71,7 +71,7 @@ def tune(cfg: DictConfig, folder: Path) -> RunRecord:
         own = [*fixed, *(f"{key}={value}" for key, value in asked if value is not None)]
         tried[str(number)] = contender("of the space", own)
     # A wrong setting is an error before a record is made.
-    rehearse(tried, cfg.targets, lambda of, target: TabularEnv(table, target=target, **of["env"]))
+    build_all(tried, cfg.targets, lambda of, target: TabularEnv(table, target=target, **of["env"]))
     settings = config.plain(cfg)
     del settings["trials"]  # more of them go on with the same record
     with alone(folder, wait=True):

@@ -42,18 +42,18 @@ FILE = f"compressed{packing.SUFFIX}"
 
 def run(cfg: DictConfig, folder: Path) -> None:
     """Compress the network of a configuration, and print the table of its file."""
-    subject, settings = trained(cfg), config.plain(cfg)
-    course = Course.of(cfg, subject)
+    original, settings = trained(cfg), config.plain(cfg)
+    course = Course.of(cfg, original)
     if cfg.policy is not None:
         settings |= {"plan": plans.of_run(Path(cfg.policy)).hash}
     phases = [*(f"prune-{number}" for number in range(1, course.rounds + 1)), "share"]
     states = [f"{phase}.state" for phase in phases]
     if (done := ended(folder, settings, "compress")) is not None:
-        check_identity(done, subject.model, subject.data)
+        check_identity(done, original.model, original.data)
         return
     record = opened(folder, settings, seeds={"batches": course.recipe.seed}, states=states)
     with record, config.instantiate(cfg.tracking, folder=folder, config=settings) as tracker:
-        record.update(results=check_identity(record, subject.model, subject.data))
+        record.update(results=check_identity(record, original.model, original.data))
         record.update(results=compressed(course, record, tracker))
     for state in folder.glob("*.state*"):
         state.unlink()
@@ -66,7 +66,7 @@ class Course:
     """The steps of Deep Compression for one network.
 
     Attributes:
-        subject: the dense network and its data.
+        original: the dense network and its data.
         graph: of it.
         keep: by layer, the fraction of its weights that is kept in the end, in (0, 1].
         bits: by layer, of a code.
@@ -77,7 +77,7 @@ class Course:
         device: where to train.
     """
 
-    subject: Trained
+    original: Trained
     graph: Graph
     keep: Mapping[str, float]
     bits: Mapping[str, int]
@@ -88,27 +88,27 @@ class Course:
     device: torch.device
 
     @classmethod
-    def of(cls, cfg: DictConfig, subject: Trained) -> "Course":
+    def of(cls, cfg: DictConfig, original: Trained) -> "Course":
         """The course of a configuration, checked as far as possible before training."""
-        if subject.card.architecture == "import":
+        if original.card.architecture == "import":
             raise config.ConfigError(
                 f"a {packing.SUFFIX} file is read back by a network of the zoo alone, not by model=import: "
                 "`experiments.search compressor=fine_grained` or `weight_sharing` compresses your own"
             )
-        refuse_unlabelled(subject.data)
-        graph = trace(subject.model, subject.data.shape)
+        refuse_unlabelled(original.data)
+        graph = trace(original.model, original.data.shape)
         keep = by_name(config.plain(cfg.keep))
         if cfg.policy is not None:
             keep = searched_densities(Path(cfg.policy), cfg.model.name, graph) | keep
-        keep = layer_densities(subject.model, graph, cfg.density, keep)
+        keep = layer_densities(original.model, graph, cfg.density, keep)
         bits = {
             layer.name: cfg.linear_bits if layer.kind == "linear" else cfg.conv_bits for layer in graph.layers
         }
         recipe, sharing = (Recipe(**config.plain(node)) for node in (cfg.recipe, cfg.sharing))
         for each in (recipe, sharing):
-            teacher_of(each, subject.model, subject.data)
+            teacher_of(each, original.model, original.data)
         device = device_of(cfg.device)
-        return cls(subject, graph, keep, bits, cfg.rounds, cfg.start, recipe, sharing, device)
+        return cls(original, graph, keep, bits, cfg.rounds, cfg.start, recipe, sharing, device)
 
 
 def by_name(keep: Mapping[str, Any], before: str = "") -> dict[str, Any]:
@@ -153,7 +153,7 @@ def compressed(course: Course, record: RunRecord, tracker: Tracker) -> dict[str,
     Returns:
         ``accuracy`` by stage and split, ``layers`` of the file, and ``bytes`` of it.
     """
-    dense, network = course.subject.model, copy.deepcopy(course.subject.model)
+    dense, network = course.original.model, copy.deepcopy(course.original.model)
     found = {"dense": _measured(course, dense)}
     for number in range(1, course.rounds + 1):
         masks = {
@@ -171,8 +171,8 @@ def compressed(course: Course, record: RunRecord, tracker: Tracker) -> dict[str,
     state = settled(unconstrained(network)).state_dict()
     path = record.folder / FILE
     card = replace(
-        course.subject.card, recipe=asdict(course.recipe), accuracy={}, seed=course.recipe.seed,
-        commit=commit(), note=f"{COMPRESSED} {course.subject.card.sha256[:12]}", sha256="",
+        course.original.card, recipe=asdict(course.recipe), accuracy={}, seed=course.recipe.seed,
+        commit=commit(), note=f"{COMPRESSED} {course.original.card.sha256[:12]}", sha256="",
     )  # fmt: skip
     content = packing.write(path, state, card)
     read, _ = packing.read(path)
@@ -201,9 +201,9 @@ def _trained(
     course: Course, network: nn.Module, recipe: Recipe, phase: str, record: RunRecord, tracker: Tracker
 ) -> None:
     fit(
-        network, course.subject.data, recipe, device=course.device, phase=phase, record=record,
+        network, course.original.data, recipe, device=course.device, phase=phase, record=record,
         tracker=tracker, state=record.folder / f"{phase}.state",
-        teacher=teacher_of(recipe, course.subject.model, course.subject.data),
+        teacher=teacher_of(recipe, course.original.model, course.original.data),
     )  # fmt: skip
     network.cpu().eval()
 
@@ -219,7 +219,7 @@ def _shared(course: Course, network: nn.Module) -> dict[str, nn.Module]:
 
 def _measured(course: Course, network: nn.Module) -> dict[str, float]:
     network.to(course.device)
-    found = accuracies(network, course.subject.data)
+    found = accuracies(network, course.original.data)
     network.cpu()
     return found
 

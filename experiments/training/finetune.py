@@ -50,16 +50,16 @@ def run(cfg: DictConfig, folder: Path) -> None:
     its = RunRecord.read(Path(cfg.run))
     told = asked | {key: its.content["config"][key] for key in ("agent", "protocol", "model", "data")}
     with record, config.instantiate(cfg.tracking, folder=folder, config=told) as tracker:
-        subject = trained(of_search)
-        check_identity(its, subject.model, subject.data)
-        env = environment(of_search, subject)
+        original = trained(of_search)
+        check_identity(its, original.model, original.data)
+        env = environment(of_search, original)
         network = env.task.network(plan)
         tuned = finetune(
-            network, subject.data, recipe, dense=subject.model, device=env.task.device, record=record,
+            network, original.data, recipe, dense=original.model, device=env.task.device, record=record,
             tracker=tracker,
         )  # fmt: skip
-        measured = accuracies(tuned, subject.data)
-        card = weights.save(folder / STEM, tuned, card_of(subject, env, plan, measured, recipe, recipe.seed))
+        measured = accuracies(tuned, original.data)
+        card = weights.save(folder / STEM, tuned, card_of(original, env, plan, measured, recipe, recipe.seed))
         record.update(results={"accuracy": measured})
         tracker.summary({f"accuracy/{split}": top1 for split, top1 in measured.items()})
         tracker.artifact("checkpoint", "model", list(weights.files(folder / STEM)), card.accuracy)
@@ -69,7 +69,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
 
 
 def card_of(
-    subject: Trained,
+    original: Trained,
     env: CompressionEnv,
     plan: Plan,
     accuracy: dict[str, float],
@@ -78,9 +78,9 @@ def card_of(
 ) -> Card:
     """The card of a plan's network; without a recipe it keeps the dense network's."""
     return replace(
-        subject.card, plan=env.task.described(plan), keep_whole=list(env.graph.keep_whole),
-        recipe=subject.card.recipe if recipe is None else asdict(recipe), accuracy=accuracy, seed=seed,
-        commit=commit(), note=f"{COMPRESSED} {subject.card.sha256[:12]}",
+        original.card, plan=env.task.described(plan), keep_whole=list(env.graph.keep_whole),
+        recipe=original.card.recipe if recipe is None else asdict(recipe), accuracy=accuracy, seed=seed,
+        commit=commit(), note=f"{COMPRESSED} {original.card.sha256[:12]}",
         given=env.graph.given.to_dict() if env.graph.given.part else None,
     )  # fmt: skip
 

@@ -1,6 +1,8 @@
 """The settings of a training; the configuration schema reads them without importing torch."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+from amc_env import checks
 
 SCHEDULES = ("onecycle", "cosine")
 LIMITS = {
@@ -45,16 +47,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise RecipeError(f"unknown schedule {self.schedule!r}; there are {', '.join(SCHEDULES)}")
-        if self.epochs < 1 or self.batch_size < 1:
-            raise RecipeError(
-                f"epochs and batch_size are at least 1, not {self.epochs} and {self.batch_size}"
-            )
-        if not self.lr > 0:
-            raise RecipeError(f"lr is above 0, not {self.lr}")
-        if not 0 <= self.distill <= 1:
-            raise RecipeError(f"distill is in [0, 1], not {self.distill}")
+        checks.within(LIMITS, asdict(self))
         if self.teacher is not None and not self.distill:
             raise RecipeError(
                 f"teacher={self.teacher} is given, but distill is 0: give distill a weight in (0, 1], or "

@@ -17,7 +17,7 @@ from experiments.training.recipe import Recipe
 
 READ_EVERY = 50  # steps between two looks at the loss on a GPU, each of which waits for it
 MOVES = 5  # numbers that say how an image is augmented, see `drawn`
-WARM_UP = 3  # steps before a capture, in which libraries choose their kernels and take their memory
+UNCAPTURED = 3  # steps before a capture, in which libraries choose their kernels and take their memory
 
 
 def steps_an_epoch(images: int, batch_size: int) -> int:
@@ -142,7 +142,7 @@ class CapturedSteps(Steps):
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
+            for _ in range(UNCAPTURED):
                 self._static_step()
         torch.cuda.current_stream().wait_stream(stream)
         for name, value in self.model.state_dict().items():
