@@ -35,6 +35,11 @@ def whole_number(least: int = 1, **settings: object) -> None:
             raise ValueError(f"{name} is {value!r}, it must be a whole number, at least {least}")
 
 
+def number_of(count: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: "1 run", "1,200 runs", "2 passes"."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 def did_you_mean(asked: str, choices: Iterable[str]) -> str:
     """A question that names similar choices; "" without any."""
     near = difflib.get_close_matches(asked, list(choices), n=3, cutoff=0.5)

@@ -9,7 +9,7 @@ from experiments.recording.record import RECORD, ROWS, RecordError, RunRecord
 
 
 def ended(folder: Path, settings: Mapping[str, Any], verb: str) -> RunRecord | None:
-    """The folder's record if its run has finished, and a line that says so; else None.
+    """The folder's record if its run has finished and has all its files, and a line that says so; else None.
 
     Args:
         folder: of the run.
@@ -22,6 +22,9 @@ def ended(folder: Path, settings: Mapping[str, Any], verb: str) -> RunRecord | N
     if not (folder / RECORD).exists() or (done := RunRecord.read(folder)).content["status"] != "finished":
         return None
     done.check(settings)
+    if done.missing:
+        print(f"{folder} was finished, but has no {', '.join(done.missing)} any more: making it again")
+        return None
     print(f"{folder} is finished: nothing to do; choose another output=FOLDER to {verb} again")
     return done
 
