@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from amc_env.checks import number_of
 from amc_env.data.archives import explained, hidden
 from amc_env.data.decoding import decoded
 from amc_env.data.specs import DataSpec
@@ -119,5 +120,8 @@ def _classes(spec: DataSpec, root: Path, entries: list[Entry]) -> list[str]:
     wanted = CLASSES.get(spec.name)
     if len(train) != spec.classes or (wanted is not None and train != list(wanted)):
         found, names = ", ".join(train[:12]), f" ({', '.join(wanted)})" if wanted else ""
-        raise DataError(f"{root} has {len(train)} classes ({found}); {spec.name} has {spec.classes}{names}")
+        raise DataError(
+            f"{root} has {number_of(len(train), 'class', 'classes')} ({found}); {spec.name} has "
+            f"{spec.classes}{names}"
+        )
     return train
