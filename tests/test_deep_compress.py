@@ -168,6 +168,16 @@ def test_trackers_get_the_size_and_the_accuracies_of_the_file(whole, summary):
     assert summary == accuracy | {"bytes": results["bytes"]}
 
 
+def test_a_compression_of_other_weights_is_not_called_finished(lenet, whole, capsys, monkeypatch):
+    def refuse(record, model, data):
+        raise RecordError("begun with other weights")
+
+    monkeypatch.setattr(deep_compression, "check_identity", refuse)
+    with pytest.raises(RecordError, match="other weights"):
+        deep_compression.run(composed(lenet, whole), whole)
+    assert "nothing to do" not in capsys.readouterr().out
+
+
 def test_a_finished_compression_is_not_run_again_and_ends_tidy(lenet, whole, tmp_path, capsys):
     folder = tmp_path / "again"
     shutil.copytree(whole, folder)

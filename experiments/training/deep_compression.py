@@ -48,19 +48,18 @@ def run(cfg: DictConfig, folder: Path) -> None:
     course = Course.of(cfg, subject)
     phases = [*(f"prune-{number}" for number in range(1, course.rounds + 1)), "share"]
     names = [f"{phase}.state" for phase in phases]
-    if (done := ended(folder, settings, "compress")) is not None:
-        check_identity(done, subject.model, subject.data)
-    else:
+
+    def identity(record: RunRecord) -> dict[str, str]:
+        return check_identity(record, subject.model, subject.data)
+
+    if ended(folder, settings, "compress", identity) is None:
         record = opened(folder, settings, seeds={"batches": course.recipe.seed}, states=names)
         with record, config.instantiate(cfg.tracking, folder=folder, config=settings) as tracker:
-            record.update(results=check_identity(record, subject.model, subject.data))
+            record.update(results=identity(record))
             found = compressed(course, record, tracker)
             record.update(results=found)
             record.wrote(folder / FILE)
-            of_file = found["accuracy"]["file"]
-            accuracy = {f"accuracy/{split}": top1 for split, top1 in of_file.items()}
-            tracker.summary(accuracy | {"bytes": found["bytes"]})
-            tracker.artifact("compressed", "model", [folder / FILE], of_file)
+            _track(tracker, found, folder / FILE)
         print(analysis.layers_table(found))
         print(f"written: {folder / FILE}")
     for name in names:
@@ -185,6 +184,13 @@ def compressed(course: Course, record: RunRecord, tracker: Tracker) -> dict[str,
     _check(state, read)
     found["file"] = _measured(course, read)
     return {"accuracy": found, "bytes": len(content), **_of_file(content)}
+
+
+def _track(tracker: Tracker, found: Mapping[str, Any], path: Path) -> None:
+    accuracy = found["accuracy"]["file"]
+    shown = {f"accuracy/{split}": top1 for split, top1 in accuracy.items()}
+    tracker.summary(shown | {"bytes": found["bytes"]})
+    tracker.artifact("compressed", "model", [path], accuracy)
 
 
 def settled(network: nn.Module) -> nn.Module:
