@@ -360,7 +360,7 @@ def test_other_files_are_no_pictures(tmp_path):
     [
         (lambda f: (f / "test" / "bee").rename(f / "test" / "bees"), "differ in their classes: bee, bees"),
         (lambda f: [(f / p / "bee").rename(f / p / "ant" / "x") for p in ("train", "test")],
-         r"has 1 classes \(ant\); pictures has 2"),
+         r"has 1 class \(ant\); pictures has 2"),
         (lambda f: shutil.rmtree(f / "test"), r"no images \(.jpg, .jpeg, .png\) under test/<class>/$"),
         (lambda f: (shutil.rmtree(f / "test"), shutil.rmtree(f / "train"), (f / "train").mkdir()),
          r"under train/<class>/ and test/<class>/$"),
