@@ -275,7 +275,7 @@ def test_tensors_of_ones_own_are_split_and_measured():
         ({"held_out": (10, 10, 10)}, "30 training images cannot hold out 30"),
         ({"held_out": (10, 0, 10)}, "for three splits; give held_out"),
         ({"held_out": (10, 10)}, "held_out has three sizes, of calibration, reward and selection"),
-        ({"count": 9}, "of 9 training images three splits get"),
+        ({"count": 9}, "of 9 training images for three splits"),
     ],
 )
 def test_tensors_that_are_no_data_set_are_told(changes, message):

@@ -80,6 +80,15 @@ def _files(root: Path) -> Iterator[tuple[Entry, bytes]]:
                 for member in archive:
                     if (entry := _entry(member.name)) and (file := archive.extractfile(member)):
                         yield entry, file.read()
+                _check_end(archive)
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Refuse a tar archive that is cut within a header, where `tarfile` ends as if it were whole."""
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    if 0 < len(archive.fileobj.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("unexpected end of data")
 
 
 def _top(root: Path) -> Path:

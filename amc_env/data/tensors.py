@@ -66,7 +66,7 @@ def from_tensors(
     check_raw(spec, raw, name)
     if min(spec.held_out) < 1:
         raise DataError(
-            f"{name}: of {number_of(count, 'training image')} three splits get {spec.held_out}; give held_out"
+            f"{name}: {spec.held_out} of {number_of(count, 'training image')} for three splits; give held_out"
         )
     return split_dataset(spec, raw, seed)
 
