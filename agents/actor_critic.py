@@ -55,6 +55,6 @@ class ActorCritic:
         if count := round(self.updates_per_step * decisions):
             return count
         raise UpdatesError(
-            f"updates_per_step {self.updates_per_step} rounds to no update in an episode of {decisions} "
-            f"decisions; give {1 / decisions:.2g} or more"
+            f"updates_per_step {self.updates_per_step} rounds to no update in an episode with "
+            f"decisions={decisions}; give {1 / decisions:.2g} or more"
         )

@@ -54,7 +54,7 @@ class BlackBox(ABC):
         if "decisions" in info:
             if info["decisions"] != self.decisions:
                 raise ValueError(
-                    f"built for {self.decisions} decisions, but the episode has {info['decisions']}"
+                    f"built for decisions={self.decisions}, but the episode has {info['decisions']}"
                 )
             self._decision = 0
         point = self._points[len(self._told)] if explore else self._best

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from agents.lattice import Lattice, Plans
-from agents.surrogate import GP, Floats, standardised
+from agents.lattice import Floats, Lattice, Plans
+from agents.surrogate import GP, standardised
 
 
 class BoTorch(GP):

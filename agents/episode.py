@@ -149,10 +149,10 @@ def _check_step(
     if "action_executed" not in info:
         raise EpisodeError(f"no 'action_executed' in the info of step {taken}; an environment must report it")
     if cut_off and not ended:
-        raise EpisodeError(f"cut off after {taken} decisions; take away the time limit of {env}")
+        raise EpisodeError(f"cut off after decision {taken}; take away the time limit of {env}")
     if ended != (taken == decisions):
         raise EpisodeError(
-            f"{env} announced {decisions} decisions, but {'ended' if ended else 'did not end'} after {taken}"
+            f"{env} announced decisions={decisions}, but {'ended' if ended else 'did not end'} after {taken}"
         )
 
 

@@ -54,6 +54,11 @@ def among(asked: str, known: Iterable[str]) -> str:
     return f"{question and f' ({question})'}; there are {', '.join(known)}"
 
 
+def number_of(count: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: "1 run", "1,200 runs", "2 passes"."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 def did_you_mean(asked: str, known: Iterable[str]) -> str:
     """A question that names similar names; "" without any."""
     near = difflib.get_close_matches(asked, list(known), cutoff=0.5)

@@ -218,7 +218,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
 
     def _next_group(self) -> int:
         if len(self.counts) == len(self.graph.groups):
-            raise RuntimeError(f"all {len(self.counts)} decisions are made; call reset before the next step")
+            raise RuntimeError("all decisions are made; call reset before the next step")
         return len(self.counts)
 
     def _evaluate(self, costs: dict[str, Any]) -> tuple[float, dict[str, Any]]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -114,7 +115,7 @@ def read_json(path: Path, of: str = "") -> dict[str, Any]:
     if DIGEST not in facts:
         raise DamagedError(
             f"{path} has no digest, so an earlier version or a person wrote it: where you trust it, give it "
-            f"one by `python -m experiments.recording.seal {path}`"
+            f"one by `python -m experiments.recording.seal {shlex.quote(str(path))}`"
         )
     if facts[DIGEST] != seal(facts, of)[DIGEST]:
         raise DamagedError(f"{path} is damaged: its content is not what its digest says")

@@ -8,6 +8,7 @@ to whole networks, correct the sum.
 """
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from amc_env.latency_prices import LatencyPrices, LayerTimes
 
 FORMAT = 1
 RUNTIMES = ("onnxruntime", "torch")
-MEASURE = "python -m experiments.latency table={path} model=... data=..."
+MEASURE = "python -m experiments.latency {table} model=... data=..."
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def read(path: Path | str) -> LatencyTable:
         LatencyError: when it is missing or damaged.
     """
     path = Path(path)
-    again = f"measure it with `{MEASURE.format(path=path)}`"
+    table = shlex.quote(f"table={path}")
+    again = f"measure it with `{MEASURE.format(table=table)}`"
     try:
         content = files.read_json(path)
         if (found := content.pop("format", None)) != FORMAT:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from amc_env import files
+from amc_env.checks import number_of
 from amc_env.graph.structure import Graph
 
 
@@ -46,7 +47,9 @@ class Plan:
         if self.graph != graph.hash:
             raise PlanError(f"the plan was made for the network {self.graph}, this one is {graph.hash}")
         if len(self.kept) != len(graph.groups):
-            raise PlanError(f"the plan has {len(self.kept)} groups, the network {len(graph.groups)}")
+            raise PlanError(
+                f"the plan has {number_of(len(self.kept), 'group')}, the network {len(graph.groups)}"
+            )
         for group, positions in zip(graph.groups, self.kept, strict=True):
             if positions is None:
                 continue

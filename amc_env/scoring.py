@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from amc_env.checks import number_of
 from amc_env.compressors.networks import Networks
 from amc_env.data.own import Batch, OwnData, count
 from amc_env.data.splits import DataSet
@@ -69,7 +70,7 @@ def _spread(network: nn.Module, metric: Metric, batches: Sequence[Batch]) -> flo
 def _two(found: Sequence[Any], metric: Metric) -> Sequence[Any]:
     if len(found) != 2:
         raise EvaluationError(
-            f"{_name(metric)} gives {len(found)} values; wanted: a number, or it and its error"
+            f"{_name(metric)} gives {number_of(len(found), 'value')}; wanted: a number, or it and its error"
         )
     return found
 

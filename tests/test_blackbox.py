@@ -176,7 +176,7 @@ def test_accept_by_hand():
 
 
 def test_wrong_use_is_an_error():
-    with pytest.raises(ValueError, match="built for 4 decisions, but the episode has 8"):
+    with pytest.raises(ValueError, match="built for decisions=4, but the episode has 8"):
         run_episode(SpendTheBudget(), make(RandomSearch))
     with pytest.raises(StateError, match="saved with agent 'randomsearch', but this agent has 'greedy'"):
         make(Greedy).load_state_dict(make(RandomSearch).state_dict())

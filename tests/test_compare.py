@@ -48,6 +48,11 @@ def test_every_contender_target_and_seed(tmp_path):
     assert {row["played"] for row in record.rows if row["contender"] == "uniform"} == {1}
 
 
+def test_a_comparison_that_is_too_short_to_be_kept_is_not_advised_to_be(tmp_path, capsys):
+    compare.main(config(only=["uniform"]), tmp_path)
+    assert capsys.readouterr().out.splitlines()[-1] == f"written: {tmp_path / 'record.json'}"
+
+
 def test_a_table_that_was_made_anew_is_not_mixed_with_the_old_one(tmp_path):
     with compare.compare(config(only=["uniform"]), tmp_path) as record:
         record.update(results={"table": "another"})

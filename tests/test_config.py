@@ -366,9 +366,11 @@ def test_a_sweep_goes_on_after_a_job_that_fails(tmp_path):
     body = "print(cfg.data.name)\n"
     body += "    if cfg.data.name == 'digits': raise RecipeError('lr is odd')"
     done = run(tmp_path, body, "-m", "data=digits,cifar10", "hydra.sweep.dir=sweep")
-    assert [line for line in done.stdout.splitlines() if not line.startswith("[")] == ["digits", "cifar10"]
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("[")]
+    assert lines == ["2 runs in sweep: 0 finished, 2 left to do", "digits", "cifar10"]
     assert done.returncode == 2
-    assert done.stderr.endswith("error: lr is odd\n")
+    assert "error: 1 of 2 runs failed" in done.stderr
+    assert done.stderr.endswith("data=digits: lr is odd\n")
 
 
 def test_an_output_folder_that_cannot_be_made(tmp_path):

@@ -211,7 +211,7 @@ def test_an_image_is_scaled_and_cut_out_of_the_middle(folder):
         (lambda f: (f / "val").rename(f / "test"), {}, "no folder"),
         (lambda f: None, {"train_per_class": 0}, "at least 1 image"),
         (lambda f: None, {"memory_gib": 2e-6}, "0.0 GiB, more than 2e-06: lower train_per_class .* to 1 "),
-        (lambda f: None, {"train_per_class": 1}, "2 images are too few"),
+        (lambda f: None, {"train_per_class": 1}, "2 images cannot hold out"),
     ],
 )
 def test_what_is_no_image_folder_is_told(folder, spoil, changes, message):
@@ -275,7 +275,7 @@ def test_tensors_of_ones_own_are_split_and_measured():
         ({"held_out": (10, 10, 10)}, "30 training images cannot hold out 30"),
         ({"held_out": (10, 0, 10)}, "for three splits; give held_out"),
         ({"held_out": (10, 10)}, "held_out has three sizes, of calibration, reward and selection"),
-        ({"count": 9}, "9 training images leave"),
+        ({"count": 9}, "of 9 training images for three splits"),
     ],
 )
 def test_tensors_that_are_no_data_set_are_told(changes, message):
@@ -360,7 +360,7 @@ def test_other_files_are_no_pictures(tmp_path):
     [
         (lambda f: (f / "test" / "bee").rename(f / "test" / "bees"), "differ in their classes: bee, bees"),
         (lambda f: [(f / p / "bee").rename(f / p / "ant" / "x") for p in ("train", "test")],
-         r"has 1 classes \(ant\); pictures has 2"),
+         r"has 1 class \(ant\); pictures has 2"),
         (lambda f: shutil.rmtree(f / "test"), r"no images \(.jpg, .jpeg, .png\) under test/<class>/$"),
         (lambda f: (shutil.rmtree(f / "test"), shutil.rmtree(f / "train"), (f / "train").mkdir()),
          r"under train/<class>/ and test/<class>/$"),

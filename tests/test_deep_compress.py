@@ -19,9 +19,11 @@ from amc_env.graph.trace import trace
 from experiments.analysis import deep_compression as analysis
 from experiments.cli import config
 from experiments.cli.datasets import load_data
+from experiments.cli.sweep import Run
 from experiments.cli.trained import trained
 from experiments.delivery import runtimes
 from experiments.recording.record import RecordError, RunRecord
+from experiments.recording.tracking import NoTracker
 from experiments.searching import search
 from experiments.training import deep_compression, pretrain
 from experiments.training.loop import DivergedError
@@ -135,20 +137,57 @@ def lenet(tmp_path_factory):
     return pretrain.stem(cfg, folder)
 
 
-def composed(lenet, folder, *overrides):
+def composed(lenet, folder, *overrides, full=False):
     short = ["recipe.epochs=2", "rounds=2", "sharing.epochs=1", "recipe.batch_size=64", "density=0.2"]
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
         return compose(
-            "deep_compress", [*TINY, f"model.checkpoint={lenet}", f"output={folder}", *short, *overrides]
-        )
+            "deep_compress", [*TINY, f"model.checkpoint={lenet}", f"output={folder}", *short, *overrides],
+            return_hydra_config=full,
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def whole(lenet, tmp_path_factory):
+def summary():
+    """What trackers are told at the end."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def whole(lenet, summary, tmp_path_factory):
     """The folder of a finished compression."""
     folder = tmp_path_factory.mktemp("whole")
-    deep_compression.run(composed(lenet, folder), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NoTracker, "summary", lambda tracker, values: summary.update(values))
+        deep_compression.run(composed(lenet, folder), folder)
     return folder
+
+
+def test_trackers_get_the_size_and_the_accuracies_of_the_file(whole, summary):
+    results = RunRecord.read(whole).content["results"]
+    accuracy = {f"accuracy/{split}": top1 for split, top1 in results["accuracy"]["file"].items()}
+    assert summary == accuracy | {"bytes": results["bytes"]}
+
+
+def test_a_compression_of_other_weights_is_not_called_finished(lenet, whole, capsys, monkeypatch):
+    def refuse(record, model, data):
+        raise RecordError("begun with other weights")
+
+    monkeypatch.setattr(deep_compression, "check_identity", refuse)
+    with pytest.raises(RecordError, match="other weights"):
+        deep_compression.run(composed(lenet, whole), whole)
+    assert "nothing to do" not in capsys.readouterr().out
+
+
+def test_a_finished_compression_is_not_run_again_and_ends_tidy(lenet, whole, tmp_path, capsys):
+    folder = tmp_path / "again"
+    shutil.copytree(whole, folder)
+    (folder / "share.state").touch()  # as a kill after the end leaves it
+    deep_compression.run(composed(lenet, folder), folder)
+    assert "nothing to do" in capsys.readouterr().out
+    assert not list(folder.glob("*.state"))
+    (folder / deep_compression.FILE).unlink()
+    deep_compression.run(composed(lenet, folder), folder)
+    assert (folder / deep_compression.FILE).read_bytes() == (whole / deep_compression.FILE).read_bytes()
 
 
 def test_the_file_is_the_network_and_the_table_is_the_file(whole):
@@ -280,7 +319,11 @@ def test_a_search_of_single_weights_says_what_each_layer_keeps(lenet, tmp_path):
     )
     assert course.keep == found | {"ip3": 0.9}
     asked = composed(lenet, tmp_path / "packed", f"policy={tmp_path / 'search'}")
+    words = [f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir=packed"]
+    run = Run.of([], composed(lenet, tmp_path, f"policy={tmp_path / 'search'}", *words, full=True))
+    assert not run.finished
     deep_compression.run(asked, tmp_path / "packed")
+    assert run.finished
     assert RunRecord.read(tmp_path / "packed").content["config"]["plan"]
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
         again = compose("config", [*overrides[:-1], "seed=1", "keep_whole=[ip3]", "output=x"])

@@ -39,5 +39,5 @@ def test_other_classes_cannot_have_these_weights():
 
 def test_a_file_of_another_network_is_refused(tmp_path):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(ModelError, match="holds 1 tensors, which are not the 296"):
+    with pytest.raises(ModelError, match="holds 1 tensor, not the 296"):
         zoo.build("efficientnet_lite0", classes=1000, in_channels=3, weights=str(tmp_path / "other.pth"))

@@ -324,7 +324,7 @@ def test_an_action_that_is_not_one_number_in_the_unit_interval(action):
 def test_a_step_after_the_last_one():
     env = make()
     episode(env, [0.5])
-    with pytest.raises(RuntimeError, match="all 3 decisions are made; call reset"):
+    with pytest.raises(RuntimeError, match="all decisions are made; call reset"):
         env.step(np.array([0.5]))
 
 

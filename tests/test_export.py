@@ -243,7 +243,7 @@ def test_a_plan_for_another_network(exported: Exported, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kept", "message"),
     [
-        ([[0, 1]], r"plan: the plan has 1 groups, the network 5"),
+        ([[0, 1]], r"plan: the plan has 1 group, the network 5"),
         ([[0, 99], *4 * [None]], r"plan: group 0 \(\S+\): kept positions .* in 0\.\.15"),
         ([[], *4 * [None]], r"plan: group 0 \(\S+\): nothing is kept"),
         ([["a"]], r"plan: group 0: kept is a list of whole numbers"),

@@ -10,6 +10,7 @@ import sys
 import tarfile
 import threading
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -244,12 +245,35 @@ def test_no_other_copy_takes_the_place_of_the_named_one(tmp_path, cache, offline
     """Twice: a second command must not find what the first one left."""
     monkeypatch.setattr(sources, "from_torchvision", lambda spec: pytest.fail("asked for a download"))
     (tmp_path / "a.zip").write_bytes(b"no zip")
-    for root, why in ((tmp_path, "no train-images-idx3"), (tmp_path / "a.zip", "a file that cannot be read")):
+    for root, why in ((tmp_path, "no train-images-idx3"), (tmp_path / "a.zip", "a file; wanted is a folder")):
         for get in (fetch, loaded):
             for _ in range(2):
                 with pytest.raises(DataError, match=why):
                     get("fashion_mnist", root=root, say=lambda line: None)
     assert not listed(cache / "data")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "emptied"])
+def test_a_damaged_archive_is_one_line_that_names_it_and_the_way_out(tmp_path, cache, offline, kind, damage):
+    root, path = tmp_path / "root" / "train" / "cat", tmp_path / f"images.{kind}"
+    root.mkdir(parents=True)
+    (root / "0.png").write_bytes(np.random.default_rng(0).bytes(3000))  # which no compression makes shorter
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(root / "0.png", "train/cat/0.png")
+    else:
+        with tarfile.open(path, f"w:{kind.partition('.')[2]}") as packed:
+            packed.add(root, "train/cat")
+    content = path.read_bytes()
+    changed = bytes([content[1] ^ 255]) * 12 + content[12:]
+    path.write_bytes({"cut": content[:2000], "changed": changed, "emptied": b""}[damage])
+    for get in (fetch, loaded):
+        with pytest.raises(
+            DataError, match=r"^cifar10 .*images\.\S+.*: take it from its source again$"
+        ) as told:
+            get("cifar10", root=path, say=lambda line: None)
+        assert "\n" not in str(told.value)
 
 
 def test_digits_and_unknown_names(cache):

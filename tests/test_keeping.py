@@ -12,9 +12,10 @@ from experiments import report as command
 from experiments.analysis import folders, keeping, published, report
 from experiments.analysis.belonging import agent_settings
 from experiments.analysis.folders import KeepError
-from experiments.analysis.keeping import keep
+from experiments.analysis.keeping import commit_advice, keep
 from experiments.cli.checking import ConfigError
-from experiments.recording.record import RunRecord
+from experiments.recording.committed import read_committed
+from experiments.recording.record import RecordError, RunRecord
 
 SEARCH: dict[str, Any] = {
     "agent": agent_settings("ddpg_elites"),
@@ -198,7 +199,7 @@ def test_runs_that_no_table_is_made_of(tmp_path: Path) -> None:
     with pytest.raises(KeepError, match="neither a search nor a comparison"):
         keep(finished(tmp_path / "trained", {"recipe": {}}), "mine")
     rows = [{"contender": "ddpg", "target": 0.5, "seed": 0}] * 2
-    with pytest.raises(KeepError, match=r"1 duplicate rows, such as contender ddpg, target 0.5, seed 0"):
+    with pytest.raises(KeepError, match=r"1 duplicate row, such as contender ddpg, target 0.5, seed 0"):
         keep(finished(tmp_path / "twice", COMPARISON, *rows), "digits")
     with pytest.raises(KeepError, match="put digits into it"):
         keep(finished(tmp_path / "compared", COMPARISON), "mine")
@@ -223,6 +224,20 @@ def test_a_comparison_that_is_too_short_for_the_table_is_refused(tmp_path: Path,
     with pytest.raises(KeepError, match="20 evaluations a search, the table of regret needs 400"):
         keep(short, "digits")
     assert not results.exists()
+    assert commit_advice(short, "digits") == ""
+
+
+def test_how_to_keep_a_run_is_advised_with_its_folder_in_quotes(tmp_path: Path, results: Path) -> None:
+    run = finished(tmp_path / "my run", COMPARISON, {"contender": "x", "target": 0.5, "seed": 0})
+    asked = f"; commit it: python -m experiments.report keep '{run}' digits"
+    assert commit_advice(run, "digits") == asked
+    keep(run, "digits")
+    assert commit_advice(run, "digits") == ""  # it is kept already
+
+
+def test_a_damaged_committed_file_comes_back_by_a_command_for_a_shell(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"`git checkout '\S+/my run\.json'`"):
+        read_committed(tmp_path / "my run.json")
 
 
 def test_a_table_of_regret_has_one_record_by_its_own_name(tmp_path: Path, results: Path) -> None:

@@ -17,7 +17,7 @@ from amc_env.evaluator import accuracy
 from experiments import evaluate, latency
 from experiments.delivery.export import Called
 from experiments.delivery.speed import shape_of
-from experiments.delivery.timing import batches_of, measure
+from experiments.delivery.timing import Latency, batches_of, measure
 
 CARD = Card("digits_cnn", 10, 1, "digits", (1, 8, 8), 0, "abc")
 
@@ -93,6 +93,20 @@ def test_latency_of_several_files(
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if str(stem) in line]
     assert [row[:3] for row in rows] == [[str(stem), "torch", "2"], [f"{stem}.pt2", "pt2", "2"]]
     assert all(float(ms) > 0 for row in rows for ms in row[3:])
+
+
+@pytest.mark.parametrize("columns", ["40", "60"])
+def test_no_time_is_cut_where_the_terminal_is_narrow(
+    columns: str, stem: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    times = [Latency(64, 12345.678, 1.5, 112345.678, 1)]
+    monkeypatch.setattr(
+        "experiments.delivery.latency.measure", lambda forwards, *_, **__: {p: times for p in forwards}
+    )
+    assert run(latency.main, monkeypatch, f"checkpoint={stem}") == 0
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "torch" in line)
+    assert row.split()[1:] == ["torch", "64", "12345.678", "1.500", "112345.678"]
 
 
 @pytest.mark.parametrize("suffix", ["", ".pt2"])

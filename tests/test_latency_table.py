@@ -80,16 +80,18 @@ def test_committed_tables_are_read(path):
     assert latency.read(path).layers
 
 
-def test_damage_is_found(table, tmp_path):
-    path = tmp_path / "table.json"
+def test_damage_is_found_and_the_way_out_is_a_command_for_a_shell(table, tmp_path):
+    path = tmp_path / "my table.json"
     latency.save(table, path)
     content = json.loads(path.read_text())
     content["rest_ns"] += 1
     path.write_text(json.dumps(content))
-    with pytest.raises(LatencyError, match="not what its digest says; measure it with"):
+    with pytest.raises(
+        LatencyError, match=r"not what its digest says; measure it with .* 'table=\S+/my table\.json' "
+    ):
         latency.read(path)
     path.write_text("{}")
-    with pytest.raises(LatencyError, match="has no digest"):
+    with pytest.raises(LatencyError, match=r"has no digest.*seal '\S+/my table\.json'"):
         latency.read(path)
     with pytest.raises(LatencyError, match="cannot be read"):
         latency.read(tmp_path / "none.json")

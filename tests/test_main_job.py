@@ -1,6 +1,8 @@
 """The main job on digits, from the configuration to the exported network."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from amc_env.data.splits import load
 from amc_env.evaluator import accuracy
 from amc_env.plan import Plan
 from experiments.cli.config import CONF, ConfigError
+from experiments.cli.sweep import Run
 from experiments.delivery import evaluate
 from experiments.delivery.runtimes import RuntimeFileError
 from experiments.recording import plans, state
@@ -181,6 +184,40 @@ def test_a_finished_search_is_not_run_again(finished: Path, capsys: pytest.Captu
     search(config(finished, "finetune.epochs=1"), finished)
     assert "nothing to do" in capsys.readouterr().out
     assert (finished / "record.json").read_bytes() == before
+
+
+def test_a_finished_search_without_its_network_makes_it_again(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "compressed.onnx").unlink()
+    search(config(folder, "finetune.epochs=1"), folder)
+    assert "has no compressed.onnx any more: making it again" in capsys.readouterr().out
+    records = [RunRecord.read(each) for each in (finished, folder)]
+    assert without_clock(records[0].content) == without_clock(records[1].content)
+    assert without_clock(records[0].rows) == without_clock(records[1].rows)
+    assert not records[1].missing
+
+
+def test_a_sweep_knows_finished_fine_tunings_and_makes_lost_networks_again(
+    finished: Path, composed: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    words = [f"run={finished}", "recipe.epochs=1", f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir=tuned"]
+    run = Run.of(words, composed("finetune", *words, full=True))
+    network = run.folder / "compressed.safetensors"
+    assert not run.finished
+    finetune.run(run.config, run.folder)
+    assert run.finished
+    written = network.read_bytes()
+    network.unlink()
+    assert not run.finished
+    finetune.run(run.config, run.folder)
+    assert run.finished
+    assert network.read_bytes() == written
+    (run.folder / finetune.STATE).touch()  # as a kill after the end leaves it
+    finetune.run(run.config, run.folder)
+    assert not (run.folder / finetune.STATE).exists()
 
 
 def right(network, batches):

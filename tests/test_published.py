@@ -223,9 +223,14 @@ def test_what_a_failed_sweep_said_comes_last_and_the_table_before_it(
     monkeypatch.setattr(reproduce, "launched", lambda *_: "disk full")
     with pytest.raises(ReproduceError, match="the same command goes on with them:\ndisk full"):
         reproduce.main(cfg, tmp_path / table)
-    assert "AMC (R_Err)" in capsys.readouterr().out
+    assert "AMC (R_Err)" in (printed := capsys.readouterr().out)
+    assert "to commit a run" in printed
     made = {path.name for path in (tmp_path / "table2").iterdir()}  # figure 2 is of the runs of table 2
     assert made >= {f"{table}.md", f"{table}.tex", f"{table}.csv"}
+    cfg.episodes = 4
+    with pytest.raises(ReproduceError):
+        reproduce.main(cfg, tmp_path / table)
+    assert "to commit a run" not in capsys.readouterr().out  # a short try is no row of the paper's table
 
 
 @pytest.mark.parametrize("page", [report.README, report.RESULTS_PAGE], ids=["front", "results"])

@@ -1,5 +1,6 @@
 """Networks of searches, timed in turn and compared with their promised times."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def table(graph, tmp_path: Path) -> Path:
     return tmp_path / "table.json"
 
 
-def run(folder: Path, graph, *, seed: int = 0, tuned: bool = True, counts: int = 0) -> Path:
+def run(folder: Path, graph, *, seed: int = 0, tuned: bool = True, counts: int = 0, **config: Any) -> Path:
     """A record as a search leaves it."""
     sizes = [len(group) for group in graph.groups]
     row: dict[str, Any] = {"selection": 0.8, "test": 0.7}
@@ -37,7 +38,7 @@ def run(folder: Path, graph, *, seed: int = 0, tuned: bool = True, counts: int =
     }
     if tuned:
         found |= {f"{name}, tuned": found[name] | {"test": 0.9} for name in ("uniform", "AMC")}
-    config = {"protocol": {"resource": "latency", "target": 0.5}, "seed": seed}
+    config = {"protocol": {"resource": "latency", "target": 0.5}, "seed": seed} | config
     record = RunRecord.create(folder, config, seeds={"search": seed})
     record.content["run"]["choices"] = {"agent": "gp"}
     record.update(results={"table": found})
@@ -73,7 +74,7 @@ def test_each_network_is_measured_once_and_keeps_its_accuracy(
     assert all(row["ms"].keys() == {"onnx 2", "torch 2"} and min(row["ms"].values()) > 0 for row in rows)
     half, more = (rows[at]["bytes"] for at in (1, 2))
     assert rows[0]["bytes"] > more > half
-    assert "50% latency" in capsys.readouterr().out
+    assert "50 % latency" in capsys.readouterr().out
 
 
 def test_a_run_without_networks_and_one_of_another_network(graph, tmp_path: Path) -> None:
@@ -94,6 +95,31 @@ def test_what_is_not_tuned_counts_as_it_is(graph, tmp_path: Path) -> None:
     assert [(entry.policy, entry.resource, entry.tuned, entry.test) for entry in entries] == [
         ("dense", "", False, 0.7), ("uniform", "latency", False, 0.7), ("gp", "latency", False, 0.7),
     ]  # fmt: skip
+
+
+def test_a_metric_of_ones_own_is_no_percentage_and_budgets_are_not_rounded(
+    graph, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    entries = [
+        *racing.entries_of(run(tmp_path / "a", graph, metric="mine:error"), graph),
+        *racing.entries_of(run(tmp_path / "b", graph), graph),
+    ]
+    assert [entry.measure for entry in entries] == ["metric"] * 3 + ["accuracy"] * 3
+    times = {"promised_ms": 1.0, "measured_ms": 12345.678}
+    targets = (1.0, 0.333, 0.33, 1.0, 0.005, 0.5)
+    racing.show(
+        asdict(entry) | times | {"target": target, "test": 18.25 if entry.measure == "metric" else 0.9}
+        for entry, target in zip(entries, targets, strict=True)
+    )
+    head, _, *lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert head.endswith("test metric or accuracy")
+    shown = [(line.split("%")[0].split()[-1], line.split()[-1]) for line in lines]
+    assert shown == [
+        ("100", "18.25"), ("33.3", "18.25"), ("33", "18.25"),
+        ("100", "90.00%"), ("0.5", "90.00%"), ("50", "90.00%"),
+    ]  # fmt: skip
+    assert all("12345.678" in line for line in lines)  # in a terminal of 40 characters, too
 
 
 @pytest.mark.parametrize("tuned", [True, False])

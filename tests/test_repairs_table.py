@@ -22,7 +22,7 @@ def test_medians_and_the_largest_ratio() -> None:
     rows = [row(4, 1.0, 0.5), row(5, 2.0, 0.5), row(6, 1.0, 1.5)]
     assert repairs.ratios(rows) == [0.5, 0.25, 1.5]
     assert repairs.table({"net-noise-50": {"config": CONFIG, "rows": rows}}).splitlines()[2] == (
-        "| `net`, noise | 50% of the macs | 3 | 5.000 | 1.000 | 0.500 | 0.50 | 1.50 | 90.0% | 95.0% |"
+        "| `net`, noise | 50 % of the macs | 3 | 5.000 | 1.000 | 0.500 | 0.50 | 1.50 | 90.0% | 95.0% |"
     )
 
 

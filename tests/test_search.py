@@ -167,7 +167,7 @@ def test_an_environment_must_end_by_itself_and_say_what_it_executed():
             *rest, info = super().step(action)
             return *rest, {"share": info["share"]}
 
-    with pytest.raises(EpisodeError, match="cut off after 2 decisions"):
+    with pytest.raises(EpisodeError, match="cut off after decision 2"):
         run_episode(CutOff(), Script(0.5))
     with pytest.raises(EpisodeError, match="no 'action_executed'"):
         run_episode(Silent(), Script(0.5))
@@ -194,9 +194,9 @@ def test_an_environment_must_say_how_many_decisions_there_are_and_keep_to_it():
 
     with pytest.raises(EpisodeError, match="no 'decisions' in the info of reset"):
         run_episode(Wrong({}), Script(0.5))
-    with pytest.raises(EpisodeError, match="announced 3 decisions, but did not end after 3"):
+    with pytest.raises(EpisodeError, match="announced decisions=3, but did not end after 3"):
         run_episode(Wrong({"decisions": 3}), Script(0.5))
-    with pytest.raises(EpisodeError, match="announced 5 decisions, but ended after 4"):
+    with pytest.raises(EpisodeError, match="announced decisions=5, but ended after 4"):
         run_episode(Wrong({"decisions": 5}), Script(0.5))
     for reward in (np.nan, np.inf, -np.inf):
         with pytest.raises(EpisodeError, match=rf"is {reward}: agents learn from finite numbers"):

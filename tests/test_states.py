@@ -118,7 +118,7 @@ class Code:
     ("saved", "words"),
     [
         ({"state": {}, "param_groups": []}, "holds an optimizer's state, not a network's"),
-        ({"epoch": 3}, "it lacks 9, as 0.weight, 0.bias, 1.weight; it holds 1 others, as epoch"),
+        ({"epoch": 3}, "it lacks 9, as 0.weight, 0.bias, 1.weight; it holds 1 other, as epoch"),
         (below("backbone."), "it holds 9 others, as backbone.0.weight, backbone.0.bias"),
         (chain(5).state_dict(), "it has 7 of another shape, as 0.weight"),
         (STATE | {"0.bias": 3}, "it has 1 of another shape, as 0.bias"),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from clockless import without_clock
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rewriting import change_record
 
 from experiments import search
@@ -80,16 +80,16 @@ def test_the_same_sweep_again_has_nothing_left_to_do(
     assert sweep(*words) == 0
     folders = [folder(agent, seed) for agent in ("random", "cmaes") for seed in (0, 1)]
     before = [(f / RECORD).read_bytes() for f in folders]
-    assert "4 runs in runs/sweeps/digits_cnn-digits-flops_50: 0 are finished" in capsys.readouterr().out
+    assert "4 runs in runs/sweeps/digits_cnn-digits-flops_50: 0 finished" in capsys.readouterr().out
 
     assert sweep(*words) == 0
     printed = capsys.readouterr().out
-    assert "4 are finished, 0 are left to do" in printed
+    assert "4 finished, 0 left to do" in printed
     assert "nothing is left to do in this sweep" in printed
     assert [(f / RECORD).read_bytes() for f in folders] == before
 
     assert sweep("agent=random", "seed=0,1,2") == 0  # a larger one begins where the smaller ended
-    assert "3 runs in runs/sweeps/digits_cnn-digits-flops_50: 2 are finished" in capsys.readouterr().out
+    assert "3 runs in runs/sweeps/digits_cnn-digits-flops_50: 2 finished" in capsys.readouterr().out
     assert (folder("random", 2) / RECORD).exists()
 
 
@@ -113,7 +113,7 @@ def test_a_killed_sweep_ends_with_the_records_of_one_that_was_not(
 
     capsys.readouterr()
     assert sweep("agent=random", "seed=0,1,2", "output=torn") == 0
-    assert "3 runs in torn: 1 are finished, 2 are left to do" in capsys.readouterr().out
+    assert "3 runs in torn: 1 finished, 2 left to do" in capsys.readouterr().out
     assert "resumed" in RunRecord.read(folder("random", 1, "torn")).content["run"]
     for seed in range(3):
         assert record(folder("random", seed, "torn")) == record(folder("random", seed, "whole"))
@@ -133,7 +133,7 @@ def test_a_failed_run_is_named_at_the_end_and_loses_no_other(
     assert sweep(*words) == 2
     printed = capsys.readouterr()
     summary = printed.err[printed.err.index("error: ") :].splitlines()
-    assert summary[0] == "error: 3 of 4 runs failed; the same command goes on with them"
+    assert summary[0] == "error: 3 of 4 runs failed; the same command goes on with what is left"
     shared = "deliver=False confirm=1 agent=random protocol.target="
     told = [line.split(shared)[1] for line in summary[1:]]
     assert [line.split(": ")[0] for line in told] == ["0.001 seed=0", "0.001 seed=1", "0.5 seed=1"]
@@ -145,7 +145,7 @@ def test_a_failed_run_is_named_at_the_end_and_loses_no_other(
 
     monkeypatch.setattr(job, "confirm", confirm)
     assert sweep(*words[:1], "protocol.target=0.5", *words[2:]) == 0
-    assert "2 runs in sweep: 1 are finished, 1 are left to do" in capsys.readouterr().out
+    assert "2 runs in sweep: 1 finished, 1 left to do" in capsys.readouterr().out
 
 
 def test_a_finished_run_of_another_configuration_is_not_taken_for_this_one(
@@ -168,6 +168,15 @@ def test_runs_that_would_share_a_folder_are_refused_before_any_is_run(
     assert sweep("agent=random", "seed=0,0") == 2
     assert "these runs would share a folder: " in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("command", sorted(path.stem for path in CONF.glob("*.yaml")))
+def test_the_runs_of_any_sweep_lie_below_runs(command: str, composed: Callable[..., DictConfig]) -> None:
+    hydra = composed(command, full=True).hydra
+    assert hydra.sweep.dir.startswith("runs/sweeps/")
+    assert hydra.sweep.subdir == hydra.job.override_dirname
+    assert hydra.sweeper._target_.endswith("ResumableSweeper")
+    assert ("output" in hydra.job.config.override_dirname.exclude_keys) == ("output" in composed(command))
 
 
 def test_a_sweep_file_and_its_words_are_the_same_sweep(composed: Callable[..., object]) -> None:
@@ -290,7 +299,7 @@ def test_a_run_whose_process_is_killed_loses_no_other(launcher: object, tmp_path
     done = command(tmp_path, *words, f"hydra/launcher={launcher}")
     assert done.returncode == 2
     summary = done.stderr[done.stderr.rindex("error: ") :]
-    assert summary.startswith("error: 2 of 4 runs failed; the same command goes on with them\n")
+    assert summary.startswith("error: 2 of 4 runs failed; the same command goes on with what is left\n")
     assert summary.count("nets\\:killed") == 2
     fine = list((tmp_path / "sweep").glob("*nets_fine*/record.json"))
     assert [json.loads(path.read_text())["status"] for path in fine] == ["finished"] * 2

@@ -51,7 +51,7 @@ def test_a_sweep_that_is_started_twice_is_shared(tmp_path: Path) -> None:
     second = forks.start(words, tmp_path / "both", name="second")
     assert (forks.ended(first), forks.ended(second)) == (0, 0), (tmp_path / "both.log").read_text()
     for log in ("log", "second"):
-        assert "runs are finished" in (text := (tmp_path / f"both.{log}").read_text()), text
+        assert "finished, " in (text := (tmp_path / f"both.{log}").read_text()), text
         assert "failed" not in text
     assert forks.run(words, tmp_path / "alone")[0] == 0
     assert forks.left(tmp_path / "both") == forks.left(tmp_path / "alone")

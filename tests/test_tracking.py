@@ -107,6 +107,7 @@ def test_an_offline_run_read_back(tmp_path):
     facts = next(record["run"] for record in records if record["type"] == "run")
     config = {key: value for key, value in facts["config"]["update"].items() if key != "_wandb"}
     assert config == {"seed": 3, "agent": {"_target_": "agents.ddpg.DDPG", "sigma": 0.5}}
+    assert facts["display_name"] == "run"
     assert (facts["project"], facts["run_group"], facts["tags"]) == ("amc-rl", "three seeds", ["x", "DDPG"])
 
     rows = [record["history"]["item"] for record in records if record["type"] == "history"]
@@ -136,6 +137,11 @@ def test_a_run_that_fails_is_finished_as_failed(tmp_path):
 def test_a_killed_run_has_what_was_logged_more_than_a_second_ago(tmp_path):
     _, records = run(tmp_path, "kill")
     assert sum(record["type"] == "history" for record in records) == 6
+
+
+def test_a_fine_tuning_is_named_after_its_search(tmp_path: Path) -> None:
+    assert invocation.name(tmp_path / "half" / "finetune-20-0", {"run": ".."}) == "half-finetune-20-0"
+    assert invocation.name(tmp_path / "half", {"seed": 0}) == "half"
 
 
 def test_an_experiment_within_another_budget_is_a_group_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

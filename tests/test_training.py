@@ -3,6 +3,7 @@
 import copy
 import io
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from experiments.training import loop
 from experiments.training.finetune import finetune
 from experiments.training.fitting import fit
 from experiments.training.loop import DivergedError, read_history, schedule, sgd, train
-from experiments.training.pretrain import STATE, pretrain, stem
+from experiments.training.pretrain import STATE, pretrain, run, stem
 from experiments.training.recipe import Recipe, RecipeError
 from experiments.training.steps import augmented, batches, drawn, steps_an_epoch
 
@@ -389,6 +390,13 @@ def test_a_finished_training_is_not_written_again(composed, tmp_path, capsys):
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == files
     stem(cfg, tmp_path).with_suffix(".safetensors").unlink()
     assert replace(pretrain(cfg, tmp_path), commit=card.commit) == card  # its weights come from the state
+
+
+def test_the_checkpoint_is_printed_as_a_shell_takes_it(composed, tmp_path, capsys):
+    cfg = composed("pretrain", *DIGITS, "recipe.epochs=1")
+    run(cfg, tmp_path / "my nets")
+    (word,) = shlex.split(capsys.readouterr().out.rpartition("use: ")[2])
+    assert word == f"model.checkpoint={stem(cfg, tmp_path / 'my nets')}"
 
 
 def test_what_pretraining_leaves(composed, tmp_path):

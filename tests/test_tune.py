@@ -1,7 +1,9 @@
 """Tuning: resume of a killed one, and refusal of tables that results are reported on."""
 
 import importlib
+import shlex
 import sys
+from types import SimpleNamespace
 
 import pytest
 from clockless import without_clock
@@ -199,8 +201,16 @@ def test_the_entry_point_prints_the_best_settings_as_the_main_job_takes_them(tmp
     command.main()
     last = capsys.readouterr().out.splitlines()[-1]
     overrides = RunRecord.read(tmp_path).content["best"]["overrides"]
-    assert last == f"python -m experiments.search {' '.join(overrides)}"
+    assert last == f"python -m experiments.search {shlex.join(overrides)}"
     assert (tmp_path / RECORD).exists()
+
+
+def test_the_best_settings_are_printed_as_a_shell_takes_them(tmp_path, monkeypatch, capsys):
+    best = {"regret": 0.5, "trial": 1, "overrides": ["agent=ddpg_elites", "agent.hidden=[8, 8]"]}
+    monkeypatch.setattr(tune, "tune", lambda *_: SimpleNamespace(content={"best": best}))
+    monkeypatch.setattr(tune, "in_order", lambda _: [best])
+    tune.main(OmegaConf.create(), tmp_path)
+    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[3:] == best["overrides"]
 
 
 @pytest.mark.parametrize(

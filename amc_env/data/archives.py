@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 
 from amc_env.data.splits import DataError
 
+AGAIN = "take it from its source again"
 DAMAGED = (
     tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, struct.error,
     EOFError, KeyError, OSError, ValueError,
@@ -29,7 +30,7 @@ def explained(root: Path) -> Iterator[None]:
             f"{root} cannot be read ({error}): unpack it with another program, and give the folder"
         ) from error
     except DAMAGED as error:
-        raise DataError(f"{root} cannot be read ({error}): take it from its source again") from error
+        raise DataError(f"{root} cannot be read ({error}): {AGAIN}") from error
 
 
 def hidden(path: PurePath) -> bool:

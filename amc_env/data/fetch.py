@@ -30,7 +30,8 @@ def fetch(name: str, root: Path | None = None, say: Say = print) -> Path:
         The path of the file; an intact one that is already there is kept.
 
     Raises:
-        DataError: with every source that was tried and why it failed, or when the file cannot be written.
+        DataError: why the root cannot be read, or every source that was tried and why it failed, or when the
+            file cannot be written.
     """
     if name not in SPECS:
         raise DataError(f"unknown data set {name!r}; there are {', '.join(SPECS)}")
@@ -70,7 +71,7 @@ def loaded(name: str, *, seed: int = 0, root: Path | None = None, say: Say = pri
         say: as in `fetch`.
 
     Raises:
-        DataError: with every source that was tried and why it failed.
+        DataError: why the root cannot be read, or every source that was tried and why it failed.
     """
     path = data_folder() / f"{name}.safetensors"
     if root is not None and name != "digits" and path.is_file() and _cached_from(path) != str(root.resolve()):
@@ -79,7 +80,7 @@ def loaded(name: str, *, seed: int = 0, root: Path | None = None, say: Say = pri
         try:
             raw, copy = read()
         except (DataError, OSError) as error:
-            raise DataError(f"{name} cannot be read from {source}: {error}") from error
+            raise _unreadable(name, source, error) from error
         return split_dataset(SPECS[name], raw, seed, copy=copy)
     try:
         return load(name, seed=seed)
@@ -125,6 +126,8 @@ def _from_source(name: str, root: Path | None, say: Say, before: DataError) -> t
         try:
             raw, copy = read()
         except (DataError, OSError) as error:
+            if root is not None:
+                raise _unreadable(name, source, error) from error
             say(f"{name}: no: {error}")
             tried.append((source, str(error)))
             continue
@@ -156,6 +159,10 @@ def _in_turn(path: Path, say: Say) -> Iterator[None]:
     with held:
         files.remove_partials(path.parent, path.name)
         yield
+
+
+def _unreadable(name: str, source: str, error: Exception) -> DataError:
+    return DataError(f"{name} cannot be read from {source}: {error}")
 
 
 def _unwritable(path: Path, error: OSError) -> str:

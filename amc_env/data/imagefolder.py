@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from amc_env.checks import number_of
 from amc_env.data.archives import hidden
 from amc_env.data.decoding import check_sides, decoded
 from amc_env.data.specs import DataSpec
@@ -57,7 +58,7 @@ def load(
     share = len(train) // 5
     if share == 0:
         raise DataError(
-            f"{root}/train: {len(train)} images are too few to hold out three splits; there should be 5"
+            f"{root}/train: {number_of(len(train), 'image')} cannot hold out three splits; there should be 5"
         )
     _check_memory(len(train) + len(test), size, memory_gib, len(classes))
     raw = {}

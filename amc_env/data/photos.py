@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from amc_env.data.archives import explained, hidden
+from amc_env.checks import number_of
+from amc_env.data.archives import AGAIN, explained, hidden
 from amc_env.data.decoding import check_sides, decoded
 from amc_env.data.splits import SPLITS, DataError, DataSet, Split, check_scale
 from amc_env.execution import device_in, evaluating
@@ -94,8 +95,8 @@ def labelled_by(model: nn.Module, data: DataSet) -> DataSet:
 def _read_all(root: Path, names: list[PurePath], size: int, resize: int) -> Tensor:
     if len(names) < FEWEST:
         raise DataError(
-            f"{root} holds {len(names)} images ({', '.join(SUFFIXES)}); at least {FEWEST} are needed "
-            "for the splits"
+            f"{root} holds {number_of(len(names), 'image')} ({', '.join(SUFFIXES)}); at least {FEWEST} are "
+            "needed for the splits"
         )
     images = torch.empty(len(names), 3, size, size, dtype=torch.uint8)
     for at, (name, content) in enumerate(_contents(root, names)):
@@ -111,7 +112,8 @@ def _names(root: Path) -> list[PurePath]:
             found = _entries(archive)
     else:
         raise DataError(
-            f"{root} is neither a folder nor a zip of images: data.root=FOLDER or data.root=FILE.zip"
+            f"{root} is neither a folder nor a zip of images, or it is damaged: give another "
+            f"data.root=FOLDER or data.root=FILE.zip, or {AGAIN}"
         )
     return sorted(path for path in found if path.suffix.lower() in SUFFIXES and not hidden(path))
 

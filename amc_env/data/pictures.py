@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from amc_env.checks import number_of
 from amc_env.data.archives import explained, hidden
 from amc_env.data.decoding import decoded
 from amc_env.data.specs import DataSpec
@@ -79,6 +80,15 @@ def _files(root: Path) -> Iterator[tuple[Entry, bytes]]:
                 for member in archive:
                     if (entry := _entry(member.name)) and (file := archive.extractfile(member)):
                         yield entry, file.read()
+                _check_end(archive)
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Refuse a tar archive that is cut within a header, where `tarfile` ends as if it were whole."""
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    if 0 < len(archive.fileobj.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("unexpected end of data")
 
 
 def _top(root: Path) -> Path:
@@ -119,5 +129,8 @@ def _classes(spec: DataSpec, root: Path, entries: list[Entry]) -> list[str]:
     wanted = CLASSES.get(spec.name)
     if len(train) != spec.classes or (wanted is not None and train != list(wanted)):
         found, names = ", ".join(train[:12]), f" ({', '.join(wanted)})" if wanted else ""
-        raise DataError(f"{root} has {len(train)} classes ({found}); {spec.name} has {spec.classes}{names}")
+        raise DataError(
+            f"{root} has {number_of(len(train), 'class', 'classes')} ({found}); {spec.name} has "
+            f"{spec.classes}{names}"
+        )
     return train

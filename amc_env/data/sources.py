@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from amc_env.data import pictures
+from amc_env.data.archives import AGAIN
 from amc_env.data.specs import DataSpec
 from amc_env.data.splits import OFFICIAL, DataError, check_raw
 
@@ -63,8 +64,9 @@ def from_pictures(spec: DataSpec, root: Path) -> tuple[Raw, str]:
 def from_folder(spec: DataSpec, root: Path) -> Raw:
     """The data set in a folder: IDX files for Fashion-MNIST, the python archive or its content for CIFAR."""
     if root.is_file():
-        kinds = "" if spec.name == "fashion_mnist" else ", or a zip or tar archive of images"
-        raise DataError(f"a file that cannot be read; wanted is a folder{kinds}")
+        if spec.name == "fashion_mnist":
+            raise DataError("a file; wanted is a folder")
+        raise DataError(f"a file that is no whole zip or tar archive of images, nor a folder: {AGAIN}")
     if not root.is_dir():
         raise DataError("no such folder")
     raw = _idx_files(root) if spec.name == "fashion_mnist" else _cifar_files(spec.name, root)
@@ -144,14 +146,14 @@ def read_idx(path: Path) -> Tensor:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged: {error}") from error
+        raise DataError(f"{path} is damaged ({error}): {AGAIN}") from error
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise DataError(f"{path} is not an IDX file of bytes: it starts with {content[:4].hex()}")
     start = 4 + 4 * content[3]
     sizes = np.frombuffer(content[4:start], ">i4")
     expected = start + int(np.prod(sizes, dtype=np.int64))
     if len(sizes) != content[3] or len(content) != expected:
-        raise DataError(f"{path} is damaged: {len(content)} bytes, its header asks for {expected}")
+        raise DataError(f"{path} is damaged: {len(content)} bytes, its header asks for {expected}; {AGAIN}")
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(sizes).copy())
 
 
@@ -185,12 +187,14 @@ def _cifar_files(name: str, root: Path) -> Raw:
     if (root / known.base_folder).is_dir():
         for file, md5 in known.train_list + known.test_list:
             if not check_integrity(root / known.base_folder / file, md5):
-                raise DataError(f"{root / known.base_folder / file} is missing or damaged (MD5 is not {md5})")
+                raise DataError(
+                    f"{root / known.base_folder / file} is missing or damaged (MD5 is not {md5}): {AGAIN}"
+                )
         return _cifar(name, root, download=False)
     if not (archive := root / known.filename).is_file():
         raise DataError(f"no {known.base_folder}, no {known.filename}, no train and test with class folders")
     if not check_integrity(archive, known.tgz_md5):
-        raise DataError(f"{archive} is damaged (MD5 is not {known.tgz_md5})")
+        raise DataError(f"{archive} is damaged (MD5 is not {known.tgz_md5}): {AGAIN}")
     with tempfile.TemporaryDirectory() as folder:  # the archive is unpacked there, not beside itself
         (Path(folder) / known.filename).symlink_to(archive.resolve())
         return _cifar(name, Path(folder), download=True)

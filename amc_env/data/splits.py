@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from amc_env import tensor_files
+from amc_env.checks import number_of
 from amc_env.data.specs import SPECS, DataSpec
 from amc_env.files import DamagedError
 
@@ -156,7 +157,9 @@ def split_dataset(spec: DataSpec, raw: Mapping[str, Tensor], seed: int, copy: st
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     sizes = (len(labels) - sum(spec.held_out), *spec.held_out)
     if sizes[0] <= 0:
-        raise DataError(f"{spec.name}: {len(labels)} training images cannot hold out {sum(spec.held_out)}")
+        raise DataError(
+            f"{spec.name}: {number_of(len(labels), 'training image')} cannot hold out {sum(spec.held_out)}"
+        )
     indices = dict(zip(SPLITS, torch.split(order, list(sizes)), strict=False))
     if spec.calibration_in_train:
         indices["train"] = order[: sizes[0] + spec.held_out[0]]
@@ -192,8 +195,8 @@ def check_raw(spec: DataSpec, raw: Mapping[str, Tensor], source: Path | str) -> 
             )
         if tuple(images.shape[1:]) != spec.shape or images.dtype != torch.uint8 or len(images) != len(labels):
             raise DataError(
-                f"{source}: {part} images are {tuple(images.shape)} {images.dtype} for {len(labels)} labels; "
-                f"{spec.name} has {spec.shape} uint8"
+                f"{source}: {part} images are {tuple(images.shape)} {images.dtype} for "
+                f"{number_of(len(labels), 'label')}; {spec.name} has {spec.shape} uint8"
             )
         if len(labels) != size:
             raise DataError(f"{source}: {len(labels)} {part} images, {spec.name} has {size}")

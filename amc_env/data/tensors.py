@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from amc_env.checks import number_of
 from amc_env.data.specs import DataSpec
 from amc_env.data.splits import DataError, DataSet, check_raw, split_dataset
 
@@ -65,7 +66,7 @@ def from_tensors(
     check_raw(spec, raw, name)
     if min(spec.held_out) < 1:
         raise DataError(
-            f"{name}: {count} training images leave {spec.held_out} for three splits; give held_out"
+            f"{name}: {spec.held_out} of {number_of(count, 'training image')} for three splits; give held_out"
         )
     return split_dataset(spec, raw, seed)
 

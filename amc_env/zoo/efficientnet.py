@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from amc_env.checks import number_of
 from amc_env.zoo.blocks import initialise
 
 STAGES = (  # expansion, output channels, kernel, stride of the first block, blocks
@@ -137,7 +138,7 @@ def _load_in_order(model: nn.Module, path: Path) -> None:
     shapes, found = [value.shape for value in own.values()], [value.shape for value in saved.values()]
     if shapes != found:
         raise ValueError(
-            f"{path} holds {len(found)} tensors, which are not the {len(shapes)} of EfficientNet-Lite0 "
-            "in order and shape"
+            f"{path} holds {number_of(len(found), 'tensor')}, not the {len(shapes)} of EfficientNet-Lite0 in "
+            "order and shape"
         )
     model.load_state_dict(dict(zip(own, saved.values(), strict=True)))

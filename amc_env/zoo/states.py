@@ -11,6 +11,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from amc_env.checks import number_of
+
 FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 STATES = (  # keys under which trainers save a network's state; the first that exists is read
     "state_dict", "model_ema", "model", "model_state_dict", "ema_state_dict", "params_ema", "params", "net",
@@ -108,10 +110,10 @@ def _check_keys(own: Mapping[str, Tensor], state: Mapping[str, Any], file: Path)
     shapes = [key for key, value in own.items() if key in state and not _fits(state[key], value)]
     if missing or odd or shapes:
         lacks = [f"lacks {len(missing)}, as {', '.join(missing[:3])}"] if missing else []
-        holds = [f"holds {len(odd)} others, as {', '.join(odd[:3])}"] if odd else []
+        holds = [f"holds {number_of(len(odd), 'other')}, as {', '.join(odd[:3])}"] if odd else []
         differs = [f"has {len(shapes)} of another shape, as {shapes[0]}"] if shapes else []
         raise ValueError(
-            f"the weights file {file} is not of this network: of {len(own)} tensors it "
+            f"the weights file {file} is not of this network: of {number_of(len(own), 'tensor')} it "
             f"{'; it '.join(lacks + holds + differs)}"
         )
     bad = [

@@ -8,6 +8,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from amc_env.checks import number_of
 from experiments.analysis.folders import (
     COMPRESSED,
     NETWORKS,
@@ -106,8 +107,8 @@ def _check_regret(record: RunRecord, name: str) -> None:
         )
     if config["episodes"] < max(COUNTS):
         raise KeepError(
-            f"{record.folder} has {config['episodes']} evaluations a search, the table of regret needs "
-            f"{max(COUNTS)}: give episodes={max(COUNTS)}"
+            f"{record.folder} has {number_of(config['episodes'], 'evaluation')} a search, the table of "
+            f"regret needs {max(COUNTS)}: give episodes={max(COUNTS)}"
         )
     for name, critics in record.content["results"].get("critics", {}).items():
         if config["table"] in critics["tables"]:
@@ -168,7 +169,9 @@ def _check_rows(record: RunRecord) -> None:
     rows = Counter(tuple((key, row.get(key)) for key in ROW_OF) for row in record.rows)
     if twice := [row for row, count in rows.items() if count > 1]:
         what = ", ".join(f"{key} {value}" for key, value in twice[0] if value is not None)
-        raise KeepError(f"{record.folder} has {len(twice)} duplicate rows, such as {what}: run it again")
+        raise KeepError(
+            f"{record.folder} has {number_of(len(twice), 'duplicate row')}, such as {what}: run it again"
+        )
 
 
 def check_new(kept: Mapping[str, Any], place: Path) -> None:

@@ -14,6 +14,8 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from omegaconf import DictConfig
 
+from amc_env.checks import number_of
+
 TITLE = "AMC: agents compared"
 SYNCED = ".synced"  # W&B's mark beside the file of a run that it has uploaded
 SEARCH = {  # by title, the metrics of a chart over episodes
@@ -118,9 +120,8 @@ def sync(folder: Path, upload: Callable[[Path], int] | None = None) -> list[Path
     if not every:
         raise DashboardError(f"no offline run of W&B in {folder}: run with tracking=wandb_offline")
     left = [run for run in every if not any(run.glob(f"*{SYNCED}"))]
-    print(
-        f"{len(every)} offline runs in {folder}: {len(every) - len(left)} are uploaded, {len(left)} are left"
-    )
+    runs = number_of(len(every), "offline run")
+    print(f"{runs} in {folder}: {len(every) - len(left)} uploaded, {len(left)} left")
     for at, run in enumerate(left, 1):
         if (status := (upload or _upload)(run)) != 0:
             raise DashboardError(

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
+from amc_env.checks import number_of
 from experiments.analysis import markdown
 from experiments.analysis.stats import RESAMPLES, SEED, Estimate, StatsError, tails
 
@@ -124,9 +125,9 @@ def table(rows: Rows) -> str:
         cells = [one.repair, one.metric, f"{one.spearman:.2f}", f"{one.kendall:.2f}"]
         body.append([*cells, f"{100 * one.chosen:.2f}", f"{one.seconds:.2f}" if one.repair else ""])
     note = (
-        f"{len(rows)} plans, {tuned.shape[1]} seeds of tuning. Tuned accuracy from {100 * mean.min():.2f} to "
-        f"{100 * mean.max():.2f} %, mean {100 * mean.mean():.2f} %; brackets are 95 % bootstrap intervals "
-        "over plans."
+        f"{len(rows)} plans, {number_of(tuned.shape[1], 'seed')} of tuning. Tuned accuracy from "
+        f"{100 * mean.min():.2f} to {100 * mean.max():.2f} %, mean {100 * mean.mean():.2f} %; brackets are "
+        "95 % bootstrap intervals over plans."
     )
     if tuned.shape[1] > 1:
         most = of_mean(agreed[0].value, tuned.shape[1])

@@ -1,5 +1,6 @@
 """Copies a finished run into the folder of committed records that it belongs to."""
 
+import shlex
 from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
@@ -25,7 +26,7 @@ from experiments.analysis.folders import (
 from experiments.analysis.joining import gathered, joined, joined_parts
 from experiments.cli.preflight import check_name
 from experiments.recording.committed import read_committed, row_a_line
-from experiments.recording.record import RunRecord
+from experiments.recording.record import RecordError, RunRecord
 
 JOINED = dict.fromkeys((REGRET, TUNED, PHOTOS, FAMILIES), joined) | {
     FIDELITY: joined_parts,
@@ -46,6 +47,22 @@ def keep(folder: Path, name: str) -> Path:
     Raises:
         KeepError: for a run that has not finished, is kept already, or is not what its name says.
     """
+    path, kept = accepted(folder, name)
+    files.write(path, row_a_line(kept, path.stem))
+    return path
+
+
+def commit_advice(folder: Path, name: str) -> str:
+    """The end of a line that says how to keep a run under a name; "" for one that is not accepted."""
+    try:
+        accepted(folder, name)
+    except (KeepError, RecordError):
+        return ""
+    return f"; commit it: python -m experiments.report keep {shlex.quote(str(folder))} {name}"
+
+
+def accepted(folder: Path, name: str) -> tuple[Path, dict[str, Any]]:
+    """The file that `keep` writes for a run, and its content; raises as `keep` does."""
     check_name(name)
     record = RunRecord.read(folder)
     group = group_of(record)
@@ -66,8 +83,7 @@ def keep(folder: Path, name: str) -> Path:
     elif path.exists():
         raise KeepError(f"{name} is kept already: remove {path} first, or give another name")
     belonging.check_new(kept, place)
-    files.write(path, row_a_line(kept, path.stem))
-    return path
+    return path, kept
 
 
 def _kept(record: RunRecord, group: str, name: str) -> dict[str, Any]:

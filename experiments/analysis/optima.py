@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from amc_env.checks import number_of
 from experiments.analysis import markdown, stats
 from experiments.analysis.fidelity import FEWEST, correlations
 from experiments.analysis.regret import cell
@@ -25,12 +26,12 @@ def summary(rows: Rows) -> str:
     """How well the reward ranks plans by tuned accuracy, and the accuracy of its best plan."""
     reward, tuned = np.array([row["reward"] for row in rows]), means(rows)
     if len(rows) < FEWEST:
-        return f"{len(rows)} plans are too few to compare ranks."
+        return f"too few to compare ranks: {number_of(len(rows), 'plan')}."
     rank, _ = correlations(reward, tuned)
     noise = np.array([np.std(row["test"], ddof=1) for row in rows if len(row["test"]) > 1])
     spread = f", one tuning's deviation {100 * np.sqrt((noise**2).mean()):.2f} points" if noise.size else ""
     return (
-        f"{len(rows)} plans, {len(rows[0]['test'])} tunings each: tuned accuracy on test from "
+        f"{len(rows)} plans, {number_of(len(rows[0]['test']), 'tuning')} each: tuned accuracy on test from "
         f"{100 * tuned.min():.2f} to {100 * tuned.max():.2f} %{spread}. Spearman of tabular reward and tuned "
         f"accuracy: {rank:.2f}."
     )

@@ -36,7 +36,7 @@ def line(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[s
     kls = [f"{median(values(repair, 'kl')):.3f}" for repair in COMPARED]
     agreements = [f"{median(values(repair, 'agreement')):.1%}" for repair in COMPARED[1:]]
     name = f"`{config['model']['name']}`, {config['data']['name']}"
-    target = f"{config['protocol']['target']:.0%} of the {config['protocol']['resource']}"
+    target = f"{100 * config['protocol']['target']:g} % of the {config['protocol']['resource']}"
     return [name, target, str(len(rows)), *kls, f"{median(found):.2f}", f"{max(found):.2f}", *agreements]
 
 

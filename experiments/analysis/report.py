@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from amc_env import files, latency
+from amc_env.checks import number_of
 from experiments.analysis import (
     contests,
     curves,
@@ -97,7 +98,7 @@ def report_on(folder: Path, output: Path) -> None:
     print(markdown.table(contests.HEAD, contests.summary(contests.contests(found))))
     for note in notes:
         print(note)
-    print(f"{len(found)} runs, {len(made)} files; open {output / site.PAGE}")
+    print(f"{number_of(len(found), 'run')}, {number_of(len(made), 'file')}; open {output / site.PAGE}")
 
 
 def rebuild() -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from amc_env.checks import number_of
 from experiments.recording.record import RECORD, ROWS
 
 SPLITS = ("selection", "test")
@@ -92,7 +93,7 @@ class Run:
         """
         known = self.config.get("compressor") or {}
         words = [str(known[key]) for key in ("method", "repair") if key in known]
-        words += [f"{self.epochs} epochs"] if self.epochs is not None else []
+        words += [number_of(self.epochs, "epoch")] if self.epochs is not None else []
         recipe = self.config.get("recipe") or self.config.get("finetune") or {}
         words += [f"{key} {recipe[key]:g}" for key in RECIPE if self.epochs and recipe.get(key)]
         if self.folder is None and self.dense:

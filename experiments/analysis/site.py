@@ -12,6 +12,7 @@ from markupsafe import Markup
 from omegaconf import OmegaConf
 
 from amc_env import files
+from amc_env.checks import number_of
 from experiments.analysis import charts, contests, figures, latex, markdown
 from experiments.analysis.charts import Curve
 from experiments.analysis.contests import COSTS, HEAD, Contest
@@ -84,6 +85,7 @@ def page(
     )
     for kind in ("css", "js"):  # included as they are
         environment.globals[kind] = Markup((TEMPLATES / f"page.{kind}").read_text())
+    environment.globals["number_of"] = number_of
     networks = {_sizes(run): run.plan for run in runs if run.plan}
     frames = {sizes: f"frame-{at}" for at, sizes in enumerate(networks)}
     rows = [_row(at, run, folder, frames.get(_sizes(run))) for at, run in enumerate(runs)]

@@ -43,7 +43,9 @@ def _data(cfg: DictConfig) -> None:
     if name == "digits" and root is not None:
         raise ConfigError(f"data.root is {root}, but digits come with scikit-learn: leave it out")
     if name == "photos" and not Path(root).is_dir() and not zipfile.is_zipfile(root):
-        raise ConfigError(f"data.root is {root}, which is neither a folder nor a zip of images: give one")
+        raise ConfigError(
+            f"data.root is {root}, which is neither a folder nor a zip of images, or is damaged: give another"
+        )
 
 
 def _limits(cfg: DictConfig) -> None:

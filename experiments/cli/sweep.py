@@ -9,15 +9,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, open_dict
 
+from amc_env.checks import number_of
+from amc_env.plan import PlanError
 from experiments.cli import preflight
+from experiments.cli.causes import of_record
 from experiments.cli.checking import check_settings
-from experiments.cli.config import complete
 from experiments.cli.exits import BusyRunError, RunError
 from experiments.recording.lock import alone
 from experiments.recording.record import RECORD, RecordError, RunRecord
@@ -36,7 +37,7 @@ class Run:
 
     overrides: tuple[str, ...]
     folder: Path
-    config: dict[str, Any]
+    config: DictConfig
 
     @classmethod
     def of(cls, overrides: Sequence[str], composed: DictConfig) -> Run:
@@ -51,7 +52,7 @@ class Run:
             del task["hydra"]
         check_settings(task)
         preflight.check(task)
-        return cls(tuple(overrides), folder, complete(task))
+        return cls(tuple(overrides), folder, task)
 
     @property
     def job(self) -> list[str]:
@@ -61,15 +62,15 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the folder holds the finished record of this configuration."""
+        """Whether the folder holds the finished record of this configuration, and the files of the run."""
         if not (self.folder / RECORD).exists():
             return False
         try:
             record = RunRecord.read(self.folder)
-            record.check(self.config)
-        except RecordError:
+            record.check(of_record(self.config, self.folder))
+        except (RecordError, PlanError):
             return False  # the run itself will say why
-        return bool(record.content["status"] == "finished")
+        return record.content["status"] == "finished" and not record.missing
 
     def __str__(self) -> str:
         return " ".join(word for word in self.overrides if not word.startswith("output="))
@@ -94,7 +95,8 @@ def finish(runs: Sequence[Run], launcher: Launcher) -> None:
         raise SweepError(f"these runs would share a folder: {'; '.join(map(str, shared))}")
     left = [run for run in runs if not run.finished]
     parents = ", ".join(sorted({str(folder.parent) for folder in folders}))
-    print(f"{len(runs)} runs in {parents}: {len(runs) - len(left)} are finished, {len(left)} are left to do")
+    every = number_of(len(runs), "run")
+    print(f"{every} in {parents}: {len(runs) - len(left)} finished, {len(left)} left to do")
     if not left:
         print("nothing is left to do in this sweep; choose another output=FOLDER to run it again")
         return
@@ -106,15 +108,17 @@ def finish(runs: Sequence[Run], launcher: Launcher) -> None:
         left = others(busy)
     if failed:
         lines = [f"  {run}: {message}" for run, message in failed.items()]
-        head = f"{len(failed)} of {len(runs)} runs failed; the same command goes on with them"
+        head = f"{len(failed)} of {every} failed; the same command goes on with what is left"
         raise SweepError("\n".join([head, *lines]))
-    print(f"all {len(runs)} runs are finished: {parents}")
+    print(f"finished, {every}: {parents}")
 
 
 def others(busy: Sequence[Run]) -> list[Run]:
     """Wait for runs that other processes have locked; returns those that are still unfinished."""
     if busy:
-        print(f"{len(busy)} of the runs are at work in another process: waiting for the end of {busy[0]}")
+        print(
+            f"another process is at work in {number_of(len(busy), 'run')}: waiting for the end of {busy[0]}"
+        )
         with alone(busy[0].folder, wait=True):
             pass
     return [run for run in busy if not run.finished]

@@ -108,6 +108,7 @@ def deliver(
     tracker.summary(
         {f"{name}/{split}": getattr(row, split) for name, row in rows.items() for split in REPORTED}
     )
+    record.wrote(*written.files)
     tracker.artifact("compressed", "model", written.files, accuracy)
     if original.data.name == "photos" and task.metric is None:
         shown = {name: judged[name]["test"].logits for name in (DENSE, *entrants.last.values())}

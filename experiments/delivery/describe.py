@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from amc_env.checks import number_of
 from amc_env.execution import evaluating, lay_out
 from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
@@ -93,11 +94,12 @@ def _text(name: str, graph: Graph, table: Sequence[Row], repeats: int) -> str:
             f"{found.pairs} depthwise-separable pairs take {found.macs_percent:.2f} % of the MACs; standard "
             f"convolutions in their place would take {found.standard:.2f} times as many"
         )
-    threads = torch.get_num_threads()
+    threads, classes = torch.get_num_threads(), number_of(len(graph.outputs), "class", "classes")
     lines = [
-        f"{name} on an image of {size}, {len(graph.outputs)} classes:\n\n{as_markdown(table)}\n",
-        f"{len(graph.groups)} decisions, by number; - for channels that always stay",
-        f"ms: medians of {repeats} passes of one image, and their sum; {threads} thread{'s' * (threads > 1)}",
+        f"{name} on an image of {size}, {classes}:\n\n{as_markdown(table)}\n",
+        f"{number_of(len(graph.groups), 'decision')}, by number; - for channels that always stay",
+        f"ms: medians of {number_of(repeats, 'pass', 'passes')} of one image, and their sum; "
+        f"{number_of(threads, 'thread')}",
         pairs,
         *(f"stays: {note}" for note in graph.notes),
     ]

@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 
 from amc_env import packing
 from amc_env.card import Card
+from amc_env.checks import number_of
 from amc_env.data.own import OwnData
 from amc_env.data.splits import DataSet
 from amc_env.evaluator import accuracy
@@ -35,7 +36,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     if network.card is not None:
         smaller = network.card.compressed or network.source.suffix == packing.SUFFIX
         what = f"{'compressed' if smaller else 'dense'} {network.card.architecture}"
-    where = f"{images:,} {cfg.split} images of {data.name}"
+    where = f"{number_of(images, f'{cfg.split} image')} of {data.name}"
     print(f"{what} ({network.runtime}) on {where}: {top1:.2%} ± {error:.2%}")
 
 
@@ -54,5 +55,5 @@ def _scored(cfg: DictConfig) -> None:
     with config_errors(f"metric {cfg.metric}"):
         found = score(network, metric, batches_of(data, cfg.split, CPU), cfg.split)
     what = f"{'compressed' if card.compressed else 'dense'} {card.architecture}"
-    where = f"{found.n_images:,} {cfg.split} images of {data.name}"
+    where = f"{number_of(found.n_images, f'{cfg.split} image')} of {data.name}"
     print(f"{what} on {where}: {cfg.metric} {found.top1:.6g} ± {found.std_error:.2g}")

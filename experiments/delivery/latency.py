@@ -4,13 +4,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from experiments.delivery import racing, tabulating
 from experiments.delivery.runtimes import read
+from experiments.delivery.table import show_whole
 from experiments.delivery.timing import measure
+
+FOLDED = 16  # characters of a path in a line, at least
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
@@ -29,7 +31,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
         {path: network.forward for path, network in zip(paths, networks, strict=True)},
         networks[0].shape, batches=cfg.batches, repeats=cfg.repeats, warmup=cfg.warmup,
     )  # fmt: skip
-    table = Table("network", "runtime", "images", "median ms", "lowest", "highest", box=box.SIMPLE_HEAD)
+    head = ("network", "runtime", "images", "median ms", "lowest", "highest")
+    table = Table(*head, box=box.SIMPLE_HEAD, pad_edge=False)
     for column in table.columns[2:]:
         column.justify = "right"
     for path, network in zip(paths, networks, strict=True):
@@ -37,4 +40,4 @@ def run(cfg: DictConfig, folder: Path) -> None:
             times = (latency.median_ms, latency.lowest_ms, latency.highest_ms)
             cells = network.runtime, str(latency.batch), *(f"{ms:.3f}" for ms in times)
             table.add_row(Text(path, overflow="fold"), *cells)
-    Console().print(table)
+    show_whole(table, folding=max(0, max(map(len, paths)) - FOLDED))

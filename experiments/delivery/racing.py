@@ -14,7 +14,6 @@ from typing import Any
 
 from omegaconf import DictConfig
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -27,12 +26,14 @@ from experiments.cli.trained import network_of, shape_of
 from experiments.delivery.bench import Bench, small
 from experiments.delivery.monitoring import Monitor
 from experiments.delivery.promise import measured, promises, undisturbed
+from experiments.delivery.table import show_whole
 from experiments.recording.committed import read_committed, row_a_line
 from experiments.recording.lock import alone
 from experiments.recording.networks import DENSE, FOUND, UNIFORM, after_tuning
 from experiments.recording.provenance import commit, versions
 from experiments.recording.record import RecordError, RunRecord
 
+METRIC = "metric"  # of the user's own, whatever its unit
 REPEATS, TURNS = 3, 2  # beside the table's conditions, where a pass may have many images
 SIDES = {"onnxruntime": "onnx", "torch": "torch"}  # runtimes beside the table's, and how tables call them
 
@@ -47,10 +48,10 @@ class Entry:
         target: fraction of the dense network's cost that may be spent.
         seed: of the search.
         counts: of channels in each group.
-        selection: ``measure`` in [0, 1] on that split, after fine-tuning if there was any.
+        selection: ``measure`` on that split, after fine-tuning if there was any; in [0, 1] but for `METRIC`.
         test: likewise.
         tuned: whether it was fine-tuned.
-        measure: "accuracy"; or "agreement" with the dense network, in a comparison without labels.
+        measure: "accuracy"; "agreement" with the dense network, in a comparison without labels; or `METRIC`.
     """
 
     policy: str
@@ -177,6 +178,7 @@ def _searched(content: Mapping[str, Any]) -> list[Entry]:
                 selection=row["selection"],
                 test=row["test"],
                 tuned=tuned,
+                measure=METRIC if config.get("metric") else "accuracy",
             )
         )
     return entries
@@ -241,21 +243,15 @@ def show(rows: Iterable[Mapping[str, Any]]) -> None:
     """Print each network's promised and measured time as a fraction of the dense network's."""
     rows = list(rows)
     dense = next(row for row in rows if row["policy"] == DENSE)
-    table = Table(
-        "policy",
-        "budget",
-        "seed",
-        "promised",
-        "measured",
-        "ms",
-        f"test {dense['measure']}, %",
-        box=box.SIMPLE_HEAD,
-    )
+    measures = " or ".join(dict.fromkeys(row["measure"] for row in rows))
+    head = ("policy", "budget", "seed", "promised", "measured", "ms", f"test {measures}")
+    table = Table(*head, box=box.SIMPLE_HEAD)
     for row in rows:
+        test = f"{row['test']:.4g}" if row["measure"] == METRIC else f"{row['test']:.2%}"
         table.add_row(
-            row["policy"], f"{row['target']:.0%} {row['resource']}", str(row["seed"]),
+            row["policy"], f"{100 * row['target']:g} % {row['resource']}", str(row["seed"]),
             f"{row['promised_ms'] / dense['promised_ms']:.1%}",
             f"{row['measured_ms'] / dense['measured_ms']:.1%}",
-            f"{row['measured_ms']:.3f}", f"{100 * row['test']:.2f}",
+            f"{row['measured_ms']:.3f}", test,
         )  # fmt: skip
-    Console().print(table)
+    show_whole(table)

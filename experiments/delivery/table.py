@@ -8,6 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from amc_env.checks import number_of
 from experiments.delivery.promise import Promise
 from experiments.delivery.timing import Latency
 
@@ -50,10 +51,8 @@ class Gain:
 
 def show(rows: Mapping[str, Row], gain: Gain, files: Sequence[Path]) -> None:
     """Print one column a network, the gain of the search, and the paths of all files that were written."""
-    console, table = Console(), _table(rows, gain)
-    wanted = console.measure(table, options=console.options.update_width(1000)).maximum
-    Console(width=max(console.width, wanted)).print(table)  # wider than the terminal rather than cut
-    dense = next(iter(rows.values()))
+    console, dense = Console(), next(iter(rows.values()))
+    show_whole(_table(rows, gain))
     if dense.promise is not None:
         console.print(
             "promised: by the latency table; measured: median of "
@@ -67,12 +66,26 @@ def show(rows: Mapping[str, Row], gain: Gain, files: Sequence[Path]) -> None:
         console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
 
 
+def show_whole(table: Table, folding: int = 0) -> None:
+    """Print a table, wider than the terminal rather than with cut or broken cells.
+
+    Args:
+        table: whose first column may be folded.
+        folding: the most characters by which that column may become narrower.
+    """
+    console = Console()
+    wanted = console.measure(table, options=console.options.update_width(10_000)).maximum - folding
+    for column in table.columns[folding > 0 :]:
+        column.no_wrap = True
+    Console(width=max(console.width, wanted)).print(table)
+
+
 def _table(rows: Mapping[str, Row], gain: Gain) -> Table:
     """Costs, accuracies and times by row, networks by column."""
     dense = next(iter(rows.values()))
     table = Table("", *rows, box=box.SIMPLE_HEAD, pad_edge=False)
     for at, column in enumerate(table.columns):
-        column.justify, column.no_wrap = "right" if at else "left", True
+        column.justify = "right" if at else "left"
     table.add_row("MACs", *(_with_share(row.macs, dense.macs) for row in rows.values()))
     table.add_row("parameters", *(_with_share(row.params, dense.params) for row in rows.values()))
     if dense.bits is not None:
@@ -111,7 +124,7 @@ def gain_sentence(gain: Gain, *, of_accuracy: bool) -> str:
         points, error = f"{gain.points / 100:+.4g}", f"{gain.error / 100:.2g}"
     return (
         f"the search gained {points} over the uniform policy, {when} "
-        f"(standard error {error}, {gain.images:,} test images)"
+        f"(standard error {error}, {number_of(gain.images, 'test image')})"
     )
 
 

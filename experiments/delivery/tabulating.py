@@ -19,6 +19,7 @@ from scipy.stats import spearmanr
 from threadpoolctl import threadpool_limits
 
 from amc_env import files
+from amc_env.checks import number_of
 from amc_env.compressors.channels import allowed
 from amc_env.conditions import Conditions, LatencyError, block_of
 from amc_env.graph.structure import Graph
@@ -103,8 +104,9 @@ def made(
     drawn = list(dict.fromkeys(random_plans(offered, 4 * PLANS)))[: 2 * PLANS]
     if len(drawn) < LEAST:
         raise LatencyError(
-            f"{name} has {len(drawn)} plans that keep {floor:g} of each group, too few to fit a table and to "
-            "check it: give a lower floor, or time whole networks with `latency checkpoint=...`"
+            f"{name} has {number_of(len(drawn), 'plan')} with at least {floor:g} of each group, too few to "
+            "fit a table and to check it: give a lower floor, or time whole networks with "
+            "`latency checkpoint=...`"
         )
     jobs = mixed(design(touched(graph), counts), drawn)
     measure(bench, jobs, rows, part, repeats=repeats)
@@ -261,9 +263,9 @@ def show(table: LatencyTable) -> None:
     dense, had = int(table.prices()([each[-1] for each in table.counts])), table.conditions
     checked = sum(not plan["fitted"] for plan in table.fit.plans)
     print(
-        f"{table.name} in {had.runtime} {had.version}, batch {had.batch}, {had.threads} thread"
-        f"{'s' * (had.threads > 1)}, {had.processor}: {dense / 1e6:.3f} ms\n"
+        f"{table.name} in {had.runtime} {had.version}, batch {had.batch}, "
+        f"{number_of(had.threads, 'thread')}, {had.processor}: {dense / 1e6:.3f} ms\n"
         f"whole networks: {table.fit.factor:.3f} times the layers' sum {table.rest_ns / 1e3:+.0f} us; "
-        f"over {checked} other random plans Spearman "
+        f"over {number_of(checked, 'other random plan')} Spearman "
         f"{table.fit.spearman:.3f}, median error {table.fit.median_error:.1%}"
     )

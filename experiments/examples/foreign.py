@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from amc_env import tabular
 from amc_env.tabular import TabularEnv
+from experiments.analysis.keeping import commit_advice
 from experiments.recording.lock import alone
 from experiments.recording.opening import opened
 from experiments.recording.record import RecordError
@@ -146,7 +147,7 @@ def main(table: str, folder: str, first_seed: int = 0, seeds: int = 1) -> None:
         with record.phase("search"):
             for seed, target, name in jobs[len(record.rows) :]:
                 record.add(contender=name, target=target, seed=seed, **searched(name, table, target, seed))
-    print(f"written: {folder}; commit it: python -m experiments.report keep {folder} {table}")
+    print(f"written: {folder}{commit_advice(Path(folder), table)}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Committed records: one JSON file each, with its digest."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,4 +34,5 @@ def read_committed(path: Path) -> dict[str, Any]:
     try:
         return files.read_json(path, path.stem)
     except (OSError, files.DamagedError) as error:
-        raise RecordError(f"{error}; a committed file comes back by `git checkout {path}`") from error
+        restored = f"git checkout {shlex.quote(str(path))}"
+        raise RecordError(f"{error}; a committed file comes back by `{restored}`") from error

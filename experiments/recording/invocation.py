@@ -1,6 +1,7 @@
 """The command line of a run."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -15,6 +16,12 @@ def hydra_job() -> dict[str, Any]:
     hydra = HydraConfig.get()
     choices = {group: name for group, name in hydra.runtime.choices.items() if not group.startswith("hydra/")}
     return {"job": hydra.job.name, "overrides": list(hydra.overrides.task), "choices": choices}
+
+
+def name(folder: Path, config: Mapping[str, Any]) -> str:
+    """The name of a run: its folder's, for a fine-tuning after that of its search."""
+    search = [(folder / config["run"]).resolve().name] if "run" in config else []
+    return "-".join([*search, folder.name])
 
 
 def group(config: Mapping[str, Any]) -> str | None:

@@ -1,6 +1,6 @@
 """Opens the record that a command continues, or a new one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +8,19 @@ from amc_env import files
 from experiments.recording.record import RECORD, ROWS, RecordError, RunRecord
 
 
-def ended(folder: Path, settings: Mapping[str, Any], verb: str) -> RunRecord | None:
-    """The folder's record if its run has finished, and a line that says so; else None.
+def ended(
+    folder: Path,
+    settings: Mapping[str, Any],
+    verb: str,
+    check: Callable[[RunRecord], object] = lambda done: None,
+) -> RunRecord | None:
+    """The folder's record if its run has finished and has all its files, and a line that says so; else None.
 
     Args:
         folder: of the run.
         settings: the configuration, as plain data.
         verb: what another folder would be for, such as "search".
+        check: raises for a finished record that is not this run's, before the line is printed.
 
     Raises:
         RecordError: when the finished record is of another configuration.
@@ -22,6 +28,10 @@ def ended(folder: Path, settings: Mapping[str, Any], verb: str) -> RunRecord | N
     if not (folder / RECORD).exists() or (done := RunRecord.read(folder)).content["status"] != "finished":
         return None
     done.check(settings)
+    check(done)
+    if done.missing:
+        print(f"{folder} was finished, but has no {', '.join(done.missing)} any more: making it again")
+        return None
     print(f"{folder} is finished: nothing to do; choose another output=FOLDER to {verb} again")
     return done
 

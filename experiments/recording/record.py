@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from amc_env import files
+from amc_env.checks import number_of
 from experiments.recording import chain
 from experiments.recording.invocation import hydra_job
 from experiments.recording.provenance import commit, versions
@@ -48,7 +49,7 @@ class RunRecord:
     | ``status`` | running, finished, interrupted or failed |
     | ``best``, ``results`` | set by `update` |
     | ``seconds`` | by phase, see `phase` |
-    | ``run`` | command, its job, overrides and choices, folder, machine, start and end |
+    | ``run`` | command, its job, overrides and choices, folder, files, machine, start and end |
     """
 
     def __init__(self, folder: Path, content: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -138,7 +139,7 @@ class RunRecord:
         kept = self.content["run"].get("rows", 0)
         ended = self.content["status"] == "finished"
         if len(self.rows) < kept or (ended and (torn or len(self.rows) > kept)):
-            raise RecordError(f"{path} holds {len(self.rows)} whole rows of {kept}; {ELSEWHERE}")
+            raise RecordError(f"{path} holds {number_of(len(self.rows), 'whole row')} of {kept}; {ELSEWHERE}")
         if torn:
             self.notes.append(f"{path}: the last row was cut short and is dropped")
 
@@ -152,7 +153,9 @@ class RunRecord:
         record = cls.read(folder)
         record.check(config)
         if len(record.rows) < episodes:
-            raise RecordError(f"{folder} has {len(record.rows)} rows, cannot go on after {episodes}")
+            raise RecordError(
+                f"{folder} has {number_of(len(record.rows), 'row')}, cannot go on after {episodes}"
+            )
         record.over = record.content["status"] == "finished" and len(record.rows) == episodes
         del record.rows[episodes:], record.chain[episodes + 1 :]
         record.content["status"] = "running"
@@ -205,6 +208,16 @@ class RunRecord:
         self.content["run"]["rows"] = len(self.rows)
         text = json.dumps(files.seal(self.content), indent=1, sort_keys=True, allow_nan=False)
         files.write(self.folder / RECORD, text + "\n")
+
+    def wrote(self, *written: Path) -> None:
+        """Note files in the folder that belong to the finished run."""
+        names = [str(path.relative_to(self.folder)) for path in written]
+        self.content["run"]["files"] = list(dict.fromkeys([*self.content["run"].get("files", []), *names]))
+
+    @property
+    def missing(self) -> list[str]:
+        """The files of `wrote` that are no longer there."""
+        return [name for name in self.content["run"].get("files", []) if not (self.folder / name).exists()]
 
     def sync(self) -> None:
         """Flush all rows to the disk."""

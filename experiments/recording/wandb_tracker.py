@@ -72,7 +72,7 @@ class WandbTracker:
                 dir=self.folder,
                 mode=self.mode,
                 project=self.project,
-                name=self.folder.name[: wandb_names.NAME],
+                name=invocation.name(self.folder, self.config)[: wandb_names.NAME],
                 group=self.group,
                 job_type=self.agent,
                 tags=self.tags,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from amc_env import tabular
 from amc_env.env import CompressionEnv
 from amc_env.rewards import REWARDS
 from amc_env.tabular import Table, TabularEnv
+from experiments.analysis.keeping import commit_advice
 from experiments.cli import config
 from experiments.cli import contenders as named
 from experiments.cli.problem import build_agent, scale_of
@@ -29,8 +29,7 @@ from experiments.recording.record import RECORD, RecordError, RunRecord
 def main(cfg: DictConfig, folder: Path) -> None:
     """Run every search and print the path of the record."""
     compare(cfg, folder)
-    command = f"python -m experiments.report keep {shlex.quote(str(folder))} NAME"
-    print(f"written: {folder / RECORD}; commit it: {command}")
+    print(f"written: {folder / RECORD}{commit_advice(folder, cfg.table)}")
 
 
 def compare(cfg: DictConfig, folder: Path) -> RunRecord:

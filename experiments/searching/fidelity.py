@@ -15,6 +15,7 @@ from torch import nn
 
 from amc_env.budget import Budget
 from amc_env.building import AnyTask, make_task
+from amc_env.checks import number_of
 from amc_env.compressors import plan_of
 from amc_env.evaluator import Evaluator, accuracy, compared, logits
 from amc_env.metrics import Evaluation, mean
@@ -100,7 +101,7 @@ def part_of(part: Sequence[int], plans: int) -> tuple[int, int, int]:
     if len(part) != 2 or not 0 <= part[0] < part[1] <= plans:
         raise config.ConfigError(
             f"part is a number from 0 and how many parts there are, at most a part a plan, as [1,4] for the "
-            f"second of four; not {list(part)} of {plans} plans"
+            f"second of four; not {list(part)} of {number_of(plans, 'plan')}"
         )
     return part[0], plans, part[1]
 

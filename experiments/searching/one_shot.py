@@ -47,7 +47,9 @@ def torch_pruning(model: nn.Module, data: DataSet, target: float) -> nn.Module:
         else:
             low = ratio
     if found is None:
-        raise OneShotError(f"Torch-Pruning leaves no network with {target:.0%} of the MACs: ask for more")
+        raise OneShotError(
+            f"Torch-Pruning leaves no network with {100 * target:g} % of the MACs: ask for more"
+        )
     return found
 
 

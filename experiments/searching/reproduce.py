@@ -6,6 +6,7 @@ read from their records.
 """
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -72,7 +73,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     rows = chosen(asked, cfg.rows)
     if "folder" in asked and folder.name == cfg.table:  # figure 2 is of the runs of table 2
         folder = folder.with_name(asked["folder"])
-    folder = of_settings(folder, cfg)
+    usual, folder = folder, of_settings(folder, cfg)
     folder.mkdir(parents=True, exist_ok=True)
     for name, needed in asked.get("prepare", {}).items():
         if any(name in row for row in rows) and not Path(needed["file"]).exists():
@@ -81,7 +82,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
                 raise ReproduceError(
                     f"{name} needs {needed['file']}, which is not of {cfg.images}: choose other rows"
                 )
-            print(f"first: python -m experiments.{job} {' '.join(words)}")
+            print(f"first: python -m experiments.{job} {shlex.join(words)}")
             _call(job, words)
     wanted = sweeps(cfg, rows, folder)
     total = sum(sweep.runs * sweep.episodes for sweep in wanted)
@@ -95,6 +96,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
             if (log := launched(sweep, folder, meter, past + left)) is not None:
                 failed.append(log)
     show(cfg.table, folder)
+    if folder == usual:  # a short try or one on other data is no row of the paper's table
+        print("to commit a run: python -m experiments.report keep RUN NAME")
     if failed:
         raise ReproduceError(f"runs failed, the same command goes on with them:\n{failed[0]}")
 
@@ -157,7 +160,7 @@ def launched(sweep: Sweep, folder: Path, meter: Meter, others: int) -> str | Non
         others: progress of its other sweeps.
     """
     log = folder / LOG
-    meter.say(f"python -m experiments.{sweep.job} -m {' '.join(sweep.words)}")
+    meter.say(f"python -m experiments.{sweep.job} -m {shlex.join(sweep.words)}")
     total = sweep.runs * sweep.episodes
     done, _ = counted(folder, sweep)
     with log.open("a") as file:
@@ -227,10 +230,7 @@ def show(table: str, folder: Path) -> None:
         figures.curves(
             drawn, folder / f"{table}-keep", made.title, "decision, in forward order", "fraction that stays"
         )
-    print(
-        f"written: {folder}/{table}.md, .tex, .csv; "
-        "to commit a run: python -m experiments.report keep RUN NAME"
-    )
+    print(f"written: {folder}/{table}.md, .tex, .csv")
 
 
 def layer_tables(table: str, own: Sequence[Run]) -> list[str]:

@@ -43,8 +43,8 @@ def main(cfg: DictConfig, folder: Path) -> float:
 def search(cfg: DictConfig, folder: Path) -> RunRecord:
     """The same as `main`, for a caller without Hydra.
 
-    Resumes an unfinished search of the same configuration that it finds in the folder, and reads a finished
-    one.
+    Resumes an unfinished search of the same configuration that it finds in the folder, also a finished one
+    whose files are missing, and reads one that is whole.
 
     Raises:
         ConfigError: for an impossible value, before anything is written.
@@ -93,6 +93,7 @@ def _search(cfg: DictConfig, record: RunRecord, tracker: Tracker, saved: state.S
     }
     known = ("reward", "macs_share", "params_share")
     tracker.summary({f"best/{name}": best[name] for name in known if name in best} | selection)
+    record.wrote(record.folder / plans.PLAN)
     tracker.artifact("plan", "plan", [record.folder / plans.PLAN], {"plan": plan.hash})
     if cfg.deliver:
         deliver(cfg, original, env, plan, record, tracker, possible)

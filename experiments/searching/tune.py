@@ -7,6 +7,7 @@ command, started several times, shares the trials between its processes.
 from __future__ import annotations
 
 import itertools
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -49,7 +50,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     record = tune(cfg, folder)
     best, first = record.content["best"], in_order(record)[0]
     print(f"regret {first['regret']:.3f} points as it stands, {best['regret']:.3f} in trial {best['trial']}")
-    print(f"python -m experiments.search {' '.join(best['overrides'])}")
+    print(f"python -m experiments.search {shlex.join(best['overrides'])}")
 
 
 def tune(cfg: DictConfig, folder: Path) -> RunRecord:

@@ -25,10 +25,12 @@ from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
 from experiments.analysis import deep_compression as analysis
 from experiments.cli import config
+from experiments.cli.causes import of_record
 from experiments.cli.datasets import refuse_unlabelled
 from experiments.cli.identity import check_identity
 from experiments.cli.trained import Trained, trained
 from experiments.recording import plans
+from experiments.recording import state as states
 from experiments.recording.opening import ended
 from experiments.recording.provenance import commit
 from experiments.recording.record import RunRecord
@@ -42,23 +44,26 @@ FILE = f"compressed{packing.SUFFIX}"
 
 def run(cfg: DictConfig, folder: Path) -> None:
     """Compress the network of a configuration, and print the table of its file."""
-    original, settings = trained(cfg), config.plain(cfg)
+    original, settings = trained(cfg), of_record(cfg, folder)
     course = Course.of(cfg, original)
-    if cfg.policy is not None:
-        settings |= {"plan": plans.of_run(Path(cfg.policy)).hash}
     phases = [*(f"prune-{number}" for number in range(1, course.rounds + 1)), "share"]
-    states = [f"{phase}.state" for phase in phases]
-    if (done := ended(folder, settings, "compress")) is not None:
-        check_identity(done, original.model, original.data)
-        return
-    record = opened(folder, settings, seeds={"batches": course.recipe.seed}, states=states)
-    with record, config.instantiate(cfg.tracking, folder=folder, config=settings) as tracker:
-        record.update(results=check_identity(record, original.model, original.data))
-        record.update(results=compressed(course, record, tracker))
-    for state in folder.glob("*.state*"):
-        state.unlink()
-    print(analysis.layers_table(record.content["results"]))
-    print(f"written: {folder / FILE}")
+    names = [f"{phase}.state" for phase in phases]
+
+    def identity(record: RunRecord) -> dict[str, str]:
+        return check_identity(record, original.model, original.data)
+
+    if ended(folder, settings, "compress", identity) is None:
+        record = opened(folder, settings, seeds={"batches": course.recipe.seed}, states=names)
+        with record, config.instantiate(cfg.tracking, folder=folder, config=settings) as tracker:
+            record.update(results=identity(record))
+            found = compressed(course, record, tracker)
+            record.update(results=found)
+            record.wrote(folder / FILE)
+            _track(tracker, found, folder / FILE)
+        print(analysis.layers_table(found))
+        print(f"written: {folder / FILE}")
+    for name in names:
+        states.remove(folder / name)  # also those of a run that was killed when it had finished
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,13 @@ def compressed(course: Course, record: RunRecord, tracker: Tracker) -> dict[str,
     _check(state, read)
     found["file"] = _measured(course, read)
     return {"accuracy": found, "bytes": len(content), **_of_file(content)}
+
+
+def _track(tracker: Tracker, found: Mapping[str, Any], path: Path) -> None:
+    accuracy = found["accuracy"]["file"]
+    shown = {f"accuracy/{split}": top1 for split, top1 in accuracy.items()}
+    tracker.summary(shown | {"bytes": found["bytes"]})
+    tracker.artifact("compressed", "model", [path], accuracy)
 
 
 def settled(network: nn.Module) -> nn.Module:

@@ -1,7 +1,6 @@
 """Fine-tunes the network of a search's plan."""
 
 import copy
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from amc_env.env import CompressionEnv
 from amc_env.evaluator import accuracies
 from amc_env.plan import Plan
 from experiments.cli import config
+from experiments.cli.causes import of_record
 from experiments.cli.identity import check_identity
 from experiments.cli.preflight import check_rate
 from experiments.cli.problem import environment, searched
@@ -40,10 +40,9 @@ STEM = "compressed"  # name of the network's files in a run's folder
 def run(cfg: DictConfig, folder: Path) -> None:
     """Fine-tune from the repaired weights, then write the network with its accuracies."""
     of_search, plan = searched(Path(cfg.run), cfg.target), plans.of_run(Path(cfg.run))
-    from_here = os.path.relpath(Path(cfg.run).resolve(), folder.resolve())  # the same however it is spelled
-    asked = config.plain(cfg) | {"plan": plan.hash, "run": from_here}
-    recipe = Recipe(**config.plain(cfg.recipe))
+    asked, recipe = of_record(cfg, folder), Recipe(**config.plain(cfg.recipe))
     if ended(folder, asked, "fine-tune") is not None:
+        states.remove(folder / STATE)  # of a run that was killed when it had finished
         return
     check_rate(of_search.compressor.method, "recipe.lr", recipe.lr)
     record = opened(folder, asked, seeds={"batches": recipe.seed}, states=[STATE])
@@ -61,6 +60,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
         measured = accuracies(tuned, original.data)
         card = weights.save(folder / STEM, tuned, card_of(original, env, plan, measured, recipe, recipe.seed))
         record.update(results={"accuracy": measured})
+        record.wrote(*weights.files(folder / STEM))
         tracker.summary({f"accuracy/{split}": top1 for split, top1 in measured.items()})
         tracker.artifact("checkpoint", "model", list(weights.files(folder / STEM)), card.accuracy)
     states.remove(folder / STATE)

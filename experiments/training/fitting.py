@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from amc_env.checks import number_of
 from amc_env.data.splits import DataSet
 from experiments.recording import opening
 from experiments.recording.progress import Meter
@@ -30,15 +31,15 @@ def opened(
         states: names of the files with states.
 
     Raises:
-        RecordError: if the record has other settings, or epochs without a state to resume from.
+        RecordError: if the record has other settings, or epochs without a state to resume from. A finished
+            one needs none: its files are made again.
     """
-    if (folder / RECORD).exists():
-        record = RunRecord.read(folder)
+    if (folder / RECORD).exists() and (record := RunRecord.read(folder)).content["status"] != "finished":
         past = sum(len(read_history(folder / state, _of(record, folder / state))) for state in states)
         if past < len(record.rows) - 1 or (record.rows and not past):  # the state before the last is kept
             raise RecordError(
-                f"{folder} has {len(record.rows)} epochs, and {' and '.join(states)} are missing or behind "
-                f"them; {ELSEWHERE}"
+                f"{folder} has {number_of(len(record.rows), 'epoch')}, and {' and '.join(states)} are "
+                f"missing or behind them; {ELSEWHERE}"
             )
     return opening.opened(folder, settings, seeds=seeds, rows=0)  # the states' epochs come in again
 

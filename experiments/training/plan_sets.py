@@ -9,6 +9,7 @@ import numpy as np
 from agents.episode import ACTIONS
 from agents.rules import Deep, Rule, Shallow, Uniform
 from amc_env.budget import Budget
+from amc_env.checks import number_of
 
 BETA = 0.7  # half the width of the relative action scale, in nats
 CHANGED = 0.35  # probability that a perturbation changes a group
@@ -55,7 +56,8 @@ def plan_set(budget: Budget, count: int, seed: int) -> list[Drawn]:
         found.setdefault(scaled(budget, np.exp(draws[kind]())), kind)
     if len(found) < count:
         raise PlanSetError(
-            f"{count} plans asked for, but the budget has only {len(found)} that were found: ask for fewer"
+            f"{number_of(count, 'plan')} asked for, but the budget has only {len(found)} that were "
+            "found: ask for fewer"
         )
     return [Drawn(kind, counts) for counts, kind in found.items()][:count]
 

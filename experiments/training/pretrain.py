@@ -1,5 +1,6 @@
 """Trains a dense network and writes its checkpoint."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from amc_env.data.splits import DataSet
 from amc_env.evaluator import accuracies
 from amc_env.execution import device_of
 from experiments.cli import config
+from experiments.cli.causes import of_record
 from experiments.cli.datasets import load_data, refuse_unlabelled
 from experiments.cli.identity import check_images, images_of
 from experiments.recording.opening import ended
@@ -27,7 +29,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
     """Train, and print the accuracies and the path of the checkpoint."""
     card = pretrain(cfg, folder)
     print(", ".join(f"{split} {top1:.2%}" for split, top1 in card.accuracy.items()))
-    print(f"written: {stem(cfg, folder)}.safetensors and .json; use: model.checkpoint={stem(cfg, folder)}")
+    use = shlex.quote(f"model.checkpoint={stem(cfg, folder)}")
+    print(f"written: {stem(cfg, folder)}.safetensors and .json; use: {use}")
 
 
 def pretrain(cfg: DictConfig, folder: Path) -> Card:
@@ -39,9 +42,9 @@ def pretrain(cfg: DictConfig, folder: Path) -> Card:
     Raises:
         DataError, ModelError, RecipeError, RecordError, DivergedError: each says what to change.
     """
-    settings, device = config.plain(cfg), device_of(cfg.device)
+    settings, device = of_record(cfg, folder), device_of(cfg.device)
     recipe, options = Recipe(**settings["recipe"]), settings["model"]["options"]
-    if all(file.exists() for file in weights.files(stem(cfg, folder))) and ended(folder, settings, "train"):
+    if ended(folder, settings, "train") is not None:
         return weights.read_card(stem(cfg, folder))
     data = load_data(cfg.data)
     refuse_unlabelled(data, cfg.data.root)
@@ -59,6 +62,7 @@ def pretrain(cfg: DictConfig, folder: Path) -> Card:
             card = _card(cfg, model, data, recipe, options)
         card = weights.save(stem(cfg, folder), model.cpu(), card)
         record.update(results={"accuracy": card.accuracy, "sha256": card.sha256, "copy": data.copy})
+        record.wrote(*weights.files(stem(cfg, folder)))
         tracker.summary({f"accuracy/{split}": top1 for split, top1 in card.accuracy.items()})
         tracker.artifact("checkpoint", "model", list(weights.files(stem(cfg, folder))), card.accuracy)
     return card
