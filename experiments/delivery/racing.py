@@ -29,7 +29,7 @@ from experiments.delivery.monitoring import Monitor
 from experiments.delivery.promise import measured, promises, undisturbed
 from experiments.recording.committed import read_committed, row_a_line
 from experiments.recording.lock import alone
-from experiments.recording.networks import DENSE, FOUND, UNIFORM, after_tuning
+from experiments.recording.networks import DENSE, FOUND, UNIFORM, after_tuning, table_of
 from experiments.recording.provenance import commit, versions
 from experiments.recording.record import RecordError, RunRecord
 
@@ -159,7 +159,7 @@ def _compared(
 
 def _searched(content: Mapping[str, Any]) -> list[Entry]:
     """Entries in the final table of a search."""
-    found = content["results"]["table"]
+    found = table_of(content["results"])
     config, agent = content["config"], (content["run"].get("choices") or {}).get("agent", FOUND)
     protocol = config["protocol"]
     entries = []
