@@ -240,6 +240,12 @@ def test_an_integer_will_do_where_a_float_is_meant(composed):
     task(composed("config", "tracking.group=null", "tracking.tags=[a,b]"))
 
 
+@pytest.mark.parametrize("override", ["env=amc", "finetune=null"])
+def test_a_value_in_the_place_of_settings(override, composed):
+    with pytest.raises(ConfigError, match=r"give its settings, as \w+\.KEY=VALUE"):
+        task(composed("config", override))
+
+
 def test_an_experiment_file_that_misspells_a_setting_of_an_agent(composed, tmp_path):
     (tmp_path / "experiment").mkdir()
     mine = tmp_path / "experiment" / "mine.yaml"

@@ -30,8 +30,10 @@ def test_what_ranks_policies_as_tuning_does_is_told_from_five_policies_on():
     for one, before in zip(rows, (0.5, 0.4, 0.3, 0.2, 0.1), strict=True):
         one["before"] = {"selection": 0.0, "test": before}
     told = tuned.table(rows).splitlines()[-1]
-    assert told.startswith("Spearman's correlation with the tuned test accuracy over these 5 rows: ")
-    assert "accuracy before tuning -1.00 [-1.00, " in told
+    assert told.startswith(
+        "Spearman's correlation with the test accuracy after fine-tuning over these 5 rows: "
+    )
+    assert "accuracy before fine-tuning -1.00 [-1.00, " in told
     assert "parameters 1.00 [" in told
     assert "Spearman" not in tuned.table(rows[:4])
 

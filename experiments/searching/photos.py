@@ -33,8 +33,18 @@ from experiments.cli.trained import Trained, trained
 from experiments.delivery.picture import draw
 from experiments.recording.plans import candidates, groups, shares
 from experiments.searching import one_shot
-from experiments.searching.compare import contenders_of, is_rule, note_critics, opened, rehearse, seeds_of
-from experiments.searching.contest import Job, curve, run_all, trials_of
+from experiments.searching.contest import (
+    Job,
+    contenders_of,
+    curve,
+    is_rule,
+    note_critics,
+    opened,
+    rehearse,
+    run_all,
+    seeds_of,
+    trials_of,
+)
 
 SPLITS = ("selection", "test")
 UNIFORM = "uniform"
@@ -130,7 +140,7 @@ def row(subject: Subject, settings: Mapping[str, Any] | None, job: Job) -> dict[
 
     Args:
         subject: the network to search.
-        settings: ``agent`` and ``env``, see `compare.contender`; None for a one-shot method.
+        settings: ``agent`` and ``env``, see `contest.contender`; None for a one-shot method.
         job: policy, target and seed.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The job of `experiments.policies`: one network searched by many agents, then tuned by the same recipe.
+"""The job of `experiments.policies`: one network searched by many agents, then fine-tuned by the same recipe.
 
 Each row of the record is one search; a killed run continues with the searches that have no row.
 """
@@ -27,8 +27,17 @@ from experiments.cli.problem import build_agent
 from experiments.cli.trained import Trained, trained
 from experiments.recording.plans import candidates, groups, shares
 from experiments.searching import stages
-from experiments.searching.compare import contenders_of, is_rule, note_critics, opened, rehearse
-from experiments.searching.contest import Job, curve, run_all, trials_of
+from experiments.searching.contest import (
+    Job,
+    contenders_of,
+    curve,
+    is_rule,
+    note_critics,
+    opened,
+    rehearse,
+    run_all,
+    trials_of,
+)
 from experiments.training.distillation import teacher_of
 from experiments.training.finetune import tuned
 from experiments.training.loop import DivergedError
@@ -134,7 +143,7 @@ def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, An
 
     Args:
         subject: the network to search.
-        settings: ``agent`` and ``env``, see `compare.contender`.
+        settings: ``agent`` and ``env``, see `contest.contender`.
         job: policy, target and seed.
 
     Returns:
@@ -210,9 +219,9 @@ def delivered(
         stages: number of stages that share the epochs.
 
     Returns:
-        The tuned network, or the untuned one if ``known`` has the plan; and ``evaluations``; ``counts``,
-        ``reward`` and ``episode`` of the plan; ``macs_share`` and ``params_share``; top-1 in [0, 1] by split,
-        ``before`` and ``after`` fine-tuning.
+        The fine-tuned network, or the repaired one if ``known`` has the plan; and ``evaluations``;
+        ``counts``, ``reward`` and ``episode`` of the plan; ``macs_share`` and ``params_share``; top-1 in
+        [0, 1] by split, ``before`` and ``after`` fine-tuning.
     """
     task = subject.task
     tried = candidates(trials, subject.confirm)

@@ -26,7 +26,8 @@ from experiments.recording.lock import BusyError, alone
 from experiments.recording.opening import opened
 from experiments.recording.progress import Meter
 from experiments.recording.record import RunRecord
-from experiments.searching.compare import contender, rehearse, run
+from experiments.searching.compare import run
+from experiments.searching.contest import contender, rehearse
 
 try:
     import optuna
