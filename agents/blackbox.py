@@ -26,7 +26,7 @@ LIMITS = {  # of the settings: the lowest and the highest
 
 
 class BlackBox(ABC):
-    """An agent over whole episodes: action t of the current point is played at decision t.
+    """An agent that proposes whole episodes: action t of the current point is played at decision t.
 
     Args:
         observation_space: ignored.

@@ -1,4 +1,4 @@
-"""The base of agents over whole plans: propose a plan, play it, store its reward."""
+"""The base of agents that propose whole plans: propose a plan, play it, store its reward."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

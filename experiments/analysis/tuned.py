@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from agents import critic
+from agents.pretrained import SHIPPED, Pretrained
 from experiments.analysis import markdown, stats
 from experiments.analysis.fidelity import correlations
 
@@ -57,6 +59,19 @@ def summary(rows: Rows) -> str:
         runs = [str(len(each)) for each in own]
         body.append([f"`{name}`", runs[0] if len({*runs}) == 1 else ", ".join(runs), *cells])
     return markdown.table(head, body)
+
+
+def older_critics(record: Mapping[str, Any]) -> str:
+    """A line on the policies whose critics shipped before those that ship now; empty without any."""
+    named, shipped = record["results"].get("critics", {}), critic.read(SHIPPED).digest
+    found = [
+        name
+        for name, settings in record["config"]["contenders"].items()
+        if settings["agent"]["_target_"] == f"{Pretrained.__module__}.{Pretrained.__name__}"
+        and settings["agent"].get("critic") is None
+        and named.get(name, {}).get("sha256") != shipped
+    ]
+    return "".join(f"\n\n`{name}` has earlier critics than those that ship now." for name in found)
 
 
 def _one_target(rows: Rows, resource: str) -> str:

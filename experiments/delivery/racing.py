@@ -139,7 +139,7 @@ def entries_of(run: Path, graph: Graph) -> list[Entry]:
 def _compared(
     content: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], sizes: Iterable[int]
 ) -> list[Entry]:
-    """Entries of a comparison of policies; one-shot methods have no counts of channels."""
+    """Entries of a comparison of agents; one-shot methods have no counts of channels."""
     config, dense = content["config"], content["results"][DENSE]
     tuned = "recipe" in config
     measure, key = ("accuracy", "after") if tuned else ("agreement", "agreement")

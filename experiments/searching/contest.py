@@ -27,7 +27,7 @@ POINTS = 40  # of a curve
 
 @dataclass(frozen=True)
 class Job:
-    """One search: a policy, the fraction of the resource that may be spent, and the agent's seed."""
+    """One search: a contender or one-shot method by its name, the fraction to spend, and the seed."""
 
     policy: str
     target: float
@@ -116,7 +116,7 @@ def run_all(
         record: open.
         jobs: all of the comparison.
         row: runs one.
-        accuracy: of a row, to be shown beside its policy's name.
+        accuracy: of a row, to be shown beside its name.
     """
     done = {Job(row["policy"], row["target"], row["seed"]) for row in record.rows}
     with record.phase("runs"), Meter("runs", len(jobs), done=len(done)) as meter:

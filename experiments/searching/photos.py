@@ -1,4 +1,4 @@
-"""The job of `experiments.photos`: one network cut by many policies, without training and without labels.
+"""The job of `experiments.photos`: one network cut by many agents, without training and without labels.
 
 Each row of the record is one search; a killed run continues with the searches that have no row.
 """
@@ -107,7 +107,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
 
 def all_jobs(cfg: DictConfig, contenders: Mapping[str, Any]) -> list[Job]:
-    """Every policy at every target, by seed; a rule or a one-shot method has only one."""
+    """Every contender and one-shot method at every target, by seed; what is no search has only one."""
     return [
         Job(name, target, seed)
         for seed in range(cfg.first_seed, cfg.first_seed + cfg.seeds)
@@ -141,7 +141,7 @@ def row(subject: Subject, settings: Mapping[str, Any] | None, job: Job) -> dict[
     Args:
         subject: the network to search.
         settings: ``agent`` and ``env``, see `contest.contender`; None for a one-shot method.
-        job: policy, target and seed.
+        job: name, target and seed.
 
     Returns:
         A row of the record: the job, the results of `searched` or `shot` and of `measured`, and

@@ -103,7 +103,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
 
 def all_jobs(cfg: DictConfig, contenders: Mapping[str, Any]) -> list[Job]:
-    """Every policy at every target, by seed.
+    """Every contender at every target, by seed.
 
     A rule finds the same plan with every seed, but its fine-tuning differs.
     """
@@ -144,7 +144,7 @@ def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, An
     Args:
         subject: the network to search.
         settings: ``agent`` and ``env``, see `contest.contender`.
-        job: policy, target and seed.
+        job: name, target and seed.
 
     Returns:
         A row of the record: the job; the result of `delivered` for the best plan, and `stages.costs` of its
