@@ -60,6 +60,14 @@ def test_the_table_has_the_ceiling_first_and_then_every_proxy():
     assert len([line for line in lines if line.startswith("|")]) == 3 + 4 + 2
 
 
+def test_a_short_fine_tuning_as_a_proxy_has_its_name_spelled_out():
+    rows = [row(t, 1 - t, [t, t]) for t in (0.1, 0.2, 0.3)]
+    for each in rows:
+        each["proxies"]["tuned 50 steps"] = next(iter(each["proxies"].values()))
+        each["seconds"]["tuned 50 steps"] = 3.0
+    assert "| fine-tuned 50 steps | top1 |" in fidelity.table(rows)
+
+
 def test_what_a_proxy_can_reach_by_hand():
     assert fidelity.of_mean(0.92, 2) == pytest.approx((1.84 / 1.92) ** 0.5)
     assert fidelity.of_mean(0.5, 3) == pytest.approx(0.75**0.5)

@@ -121,7 +121,8 @@ def table(rows: Rows) -> str:
         chosen = np.mean([other[own == own.max()].mean() for own, other in zip(tuned.T, others, strict=True)])
         body.append(["*fine-tuned, another seed*", "*top1*", *top, f"{100 * chosen:.2f}", ""])
     for one in fidelities(rows):
-        cells = [one.repair, one.metric, f"{one.spearman:.2f}", f"{one.kendall:.2f}"]
+        shown = f"fine-{one.repair}" if one.repair.startswith("tuned") else one.repair  # "tuned 50 steps"
+        cells = [shown, one.metric, f"{one.spearman:.2f}", f"{one.kendall:.2f}"]
         body.append([*cells, f"{100 * one.chosen:.2f}", f"{one.seconds:.2f}" if one.repair else ""])
     note = (
         f"{len(rows)} plans, {tuned.shape[1]} seeds of fine-tuning. Accuracy after it from "
