@@ -67,7 +67,7 @@ def typed(group: str, choice: str, kind: type) -> DictConfig:
     ("group", "choice"),
     [
         (group, choice)
-        for group in ("compressor", "tracking", "env", "experiment", "sweep")
+        for group in ("compressor", "tracking", "experiment", "sweep")
         for choice in choices(group)
     ],
 )
