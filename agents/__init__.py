@@ -1,1 +1,1 @@
-"""Searchers: each is an `agents.episode.Agent` and sees only an environment's spaces and info."""
+"""Agents: each has the methods of `agents.episode.Agent` and sees only an environment's spaces and info."""

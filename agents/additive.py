@@ -67,7 +67,7 @@ class Additive(PlanSearch):
         return super().state_dict() | {"centre": list(self.centre), "changed": self.changed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly where the state was taken; raises `StateError` for another searcher's state."""
+        """Continue exactly where the state was taken; raises `StateError` for another agent's state."""
         super().load_state_dict(state)
         self.centre, self.changed = list(state["centre"]), state["changed"]
 

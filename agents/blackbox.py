@@ -26,7 +26,7 @@ LIMITS = {  # of the settings: the lowest and the highest
 
 
 class BlackBox(ABC):
-    """A searcher over whole episodes: action t of the current point is played at decision t.
+    """An agent that proposes whole episodes: action t of the current point is played at decision t.
 
     Args:
         observation_space: ignored.
@@ -123,7 +123,7 @@ class CMAES(BlackBox):
 
     def __init__(self, *args: Any, sigma: float = 0.2, population: int = 0, **kwargs: Any) -> None:
         try:
-            import cma  # here, because it takes seconds that other searchers need not wait for
+            import cma  # here, because it takes seconds that other agents need not wait for
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("CMAES needs the package cma: pip install 'amc-rl[cmaes]'") from error
         check_limits(LIMITS, {"sigma": sigma, "population": population})

@@ -1,4 +1,4 @@
-"""The archive of elites as a searcher without networks: what `agents.ddpg_elites` is measured against."""
+"""The archive of elites as an agent without networks: what `agents.ddpg_elites` is measured against."""
 
 from collections.abc import Mapping
 from typing import Any

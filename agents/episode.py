@@ -57,7 +57,7 @@ class Episode:
 
 
 class Agent(Protocol):
-    """The interface of a searcher: it chooses an action for each decision and learns after each episode.
+    """The interface of an agent: it chooses an action for each decision and learns after each episode.
 
     At the first decision of an episode, `act` gets the info of ``reset``, the only one with the key
     ``decisions``; later it gets the info of the step before. A state holds only tensors and plain data, so

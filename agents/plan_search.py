@@ -1,4 +1,4 @@
-"""The base of searchers over whole plans: propose a plan, play it, store its reward."""
+"""The base of agents that propose whole plans: propose a plan, play it, store its reward."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ class PlanSearch(ABC):
     The info of ``reset`` must hold ``choices`` and ``costs``, see `agents.lattice.Lattice`. Each info
     before a decision must hold ``actions``: for each choice, the action that asks for it. On the absolute
     scale every plan can be asked for. On the relative scale some choices are out of reach, and a plan may
-    exceed a budget that ``costs`` give only approximately; the searcher then stores the plan that was
+    exceed a budget that ``costs`` give only approximately; the agent then stores the plan that was
     executed instead, and does not ask for the other again.
 
     Args:
         observation_space: ignored.
         action_space: ``Box(0, 1, (1,))``.
-        seed: of the searcher's own generator.
+        seed: of the agent's own generator.
         **settings: kept for the check of a saved state.
     """
 
@@ -122,7 +122,7 @@ class PlanSearch(ABC):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly where the state was taken; raises `StateError` for another searcher's state."""
+        """Continue exactly where the state was taken; raises `StateError` for another agent's state."""
         check_state(state, **self._identity())
         self._described = dict(state["described"])
         self.lattice = Lattice(**self._described) if self._described else None

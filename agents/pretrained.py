@@ -1,4 +1,4 @@
-"""A searcher with critics that were trained on other networks, corrected by a Gaussian process."""
+"""An agent with critics that were trained on other networks, corrected by a Gaussian process."""
 
 from pathlib import Path
 from typing import Any, ClassVar

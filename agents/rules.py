@@ -1,4 +1,4 @@
-"""Policies that do not search: the paper's uniform, shallow and deep, and least error.
+"""Rules, agents that do not search: the paper's uniform, shallow and deep, and least error.
 
 They choose keep ratios and play the actions that ask for them, on either scale. The shapes of the first
 three are those of the paper's figure 2 (Plain-20 at half of the FLOPs, 18 decisions): uniform keeps 0.70
@@ -23,7 +23,7 @@ ROUNDING = 1e-6  # of a keep ratio, so that a share is not less than itself
 
 @dataclass
 class Rule:
-    """A fixed policy: ``factor`` times the uniform keep ratio in the first ``part`` of the decisions, then
+    """A rule: ``factor`` times the uniform keep ratio in the first ``part`` of the decisions, then
     the keep ratio that uses up the budget.
 
     It neither explores nor learns, so one episode is enough.
@@ -125,7 +125,7 @@ class LeastError:
         return {"agent": "least_error"}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Check that the state is of this policy."""
+        """Check that the state is of this rule."""
         check_state(state, **self.state_dict())
 
 

@@ -1,4 +1,4 @@
-"""DDPG and TD3 of Stable-Baselines3 as searchers; the only module that imports it.
+"""DDPG and TD3 of Stable-Baselines3 as agents; the only module that imports it.
 
 Networks, losses and updates are the library's. As in AMC are the truncated normal noise, a warm-up in
 episodes, the episode's reward on every transition, and one update after an episode for each of its decisions.

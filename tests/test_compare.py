@@ -13,7 +13,7 @@ from agents.pretrained import SHIPPED
 from experiments.analysis.joining import joined, search
 from experiments.cli.config import ConfigError
 from experiments.recording.record import RecordError, RunRecord
-from experiments.searching import compare, pretrain_agent
+from experiments.searching import compare, contest, pretrain_agent
 
 pytestmark = pytest.mark.usefixtures("hydra")
 
@@ -113,7 +113,7 @@ def test_killed_and_started_again_it_ends_with_the_same_record(tmp_path):
 @pytest.mark.parametrize("override", ["agent=ddpg", "agent.hiden=3", "agent.hidden=many", "episodes=3"])
 def test_a_contender_that_is_not_one_is_named(override):
     with pytest.raises(ConfigError, match=r"contender mine: .*"):
-        compare.contender("mine", ["agent=ddpg_elites", override])
+        contest.contender("mine", ["agent=ddpg_elites", override])
 
 
 def test_started_again_with_contenders_in_another_order_it_does_what_is_missing(tmp_path):
@@ -141,4 +141,4 @@ def test_the_critics_of_a_comparison_are_recorded_and_may_not_change(tmp_path):
     assert record.content["results"]["critics"]["x"]["tables"] == ["fashion"]
     pretrain_agent.write(Ensemble(shipped.critics[1:2]), tmp_path / "mine", ["fashion"])
     with record, pytest.raises(RecordError, match="other critics"):
-        compare.note_critics(record, compare.contenders_of(asked))
+        contest.note_critics(record, contest.contenders_of(asked))

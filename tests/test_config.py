@@ -67,7 +67,7 @@ def typed(group: str, choice: str, kind: type) -> DictConfig:
     ("group", "choice"),
     [
         (group, choice)
-        for group in ("compressor", "tracking", "env", "experiment", "sweep")
+        for group in ("compressor", "tracking", "experiment", "sweep")
         for choice in choices(group)
     ],
 )
@@ -238,6 +238,12 @@ def test_an_integer_will_do_where_a_float_is_meant(composed):
         composed("config", "agent=ddpg_elites", "agent.sigma=1", "env.reward_images=null", "tracking.group=x")
     )
     task(composed("config", "tracking.group=null", "tracking.tags=[a,b]"))
+
+
+@pytest.mark.parametrize("override", ["env=amc", "finetune=null"])
+def test_a_value_in_the_place_of_settings(override, composed):
+    with pytest.raises(ConfigError, match=r"give its settings, as \w+\.KEY=VALUE"):
+        task(composed("config", override))
 
 
 def test_an_experiment_file_that_misspells_a_setting_of_an_agent(composed, tmp_path):

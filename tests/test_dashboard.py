@@ -58,6 +58,11 @@ def test_workspace_and_report_are_valid_without_a_network():
         assert panel._to_model() is not None
 
 
+def test_the_found_network_of_older_runs_is_shown_too():
+    (chart,) = dashboard.bars({"T": ["found/test", "found, tuned/test", "best/reward"]})
+    assert chart.metrics == ["found/test", "found, tuned/test", "best/reward", "AMC/test", "AMC, tuned/test"]
+
+
 def test_nothing_is_sent_unless_asked(capsys):
     dashboard.main(SimpleNamespace(sync=None, entity=None, project="p", push=False), Path())
     assert "push=true sends them" in capsys.readouterr().out
@@ -107,11 +112,11 @@ def test_what_a_search_leaves_is_a_table_and_two_pictures(tmp_path):
     row = {"macs": 1, "params": 2, "file_bytes": 3, "selection": 0.5, "test": 0.25, "latency_ms": {}}
     record.update(
         best={"counts": [4], "selection": {"top1": 0.5}},
-        results={"groups": [{"layer": "c", "size": 8}], "table": {"dense": row, "AMC": row}},
+        results={"groups": [{"layer": "c", "size": 8}], "table": {"dense": row, "found": row}},
     )
     made = outcome.write(record)
     assert [path.name for path in made] == ["networks.csv", "learning.png", "keep.png"]
-    assert made[0].read_text().splitlines()[2] == "AMC,1,2,3,0.5,0.25"
+    assert made[0].read_text().splitlines()[2] == "found,1,2,3,0.5,0.25"
 
 
 TRACKIO = """

@@ -56,5 +56,5 @@ def test_a_detector_is_compressed_by_its_precision(tmp_path: Path, monkeypatch: 
     status, _, error = command(tmp_path, search, *words)
     assert status == 0, error
     table = RunRecord.read(tmp_path / "run").content["results"]["table"]
-    assert table["AMC"]["macs"] <= 0.5 * table["dense"]["macs"]
-    assert 0 <= table["AMC"]["test"] <= 1
+    assert table["found"]["macs"] <= 0.5 * table["dense"]["macs"]
+    assert 0 <= table["found"]["test"] <= 1

@@ -114,7 +114,7 @@ def test_a_backbone_goes_through_search_export_and_a_clean_process(
     sys.modules.pop("mine", None)
     assert status == 0, error
     table = json.loads((tmp_path / "run/record.json").read_text())["results"]["table"]
-    assert 0.5 < table["AMC"]["macs"] / table["dense"]["macs"] <= 0.6
+    assert 0.5 < table["found"]["macs"] / table["dense"]["macs"] <= 0.6
     assert table["dense"]["test"] > 0.99
     assert ("hold 'backbone' alone" in out) == bool(held)
 
@@ -143,7 +143,7 @@ def test_a_backbone_goes_through_search_export_and_a_clean_process(
             check=False,
         )
         assert done.returncode == 0, done.stderr
-    assert f"mine:{metric} {table['AMC']['test']:.6g} ±" in done.stdout
+    assert f"mine:{metric} {table['found']['test']:.6g} ±" in done.stdout
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Rank correlations of proxies with tuned accuracies."""
+"""Rank correlations of proxies with accuracies after fine-tuning."""
 
 import numpy as np
 import pytest
@@ -56,8 +56,16 @@ def test_the_ceiling_is_what_two_seeds_agree_on():
 def test_the_table_has_the_ceiling_first_and_then_every_proxy():
     rows = [row(t, 1 - t, [t, t]) for t in (0.1, 0.2, 0.3)]
     lines = fidelity.table(rows).splitlines()
-    assert lines[2].startswith("| *tuned, another seed* | *top1* | 1.00")
+    assert lines[2].startswith("| *fine-tuned, another seed* | *top1* | 1.00")
     assert len([line for line in lines if line.startswith("|")]) == 3 + 4 + 2
+
+
+def test_a_short_fine_tuning_as_a_proxy_has_its_name_spelled_out():
+    rows = [row(t, 1 - t, [t, t]) for t in (0.1, 0.2, 0.3)]
+    for each in rows:
+        each["proxies"]["tuned 50 steps"] = next(iter(each["proxies"].values()))
+        each["seconds"]["tuned 50 steps"] = 3.0
+    assert "| fine-tuned 50 steps | top1 |" in fidelity.table(rows)
 
 
 def test_what_a_proxy_can_reach_by_hand():

@@ -19,7 +19,7 @@ from experiments.cli import config
 from experiments.cli.trained import trained
 from experiments.recording.record import RecordError, RunRecord
 from experiments.searching import contest, fidelity, policies, stages
-from experiments.searching.compare import note_critics
+from experiments.searching.contest import note_critics
 from experiments.training import finetune
 from experiments.training.plan_sets import PlanSetError, plan_set
 

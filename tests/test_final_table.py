@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.delivery.table import Gain, Row, _with_share, show
-from experiments.recording.networks import DENSE, FOUND, UNIFORM
+from experiments.recording.networks import DENSE, FOUND, UNIFORM, after_tuning
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,12 @@ def test_accuracies_are_in_percent(capsys):
     assert (
         "gained +1.50 points over the uniform policy, after the same fine-tuning (standard error 0.20" in text
     )
+
+
+def test_networks_have_their_names_spelled_out(capsys):
+    tuned = rows() | {after_tuning(FOUND): rows()[FOUND]}
+    text = shown(capsys, tuned, Gain(1.5, 0.2, 100, tuned=True))
+    assert text.startswith("dense uniform found found, fine-tuned ")
 
 
 def test_no_number_is_cut_where_the_terminal_is_narrow(capsys, monkeypatch):

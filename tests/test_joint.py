@@ -97,7 +97,7 @@ def test_costs_of_single_decisions_do_not_depend_on_the_way_they_are_asked(task)
 
 
 def test_plans_within_the_described_budget_are_mostly_within_the_budget():
-    """Bits times two widths are no sum over pairs: the costs that a searcher sees are an estimate."""
+    """Bits times two widths are no sum over pairs: the costs that an agent sees are an estimate."""
     model = zoo.build("digits_cnn", classes=4, in_channels=3).eval()
     graph = trace(model, (3, 8, 8))
     compressor = Joint(Channels(graph, magnitude_orders(model, graph)))

@@ -59,7 +59,7 @@ def test_the_record_tells_how_many_calibration_images_there_were(finished: Path)
 
 def test_the_files_hold_the_network_that_the_record_describes(finished: Path) -> None:
     record = RunRecord.read(finished)
-    row = record.content["results"]["table"]["AMC, tuned"]
+    row = record.content["results"]["table"]["found, tuned"]
     network, card = weights.load(finished / "compressed")
     assert row["params"] == sum(p.numel() for p in network.parameters())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -297,7 +297,7 @@ def test_the_other_compressors_are_searched_tuned_and_delivered(
     settings = [f"compressor={compressor}", f"protocol={protocol}", "finetune.epochs=1", "episodes=4"]
     small = ["compressor.calibration_images=60", "confirm=2", "env.reward_images=50"]
     search(config(tmp_path, *settings, *small), tmp_path)
-    row = RunRecord.read(tmp_path).content["results"]["table"]["AMC, tuned"]
+    row = RunRecord.read(tmp_path).content["results"]["table"]["found, tuned"]
     network, _ = weights.load(tmp_path / "compressed")
     assert accuracy(network, load("digits"), "test") == row["test"]
     held = [value for value in network.parameters() if value.ndim > 1]

@@ -1,4 +1,4 @@
-"""Searchers over whole plans: the lattice of plans, its exact cost, and each searcher by hand."""
+"""Agents over whole plans: the lattice of plans, its exact cost, and each agent by hand."""
 
 import itertools
 import time
@@ -133,7 +133,7 @@ def test_a_resumed_search_is_the_uninterrupted_one(kind: type[PlanSearch]) -> No
 
 
 class RandomStart:
-    """A searcher whose first plan depends on its seed, as `assert_resumes` asks for."""
+    """An agent whose first plan depends on its seed, as `assert_resumes` asks for."""
 
     def __init__(self, agent: PlanSearch) -> None:
         self.agent = agent

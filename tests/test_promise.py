@@ -108,9 +108,9 @@ def test_the_delivery_tells_what_was_promised_and_what_came(
     search(asked(composed, table, folder, "agent=random", "episodes=2", "finetune.epochs=1"), folder)
     results = RunRecord.read(folder).content["results"]
     rows = {name: row["promise"] for name, row in results["table"].items()}
-    assert rows["AMC, tuned"] == rows["AMC"]
+    assert rows["found, tuned"] == rows["found"]
     assert rows["uniform, tuned"] == rows["uniform"]
-    for name in ("uniform", "AMC"):
+    for name in ("uniform", "found"):
         assert rows[name]["promised_ms"] <= 0.6 * rows["dense"]["promised_ms"]
     for row in rows.values():
         assert len(row["repeats_ms"]) == 5

@@ -27,21 +27,30 @@ def table(graph, tmp_path: Path) -> Path:
     return tmp_path / "table.json"
 
 
-def run(folder: Path, graph, *, seed: int = 0, tuned: bool = True, counts: int = 0, **config: Any) -> Path:
+def run(
+    folder: Path,
+    graph,
+    *,
+    seed: int = 0,
+    tuned: bool = True,
+    counts: int = 0,
+    found: str = "found",
+    **config: Any,
+) -> Path:
     """A record as a search leaves it."""
     sizes = [len(group) for group in graph.groups]
     row: dict[str, Any] = {"selection": 0.8, "test": 0.7}
-    found = {
+    rows = {
         "dense": row | {"counts": sizes},
         "uniform": row | {"counts": [size // 2 for size in sizes]},
-        "AMC": row | {"counts": [size // 2 + counts for size in sizes]},
+        found: row | {"counts": [size // 2 + counts for size in sizes]},
     }
     if tuned:
-        found |= {f"{name}, tuned": found[name] | {"test": 0.9} for name in ("uniform", "AMC")}
+        rows |= {f"{name}, tuned": rows[name] | {"test": 0.9} for name in ("uniform", found)}
     config = {"protocol": {"resource": "latency", "target": 0.5}, "seed": seed} | config
     record = RunRecord.create(folder, config, seeds={"search": seed})
     record.content["run"]["choices"] = {"agent": "gp"}
-    record.update(results={"table": found})
+    record.update(results={"table": rows})
     return folder
 
 
@@ -120,6 +129,11 @@ def test_a_metric_of_ones_own_is_no_percentage_and_budgets_are_not_rounded(
         ("100", "90.00%"), ("0.5", "90.00%"), ("50", "90.00%"),
     ]  # fmt: skip
     assert all("12345.678" in line for line in lines)  # in a terminal of 40 characters, too
+
+
+def test_the_network_that_older_records_call_amc_is_the_found_one(graph, tmp_path: Path) -> None:
+    older = racing.entries_of(run(tmp_path / "older", graph, counts=1, found="AMC"), graph)
+    assert older == racing.entries_of(run(tmp_path / "newer", graph, counts=1), graph)
 
 
 @pytest.mark.parametrize("tuned", [True, False])

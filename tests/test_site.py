@@ -43,6 +43,14 @@ def test_ticks_are_round(ends, expected):
     assert charts.ticks(*ends) == pytest.approx(expected)
 
 
+def test_an_older_record_names_its_found_network_otherwise():
+    path = report.RESULTS / "tables/latency/uniform-mobilenet_v1_width75-0.json"
+    content = json.loads(path.read_text())
+    (found,) = runs.of_record(path.stem, content)
+    assert found.after["test"] == content["results"]["table"]["AMC, tuned"]["test"]
+    assert found.epochs == content["config"]["finetune"]["epochs"]
+
+
 def test_improvements_are_counted_from_one():
     assert runs.improvements([-3.0, -4.0, -1.0, -1.0]) == ((1, -3.0), (3, -1.0))
 

@@ -20,6 +20,7 @@ from experiments.recording.record import RECORD, RecordError, RunRecord
 
 pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'amc-rl[optuna]'")
 compare = importlib.import_module("experiments.searching.compare")
+contest = importlib.import_module("experiments.searching.contest")
 tune = importlib.import_module("experiments.searching.tune")
 SPACE = {
     "agent": "cmaes",
@@ -74,7 +75,7 @@ def test_a_trial_follows_from_those_before_it(whole):
 
 def test_a_trial_is_a_contender_of_the_comparison(whole):
     table, row = tabular.load("digits"), whole.rows[5]
-    settings = compare.contender("mine", row["overrides"])
+    settings = contest.contender("mine", row["overrides"])
     curve = compare.run(settings, table, 0.3, episodes=12, seed=1)["curve"]
     assert row["regrets"]["0.3"][1] == 100 * (table.known_best(0.3)[1].top1 - curve[-1][1])
 
@@ -191,7 +192,7 @@ def test_every_space_that_ships_fits_its_agent(path):
     fixed, varying = tune.split(OmegaConf.load(path))
     for seed in range(3):
         params = tune.propose(varying, [], seed=(seed,))
-        compare.contender(path.stem, fixed + [f"{key}={value}" for key, value in params.items()])
+        contest.contender(path.stem, fixed + [f"{key}={value}" for key, value in params.items()])
 
 
 def test_the_entry_point_prints_the_best_settings_as_the_main_job_takes_them(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,8 @@
 
 import pytest
 
+from agents import critic
+from agents.pretrained import SHIPPED
 from experiments.analysis import curves, tuned
 
 
@@ -30,8 +32,10 @@ def test_what_ranks_policies_as_tuning_does_is_told_from_five_policies_on():
     for one, before in zip(rows, (0.5, 0.4, 0.3, 0.2, 0.1), strict=True):
         one["before"] = {"selection": 0.0, "test": before}
     told = tuned.table(rows).splitlines()[-1]
-    assert told.startswith("Spearman's correlation with the tuned test accuracy over these 5 rows: ")
-    assert "accuracy before tuning -1.00 [-1.00, " in told
+    assert told.startswith(
+        "Spearman's correlation with the test accuracy after fine-tuning over these 5 rows: "
+    )
+    assert "accuracy before fine-tuning -1.00 [-1.00, " in told
     assert "parameters 1.00 [" in told
     assert "Spearman" not in tuned.table(rows[:4])
 
@@ -48,6 +52,17 @@ def test_a_search_tuned_early_has_a_row_for_each_number_of_evaluations():
     assert lines[5] == "| `gp` | 100 | 1 | 50.00 | 40.00 | 82.00 | 82.00 | 60.0 | +2.00 |"
     assert lines[6].startswith("| `uniform` | 1 | 1 |")
     assert "82.00" not in tuned.summary([both])
+
+
+def test_critics_that_no_longer_ship_are_told():
+    def of(given: str | None, **critics: object) -> str:
+        agent = {"_target_": "agents.pretrained.Pretrained", "critic": given}
+        contenders = {"mine": {"agent": agent}, "gp": {"agent": {"_target_": "agents.surrogate.GP"}}}
+        return tuned.older_critics({"config": {"contenders": contenders}, "results": critics})
+
+    told = "\n\n`mine` has earlier critics than those that ship now."
+    assert of(None) == of(None, critics={"mine": {"sha256": "of others"}}) == told
+    assert of(None, critics={"mine": {"sha256": critic.read(SHIPPED).digest}}) == of("own.safetensors") == ""
 
 
 def test_the_best_so_far_is_drawn_against_evaluations_and_seconds(tmp_path):

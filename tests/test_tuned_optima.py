@@ -38,7 +38,7 @@ def test_the_table_by_hand():
         for at, (reward, test) in enumerate(tuned.items())
     ]
     text = optima.table(rows)
-    assert "4 plans, 2 tunings each: tuned accuracy on test from 71.00 to 90.00 %" in text
-    assert "tuned accuracy: 0.80 [" in text  # the middle two are exchanged
+    assert "4 plans, 2 fine-tunings each: test accuracy after them from 71.00 to 90.00 %" in text
+    assert "fine-tuned accuracy: 0.80 [" in text  # the middle two are exchanged
     assert text.splitlines()[-1] == "| `gp` | 1 | 70.00 | 80.00 | 10.00 |"
     assert "too few" in optima.table(rows[:2])

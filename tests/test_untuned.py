@@ -175,15 +175,15 @@ def bands(ink):
 def test_a_picture_of_the_photographs_of_which_not_all_say_the_same(tmp_path):
     data = images()
     dense = data["test"].labels
-    assert picture.draw(data, {"dense": dense, "AMC": dense.clone()}, tmp_path / "none.png") is None
+    assert picture.draw(data, {"dense": dense, "found": dense.clone()}, tmp_path / "none.png") is None
     other = dense.clone()
     other[[1, 5]] = (dense[[1, 5]] + 1) % 4
-    path = picture.draw(data, {"dense": dense, "uniform": dense, "AMC": other}, tmp_path / "some.png")
+    path = picture.draw(data, {"dense": dense, "uniform": dense, "found": other}, tmp_path / "some.png")
     assert bands(ink_of(path)[:60]) == 2  # photographs, above the names
     assert path.stat().st_size < 300_000
 
 
-@pytest.mark.parametrize("last", ["AMC", "a_searcher_of_a_long_name"])
+@pytest.mark.parametrize("last", ["found", "a_searcher_of_a_long_name"])
 def test_no_name_is_cut_off_the_picture(last, tmp_path):
     data = images()
     dense = data["test"].labels

@@ -15,6 +15,7 @@ import wandb_workspaces.workspaces as ws
 from omegaconf import DictConfig
 
 from amc_env.checks import number_of
+from experiments.recording.networks import FOUND, FOUND_BEFORE, UNIFORM, after_tuning
 
 TITLE = "AMC: agents compared"
 SYNCED = ".synced"  # W&B's mark beside the file of a run that it has uploaded
@@ -34,8 +35,8 @@ AGENT = {
 TRAINING = {"Loss": ["train/loss"], "Accuracy on selection": ["train/selection"]}
 FINAL = {  # by title, keys of a run's summary
     "Reward of the plan": ["best/reward"],
-    "Test accuracy, before and after fine-tuning": ["AMC/test", "AMC, tuned/test"],
-    "Test accuracy of the uniform policy": ["uniform/test", "uniform, tuned/test"],
+    "Test accuracy, before and after fine-tuning": [f"{name}/test" for name in (FOUND, after_tuning(FOUND))],
+    "Test accuracy of the uniform policy": [f"{name}/test" for name in (UNIFORM, after_tuning(UNIFORM))],
 }
 
 
@@ -106,8 +107,12 @@ def lines(charts: dict[str, list[str]], x: str = "episode") -> list[Any]:
 
 
 def bars(charts: dict[str, list[str]]) -> list[Any]:
-    """Bar charts of keys of the summaries."""
-    return [wr.BarPlot(title=title, metrics=list(names), aggregate=True) for title, names in charts.items()]
+    """Bar charts of keys of the summaries, with the names that older runs gave them."""
+    every = {
+        title: dict.fromkeys([*names, *(name.replace(FOUND, FOUND_BEFORE) for name in names)])
+        for title, names in charts.items()
+    }
+    return [wr.BarPlot(title=title, metrics=list(names), aggregate=True) for title, names in every.items()]
 
 
 def sync(folder: Path, upload: Callable[[Path], int] | None = None) -> list[Path]:

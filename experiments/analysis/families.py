@@ -45,8 +45,8 @@ def table(found: Records) -> str:
     Its costs are the whole of all rows, but for milliseconds: those are compared with the dense network's
     of the same record. Several seeds are a mean with its 95 % bootstrap interval.
     """
-    head = ["", "policy", "target", "runs", "MACs", "params", "bytes", "ms / dense", "before tuning", "tuned"]
-    head += ["tuned, selection"]
+    head = ["", "policy", "target", "runs", "MACs", "params", "bytes", "ms / dense", "before fine-tuning"]
+    head += ["fine-tuned", "fine-tuned, selection"]
     body = []
     dense = next(iter(found.values()))["results"]
     costs = dense["dense_costs"]
@@ -116,7 +116,7 @@ def plots(records: Records, folder: Path) -> list[Path]:
 
 
 def plot(found: Records, path: Path) -> Path:
-    """Draw a PNG: test accuracy against bytes, MACs and milliseconds, before and after tuning.
+    """Draw a PNG: test accuracy against bytes, MACs and milliseconds, before and after fine-tuning.
 
     Args:
         found: records of one network, by what is special in each.

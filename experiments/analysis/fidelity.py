@@ -1,9 +1,9 @@
 """How well metrics before fine-tuning rank plans by their accuracy after it.
 
 A *proxy* is a metric of a plan's network under one order of channels and one repair. Its fidelity is its rank
-correlation with the tuned accuracy over the same plans, the mean of two tunings. The two also rank plans
-differently: the correlation between them is the noise ceiling. Their mean varies less than either, so a proxy
-may exceed it, up to `of_mean`.
+correlation over the same plans with the accuracy after fine-tuning, the mean of two seeds. The two seeds also
+rank plans differently: the correlation between them is the noise ceiling. Their mean varies less than either,
+so a proxy may exceed it, up to `of_mean`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,14 +32,14 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Fidelity:
-    """One proxy compared with the tuned accuracy.
+    """One proxy compared with the accuracy after fine-tuning.
 
     Attributes:
         repair: the order and the repair, as "elimination, sequential"; empty for a share of the cost.
         metric: one of `METRICS` or `SHARES`.
-        spearman: rank correlation with the mean tuned accuracy, in [-1, 1].
+        spearman: rank correlation with the mean fine-tuned accuracy, in [-1, 1].
         kendall: tau-b, likewise.
-        chosen: tuned accuracy in [0, 1] of the plan that the proxy ranks first.
+        chosen: fine-tuned accuracy in [0, 1] of the plan that the proxy ranks first.
         seconds: median seconds a plan; 0 for a share of the cost.
     """
 
@@ -82,19 +82,19 @@ def fidelities(rows: Rows) -> list[Fidelity]:
 
 
 def ceiling(rows: Rows) -> tuple[Estimate, Estimate]:
-    """Spearman and Kendall between the first two seeds of tuning.
+    """Spearman and Kendall between the first two seeds of fine-tuning.
 
     Raises:
         StatsError: for fewer than three plans or fewer than two seeds.
     """
     tuned = tuned_accuracies(rows)
     if tuned.shape[1] < 2:
-        raise StatsError("the noise ceiling is the correlation of two seeds of tuning, here is one")
+        raise StatsError("the noise ceiling is the correlation of two seeds of fine-tuning, here is one")
     return correlations(tuned[:, 0], tuned[:, 1])
 
 
 def of_mean(agreement: float, seeds: int) -> float:
-    """The highest correlation with the mean of some tunings, any two of which correlate by ``agreement``.
+    """The highest correlation with the mean of some fine-tunings, two of which correlate by ``agreement``.
 
     It is the root of the mean's reliability. *Source*: Spearman, 1910; Brown, 1910.
     """
@@ -113,30 +113,31 @@ def table(rows: Rows) -> str:
     """A row a proxy in Markdown, the highest correlation first, below the noise ceiling; in percent."""
     tuned = tuned_accuracies(rows)
     mean = tuned.mean(1)
-    head = ["order, repair", "proxy", "Spearman", "Kendall", "its best plans, tuned", "seconds a plan"]
+    head = ["order, repair", "proxy", "Spearman", "Kendall", "its best plans, fine-tuned", "seconds a plan"]
     body = []
     if tuned.shape[1] > 1:
         agreed = ceiling(rows)
         top = [f"{one:.2f}" for one in agreed]
         others = [np.delete(tuned, seed, 1).mean(1) for seed in range(tuned.shape[1])]
         chosen = np.mean([other[own == own.max()].mean() for own, other in zip(tuned.T, others, strict=True)])
-        body.append(["*tuned, another seed*", "*top1*", *top, f"{100 * chosen:.2f}", ""])
+        body.append(["*fine-tuned, another seed*", "*top1*", *top, f"{100 * chosen:.2f}", ""])
     for one in fidelities(rows):
-        cells = [one.repair, one.metric, f"{one.spearman:.2f}", f"{one.kendall:.2f}"]
+        shown = f"fine-{one.repair}" if one.repair.startswith("tuned") else one.repair  # "tuned 50 steps"
+        cells = [shown, one.metric, f"{one.spearman:.2f}", f"{one.kendall:.2f}"]
         body.append([*cells, f"{100 * one.chosen:.2f}", f"{one.seconds:.2f}" if one.repair else ""])
     note = (
-        f"{len(rows)} plans, {number_of(tuned.shape[1], 'seed')} of tuning. Tuned accuracy from "
+        f"{len(rows)} plans, {number_of(tuned.shape[1], 'seed')} of fine-tuning. Accuracy after it from "
         f"{100 * mean.min():.2f} to {100 * mean.max():.2f} %, mean {100 * mean.mean():.2f} %; brackets are "
         "95 % bootstrap intervals over plans."
     )
     if tuned.shape[1] > 1:
         most = of_mean(agreed[0].value, tuned.shape[1])
-        note += f" A perfect proxy would correlate with the mean of the tunings by about {most:.2f}."
+        note += f" A perfect proxy would correlate with the mean of the fine-tunings by about {most:.2f}."
     return f"{markdown.table(head, body)}\n\n{note}"
 
 
 def plot(rows: Rows, path: Path) -> Path:
-    """Draw the tuned accuracy of each plan against its top-1 accuracy under each repair, into a PNG file."""
+    """Draw a PNG: fine-tuned accuracy of each plan against its top-1 accuracy under each repair."""
     tuned = 100 * tuned_accuracies(rows).mean(1)
     figure = Figure(figsize=(9, 3), layout="constrained")
     panels = figure.subplots(1, len(DRAWN), sharey=True)

@@ -27,7 +27,7 @@ HEAD = (
 )  # fmt: skip
 NOTE = (
     "*Measured* is the median of five repeats, all networks in turn. The last two columns are differences in "
-    "test {}, in points, at the same measured time: to the uniform policy, and to the same searcher and "
+    "test {}, in points, at the same measured time: to the uniform policy, and to the same agent and "
     "seed with a budget of FLOPs, read off the line through its plans and the dense network."
 )
 
@@ -80,7 +80,7 @@ def _counts(run: Run) -> tuple[int, ...]:
 
 
 def curve(row: Row) -> str:
-    """The curve of a network: a searcher has one for each resource, the uniform policy a single one."""
+    """The curve of a network: an agent has one for each resource, the uniform policy a single one."""
     if row["policy"] in (DENSE, UNIFORM):
         return str(row["policy"])
     return f"{row['policy']} by {UNITS[row['resource']]}"

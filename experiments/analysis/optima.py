@@ -23,22 +23,24 @@ def table(rows: Rows) -> str:
 
 
 def summary(rows: Rows) -> str:
-    """How well the reward ranks plans by tuned accuracy, and the accuracy of its best plan."""
+    """How well the reward ranks plans by accuracy after fine-tuning, and the accuracy of its best plan."""
     reward, tuned = np.array([row["reward"] for row in rows]), means(rows)
     if len(rows) < FEWEST:
         return f"too few to compare ranks: {number_of(len(rows), 'plan')}."
     rank, _ = correlations(reward, tuned)
     noise = np.array([np.std(row["test"], ddof=1) for row in rows if len(row["test"]) > 1])
-    spread = f", one tuning's deviation {100 * np.sqrt((noise**2).mean()):.2f} points" if noise.size else ""
+    spread = (
+        f", one fine-tuning's deviation {100 * np.sqrt((noise**2).mean()):.2f} points" if noise.size else ""
+    )
     return (
-        f"{len(rows)} plans, {number_of(len(rows[0]['test']), 'tuning')} each: tuned accuracy on test from "
-        f"{100 * tuned.min():.2f} to {100 * tuned.max():.2f} %{spread}. Spearman of tabular reward and tuned "
-        f"accuracy: {rank:.2f}."
+        f"{len(rows)} plans, {number_of(len(rows[0]['test']), 'fine-tuning')} each: test accuracy after them "
+        f"from {100 * tuned.min():.2f} to {100 * tuned.max():.2f} %{spread}. Spearman of tabular reward and "
+        f"fine-tuned accuracy: {rank:.2f}."
     )
 
 
 def agents(rows: Rows) -> str:
-    """The best plan of each agent: its reward, its tuned accuracy, and how far behind the best tuned plan."""
+    """The best plan of each agent: its reward, and its accuracy after fine-tuning beside the best."""
     tuned = means(rows)
     every: dict[str, list[int]] = {}
     for at, row in enumerate(rows):
@@ -55,13 +57,13 @@ def agents(rows: Rows) -> str:
     head = [
         "best plan of",
         "plans",
-        "reward split, before tuning",
-        "test, tuned",
-        "below the best tuned plan by",
+        "reward split, before fine-tuning",
+        "test, fine-tuned",
+        "below the best fine-tuned plan by",
     ]
     return markdown.table(head, body)
 
 
 def means(rows: Rows) -> stats.Scores:
-    """``(rows,)`` test accuracy in [0, 1], mean over tunings."""
+    """``(rows,)`` test accuracy in [0, 1], mean over fine-tunings."""
     return np.array([np.mean(row["test"]) for row in rows])

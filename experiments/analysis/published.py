@@ -86,7 +86,7 @@ class Quantity(NamedTuple):
 
 QUANTITIES = {
     "dense": Quantity("dense, test %", _test("dense")),
-    "before": Quantity("test % before tuning", _test("before")),
+    "before": Quantity("test % before fine-tuning", _test("before")),
     "after": Quantity("test % after", _test("after")),
     "shipped": Quantity("shipped, test %", _shipped),
     "drop": Quantity("points", _drop, form="+.2f"),

@@ -180,8 +180,9 @@ def pages() -> dict[Path, dict[str, str]]:
         raise ReportError(f"{', '.join(twice)}: kept in {REPAIRS} and in {FIDELITY}; remove the former")
     mended = repairs.measured(measured[0] | measured[1])
     speed, compared = read(RESULTS / BENCHMARKS), read(RESULTS / REGRET)
+    front = read(RESULTS / TUNED)[FRONT]
     return {
-        README: {"results": tuned.summary(read(RESULTS / TUNED)[FRONT]["rows"])},
+        README: {"results": tuned.summary(front["rows"]) + tuned.older_critics(front)},
         RESULTS_PAGE: {
             TABLES: paper(),
             TUNED: tuned_policies(),
@@ -214,8 +215,8 @@ def tuned_policies() -> str:
     """Policies before and after fine-tuning, a table for each record and target."""
     found = read(RESULTS / TUNED)
     parts = [
-        f"`{name}`:\n\n{tuned.table(record['rows'], record['config'].get('resource', 'macs'))}\n\n"
-        + recorded({name: record})
+        f"`{name}`:\n\n{tuned.table(record['rows'], record['config'].get('resource', 'macs'))}"
+        f"{tuned.older_critics(record)}\n\n{recorded({name: record})}"
         for name, record in found.items()
     ]
     return "\n\n".join(parts)

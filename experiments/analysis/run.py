@@ -1,4 +1,4 @@
-"""One search by one agent, its best plan, and the metrics of the plan's network before and after tuning."""
+"""One search by one agent, its best plan, and what its network has before and after fine-tuning."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -87,7 +87,7 @@ class Run:
 
     @property
     def setting(self) -> tuple[str, ...]:
-        """How its networks are made and tuned: seeds of one mean share this.
+        """How its networks are made and fine-tuned: seeds of one mean share this.
 
         Also from which dense network: networks of one name are trained anew.
         """
@@ -110,7 +110,7 @@ class Run:
     @property
     def accuracy(self) -> tuple[float, str] | None:
         """The accuracy of the delivered network, and what it was measured on; None before it is known."""
-        for stage, found in (("tuned", self.after), ("not tuned", self.before)):
+        for stage, found in (("fine-tuned", self.after), ("not fine-tuned", self.before)):
             for split in reversed(SPLITS):
                 if split in found:
                     return found[split], f"{split}, {stage}"

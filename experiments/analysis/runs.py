@@ -9,7 +9,7 @@ from typing import Any
 from agents.rules import is_rule
 from experiments.analysis.run import SPLITS, Kept, Run
 from experiments.recording.committed import read_committed
-from experiments.recording.networks import DENSE, FOUND, after_tuning
+from experiments.recording.networks import DENSE, FOUND, after_tuning, table_of
 from experiments.recording.record import RECORD, RecordError, RunRecord
 
 RUNTIME, BATCH = "onnx", 1  # whose milliseconds stand for a network's in figures, as ``ms``
@@ -147,7 +147,7 @@ def improvements(rewards: Iterable[float]) -> tuple[tuple[int, float], ...]:
 def _search(name: str, content: Mapping[str, Any], folder: Path | None) -> Run:
     config, results, best = content["config"], content["results"], content["best"] or {}
     rewards = content.get("rewards") or [row["reward"] for row in content.get("rows", []) if "reward" in row]
-    table = results.get("table", {})
+    table = table_of(results)
     tuned = config["deliver"] and (not table or after_tuning(FOUND) in table)
     before = {"selection": best["selection"]["top1"]} if "selection" in best else {}
     groups, counts = results.get("groups", []), best.get("counts", [])

@@ -34,7 +34,7 @@ def first_plans(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def searches(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Regret in points of the best plan after a number of evaluations: a row a searcher."""
+    """Regret in points of the best plan after a number of evaluations: a row an agent."""
     names = next(list(found) for row in rows for found in row["curves"].values())
     lines = []
     for name in names:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from agents import critic
+from agents.pretrained import SHIPPED, Pretrained
 from experiments.analysis import markdown, stats
 from experiments.analysis.fidelity import correlations
 
@@ -18,13 +20,13 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def table(rows: Rows, resource: str = "macs") -> str:
-    """A row a policy in Markdown, for each target; the highest tuned test accuracy first.
+    """A row a policy in Markdown, for each target; the highest test accuracy after fine-tuning first.
 
     Accuracies are in percent, means over seeds with 95 % bootstrap intervals. The last column is the
-    difference to the tuned uniform policy on the test split, for which the runs of both are resampled. A
-    search whose best plan was tuned early as well has a row for each number of evaluations. Below a table of
-    `RANKED` rows or more stands how well the accuracy before tuning and the cost that is not bounded rank
-    them.
+    difference to the fine-tuned uniform policy on the test split, for which the runs of both are resampled. A
+    search whose best plan was fine-tuned early as well has a row for each number of evaluations. Below a
+    table of `RANKED` rows or more stands how well the accuracy before fine-tuning and the cost that is not
+    bounded rank them.
     """
     parts = []
     for target in sorted({row["target"] for row in rows}, reverse=True):
@@ -59,11 +61,24 @@ def summary(rows: Rows) -> str:
     return markdown.table(head, body)
 
 
+def older_critics(record: Mapping[str, Any]) -> str:
+    """A line on the policies whose critics shipped before those that ship now; empty without any."""
+    named, shipped = record["results"].get("critics", {}), critic.read(SHIPPED).digest
+    found = [
+        name
+        for name, settings in record["config"]["contenders"].items()
+        if settings["agent"]["_target_"] == f"{Pretrained.__module__}.{Pretrained.__name__}"
+        and settings["agent"].get("critic") is None
+        and named.get(name, {}).get("sha256") != shipped
+    ]
+    return "".join(f"\n\n`{name}` has earlier critics than those that ship now." for name in found)
+
+
 def _one_target(rows: Rows, resource: str) -> str:
     other = "macs" if resource == "params" else "params"
     head = ["policy", "evaluations", "runs"]
-    head += [f"{split}, {stage} tuning" for stage in STAGES for split in ("selection", "test")]
-    head += [f"{NAMES[other]} kept, %", f"above `{BASELINE}`, tuned, test"]
+    head += [f"{split}, {stage} fine-tuning" for stage in STAGES for split in ("selection", "test")]
+    head += [f"{NAMES[other]} kept, %", f"above `{BASELINE}`, fine-tuned, test"]
     every: dict[tuple[str, Any], list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         every[row["policy"], row.get("evaluations", "")].append(row)
@@ -81,7 +96,9 @@ def _one_target(rows: Rows, resource: str) -> str:
         above = "" if base is None or key[0] == BASELINE else _above(tuned[key], base)
         body.append([*cells, stats.cell(kept[key], ".1f"), above])
     untuned = {key: _values(found, "before", "test") for key, found in every.items()}
-    return markdown.table(head, body) + _ranks(tuned, {"accuracy before tuning": untuned, NAMES[other]: kept})
+    return markdown.table(head, body) + _ranks(
+        tuned, {"accuracy before fine-tuning": untuned, NAMES[other]: kept}
+    )
 
 
 def _above(scores: stats.Scores, base: stats.Scores) -> str:
@@ -91,7 +108,7 @@ def _above(scores: stats.Scores, base: stats.Scores) -> str:
 
 
 def _ranks(tuned: Mapping[Any, stats.Scores], known: Mapping[str, Mapping[Any, stats.Scores]]) -> str:
-    """A line with the rank correlation of each number, known before tuning, with the tuned accuracy."""
+    """A line with the rank correlation of each number known before fine-tuning with the accuracy after it."""
     if len(tuned) < RANKED:
         return ""
 
@@ -99,7 +116,7 @@ def _ranks(tuned: Mapping[Any, stats.Scores], known: Mapping[str, Mapping[Any, s
         return np.array([of[key].mean() for key in tuned])
 
     found = [f"{name} {correlations(means(of), means(tuned))[0]:.2f}" for name, of in known.items()]
-    over = f"Spearman's correlation with the tuned test accuracy over these {len(tuned)} rows"
+    over = f"Spearman's correlation with the test accuracy after fine-tuning over these {len(tuned)} rows"
     return f"\n\n{over}: {', '.join(found)}."
 
 

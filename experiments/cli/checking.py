@@ -38,7 +38,9 @@ def check_settings(cfg: DictConfig) -> None:
         if (value := at(found, key)) is not None:
             _check_limits(key, value, allowed)
     for group, target in groups.SETTINGS.items():
-        _check_typed(group, found.get(group, {}), settings(target))
+        if not isinstance(node := found.get(group, {}), Mapping):
+            raise ConfigError(f"{group} is {node!r}: give its settings, as {group}.KEY=VALUE, see --help")
+        _check_typed(group, node, settings(target))
     for group in groups.OPEN:
         if group in cfg:
             _check_group(group, found[group])

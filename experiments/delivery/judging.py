@@ -58,7 +58,7 @@ def gained(found: Judged, uniform: Judged, *, tuned: bool) -> Gain:
     """The difference in accuracy of two networks on the same images.
 
     Args:
-        found: AMC's network.
+        found: the network that the search found.
         uniform: the uniform policy's.
         tuned: whether both were fine-tuned.
     """

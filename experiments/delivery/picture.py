@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torchvision.models import EfficientNet_B0_Weights
 
 from amc_env.data.splits import DataSet
+from experiments.recording.networks import spelled_out
 
 MOST = 8  # photographs
 SIDE = 112  # pixels of each
@@ -45,8 +46,8 @@ def draw(data: DataSet, said: Mapping[str, Tensor], path: Path) -> Path | None:
             )  # fmt: skip
             if axis is axes[0]:
                 axis.text(
-                    -0.1, -0.08 - 0.14 * line, name, transform=axis.transAxes, ha="right", va="top",
-                    fontsize=7, fontweight="bold",
+                    -0.1, -0.08 - 0.14 * line, spelled_out(name), transform=axis.transAxes, ha="right",
+                    va="top", fontsize=7, fontweight="bold",
                 )  # fmt: skip
     # Wherever the names need more height than the figure has, it grows.
     figure.savefig(path, bbox_inches="tight", pad_inches=PADDING, metadata={"Software": None})

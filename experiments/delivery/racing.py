@@ -29,7 +29,7 @@ from experiments.delivery.promise import measured, promises, undisturbed
 from experiments.delivery.table import show_whole
 from experiments.recording.committed import read_committed, row_a_line
 from experiments.recording.lock import alone
-from experiments.recording.networks import DENSE, FOUND, UNIFORM, after_tuning
+from experiments.recording.networks import DENSE, FOUND, UNIFORM, after_tuning, table_of
 from experiments.recording.provenance import commit, versions
 from experiments.recording.record import RecordError, RunRecord
 
@@ -140,7 +140,7 @@ def entries_of(run: Path, graph: Graph) -> list[Entry]:
 def _compared(
     content: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], sizes: Iterable[int]
 ) -> list[Entry]:
-    """Entries of a comparison of policies; one-shot methods have no counts of channels."""
+    """Entries of a comparison of agents; one-shot methods have no counts of channels."""
     config, dense = content["config"], content["results"][DENSE]
     tuned = "recipe" in config
     measure, key = ("accuracy", "after") if tuned else ("agreement", "agreement")
@@ -160,7 +160,7 @@ def _compared(
 
 def _searched(content: Mapping[str, Any]) -> list[Entry]:
     """Entries in the final table of a search."""
-    found = content["results"]["table"]
+    found = table_of(content["results"])
     config, agent = content["config"], (content["run"].get("choices") or {}).get("agent", FOUND)
     protocol = config["protocol"]
     entries = []

@@ -11,6 +11,7 @@ from rich.table import Table
 from amc_env.checks import number_of
 from experiments.delivery.promise import Promise
 from experiments.delivery.timing import Latency
+from experiments.recording.networks import spelled_out
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Gain:
-    """The accuracy of AMC's network minus the uniform policy's, in points, on one split.
+    """The accuracy of the found network minus the uniform policy's, in points, on one split.
 
     Both had the same repair and the same recipe. ``error`` is the paired standard error over ``images``.
     """
@@ -83,7 +84,7 @@ def show_whole(table: Table, folding: int = 0) -> None:
 def _table(rows: Mapping[str, Row], gain: Gain) -> Table:
     """Costs, accuracies and times by row, networks by column."""
     dense = next(iter(rows.values()))
-    table = Table("", *rows, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table("", *map(spelled_out, rows), box=box.SIMPLE_HEAD, pad_edge=False)
     for at, column in enumerate(table.columns):
         column.justify = "right" if at else "left"
     table.add_row("MACs", *(_with_share(row.macs, dense.macs) for row in rows.values()))

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from agents import critic, rules
 from agents.episode import Agent
-from agents.pretrained import SHIPPED, Pretrained
 from agents.search import search as trials
 from amc_env import tabular
-from amc_env.env import CompressionEnv
 from amc_env.rewards import REWARDS
 from amc_env.tabular import Table, TabularEnv
 from experiments.analysis.keeping import commit_advice
 from experiments.cli import config
-from experiments.cli import contenders as named
-from experiments.cli.problem import build_agent, scale_of
-from experiments.recording import opening
+from experiments.cli.problem import build_agent
 from experiments.recording.progress import Meter
 from experiments.recording.record import RECORD, RecordError, RunRecord
+from experiments.searching.contest import build_all, contenders_of, is_rule, note_critics, opened, seeds_of
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
@@ -58,22 +54,6 @@ def compare(cfg: DictConfig, folder: Path) -> RunRecord:
     return record
 
 
-def build_all(
-    contenders: Mapping[str, Any],
-    targets: Iterable[float],
-    environment: Callable[[Mapping[str, Any], float], CompressionEnv],
-) -> None:
-    """Build each environment and agent once, so that a wrong setting is an error before the first search.
-
-    Args:
-        contenders: their settings by name.
-        targets: fractions of the resource.
-        environment: makes that of a contender's settings and a target.
-    """
-    for target, settings in itertools.product(targets, contenders.values()):
-        build_agent(settings["agent"], environment(settings, target), seed=0)
-
-
 def note_table(record: RunRecord, table: Table, targets: Sequence[float]) -> None:
     """Write a table's digest and its best accuracy at each target into a record.
 
@@ -87,60 +67,6 @@ def note_table(record: RunRecord, table: Table, targets: Sequence[float]) -> Non
         )
     best = {str(target): round(table.known_best(target)[1].top1, 6) for target in targets}
     record.update(results={"known_best": best, "table": table.card.sha256})
-
-
-def note_critics(record: RunRecord, contenders: Mapping[str, Any]) -> None:
-    """Write into a record which critics contenders read, and which tables these were trained on.
-
-    Raises:
-        CriticError: for a file that is no critic.
-        RecordError: if the record was begun with other critics of that name.
-    """
-    found = {}
-    for name, settings in contenders.items():
-        if settings["agent"]["_target_"] == f"{Pretrained.__module__}.{Pretrained.__name__}":
-            known = critic.read(Path(settings["agent"].get("critic") or SHIPPED))
-            found[name] = {"sha256": known.digest, "tables": list(known.tables)}
-    if record.content["results"].get("critics", found) != found:
-        raise RecordError(f"{record.folder} was begun with other critics: choose another folder")
-    if found:
-        record.update(results={"critics": found})
-
-
-def contenders_of(cfg: DictConfig) -> dict[str, dict[str, Any]]:
-    """The settings of the named contenders, see `contender`."""
-    return {name: contender(name, cfg.contenders[name]) for name in named.chosen(cfg)}
-
-
-def opened(cfg: DictConfig, folder: Path, contenders: Mapping[str, Any]) -> RunRecord:
-    """The folder's record of these contenders, to be resumed after its last row, or a new one."""
-    settings = config.plain(cfg) | {"contenders": dict(contenders)}
-    del settings["only"]  # the contenders are
-    return opening.opened(folder, settings, seeds={"first": cfg.first_seed, "runs": cfg.seeds})
-
-
-def seeds_of(cfg: DictConfig, settings: Mapping[str, Any]) -> range:
-    """The seeds of a contender's runs; a rule, which is deterministic, has only seed 0."""
-    return range(cfg.first_seed, 1 if is_rule(settings) else cfg.first_seed + cfg.seeds)
-
-
-def is_rule(settings: Mapping[str, Any]) -> bool:
-    """Whether a contender always plays the same plan."""
-    return rules.is_rule(str(settings["agent"]["_target_"]))
-
-
-def contender(name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The settings of agent and environment in overrides of the main job's configuration.
-
-    Returns:
-        ``agent`` and ``env``, their settings.
-
-    Raises:
-        ConfigError: for a setting that does not exist or is of another type.
-    """
-    cfg = named.configured(name, overrides)
-    task = {"reward": cfg.protocol.reward, "scale": scale_of(cfg), "beta": cfg.env.beta}
-    return {"agent": config.complete(cfg)["agent"], "env": task}
 
 
 def run(

@@ -1,28 +1,107 @@
-"""What comparisons of agents on one network share: their jobs, the searches, and the curves of these."""
+"""What comparisons of agents on one network share: contenders, jobs, searches, and the curves of these."""
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import DictConfig
 
+from agents import critic, rules
 from agents.episode import Agent
+from agents.pretrained import SHIPPED, Pretrained
 from agents.search import search
 from amc_env.env import CompressionEnv
+from experiments.cli import config
+from experiments.cli import contenders as named
+from experiments.cli.problem import build_agent, scale_of
+from experiments.recording import opening
 from experiments.recording.plans import counts
 from experiments.recording.progress import Meter
-from experiments.recording.record import RunRecord
+from experiments.recording.record import RecordError, RunRecord
 
 POINTS = 40  # of a curve
 
 
 @dataclass(frozen=True)
 class Job:
-    """One search: a policy, the fraction of the resource that may be spent, and the agent's seed."""
+    """One search: a contender or one-shot method by its name, the fraction to spend, and the seed."""
 
     policy: str
     target: float
     seed: int
+
+
+def contenders_of(cfg: DictConfig) -> dict[str, dict[str, Any]]:
+    """The settings of the named contenders, see `contender`."""
+    return {name: contender(name, cfg.contenders[name]) for name in named.chosen(cfg)}
+
+
+def contender(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The settings of agent and environment in overrides of the main job's configuration.
+
+    Returns:
+        ``agent`` and ``env``, their settings.
+
+    Raises:
+        ConfigError: for a setting that does not exist or is of another type.
+    """
+    cfg = named.configured(name, overrides)
+    task = {"reward": cfg.protocol.reward, "scale": scale_of(cfg), "beta": cfg.env.beta}
+    return {"agent": config.complete(cfg)["agent"], "env": task}
+
+
+def is_rule(settings: Mapping[str, Any]) -> bool:
+    """Whether a contender always plays the same plan."""
+    return rules.is_rule(str(settings["agent"]["_target_"]))
+
+
+def seeds_of(cfg: DictConfig, settings: Mapping[str, Any]) -> range:
+    """The seeds of a contender's runs; a rule, which is deterministic, has only seed 0."""
+    return range(cfg.first_seed, 1 if is_rule(settings) else cfg.first_seed + cfg.seeds)
+
+
+def opened(cfg: DictConfig, folder: Path, contenders: Mapping[str, Any]) -> RunRecord:
+    """The folder's record of these contenders, to be resumed after its last row, or a new one."""
+    settings = config.plain(cfg) | {"contenders": dict(contenders)}
+    del settings["only"]  # the contenders are
+    return opening.opened(folder, settings, seeds={"first": cfg.first_seed, "runs": cfg.seeds})
+
+
+def build_all(
+    contenders: Mapping[str, Any],
+    targets: Iterable[float],
+    environment: Callable[[Mapping[str, Any], float], CompressionEnv],
+) -> None:
+    """Make each environment and agent once, so that a wrong setting is an error before the first search.
+
+    Args:
+        contenders: their settings by name.
+        targets: fractions of the resource.
+        environment: makes that of a contender's settings and a target.
+    """
+    for target, settings in itertools.product(targets, contenders.values()):
+        build_agent(settings["agent"], environment(settings, target), seed=0)
+
+
+def note_critics(record: RunRecord, contenders: Mapping[str, Any]) -> None:
+    """Write into a record which critics contenders read, and which tables these were trained on.
+
+    Raises:
+        CriticError: for a file that is no critic.
+        RecordError: if the record was begun with other critics of that name.
+    """
+    found = {}
+    for name, settings in contenders.items():
+        if settings["agent"]["_target_"] == f"{Pretrained.__module__}.{Pretrained.__name__}":
+            known = critic.read(Path(settings["agent"].get("critic") or SHIPPED))
+            found[name] = {"sha256": known.digest, "tables": list(known.tables)}
+    if record.content["results"].get("critics", found) != found:
+        raise RecordError(f"{record.folder} was begun with other critics: choose another folder")
+    if found:
+        record.update(results={"critics": found})
 
 
 def run_all(
@@ -37,7 +116,7 @@ def run_all(
         record: open.
         jobs: all of the comparison.
         row: runs one.
-        accuracy: of a row, to be shown beside its policy's name.
+        accuracy: of a row, to be shown beside its name.
     """
     done = {Job(row["policy"], row["target"], row["seed"]) for row in record.rows}
     with record.phase("runs"), Meter("runs", len(jobs), done=len(done)) as meter:

@@ -48,7 +48,7 @@ class Subject:
         plans: to compare.
         recipe: of fine-tuning.
         seeds: number of fine-tunings.
-        steps: of a short tuning, another proxy; at most one epoch, 0 for none.
+        steps: of a short fine-tuning, another proxy; at most one epoch, 0 for none.
     """
 
     tasks: Mapping[str, AnyTask]
@@ -61,7 +61,7 @@ class Subject:
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
-    """Measure and tune every plan, and print the table."""
+    """Measure and fine-tune every plan, and print the table."""
     own = range(*part_of(cfg.part, cfg.plans))
     if cfg.seeds and cfg.plans < fidelity.FEWEST:
         raise config.ConfigError(f"plans is {cfg.plans}: a rank correlation takes at least {fidelity.FEWEST}")
@@ -79,7 +79,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
                     found = row(subject, index)
                     record.add(**found)
                     meter.update(
-                        len(record.rows), **{f"tuned {at}": top1 for at, top1 in enumerate(found["tuned"])}
+                        len(record.rows),
+                        **{f"fine-tuned {at}": top1 for at, top1 in enumerate(found["tuned"])},
                     )
         if cfg.seeds and len(record.rows) >= fidelity.FEWEST:
             print(fidelity.table(record.rows))

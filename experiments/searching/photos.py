@@ -1,4 +1,4 @@
-"""The job of `experiments.photos`: one network cut by many policies, without training and without labels.
+"""The job of `experiments.photos`: one network cut by many agents, without training and without labels.
 
 Each row of the record is one search; a killed run continues with the searches that have no row.
 """
@@ -33,8 +33,18 @@ from experiments.cli.trained import Trained, trained
 from experiments.delivery.picture import draw
 from experiments.recording.plans import candidates, groups, shares
 from experiments.searching import one_shot
-from experiments.searching.compare import build_all, contenders_of, is_rule, note_critics, opened, seeds_of
-from experiments.searching.contest import Job, curve, run_all, trials_of
+from experiments.searching.contest import (
+    Job,
+    build_all,
+    contenders_of,
+    curve,
+    is_rule,
+    note_critics,
+    opened,
+    run_all,
+    seeds_of,
+    trials_of,
+)
 
 SPLITS = ("selection", "test")
 UNIFORM = "uniform"
@@ -97,7 +107,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
 
 def all_jobs(cfg: DictConfig, contenders: Mapping[str, Any]) -> list[Job]:
-    """Every policy at every target, by seed; a rule or a one-shot method has only one."""
+    """Every contender and one-shot method at every target, by seed; what is no search has only one."""
     return [
         Job(name, target, seed)
         for seed in range(cfg.first_seed, cfg.first_seed + cfg.seeds)
@@ -130,8 +140,8 @@ def row(subject: Subject, settings: Mapping[str, Any] | None, job: Job) -> dict[
 
     Args:
         subject: the network to search.
-        settings: ``agent`` and ``env``, see `compare.contender`; None for a one-shot method.
-        job: policy, target and seed.
+        settings: ``agent`` and ``env``, see `contest.contender`; None for a one-shot method.
+        job: name, target and seed.
 
     Returns:
         A row of the record: the job, the results of `searched` or `shot` and of `measured`, and

@@ -1,4 +1,4 @@
-"""The job of `experiments.policies`: one network searched by many agents, then tuned by the same recipe.
+"""The job of `experiments.policies`: one network searched by many agents, then fine-tuned by the same recipe.
 
 Each row of the record is one search; a killed run continues with the searches that have no row.
 """
@@ -27,8 +27,17 @@ from experiments.cli.problem import build_agent
 from experiments.cli.trained import Trained, trained
 from experiments.recording.plans import candidates, groups, shares
 from experiments.searching import stages
-from experiments.searching.compare import build_all, contenders_of, is_rule, note_critics, opened
-from experiments.searching.contest import Job, curve, run_all, trials_of
+from experiments.searching.contest import (
+    Job,
+    build_all,
+    contenders_of,
+    curve,
+    is_rule,
+    note_critics,
+    opened,
+    run_all,
+    trials_of,
+)
 from experiments.training.distillation import teacher_of
 from experiments.training.finetune import tuned
 from experiments.training.loop import DivergedError
@@ -94,7 +103,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
 
 def all_jobs(cfg: DictConfig, contenders: Mapping[str, Any]) -> list[Job]:
-    """Every policy at every target, by seed.
+    """Every contender at every target, by seed.
 
     A rule finds the same plan with every seed, but its fine-tuning differs.
     """
@@ -135,8 +144,8 @@ def row(subject: Subject, settings: Mapping[str, Any], job: Job) -> dict[str, An
 
     Args:
         subject: the network to search.
-        settings: ``agent`` and ``env``, see `compare.contender`.
-        job: policy, target and seed.
+        settings: ``agent`` and ``env``, see `contest.contender`.
+        job: name, target and seed.
 
     Returns:
         A row of the record: the job; the result of `delivered` for the best plan, and `stages.costs` of its
@@ -211,9 +220,9 @@ def delivered(
         stages: number of stages that share the epochs.
 
     Returns:
-        The tuned network, or the untuned one if ``known`` has the plan; and ``evaluations``; ``counts``,
-        ``reward`` and ``episode`` of the plan; ``macs_share`` and ``params_share``; top-1 in [0, 1] by split,
-        ``before`` and ``after`` fine-tuning.
+        The fine-tuned network, or the repaired one if ``known`` has the plan; and ``evaluations``;
+        ``counts``, ``reward`` and ``episode`` of the plan; ``macs_share`` and ``params_share``; top-1 in
+        [0, 1] by split, ``before`` and ``after`` fine-tuning.
     """
     task = subject.task
     tried = candidates(trials, subject.confirm)

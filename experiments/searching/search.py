@@ -114,7 +114,7 @@ def explore(
 
     Args:
         env: the environment that the agent plays.
-        agent: the searcher, restored to the record's last row.
+        agent: restored to the record's last row.
         record: gets the rows.
         tracker: gets the same.
         episodes: total number, including those in the record.

@@ -27,7 +27,8 @@ from experiments.recording.lock import BusyError, alone
 from experiments.recording.opening import opened
 from experiments.recording.progress import Meter
 from experiments.recording.record import RunRecord
-from experiments.searching.compare import build_all, contender, run
+from experiments.searching.compare import run
+from experiments.searching.contest import build_all, contender
 
 try:
     import optuna

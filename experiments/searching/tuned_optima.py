@@ -27,7 +27,7 @@ from experiments.analysis import optima
 from experiments.cli import config
 from experiments.cli.problem import build_agent
 from experiments.recording.progress import Meter
-from experiments.searching.compare import contenders_of, is_rule, opened, seeds_of
+from experiments.searching.contest import contenders_of, is_rule, opened, seeds_of
 from experiments.searching.tabulate import SOURCES, data_of, moments_of
 from experiments.training.finetune import tuned
 from experiments.training.recipe import Recipe
@@ -52,7 +52,7 @@ class Subject:
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
-    """Sample, tune every plan, and print the table."""
+    """Sample, fine-tune every plan, and print the table."""
     contenders = contenders_of(cfg)
     record = opened(cfg, folder, contenders)
     with record:

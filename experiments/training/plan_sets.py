@@ -68,5 +68,5 @@ def scaled(budget: Budget, factors: np.ndarray) -> tuple[int, ...]:
 
 
 def by_rule(budget: Budget, rule: Rule) -> tuple[int, ...]:
-    """The counts of a hand-made policy, without evaluating them."""
+    """The counts of a rule's plan, without evaluating them."""
     return budget.follow(partial(rule.ratio, decisions=len(budget.choices), first=budget.share([])))
