@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from identity import FindTheKeeps, assert_resumes, best_of, played
 
 from agents import additive, lq_cmaes, surrogate
@@ -40,7 +41,7 @@ def test_on_the_absolute_scale_what_is_proposed_is_what_is_executed(kind: type[P
     for _ in range(40):
         _, info = env.reset()
         agent.act(np.zeros(11, np.float32), info, explore=True)
-        proposed = list(agent._queue[0])
+        proposed = agent.state_dict()["queue"][0]
         agent.end_episode(run_episode(env, agent))
         assert agent.plans[-1].tolist() == proposed
     assert len({tuple(plan) for plan in agent.plans.tolist()}) == 40  # none is played twice
@@ -155,7 +156,11 @@ def test_the_best_sums_use_up_the_budget_even_where_less_seems_better() -> None:
     _, info = env_of().reset()
     lattice, agent = Lattice(info["choices"], info["costs"]), Additive(SPACE, SPACE, seed=0)
     plans = lattice.scaled(np.random.default_rng(0).uniform(0.1, 1, (50, 5)))
-    agent._plans, agent._rewards = plans.tolist(), (-lattice.ratios(plans).sum(axis=1)).tolist()
+    played_before = {
+        "plans": torch.from_numpy(plans),
+        "rewards": (-lattice.ratios(plans).sum(axis=1)).tolist(),
+    }
+    agent.load_state_dict(agent.state_dict() | played_before)
     agent.changed = True
     found = agent.propose(lattice)
     assert lattice.within(found).all()
@@ -236,6 +241,6 @@ def test_a_plan_that_was_refused_is_not_asked_for_again(kind: type[PlanSearch]) 
     propose = agent.propose
     agent.propose = lambda lattice: asked.append(propose(lattice)) or asked[-1]
     list(search(env, agent, episodes=60, seed=0))
-    assert agent._refused
+    assert agent.state_dict()["refused"]
     proposals = [tuple(plan) for plans in asked for plan in plans.tolist()]
     assert len(set(proposals)) == len(proposals)

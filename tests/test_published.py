@@ -144,12 +144,20 @@ def test_an_unknown_table_and_an_unknown_row_are_told():
     assert chosen(published.spec("table2"), ["plain20_gp"]) == ["table2/plain20_gp"]
 
 
+def of_images(images: str | None, folder: Path) -> list[str]:
+    """What the words of a sweep say of the data."""
+    cfg = SimpleNamespace(table="table2", seeds=[0], episodes=4, epochs=1, images=images, launcher="basic")
+    (rules,) = reproduce.sweeps(cfg, ["table2/plain20_uniform"], folder)
+    return [word for word in rules.words if word.startswith("data")]
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [(None, []), ("fashion_mnist", ["data=fashion_mnist"]), (str(CONF), [f"data.root={CONF}"])],
 )
-def test_data_is_a_data_set_or_a_folder(given, expected):
-    assert reproduce._data(given) == expected
+def test_data_is_a_data_set_or_a_folder(given, expected, composed, tmp_path):
+    composed("config")  # opens Hydra's folder of configurations
+    assert of_images(given, tmp_path) == expected
 
 
 def test_another_data_set_is_asked_for_on_the_command_line(composed):
@@ -169,14 +177,10 @@ def test_rows_of_a_network_that_is_trained_first_are_of_one_data_set(tmp_path, c
         reproduce.main(cfg, tmp_path / "latency")
 
 
-def test_data_that_is_neither_is_told():
-    with pytest.raises(ReproduceError, match="neither a folder nor one of cifar10, cifar100"):
-        reproduce._data("cifar11")
-
-
-def test_sets_that_need_a_folder_are_not_offered():
-    assert {"cifar10", "fashion_mnist", "digits"} <= set(reproduce._sets())
-    assert not {"photos", "imagefolder", "import"} & set(reproduce._sets())
+def test_data_that_is_neither_is_told_and_sets_that_need_a_folder_are_not_offered(composed, tmp_path):
+    composed("config")
+    with pytest.raises(ReproduceError, match=r"folder nor one of cifar10, cifar100, digits, fashion_mnist$"):
+        of_images("cifar11", tmp_path)
 
 
 def test_rules_and_searches_are_launched_apart(composed, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import time
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from identity import played
 
 from agents.lattice import Lattice
@@ -95,8 +96,8 @@ def large(decisions: int = 60) -> Lattice:
 def test_a_proposal_of_sixty_decisions_after_400_plans_takes_a_second() -> None:
     lattice, agent = large(), GP(SPACE, SPACE, seed=0)
     plans = lattice.random(400, np.random.default_rng(0))
-    agent._plans = plans.tolist()
-    agent._rewards = (-((1 - lattice.ratios(plans)) ** 2).mean(axis=1)).tolist()
+    rewards = (-((1 - lattice.ratios(plans)) ** 2).mean(axis=1)).tolist()
+    agent.load_state_dict(agent.state_dict() | {"plans": torch.from_numpy(plans), "rewards": rewards})
     began = time.process_time()
     proposal = agent.propose(lattice)
     assert time.process_time() - began < 3  # 0.7 where nothing else runs
