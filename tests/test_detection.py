@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_own_classes import command
 
 from experiments import search
 from experiments.examples import detection
 from experiments.recording.record import RunRecord
-from tests.test_own_classes import command
 
 
 def found(boxes: list[list[float]], labels: list[int], scores: list[float]) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import fault_records
 import fuzzing
 import pytest
-from fuzzing import Kind
+from damageable import Kind, kinds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +24,7 @@ EACH = 250  # of 22 kinds: 5,500
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Kind]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AMC_CACHE", "")  # set by `kinds`, taken back here
-        yield fuzzing.kinds(tmp_path_factory.mktemp("fuzz"))
+        yield kinds(tmp_path_factory.mktemp("fuzz"))
 
 
 def test_every_kind_is_named(made: dict[str, Kind]) -> None:

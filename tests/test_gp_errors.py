@@ -1,5 +1,6 @@
 """What the errors of layers tell before any evaluation: damage, the rule of least error, and `gp_errors`."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -123,6 +124,43 @@ def test_a_resumed_search_is_the_uninterrupted_one() -> None:
 def test_the_slope_is_never_upwards() -> None:
     assert trend(np.array([0.0, 1.0, 2.0]), np.array([4.0, 3.0, 2.0])) == pytest.approx((-1.0, 4.0))
     assert trend(np.array([0.0, 1.0]), np.array([0.0, 1.0])) == pytest.approx((0.0, 0.5))
+
+
+def after_diagonal(first: list[float], second: list[float]) -> np.ndarray:
+    """A search of two decisions that played (0, 0), (1, 1) and so on; the expected improvement of all plans.
+
+    The errors of the choices are given. Where a plan and its mirror image differ, it is by the prior mean.
+    """
+    count = len(first)
+    keeps = tuple((np.arange(1, count + 1) / count).tolist())
+    costs = {"limit": 2 * count, "constant": 0, "single": (tuple(range(count)),) * 2, "pairs": {}}
+    info = {"decisions": 2, "choices": (keeps, keeps), "costs": costs, "errors": (first, second)}
+    space = gym.spaces.Box(0, 1, (1,), np.float32)
+    agent = GPErrors(space, space, seed=0, candidates=20)
+    plans = np.repeat(np.arange(count)[:, None], 2, axis=1)
+    rewards = (-0.1 * summed(damages(info), plans)).tolist()
+    agent.load_state_dict(agent.state_dict() | {"plans": torch.from_numpy(plans), "rewards": rewards})
+    agent.act(np.zeros(11, np.float32), info | {"actions": keeps}, explore=True)
+    assert agent.lattice is not None
+    every = np.stack(np.indices((count, count)), axis=-1).reshape(-1, 2)
+    return agent.promise(agent.lattice)(every).reshape(count, count)
+
+
+def test_of_two_plans_alike_the_one_of_less_damage_promises_more() -> None:
+    promise = after_diagonal([0.8, 0.6, 0.4, 0.2, 0.0], [0.4, 0.3, 0.2, 0.1, 0.0])
+    assert promise[4, 3] > 10 * promise[3, 4]
+
+
+def test_a_plan_that_was_played_promises_next_to_nothing() -> None:
+    promise = after_diagonal([0.8, 0.6, 0.4, 0.2, 0.0], [0.4, 0.3, 0.2, 0.1, 0.0])
+    assert np.diag(promise).max() < 0.1
+
+
+def test_plans_beyond_the_damage_of_most_are_bad_alike() -> None:
+    """Of eleven plans one alone has more damage than 2 * 0.1^1.5, and so have both of these."""
+    rest = [0.1, *[0.0] * 9]
+    promise = after_diagonal([1.0, *rest], [0.5, *rest])
+    assert promise[0, 10] == pytest.approx(promise[10, 0])
 
 
 class Readers(nn.Module):

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from test_site import run
 
 from experiments.analysis.milliseconds import above, at_time, curve, plot, raced, table
-from tests.test_site import run
 
 DENSE = {"policy": "dense", "resource": "", "target": 1.0, "seed": 0, "promised_ms": 2.0,
          "measured_ms": 2.0, "test": 0.9, "measure": "accuracy"}  # fmt: skip

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_site import CHROMIUM
 
 from experiments.cli.signatures import ROOT
-from tests.test_site import CHROMIUM
 
 TINY = ["episodes=3", "confirm=1", "finetune.epochs=1", "agent=random,cmaes,uniform"]
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", (ROOT / "conf/README.md").read_text(), re.MULTILINE | re.DOTALL)

@@ -1,16 +1,17 @@
-"""Agents over whole plans: the lattice of plans, its exact cost, and each agent by hand."""
+"""Agents over whole plans, each by hand and on tables."""
 
 import itertools
-import time
 from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from identity import FindTheKeeps, assert_resumes, best_of, played
+from test_lattice import EVERY, LATTICE
 
 from agents import additive, lq_cmaes, surrogate
 from agents.additive import Additive, best_sum, changes, fitted
@@ -22,22 +23,12 @@ from agents.lq_cmaes import LQCMAES
 from agents.plan_search import PlanSearch, unit
 from agents.pretrained import Pretrained
 from agents.search import search
-from agents.surrogate import GP, Process, expected_improvement, matern, standardised, thinned
+from agents.surrogate import GP
 from amc_env import tabular
 from amc_env.tabular import TabularEnv
 
 KINDS = (GP, Additive, EvoPress)
 SPACE = gym.spaces.Box(0, 1, (1,), np.float32)
-HALVES = ((0.5, 1.0),) * 3
-# Three decisions of widths 1 or 2: a layer of cost 3 w0 w1, one of 5 w1 w2, and 2 for each of w0.
-COSTS = {
-    "limit": 20,
-    "constant": 10,
-    "single": ((0, 5), (0, 8), (0, 5)),
-    "pairs": {(0, 1): ((0, 0), (0, 3)), (1, 2): ((0, 0), (0, 5))},
-}
-LATTICE = Lattice(HALVES, COSTS)
-EVERY = np.array(list(itertools.product((0, 1), repeat=3)))
 
 
 def env_of(target: float = 0.3, *, scale: str = "absolute") -> TabularEnv:
@@ -48,51 +39,6 @@ def make(kind: type[PlanSearch], env: gym.Env, seed: int = 0, **settings: int) -
     return kind(env.observation_space, env.action_space, seed=seed, **settings)
 
 
-# -- the lattice
-
-
-def test_costs_by_hand() -> None:
-    widths = EVERY + 1
-    by_hand = 3 * widths[:, 0] * widths[:, 1] + 5 * widths[:, 1] * widths[:, 2] + 2 * widths[:, 0]
-    np.testing.assert_array_equal(LATTICE.limits[0].cost(EVERY), by_hand)
-    assert LATTICE.within(EVERY).tolist() == (by_hand <= 20).tolist()
-
-
-@pytest.mark.parametrize("resource", ["macs", "params"])
-def test_the_costs_in_the_info_are_exact(resource: str) -> None:
-    env = TabularEnv("fashion", target=0.4, resource=resource)
-    _, info = env.reset()
-    lattice = Lattice(info["choices"], info["costs"])
-    plans = np.array(list(itertools.product(range(8), repeat=5)))
-    np.testing.assert_array_equal(lattice.limits[0].cost(plans), env.table.columns[resource].ravel())
-    assert lattice.limits[0].most == env.budget.limit
-
-
-def test_the_uniform_plan_and_filling_by_hand() -> None:
-    np.testing.assert_array_equal(LATTICE.uniform(), [[0, 0, 0]])  # all whole costs 36
-    filled = LATTICE.filled(np.zeros((200, 3), np.int64), np.random.default_rng(0))
-    assert {tuple(plan) for plan in filled.tolist()} == {(1, 0, 1), (0, 1, 0)}  # 20 and 18: no more fits
-    np.testing.assert_array_equal(LATTICE.positions(np.array([[0.4, 0.99, 1.0]])), [[0, 0, 1]])
-    np.testing.assert_array_equal(LATTICE.ratios(np.array([[0, 1, 0]])), [[0.5, 1.0, 0.5]])
-
-
-def test_random_and_exchanged_plans_use_up_the_budget() -> None:
-    _, info = env_of().reset()
-    lattice, rng = Lattice(info["choices"], info["costs"]), np.random.default_rng(0)
-    plans = lattice.random(100, rng)
-    for each in (plans, lattice.exchanged(plans, rng)):
-        assert lattice.within(each).all()
-        for decision in range(5):
-            raised = each.copy()
-            raised[:, decision] += 1
-            possible = raised[raised[:, decision] <= lattice.tops[decision]]
-            assert not lattice.within(possible).any()
-    assert len(np.unique(plans, axis=0)) > 50
-
-
-# -- all of them
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_the_absolute_scale_what_is_proposed_is_what_is_executed(kind: type[PlanSearch]) -> None:
     env = env_of()
@@ -100,7 +46,7 @@ def test_on_the_absolute_scale_what_is_proposed_is_what_is_executed(kind: type[P
     for _ in range(40):
         _, info = env.reset()
         agent.act(np.zeros(11, np.float32), info, explore=True)
-        proposed = list(agent._queue[0])
+        proposed = agent.state_dict()["queue"][0]
         agent.end_episode(run_episode(env, agent))
         assert agent.plans[-1].tolist() == proposed
     assert len({tuple(plan) for plan in agent.plans.tolist()}) == 40  # none is played twice
@@ -229,97 +175,6 @@ def test_wrong_use_is_an_error() -> None:
                     make(kind, env_of(), **{name: beyond})
 
 
-# -- the Gaussian process
-
-
-def test_the_kernel_and_the_improvement_by_hand() -> None:
-    np.testing.assert_allclose(matern(np.array([0.0, 1.0])), [1.0, 0.523994], atol=1e-6)
-    # at the best mean the improvement is the deviation over sqrt(2 pi); far above, the difference
-    improvement = expected_improvement(np.array([1.0, 9.0]), np.array([2.0, 0.5]), 1.0)
-    np.testing.assert_allclose(improvement, [0.797885, 8.0], atol=1e-6)
-
-
-def test_the_process_goes_through_its_values_and_is_unsure_elsewhere() -> None:
-    points = np.array([[0.0], [0.4], [1.0]])
-    values = np.array([-1.0, 1.0, 0.0])
-    mean, deviation = Process(points, values, 0.2, 1e-8).predict(np.array([[0.0], [0.4], [1.0], [0.7]]))
-    np.testing.assert_allclose(mean[:3], values, atol=1e-5)
-    assert deviation[:3].max() < 1e-3 < deviation[3]
-
-
-def test_the_prediction_of_one_value_by_hand() -> None:
-    """A value of 2 a length away: its correlation is 0.523994, and the process's variance 2 * 2."""
-    mean, deviation = Process(np.array([[0.0]]), np.array([2.0]), 1.0, 0.0).predict(np.array([[1.0]]))
-    np.testing.assert_allclose(mean, [2 * 0.523994], atol=1e-5)
-    np.testing.assert_allclose(deviation, [2 * (1 - 0.523994**2) ** 0.5], atol=1e-5)
-
-
-def test_where_all_values_are_equal_the_farthest_point_is_tried() -> None:
-    """As after a plateau of rewards, whose standardised values are all zero."""
-    process = Process(np.array([[0.0], [0.1]]), np.zeros(2), 0.2, 1e-4)
-    assert process.improvement(np.array([[0.0], [0.1], [0.9]])).argmax() == 2
-
-
-def test_the_length_scale_of_the_data_is_found() -> None:
-    points = np.random.default_rng(0).random((60, 1))
-    slow, fast = np.sin(3 * points[:, 0]), np.sin(40 * points[:, 0])
-    assert Process.fitted(points, fast).length < 0.3 < Process.fitted(points, slow).length
-
-
-def test_very_bad_rewards_are_raised() -> None:
-    values = standardised(np.array([*np.linspace(-0.2, -0.1, 99), -50.0]))
-    assert values.std() == pytest.approx(1)
-    assert values.min() > -5
-
-
-@pytest.mark.parametrize(("value", "count"), [(0.3, 4), (-0.1, 20), (-0.3, 20)])  # whose means are not exact
-def test_equal_rewards_are_zero(value: float, count: int) -> None:
-    np.testing.assert_array_equal(standardised(np.full(count, value)), 0)
-
-
-def test_poor_rewards_differ_from_the_best_where_many_are_equal() -> None:
-    values = standardised(np.array([0.1, 0.5, *[0.9] * 10]))
-    assert values[0] < values[1] < values[2] == values[11]
-
-
-def test_the_best_and_the_latest_are_kept() -> None:
-    np.testing.assert_array_equal(thinned(np.array([9.0, 1, 2, 8, 3, 4]), 4), [0, 3, 4, 5])
-    np.testing.assert_array_equal(thinned(np.array([1.0, 2]), 4), [0, 1])
-    env = env_of()
-    with pytest.warns(UserWarning, match="GP fits 12 plans from here on"):
-        played(env, make(GP, env, starts=3, candidates=20, most=12), episodes=20)
-
-
-def test_neighbours_by_hand() -> None:
-    found = LATTICE.neighbours(np.array([1, 0, 0]), np.random.default_rng(0))
-    assert {tuple(plan) for plan in found.tolist()} == {(1, 0, 1), (0, 0, 0), (0, 1, 0), (0, 0, 1)}
-
-
-def large(decisions: int = 60) -> Lattice:
-    """A chain of layers, each of up to 32 widths."""
-    choices = tuple(tuple((np.arange(1, 33) / 32).tolist()) for _ in range(decisions))
-    table = tuple(tuple(a * b for b in range(1, 33)) for a in range(1, 33))
-    pairs = {(t, t + 1): table for t in range(decisions - 1)}
-    limit = int(0.4 * 32 * 32 * (decisions - 1))
-    return Lattice(
-        choices, {"limit": limit, "constant": 0, "single": ((0,) * 32,) * decisions, "pairs": pairs}
-    )
-
-
-def test_a_proposal_of_sixty_decisions_after_400_plans_takes_a_second() -> None:
-    lattice, agent = large(), GP(SPACE, SPACE, seed=0)
-    plans = lattice.random(400, np.random.default_rng(0))
-    agent._plans = plans.tolist()
-    agent._rewards = (-((1 - lattice.ratios(plans)) ** 2).mean(axis=1)).tolist()
-    began = time.process_time()
-    proposal = agent.propose(lattice)
-    assert time.process_time() - began < 3  # 0.7 where nothing else runs
-    assert lattice.within(proposal).all()
-
-
-# -- the additive model
-
-
 def test_changes_by_hand() -> None:
     """From (1, 0, 1) of cost 20 to the plans with one change; raising the second cuts the others."""
     found = changes(LATTICE, np.array([1, 0, 1]), 1)
@@ -330,7 +185,11 @@ def test_the_best_sums_use_up_the_budget_even_where_less_seems_better() -> None:
     _, info = env_of().reset()
     lattice, agent = Lattice(info["choices"], info["costs"]), Additive(SPACE, SPACE, seed=0)
     plans = lattice.scaled(np.random.default_rng(0).uniform(0.1, 1, (50, 5)))
-    agent._plans, agent._rewards = plans.tolist(), (-lattice.ratios(plans).sum(axis=1)).tolist()
+    played_before = {
+        "plans": torch.from_numpy(plans),
+        "rewards": (-lattice.ratios(plans).sum(axis=1)).tolist(),
+    }
+    agent.load_state_dict(agent.state_dict() | played_before)
     agent.changed = True
     found = agent.propose(lattice)
     assert lattice.within(found).all()
@@ -360,9 +219,6 @@ def test_the_best_sum_is_that_of_all_plans(seed: int, few: int, monkeypatch: pyt
     np.testing.assert_array_equal(best_sum(LATTICE, tables, near, nothing), [order[0]])
     np.testing.assert_array_equal(best_sum(LATTICE, tables, near, np.array(order[:1])), [order[1]])
     assert len(best_sum(LATTICE, tables, near, EVERY)) == 0  # none is left
-
-
-# -- surrogate-assisted CMA-ES
 
 
 def test_lq_cmaes_goes_on_exactly_and_finds_more_with_fewer_evaluations() -> None:
@@ -398,15 +254,6 @@ def test_lq_cmaes_trusts_a_model_that_ranks_well_and_no_other(monkeypatch: pytes
     assert means[0] > 0.4 > 0.15 > means[1]
 
 
-def test_mutations_stay_within_a_budget_of_time_where_fewer_channels_take_longer() -> None:
-    slower = {"limit": 20, "constant": 10, "single": ((6, 5), (6, 5), (0, 5)), "pairs": {}}
-    lattice = Lattice(HALVES, slower)
-    given = EVERY[lattice.within(EVERY)]
-    assert 0 < len(given) < len(EVERY)
-    for seed in range(20):
-        assert lattice.within(lattice.exchanged(given, np.random.default_rng(seed))).all()
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_plan_is_played_twice_while_there_are_others(kind: type[PlanSearch]) -> None:
     env = TabularEnv("cifar_plain6", target=0.3, scale="absolute")
@@ -423,6 +270,6 @@ def test_a_plan_that_was_refused_is_not_asked_for_again(kind: type[PlanSearch]) 
     propose = agent.propose
     agent.propose = lambda lattice: asked.append(propose(lattice)) or asked[-1]
     list(search(env, agent, episodes=60, seed=0))
-    assert agent._refused
+    assert agent.state_dict()["refused"]
     proposals = [tuple(plan) for plans in asked for plan in plans.tolist()]
     assert len(set(proposals)) == len(proposals)

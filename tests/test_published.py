@@ -8,20 +8,18 @@ from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
+from test_site import run
 
 from experiments.analysis import published, report
 from experiments.analysis.published import PublishedError, of_row
 from experiments.analysis.run import Kept
 from experiments.cli import limits
 from experiments.cli.config import CONF
-from experiments.cli.signatures import ROOT
 from experiments.recording.record import RunRecord
 from experiments.searching import reproduce
 from experiments.searching.reproduce import ReproduceError, Sweep, chosen, counted
-from tests.test_site import run
 
 TABLES = published.tables()
-PAGES = (report.README, report.RESULTS_PAGE, report.AGENTS_PAGE, report.BENCHMARKS_PAGE)
 ROWS = [row for table in TABLES.values() for row in table["rows"] if "row" in row]
 FILES = {f"{path.parent.name}/{path.stem}" for path in (CONF / "experiment").glob("*/*.yaml")}
 
@@ -146,12 +144,20 @@ def test_an_unknown_table_and_an_unknown_row_are_told():
     assert chosen(published.spec("table2"), ["plain20_gp"]) == ["table2/plain20_gp"]
 
 
+def of_images(images: str | None, folder: Path) -> list[str]:
+    """What the words of a sweep say of the data."""
+    cfg = SimpleNamespace(table="table2", seeds=[0], episodes=4, epochs=1, images=images, launcher="basic")
+    (rules,) = reproduce.sweeps(cfg, ["table2/plain20_uniform"], folder)
+    return [word for word in rules.words if word.startswith("data")]
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [(None, []), ("fashion_mnist", ["data=fashion_mnist"]), (str(CONF), [f"data.root={CONF}"])],
 )
-def test_data_is_a_data_set_or_a_folder(given, expected):
-    assert reproduce._data(given) == expected
+def test_data_is_a_data_set_or_a_folder(given, expected, composed, tmp_path):
+    composed("config")  # opens Hydra's folder of configurations
+    assert of_images(given, tmp_path) == expected
 
 
 def test_another_data_set_is_asked_for_on_the_command_line(composed):
@@ -171,14 +177,10 @@ def test_rows_of_a_network_that_is_trained_first_are_of_one_data_set(tmp_path, c
         reproduce.main(cfg, tmp_path / "latency")
 
 
-def test_data_that_is_neither_is_told():
-    with pytest.raises(ReproduceError, match="neither a folder nor one of cifar10, cifar100"):
-        reproduce._data("cifar11")
-
-
-def test_sets_that_need_a_folder_are_not_offered():
-    assert {"cifar10", "fashion_mnist", "digits"} <= set(reproduce._sets())
-    assert not {"photos", "imagefolder", "import"} & set(reproduce._sets())
+def test_data_that_is_neither_is_told_and_sets_that_need_a_folder_are_not_offered(composed, tmp_path):
+    composed("config")
+    with pytest.raises(ReproduceError, match=r"folder nor one of cifar10, cifar100, digits, fashion_mnist$"):
+        of_images("cifar11", tmp_path)
 
 
 def test_rules_and_searches_are_launched_apart(composed, tmp_path, monkeypatch):
@@ -239,22 +241,6 @@ def test_no_table_of_numbers_is_typed_by_hand(page: Path):
     text = re.sub(r"<!-- (\w+) -->.*?<!-- /\1 -->", "", page.read_text(), flags=re.DOTALL)
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert not [line for line in lines if re.search(r"\|\s*[-+]?\d+\.\d+", line)]
-
-
-@pytest.mark.parametrize("page", [report.README, report.RESULTS_PAGE], ids=["front", "results"])
-def test_numbers_in_prose_stand_in_records(page: Path):
-    """Every accuracy of a text, with two decimals or in percent with one, is one that a record gives."""
-    every = "".join(one.read_text() for one in PAGES)
-    blocks = "".join(block for _, block in re.findall(r"<!-- (\w+) -->(.*?)<!-- /\1 -->", every, re.DOTALL))
-    cards = [json.loads(path.read_text()) for path in (ROOT / "amc_env/zoo/checkpoints").glob("*.json")]
-    known = set(re.findall(r"\d+\.\d+", blocks))
-    known |= {f"{100 * top1:.1f}" for card in cards for top1 in card["accuracy"].values()}
-    known |= {f"{float(number):.1f}" for number in known}
-    text = re.sub(r"<!-- (\w+) -->.*?<!-- /\1 -->", "", page.read_text(), flags=re.DOTALL)
-    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
-    found = re.findall(r"(?<![\w.])\d+\.\d{2}(?![\w.])", text)
-    found += re.findall(r"(?<![\w.])(\d+\.\d)(?= %)", text)
-    assert set(found) <= known
 
 
 def test_notes_on_committed_runs_stand_beside_those_alone():

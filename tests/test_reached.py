@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_unusual import toy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,7 +18,6 @@ from amc_env.data.splits import DataError
 from amc_env.graph.labels import TraceError
 from amc_env.graph.trace import trace
 from amc_env.plan import Plan
-from tests.test_unusual import toy
 
 SMALL: dict[str, Any] = {"calibration_images": 40, "points": 5, "floor": 0.1}
 
