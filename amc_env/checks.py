@@ -38,8 +38,6 @@ def beyond(value: Any, allowed: Collection[Any]) -> str | None:
     highest, *reason = others
     if isinstance(lowest, Integral) and isinstance(highest, Integral) and not _is_whole(value):
         return ", it must be a whole number"
-    if lowest == highest != value:
-        return f", it can be {lowest} alone"
     if not value >= lowest:
         return f", it is at least {lowest}"
     return None if value <= highest else ": ".join([f", it is at most {highest}", *reason])

@@ -1,12 +1,11 @@
 """Checks a configuration before anything is imported or written."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from amc_env.checks import beyond
 from experiments.cli import groups, limits, schema, suggest
 from experiments.cli.signatures import Setting, settings
 
@@ -91,6 +90,25 @@ def _check_limits(key: str, value: Any, allowed: Any) -> None:
     for one in value if isinstance(value, ListConfig | list) else [value]:
         if (wrong := beyond(one, allowed)) is not None:
             raise ConfigError(f"{key} is {one!r}{wrong}")
+
+
+def beyond(value: Any, allowed: Sequence[Any]) -> str | None:
+    """How a value violates its limits; None if it does not.
+
+    Args:
+        value: of a setting.
+        allowed: the choices; or the lowest and the highest value, and perhaps the reason for the highest.
+    """
+    if isinstance(allowed[0], str):
+        if value in allowed:
+            return None
+        return f"{suggest.meant(str(value), list(allowed))}; there are {', '.join(allowed)}"
+    lowest, highest, *reason = allowed
+    if lowest == highest != value:
+        return f", this command takes {lowest} alone"
+    if value < lowest:
+        return f", it is at least {lowest}"
+    return ": ".join([f", it is at most {highest}", *reason]) if value > highest else None
 
 
 def _check_setting(key: str, value: Any, setting: Setting) -> None:

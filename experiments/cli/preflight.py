@@ -8,10 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from amc_env.checks import beyond
 from amc_env.functions import function
 from experiments.cli import commands, contenders, limits, places, suggest
-from experiments.cli.checking import ConfigError, at, plain
+from experiments.cli.checking import ConfigError, at, beyond, plain
 from experiments.cli.signatures import ROOT, settings
 from experiments.recording import wandb_names
 

@@ -14,7 +14,7 @@ import hydra
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("amc_env", "agents", "experiments")
-LIMITS = "LIMITS"  # a dict beside a module's settings: see `amc_env.checks.beyond`
+LIMITS = "LIMITS"  # a dict beside a module's settings: see `experiments.cli.checking.beyond`
 TYPES: dict[str, Any] = {"bool": bool, "int": int, "float": float, "str": str}
 
 
@@ -26,7 +26,7 @@ class SignatureError(ValueError):
 class Setting:
     """A parameter with a default value: its type, `Any` where it is none of `TYPES`, and that value.
 
-    ``limits`` are arguments of `amc_env.checks.beyond`; None if every value is possible.
+    ``limits`` are arguments of `experiments.cli.checking.beyond`; None if every value is possible.
     """
 
     kind: Any
