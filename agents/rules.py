@@ -95,6 +95,7 @@ class LeastError:
 
     def __init__(self, observation_space: Space, action_space: Space, *, seed: int) -> None:
         check_space(action_space)
+        self._known: dict[str, Any] = {}
         self._plan: list[int] = []
         self._decision = 0
 
@@ -105,7 +106,10 @@ class LeastError:
             ErrorsError: if the environment tells no errors.
         """
         if "decisions" in info:
-            self._plan, self._decision = self._found(info), 0
+            known = {name: info.get(name) for name in ("choices", "costs", "errors", "losses")}
+            if known != self._known:
+                self._plan, self._known = self._found(info), known
+            self._decision = 0
         action = info["actions"][self._plan[self._decision]]
         self._decision += 1
         return np.array([action], np.float32)

@@ -191,6 +191,11 @@ class Budget:
     def _check_reach(self) -> None:
         for limit in self.limits:
             lowest = int(limit.prices(self.cheapest))
+            if limit.dense > limit.most and all(len(own) == 1 for own in self.choices):
+                raise BudgetError(
+                    f"target {limit.target} of the {limit.prices.unit} cannot be met: the floor allows the "
+                    "dense network alone; lower the floor"
+                )
             lower = ", or lower the floor" if any(own[0] > 1 for own in self.choices) else ""
             if lowest == limit.dense > limit.most:
                 raise BudgetError(

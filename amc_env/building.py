@@ -70,7 +70,8 @@ class Settings:
     """How a network is compressed: the keywords of `make_task`, and of `make_env` beside its own.
 
     Args:
-        round_to: channels are kept in multiples of this if a group is wide enough.
+        round_to: channels are kept in multiples of this; it is halved until it divides the width of a group
+            and leaves it 16 choices.
         floor: smallest fraction of a group or layer that may be kept, in (0, 1].
         order: which channels stay: "elimination" keeps those without which the layers that read them lose
             most although they are refitted; "magnitude" keeps those that are read with the largest weights.

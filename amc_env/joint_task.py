@@ -106,13 +106,13 @@ class JointTask:
         return Evaluator(networks, self.data, split=split, images=images)
 
     def network(self, plan: Plan) -> nn.Module:
-        """The smaller, trainable network of a plan; its shared weights stay equal in training.
+        """The smaller, trainable network of a plan, in eval mode; its shared weights stay equal in training.
 
         Raises:
             PlanError: for a plan of another network or compressor.
         """
         channels, bits = self.compressor.parts(plan)
-        return self._shared(self._channels.network(channels), channels, bits, self.sharing)
+        return self._shared(self._channels.network(channels), channels, bits, self.sharing).eval()
 
     def rehearsal(self) -> nn.Module:
         """The smallest possible network, made without moments."""

@@ -78,12 +78,12 @@ class LayerTask:
         return Evaluator(networks, self.data, split=split, images=images)
 
     def network(self, plan: Plan) -> nn.Module:
-        """The trainable network of a plan: pruned weights stay zero, shared ones stay equal.
+        """The trainable network of a plan, in eval mode: pruned weights stay zero, shared ones stay equal.
 
         Raises:
             PlanError: for a plan of another network or compressor.
         """
-        return self._filled(plan, self.compressor)
+        return self._filled(plan, self.compressor).eval()
 
     def smallest(self) -> dict[str, nn.Module]:
         """Each layer at its lowest count by name, made without moments."""

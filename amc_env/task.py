@@ -115,7 +115,7 @@ class Task:
         return Evaluator(self.networks(count, split), self.data, split=split, images=images)
 
     def network(self, plan: Plan) -> nn.Module:
-        """The physically smaller, trainable network of a plan, repaired as it is delivered.
+        """The physically smaller, trainable network of a plan, repaired as it is delivered, in eval mode.
 
         Raises:
             PlanError: for a plan of another network.
@@ -124,7 +124,7 @@ class Task:
         small = cut(self.model, self.graph, plan, solve)
         if self._delivers_sequential:
             self._sequential.repair(small.to(self.device), self.graph.mask(plan.kept))
-        return small.cpu()
+        return small.cpu().eval()
 
     def rehearsal(self) -> nn.Module:
         """A small trainable network, made without moments."""

@@ -45,4 +45,6 @@ def test_what_cannot_be_read_back_is_told_where_it_would_be_saved(record: RunRec
         StateError, match=r"state_dict of Keeper has in best what no state can hold: .*tolist"
     ):
         state.save(record, Keeper({"sigma": 0.5, "best": value}))  # type: ignore[arg-type]
+    with pytest.raises(StateError, match="has in best what no state can hold"):
+        state.readable(Keeper({"best": value}))  # type: ignore[arg-type]
     assert [path.name for path in record.folder.glob("*.state*")] == []

@@ -120,6 +120,10 @@ def overridden(own: Any, composed: Any, name: str = "") -> Iterator[str]:
         yield f"{name} is {composed}, the file says {own}"
 
 
+def test_the_default_agent_is_the_one_of_least_regret(composed):
+    assert composed("config").agent._target_ == "agents.gp_errors.GPErrors"
+
+
 @pytest.mark.parametrize(
     ("entry", "choice"),
     [(path.stem, None) for path in sorted(CONF.glob("*.yaml"))]

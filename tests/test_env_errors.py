@@ -59,6 +59,10 @@ def test_a_step_after_the_last_one():
         ({"floor": -0.1}, "floor is -0.1, it is at least 1e-06"),
         ({"floor": 1.1}, r"floor is 1.1, .* at most 1"),
         ({"round_to": 0}, "round_to is 0, it is at least 1"),
+        (
+            {"floor": 1.0},
+            "cannot be met: the floor allows the dense network alone; lower the floor",
+        ),
     ],
 )
 def test_a_wrong_setting_says_what_is_possible(options, says):

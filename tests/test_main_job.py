@@ -129,6 +129,19 @@ def test_a_killed_search_ends_with_the_record_of_one_that_was_not(
     assert RunRecord.read(torn).content["best"] == RunRecord.read(whole).content["best"]
 
 
+def test_states_at_other_episodes_are_another_configuration_not_a_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(state, "save", die)
+    with pytest.raises(KeyboardInterrupt):
+        search(config(tmp_path, "agent=random", "deliver=false", "save_every=4"), tmp_path)
+    with pytest.raises(RecordError, match="save_every was 4, is 1"):
+        search(config(tmp_path, "agent=random", "deliver=false", "save_every=1"), tmp_path)
+
+
 def test_a_state_is_saved_after_the_last_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a kill during the fine-tuning plays no episode again."""
     saved: list[int] = []

@@ -7,6 +7,8 @@ from torch import nn
 from amc_env.building import make_task
 from amc_env.data.tensors import from_tensors
 from experiments.delivery.rehearsal import Deliverable, RehearsalError, rehearse
+from experiments.training.loop import train
+from experiments.training.recipe import Recipe, RecipeError
 
 IMAGES = torch.arange(60 * 3 * 16 * 16).remainder(251).to(torch.uint8).view(60, 3, 16, 16)
 LABELS = torch.arange(60) % 4
@@ -89,6 +91,16 @@ def test_a_network_that_no_file_can_hold_is_delivered_as_weights():
     whole.model.append(Reads())
     assert rehearse(whole, tuned=False, say=lines.append) == Deliverable("", ())
     assert "as weights and card, without .pt2 and .onnx" in lines[0]
+
+
+def test_a_frozen_network_is_told_before_the_search_and_before_a_training():
+    frozen = task()
+    frozen.model.requires_grad_(False)
+    with pytest.raises(RecipeError, match=r"all parameters of .* are frozen: call requires_grad_\(True\)"):
+        rehearse(frozen, tuned=True)
+    rehearse(frozen, tuned=False)
+    with pytest.raises(RecipeError, match="are frozen"):
+        train(frozen.model, frozen.data, Recipe(epochs=1))
 
 
 def test_a_training_mode_that_fails_is_told_where_it_will_be_used():

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from identity import FindTheKeeps
 
+from agents import rules
+from agents.damage import least
 from agents.episode import StateError, run_episode
-from agents.rules import Deep, Shallow, Uniform
+from agents.rules import Deep, LeastError, Shallow, Uniform
 from amc_env.tabular import TabularEnv
 from experiments.training.plan_sets import by_rule
 
@@ -48,6 +50,17 @@ def test_the_rules_of_figure_2(rule, turn, after, figure):
     for _ in range(2):  # the second episode is the first again
         episode = run_episode(Share(turn, after), agent)
         np.testing.assert_allclose(episode.asked[:, 0], figure, rtol=1e-6)
+
+
+def test_the_plan_of_least_damage_is_looked_for_once(monkeypatch):
+    looked = []
+    monkeypatch.setattr(rules, "least", lambda *given: looked.append(1) or least(*given))
+    env, other = (TabularEnv("digits", target=target, scale="absolute") for target in (0.5, 0.3))
+    agent = make(LeastError)
+    plans = [run_episode(one, agent).final["plan"] for one in (env, env, other, other, env)]
+    assert (plans[0], plans[2]) == (plans[1], plans[3])
+    assert plans[0] == plans[4] != plans[2]
+    assert len(looked) == 3
 
 
 @pytest.mark.parametrize("rule", [Uniform, Shallow, Deep])

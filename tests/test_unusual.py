@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from amc_env import zoo
-from amc_env.building import make_env, make_task
+from amc_env.building import METHODS, AnyTask, make_env, make_task
 from amc_env.compressors.constraints import Shared, unconstrained
 from amc_env.compressors.trial import random_plan
 from amc_env.data.own import OwnData, OwnSplit
@@ -105,13 +105,19 @@ class Twice(nn.Module):
         return self.head(self.b(self.a(self.stem(x).relu()).relu()).mean((2, 3)))
 
 
+def smallest(task: AnyTask) -> Plan:
+    """The plan of the smallest choices."""
+    compressor, plan = task.compressor, Plan.dense(task.graph)
+    for group, choices in enumerate(compressor.choices):
+        plan = plan.with_group(group, compressor.choose(group, int(choices[0])))
+    return plan
+
+
 @pytest.mark.parametrize("method", ["fine_grained", "low_rank", "weight_sharing", "joint"])
 def test_a_module_with_two_names_is_replaced_under_both(method: str) -> None:
     torch.manual_seed(0)
     task = make_task(Twice().eval(), toy(), method=method, repair="none", order="magnitude", floor=0.01)
-    compressor, plan = task.compressor, Plan.dense(task.graph)
-    for group, choices in enumerate(compressor.choices):
-        plan = plan.with_group(group, compressor.choose(group, int(choices[0])))
+    plan = smallest(task)
     small = unconstrained(task.network(plan))
     assert small.a is small.b
     assert not any("parametrizations" in key for key in small.state_dict())
@@ -120,6 +126,17 @@ def test_a_module_with_two_names_is_replaced_under_both(method: str) -> None:
         images, labels = next(task.data.batches("selection", len(task.data["selection"])))
         top1 = (small(images).argmax(1) == labels).float().mean()
     assert evaluated.top1 == pytest.approx(float(top1), abs=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_delivered_is_in_eval_mode_and_frozen_where_the_network_was(method: str) -> None:
+    model = Twice()  # in training mode
+    model.stem.requires_grad_(False)
+    task = make_task(model, toy(), method=method, repair="none", order="magnitude", floor=0.01)
+    small = task.network(smallest(task))
+    assert not any(module.training for module in small.modules())
+    for name, parameter in unconstrained(small).named_parameters():
+        assert parameter.requires_grad == (not name.startswith("stem"))
 
 
 @pytest.mark.parametrize("name", WEIGHED)

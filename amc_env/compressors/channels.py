@@ -32,8 +32,8 @@ class Channels:
         graph: of the dense network.
         orders: for each group its positions, the most important first; from `magnitude_orders` or
             `amc_env.repair.elimination.orders`.
-        round_to: counts are multiples of this if that leaves a group 16 choices; narrower groups halve it
-            until it does.
+        round_to: counts are multiples of this; it is halved until it divides the width of a group and leaves
+            it 16 choices.
         floor: the smallest fraction of a group that may be kept, in (0, 1]; AMC's released code has 0.2.
         latency: a table of the network's measured times, for the resource "latency".
     """

@@ -118,7 +118,9 @@ def _plain(module: nn.Module) -> nn.Module:
 
     ``remove_parametrizations`` would change the class, which copies of a module share.
     """
-    weight = nn.Parameter(weight_of(module).detach())
+    own = [each for name, each in module.named_parameters() if name.startswith("parametrizations.weight.")]
+    learnt = any(each.requires_grad for each in own)
+    weight = nn.Parameter(weight_of(module).detach(), requires_grad=learnt)
     kind = type(module).__mro__[1]
     plain: nn.Module = object.__new__(kind)
     plain.__dict__.update(module.__dict__)

@@ -9,7 +9,7 @@ class DataSpec:
 
     ``mean`` and ``std`` are per channel, of images in [0, 1]. ``held_out`` are the sizes of the calibration,
     reward and selection splits, all cut from the official training images; the rest is the train split. With
-    ``calibration_in_train`` the calibration images stay in the train split, as in the paper.
+    ``calibration_in_train`` the calibration images stay in the train split, as in AMC's released code.
     ``sizes`` are the official numbers of training and test images. ``sha256`` is the digest of the canonical
     tensors, if known, see `amc_env.data.splits.digest`.
     """

@@ -1,7 +1,7 @@
 """Data sets held in memory and their fixed splits.
 
 Reward, selection and test images are in no other split. On CIFAR-10 the calibration images are also trained
-on, as in the paper.
+on, as in AMC's released code.
 
 A data set is one safetensors file of uint8 images and int64 labels under the data folder;
 ``experiments.fetch`` makes it from whatever source a machine can reach. Digits come with scikit-learn and

@@ -16,6 +16,7 @@ from amc_env.data.splits import DataSet
 from amc_env.graph.given import tensors
 from experiments.delivery.export import ExportError, UnwritableError, agree, called, trace, write_part
 from experiments.delivery.runtimes import ONNX, PT2, RuntimeFileError, onnx_run
+from experiments.training.loop import refuse_frozen
 
 BATCH = 8  # images of the batch that is trained on
 
@@ -102,6 +103,7 @@ def _forms(network: nn.Module, part: str, images: Any, say: Callable[[str], None
 def _train_one_batch(network: nn.Module, data: DataSet) -> None:
     images, labels = next(data.batches("train", BATCH))
     device = next(network.parameters()).device
+    refuse_frozen(network)
     network.train()
     try:
         F.cross_entropy(network(images.to(device)), labels.to(device)).backward()

@@ -35,13 +35,23 @@ def save(record: RunRecord, agent: Agent) -> None:
         StateError: for an agent whose state cannot be read back.
     """
     record.sync()
+    found = readable(agent)
+    write(record.folder / STATE, {"episodes": len(record.rows), "chain": record.chain[-1], "agent": found})
+
+
+def readable(agent: Agent) -> dict[str, Any]:
+    """The state of an agent.
+
+    Raises:
+        StateError: if it cannot be read back.
+    """
     found = agent.state_dict()
     if odd := [str(name) for name, value in found.items() if not _readable(value)]:
         raise StateError(
             f"state_dict of {type(agent).__name__} has in {', '.join(odd)} what no state can hold: give "
             "tensors, numbers, text, and lists and dicts of these (array.tolist() for one of NumPy)"
         )
-    write(record.folder / STATE, {"episodes": len(record.rows), "chain": record.chain[-1], "agent": found})
+    return found
 
 
 def _readable(value: Any) -> bool:

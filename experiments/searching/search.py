@@ -58,7 +58,7 @@ def search(cfg: DictConfig, folder: Path) -> RunRecord:
     tracker = config.instantiate(cfg.tracking, folder=folder, config=recorded(settings))
     with alone(folder):
         before = RunRecord.read(folder) if (folder / RECORD).exists() else None
-        saved = None if before is None else state.load(before, cfg.save_every)
+        saved = None if before is None else state.load(before, before.content["config"].get("save_every", 0))
         seeds = {"search": cfg.seed, "splits": cfg.data.seed}
         record = opened(folder, settings, seeds=seeds, rows=saved.episodes if saved else 0)
         with record, tracker:
@@ -127,6 +127,8 @@ def explore(
         tracker.log({name: value for name, value in row.items() if name not in PLANS})
     with record.phase("search"), Meter("episodes", episodes, done=start) as meter:
         for trial in trials(env, agent, episodes=episodes, seed=seed, start=start):
+            if trial.index == start:
+                state.readable(agent)  # or all evaluations until the first state would be lost
             best = max(best, trial.episode.reward)
             row = episode_metrics(trial, best_reward=best, dense=dense)
             counts = plans.counts(env, trial.episode.final["plan"])

@@ -74,6 +74,7 @@ def train(
     begun = model.state_dict()
     refuse_objects(begun)
     refuse_non_finite(begun, "the network cannot be trained")
+    refuse_frozen(model)
     images = next(data.batches("train", 2))[0].to(device)
     networks = [network.to(device) for network in (model, teacher) if network is not None]
     layout = common_layout([lay_out(network, images) for network in networks])
@@ -107,6 +108,15 @@ def train(
         on_epoch(history[-1])
     model.eval()
     return history
+
+
+def refuse_frozen(model: nn.Module) -> None:
+    """Raise a `RecipeError` for a network without a parameter that can be trained."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise RecipeError(
+            f"all parameters of {type(model).__name__} are frozen: call requires_grad_(True) on the network, "
+            "or train nothing (finetune.epochs=0)"
+        )
 
 
 def non_finite(model: nn.Module) -> str | None:
