@@ -104,12 +104,13 @@ def test_counts_that_end_below_the_whole_group_are_fractions_of_it():
 
 def test_every_limit_holds_and_the_tighter_one_binds():
     case = make("residual", "macs", 0.5)
-    both = Budget(case.compressor, {"macs": 0.5, "params": 0.4})
-    decided = spend(both, [1.0] * 8)
-    spent = {name: Fraction(int(case.compressor.prices(name)(decided))) for name in RESOURCES}
-    whole = {name: int(case.compressor.prices(name)(both.dense_counts)) for name in RESOURCES}
-    assert spent["macs"] <= Fraction("0.5") * whole["macs"]
-    assert spent["params"] <= Fraction("0.4") * whole["params"]
+    for targets in ({"macs": 0.5, "params": 0.4}, {"params": 0.4, "macs": 0.5}):
+        both = Budget(case.compressor, targets)
+        decided = spend(both, [1.0] * 8)
+        spent = {name: Fraction(int(case.compressor.prices(name)(decided))) for name in RESOURCES}
+        whole = {name: int(case.compressor.prices(name)(both.dense_counts)) for name in RESOURCES}
+        assert spent["macs"] <= Fraction("0.5") * whole["macs"]
+        assert spent["params"] <= Fraction("0.4") * whole["params"]
     assert not Budget(case.compressor, {"params": 0.4}).within(spend(case.budget, [1.0] * 8))
     with pytest.raises(BudgetError, match=r"target 0.001 of [\d,]+ parameters is below the smallest"):
         Budget(case.compressor, {"macs": 0.5, "params": 0.001})

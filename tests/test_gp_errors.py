@@ -82,8 +82,10 @@ def test_the_first_plans_are_those_of_least_damage_and_the_uniform_one() -> None
     every = within(env)
     assert agent.lattice is not None
     first, second = agent.plans
-    assert first.tolist() == every[summed(damages(info), every).argmin()].tolist()
+    damage = summed(damages(info), every)
+    assert first.tolist() == every[damage.argmin()].tolist()
     assert (second >= agent.lattice.uniform()[0]).all()
+    assert summed(damages(info), second[None])[0] > np.sort(damage)[1]  # it is not the second of least damage
 
 
 def test_where_no_errors_are_known_it_is_gp() -> None:

@@ -73,5 +73,5 @@ def test_mutations_stay_within_a_budget_of_time_where_fewer_channels_take_longer
     lattice = Lattice(HALVES, slower)
     given = EVERY[lattice.within(EVERY)]
     assert 0 < len(given) < len(EVERY)
-    for seed in range(20):
+    for seed in range(100):  # both of the first two are lowered in a ninth of the cases
         assert lattice.within(lattice.exchanged(given, np.random.default_rng(seed))).all()
