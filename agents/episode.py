@@ -1,6 +1,5 @@
 """One episode: the interfaces of agent and environment, and the loop between them."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -86,8 +85,7 @@ def run_episode(env: Environment, agent: Agent, *, explore: bool = True, seed: i
 
     Raises:
         ActionError: the agent's action is NaN, out of the box or of the wrong shape.
-        EpisodeError: the environment lacks keys of the info, ends the episode at another step, or its reward
-            is not finite.
+        EpisodeError: the environment lacks keys of the info, or ends the episode at another step.
     """
     observation, info = env.reset(seed=seed)
     if "decisions" not in info:
@@ -103,8 +101,6 @@ def run_episode(env: Environment, agent: Agent, *, explore: bool = True, seed: i
         infos.append(info)
         total += float(reward)
         _check_step(env, info, taken=decision + 1, decisions=decisions, ended=terminated, cut_off=truncated)
-    if not math.isfinite(total):
-        raise EpisodeError(f"the reward of an episode of {env} is {total}: agents learn from finite numbers")
     executed = np.array([[info["action_executed"]] for info in infos], np.float32)
     return Episode(np.stack(observations), np.stack(asked), executed, total, tuple(infos))
 

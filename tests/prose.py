@@ -121,7 +121,7 @@ def within(*points: float) -> float:
 
 def tuned(policy: str, target: int, name: str = CUTOUT, stage: str = "after") -> float:
     """Test accuracy of a policy in percent."""
-    return cell("tuned", f"{name}` > {target} % of", f"`{policy}`", f"test, {stage} tuning")
+    return cell("tuned", f"{name}` > {target} % of", f"`{policy}`", f"test, {stage} fine-tuning")
 
 
 def lead(policy: str, target: int, name: str = CUTOUT) -> float:
@@ -160,7 +160,7 @@ def density(share: int, policy: str) -> float:
     return own - even
 
 
-def way(title: str, start: str, column: str = "tuned") -> float:
+def way(title: str, start: str, column: str = "fine-tuned") -> float:
     return cell("families", title, start, column)
 
 
@@ -180,4 +180,4 @@ def rank(name: str, proxy: str = "elimination, sequential top1") -> float:
 
 
 def ceiling(name: str) -> float:
-    return rank(name, "*tuned, another seed*")
+    return rank(name, "*fine-tuned, another seed*")

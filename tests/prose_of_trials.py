@@ -36,7 +36,9 @@ def proxies() -> Numbers:
     }
     ratios, largest = (column("repairs", "", name) for name in ("sequential / moments", "largest"))
     optima = "fashion_plain5` > 30 % of"
-    found, even = (cell("tuned_optima", optima, f"`{policy}`", "test, tuned") for policy in ("gp", "uniform"))
+    found, even = (
+        cell("tuned_optima", optima, f"`{policy}`", "test, fine-tuned") for policy in ("gp", "uniform")
+    )
     return {
         "Plans within the share of": [
             rate(f"fidelity/{half}"), rate(f"fidelity/{plain}"), EARLIER,
@@ -47,7 +49,7 @@ def proxies() -> Numbers:
             max(means[half]) - cell("fidelity", f"{half}`", "elimination, sequential top1", "its best plans"),
             max(means[fashion]) - min(means[fashion]),
             rank(resnet), ceiling(resnet), rank(resnet_half), ceiling(resnet_half),
-            rank(resnet_half, "elimination, moments top1"), rank(resnet_half, "tuned 50 steps top1"),
+            rank(resnet_half, "elimination, moments top1"), rank(resnet_half, "fine-tuned 50 steps top1"),
             *(value for name in names for value in (rank(name), ceiling(name))),
             *perfect(),
         ],
@@ -69,20 +71,20 @@ def proxies() -> Numbers:
 def perfect() -> list[float]:
     """The lowest and the highest correlation that a perfect proxy would have."""
     text = RESULTS_PAGE.read_text()
-    found = [float(one) for one in re.findall(r"mean of the tunings by about (0\.\d+)\.", text)]
+    found = [float(one) for one in re.findall(r"mean of the fine-tunings by about (0\.\d+)\.", text)]
     return [min(found), max(found)]
 
 
 def noise_of_one() -> float:
     """The standard deviation of a tuning on `fashion_plain5`, in points."""
-    found = re.findall(r"62 plans.* one tuning's deviation (\d\.\d+) points", RESULTS_PAGE.read_text())
+    found = re.findall(r"62 plans.* one fine-tuning's deviation (\d\.\d+) points", RESULTS_PAGE.read_text())
     return float(found[0])
 
 
 def ways() -> Numbers:
     small, plain = (f"Ways of compressing: {name}" for name in ("fashion_cnn", "plain20"))
     least, less = (f"Accuracy-guaranteed: the fewest parameters: {name}" for name in ("plain20", "resnet20"))
-    selection, both = "tuned, selection", ("gp", "uniform")
+    selection, both = "fine-tuned, selection", ("gp", "uniform")
     ms = "ms / dense"
     thin = [way(small, f"low_rank `{who}` {at} %", ms) for who in both for at in (70, 50, 35)]
     weights = [
@@ -118,7 +120,7 @@ def ways() -> Numbers:
         ],
         "On Plain-20 (shipped": [
             *(rate(f"families/families-plain20-cifar10-{kind}") for kind in ("channels", "joint")),
-            way(plain, "dense", "before tuning") - way(plain, "joint `gp` 20 %"),
+            way(plain, "dense", "before fine-tuning") - way(plain, "joint `gp` 20 %"),
             min(joint_plain), max(joint_plain), gain(plain, "channels", 50), gain(plain, "channels", 30),
             gain(plain, "fine_grained", 15),
         ],
@@ -126,7 +128,7 @@ def ways() -> Numbers:
             rate("families/guaranteed-plain20-cifar10-fine_grained"),
             *(way(least, f"fine_grained `{who}` 80 %", selection) for who in both),
             way(least, "dense", selection),
-            way(least, "dense", "before tuning") - way(least, "fine_grained `uniform` 80 %"),
+            way(least, "dense", "before fine-tuning") - way(least, "fine_grained `uniform` 80 %"),
             *limits,
             *(way(less, f"fine_grained `{who}` 80 %", selection) for who in ("uniform", "gp")),
             way(less, "dense", selection),
@@ -138,7 +140,7 @@ def ways() -> Numbers:
             *(record(f"families/{name}")["config"]["model"]["options"]["width"] for name in widths),
             *(way("The width", f"scratch_{share} `uniform`") for share in (75, 50)),
             *(way("The width", f"pruned `{who}` {at} %") for who in ("uniform", "gp") for at in (56, 25)),
-            way("The width", "dense", "before tuning"),
+            way("The width", "dense", "before fine-tuning"),
         ],
         "Not measured:": [
             0.08, 0.0005, 0.002, 0.008,
@@ -206,7 +208,7 @@ def rest() -> Numbers:
         ],
         "`experiments.survey` takes": [0.0001],
         "| `confirm_epochs`:": [float(np.mean(halved)), 0.25, 0.81],  # the interval is of code that is gone
-        "| one tuning for all": [
+        "| one fine-tuning for all": [
             *ranks, max(scores), scores[int(np.argmax(proxies["shared tuning, statistics", "loss"]))],
             *(float(np.median([one["seconds"][name] for one in shared])) for name in repairs),
         ],

@@ -127,7 +127,7 @@ def test_started_again_with_contenders_in_another_order_it_does_what_is_missing(
 def test_a_learner_that_would_never_learn_is_refused_before_the_first_run(tmp_path):
     never = ["agent=ddpg_elites", "agent.updates_per_step=0.01"]
     asked = config(contenders={"random": ["agent=random"], "x": never}, targets=[0.5], seeds=1, episodes=5)
-    with pytest.raises(UpdatesError, match="no update in an episode of 5 decisions"):
+    with pytest.raises(UpdatesError, match="no update in an episode with decisions=5"):
         compare.compare(asked, tmp_path)
     assert not RunRecord.read(tmp_path).rows
 

@@ -47,8 +47,8 @@ def front() -> Numbers:
             *(photo("least_error", target) for target in (70, 80)),
         ],
         "Both need Python": [float(python.removeprefix(">="))],
-        "Plain-20 on CIFAR-10.": [shipped("plain20-cifar10"), tuned("ddpg_paper", 50, f"{CUTOUT}_400")],
-        "The plans of `gp` stay ahead": [
+        "Plain-20 on CIFAR-10:": [shipped("plain20-cifar10"), tuned("ddpg_paper", 50, f"{CUTOUT}_400")],
+        "After fine-tuning the plans": [
             *(lead(policy, target) for policy in ("gp", "ddpg_elites", "least_error") for target in (50, 30)),
             lead("gp", 50, f"{CUTOUT}_long"),
             *leads(50, "resnet56-cifar10-staged", "ddpg_elites", "cmaes", "gp", "ddpg_paper"),
@@ -71,12 +71,13 @@ def agents() -> Numbers:
     def regret(agent: str) -> float:
         return cell("regret", "", f"`{agent}`", "400", AGENTS_PAGE)
 
+    botorch = record("removed/length_scales")["results"]["botorch"]["after_50"]
     elite = inspect.signature(EliteDDPG).parameters["sigma_decay"].default
     return {
         "1. **Relative scale**": [0.5],
         "4. **A shorter warm-up": [elite, Settings().sigma_decay],
         "A table holds the reward": [NEAR],
-        "`gp_errors` and `pretrained` have": [POWER],
+        "`gp_errors` and `pretrained` have": [botorch["regret"], botorch["of_gp"], POWER],
         "`agent=pretrained` has an ensemble": [POWER],
         "So on small networks": [NEAR],
         "**Larger networks are": [
@@ -121,6 +122,9 @@ def papers() -> Numbers:
         ],
         "As in the paper, a budget": [
             *(row(f"AMC, 50 % of the {what}", "times faster, ours") for what in ("time", "FLOPs")),
+            *(theirs("latency", f"AMC, 50 % of the {what}", "speedup") for what in ("time", "FLOPs")),
+            theirs("latency", "AMC, 50 % of the FLOPs", "after")
+            - theirs("latency", "AMC, 50 % of the time", "after"),
             *(row(f"FCOS, {times}, uniform", "points, ours") for times in ("2x", "4x")),
             *(row(f"FCOS, {times}, AMC", "points, ours") - row(f"FCOS, {times}, uniform", "points, ours")
               for times in ("2x", "4x")),
