@@ -128,7 +128,7 @@ def test_no_update_an_episode_is_an_error_that_names_the_least():
     agent = make(**QUICK | {"updates_per_step": 0.01})
     with pytest.raises(ValueError, match=r"no update in an episode with decisions=4; give 0.25 or more"):
         agent.end_episode(episode_of(0.0))
-    with pytest.raises(ValueError, match="no update in an episode of 4 decisions"):  # before any evaluation
+    with pytest.raises(ValueError, match="no update in an episode with decisions=4"):  # before any evaluation
         agent.act(episode_of(0.0).observations[0], {"decisions": 4}, explore=True)
 
 
