@@ -152,6 +152,7 @@ def test_a_folder_of_runs_is_read_and_what_is_none_is_told(tmp_path):
     assert one.curve == ((1, -0.5), (2, -0.25))
     assert one.accuracy is None
     assert [note.partition(":")[0] for note in notes] == ["left out", "left out", "a is running"]
+    assert notes[-1].endswith(f": DDPG, {100 * one.target:g} % of the {one.resource}, seed 3")
     assert "<td>running</td>" in site.page([one], title="T")
     RunRecord.create(tmp_path / "d", config | {"metric": "mine:loss"}, seeds={})
     assert "d: its accuracies are values of mine:loss, times 100" in runs.load(tmp_path)[1]
