@@ -50,7 +50,8 @@ def load(folder: Path) -> tuple[list[Run], list[str]]:
         there = "does not exist" if not folder.is_dir() else "holds no record of a search"
         raise RunsError(f"{folder} {there}: give runs=FOLDER, the output of a search or of a sweep")
     notes += [
-        f"{run.name} is {run.status}: {run.agent}, {100 * run.target:g} % of the {run.resource}, seed {run.seed}"
+        f"{run.name} is {run.status}: {run.agent}, {100 * run.target:g} % of the {run.resource}, "
+        f"seed {run.seed}"
         for run in found
         if run.status != "finished"
     ]
