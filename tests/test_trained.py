@@ -159,6 +159,11 @@ def test_another_copy_of_the_data_of_a_network_that_ships_is_told(composed, caps
     for copy, told in (("JPEG copies", False), ("", False), ("official files", True)):
         check_splits(card, 0, dataclasses.replace(original.data, copy=copy))
         assert ("trained on JPEG copies of digits, and these are official" in capsys.readouterr().out) is told
+    official = dataclasses.replace(original.data, copy="official files")
+    for path in weights.shipped("plain20-fashion_mnist"), weights.shipped("plain20-cifar10"):
+        shipped = dataclasses.replace(weights.load(path)[1], data="digits")
+        check_splits(shipped, 0, official)
+        assert bool(capsys.readouterr().out) is ("cifar10" in str(path))  # the other note is a command
 
 
 def test_what_a_search_read_is_looked_for_where_it_was_started(composed, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from torch import nn
 
 from amc_env.card import Card, CheckpointError
 from amc_env.data.own import OwnData
-from amc_env.data.splits import SPLITS, DataSet, digest
+from amc_env.data.pictures import COPIES
+from amc_env.data.splits import OFFICIAL, SPLITS, DataSet, digest
 from experiments.recording.record import RecordError, RunRecord
 
 HELD_OUT = tuple(split for split in SPLITS if split != "train")
@@ -95,10 +96,10 @@ def check_splits(card: Card, seed: int, data: DataSet | OwnData) -> None:
             "order: images that it was trained on may be reward and selection images. Give the data that it "
             "was trained on (data.root, data.options), or train a network with experiments.pretrain"
         )
-    copy = getattr(data, "copy", "")
-    if not card.images and not card.compressed and card.note and copy and card.note != copy:
+    copy, learnt = getattr(data, "copy", ""), card.note
+    if not card.images and learnt in {OFFICIAL, *COPIES.values()} and copy not in ("", learnt):
         print(
-            f"the network was trained on {card.note} of {data.name}, and these are {copy}, in another order: "
+            f"the network was trained on {learnt} of {data.name}, and these are {copy}, in another order: "
             "it has seen most of these reward and selection images, and accuracies on them are too high; "
             "those on test are right. For your own: python -m experiments.pretrain"
         )
