@@ -204,7 +204,9 @@ def rest() -> Numbers:
     return {
         "Uniform at 90 and 60 %": [
             *(photo(*bound) for bound in bounds),
-            *(photo(policy, target) for policy in ("gp_errors", "gp") for target in (80, 70)),
+            *(photo("gp_errors", target) for target in (90, 80, 70, 60)),
+            *(photo("gp", target) for target in (80, 70)),
+            photo("ddpg_elites", 60),
         ],
         "`experiments.survey` takes": [0.0001],
         "| `confirm_epochs`:": [float(np.mean(halved)), 0.25, 0.81],  # the interval is of code that is gone
