@@ -236,6 +236,13 @@ def test_a_browser_draws_sorts_filters_and_opens(tmp_path, width, own):
     assert len(set(seen["themes"])) == 2
 
 
+def test_the_leaderboard_begins_with_the_network_of_most_runs_and_its_most_accurate_one():
+    page = site.page([run("lone", 0, 0.95, model="another"), *RUNS], title="T")
+    board = page[page.index('<table id="runs"') :]
+    at = [board.index(name) for name in ("ddpg-1", "ddpg-0", "uniform-0", "lone-0")]
+    assert at == sorted(at)
+
+
 def test_texts_with_numbers_are_ordered_by_the_numbers():
     texts = ["seed=10", "5 % of the MACs", "100 % of the MACs", "seed=2", "30 % of the MACs", "gp"]
     assert sorted(texts, key=site._natural) == [

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ def page(
     """
     every = contests.contests(runs)
     searched = [one for one in contests.by_reward(every) if contests.evaluations(one) > 1]
-    runs = sorted(runs, key=lambda run: (run.problem, *_rank(run), run.name))
+    known = Counter(run.problem for run in runs)
+    runs = sorted(runs, key=lambda run: (-known[run.problem], run.problem, *_rank(run), run.name))
     loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
