@@ -1,5 +1,7 @@
 """Networks that tracing refuses, each with a message that names the reason."""
 
+import copy
+import types
 from typing import Any
 
 import adversaries
@@ -155,3 +157,22 @@ def test_wrappers_are_refused_in_a_line() -> None:
         trace(nn.DataParallel(model), networks.PAIR)
     with pytest.raises(TraceError, match=r"wraps the network; pass its \._orig_mod"):
         trace(torch.compile(model), networks.PAIR)
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_a_forward_of_the_instance_computes_with_its_own_modules_or_is_told(bound: bool) -> None:
+    """A function that closes over a network goes on with that network's modules in a copy."""
+    model = networks.ready(networks.chain())
+    if bound:
+        model.forward = types.MethodType(type(model).forward, model)
+    else:
+        original, kind = model, type(model)
+        model.forward = lambda x: kind.forward(original, x)
+    copied = copy.deepcopy(model)
+    if bound:
+        assert trace(copied, networks.PAIR).groups
+        return
+    with pytest.raises(
+        TraceError, match=r"and \d+ more parameters are unused .* bind it with types\.MethodType"
+    ):
+        trace(copied, networks.PAIR)

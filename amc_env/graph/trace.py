@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from amc_env.checks import did_you_mean
+from amc_env.checks import did_you_mean, number_of
 from amc_env.graph.given import Given
 from amc_env.graph.labels import TraceError
 from amc_env.graph.recorder import Recorder
@@ -136,8 +136,13 @@ def _refuse_idle_parameters(model: nn.Module, run: Run, part: str) -> None:
     """Refuse parameters that evaluation does not use: they were not traced, and would not be cut."""
     prefix = f"{part}." if part else ""
     idle = [n for n, _ in model.named_parameters() if n.startswith(prefix) and n not in run.used]
-    if idle:
+    if not idle:
+        return
+    others = f" and {number_of(len(idle) - 1, 'more parameter')} are" if len(idle) > 1 else " is"
+    unused = f"{idle[0]}{others} unused when {type(model).__name__} is evaluated"
+    if "forward" in vars(model):
         raise TraceError(
-            f"{idle[0]} and {len(idle) - 1} more parameters are unused when {type(model).__name__} is "
-            "evaluated (an auxiliary head?); set such modules to None, and switch their use off"
+            f"{unused}: its forward is a function that computes with the modules of another object, of which "
+            "this is a copy; define forward in the class, or bind it with types.MethodType"
         )
+    raise TraceError(f"{unused} (an auxiliary head?); set such modules to None, and switch their use off")
