@@ -27,7 +27,7 @@ class UpdatesError(ValueError):
 class ActorCritic:
     """Networks, replay, updates and noise; a wrong value is a ``ValueError``."""
 
-    hidden: int = 300  # units in each of two hidden layers, as in AMC
+    hidden: int = 300  # units in each of two hidden layers, as in AMC's released code
     gamma: float = 1.0  # so that early decisions count as much as late ones
     tau: float = 0.01  # share of the online network that enters the target at each update
     batch: int = 64  # transitions

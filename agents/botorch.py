@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from agents.lattice import Floats, Lattice, Plans
@@ -62,7 +63,7 @@ def imported() -> tuple[Any, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # gpytorch uses what torch has deprecated
-            import botorch  # here, because it takes seconds that other searchers need not wait for
+            import botorch  # here, because it takes seconds that other agents need not wait for
             from gpytorch.mlls import ExactMarginalLogLikelihood
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
@@ -73,10 +74,5 @@ def imported() -> tuple[Any, Any]:
 
 def in_unit_cube(lattice: Lattice, plans: Plans) -> torch.Tensor:
     """``(n, T)`` float64: for each decision, its keep ratio from the smallest one (0) to 1."""
-    return torch.stack(
-        [
-            torch.from_numpy((keeps[chosen] - keeps[0]) / max(1 - keeps[0], 1e-12))
-            for keeps, chosen in zip(lattice.keeps, plans.T, strict=True)
-        ],
-        dim=1,
-    )
+    low = np.array([keeps[0] for keeps in lattice.keeps])
+    return torch.from_numpy((lattice.ratios(plans) - low) / np.maximum(1 - low, 1e-12))

@@ -35,7 +35,7 @@ class CompressionEnv(gym.Env[Observation, NDArray[np.float32]]):
 
     ## Action Space
     `Box(0, 1, (1,), float32)`: how much to keep, before the budget bounds it. On the *absolute* scale this is
-    the fraction of the group's channels to keep, as in the paper. On the *relative* scale it is centred on
+    the fraction of the group's channels to keep. On the *relative* scale it is centred on
     the share of the budget that is left, keep = share exp(beta (2 action - 1)), so that 0.5 at every step is
     the uniform policy.
 

@@ -1,4 +1,4 @@
-"""Each common mistake, put into a learner, a searcher or the budget, makes its tests fail."""
+"""Each common mistake, put into a learner, an agent over plans or the budget, makes its tests fail."""
 
 import os
 import re

@@ -95,6 +95,8 @@ def _check_limits(key: str, value: Any, allowed: Any) -> None:
 def beyond(value: Any, allowed: Sequence[Any]) -> str | None:
     """How a value violates its limits; None if it does not.
 
+    `amc_env.checks.beyond` says the same of a call from Python; importing it here would take seconds.
+
     Args:
         value: of a setting.
         allowed: the choices; or the lowest and the highest value, and perhaps the reason for the highest.

@@ -17,9 +17,9 @@ from omegaconf import DictConfig, open_dict
 from amc_env.checks import number_of
 from amc_env.plan import PlanError
 from experiments.cli import preflight
-from experiments.cli.causes import of_record
 from experiments.cli.checking import check_settings
 from experiments.cli.exits import BusyRunError, RunError
+from experiments.cli.record_config import of_record
 from experiments.recording.lock import alone
 from experiments.recording.record import RECORD, RecordError, RunRecord
 

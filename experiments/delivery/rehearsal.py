@@ -17,6 +17,7 @@ from amc_env.graph.given import tensors
 from experiments.delivery.export import ExportError, UnwritableError, agree, called, trace, write_part
 from experiments.delivery.runtimes import ONNX, PT2, RuntimeFileError, onnx_run
 from experiments.training.loop import refuse_frozen
+from experiments.training.recipe import RecipeError
 
 BATCH = 8  # images of the batch that is trained on
 
@@ -103,7 +104,10 @@ def _forms(network: nn.Module, part: str, images: Any, say: Callable[[str], None
 def _train_one_batch(network: nn.Module, data: DataSet) -> None:
     images, labels = next(data.batches("train", BATCH))
     device = next(network.parameters()).device
-    refuse_frozen(network)
+    try:
+        refuse_frozen(network)
+    except RecipeError as error:
+        raise RehearsalError(f"{error}, or give finetune.epochs=0 to deliver it as it is") from error
     network.train()
     try:
         F.cross_entropy(network(images.to(device)), labels.to(device)).backward()

@@ -58,7 +58,9 @@ def search(cfg: DictConfig, folder: Path) -> RunRecord:
     tracker = config.instantiate(cfg.tracking, folder=folder, config=recorded(settings))
     with alone(folder):
         before = RunRecord.read(folder) if (folder / RECORD).exists() else None
-        saved = None if before is None else state.load(before, before.content["config"].get("save_every", 0))
+        if before is not None:
+            before.check(settings)  # or states at other episodes would be told as a loss
+        saved = None if before is None else state.load(before, cfg.save_every)
         seeds = {"search": cfg.seed, "splits": cfg.data.seed}
         record = opened(folder, settings, seeds=seeds, rows=saved.episodes if saved else 0)
         with record, tracker:

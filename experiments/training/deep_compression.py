@@ -25,9 +25,9 @@ from amc_env.graph.structure import Graph
 from amc_env.graph.trace import trace
 from experiments.analysis import deep_compression as analysis
 from experiments.cli import config
-from experiments.cli.causes import of_record
 from experiments.cli.datasets import refuse_unlabelled
 from experiments.cli.identity import check_identity
+from experiments.cli.record_config import of_record
 from experiments.cli.trained import Trained, trained
 from experiments.recording import plans
 from experiments.recording import state as states

@@ -17,10 +17,10 @@ from amc_env.env import CompressionEnv
 from amc_env.evaluator import accuracies
 from amc_env.plan import Plan
 from experiments.cli import config
-from experiments.cli.causes import of_record
 from experiments.cli.identity import check_identity
 from experiments.cli.preflight import check_rate
 from experiments.cli.problem import environment, searched
+from experiments.cli.record_config import of_record
 from experiments.cli.trained import Trained, trained
 from experiments.recording import plans
 from experiments.recording import state as states

@@ -114,8 +114,7 @@ def refuse_frozen(model: nn.Module) -> None:
     """Raise a `RecipeError` for a network without a parameter that can be trained."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise RecipeError(
-            f"all parameters of {type(model).__name__} are frozen: call requires_grad_(True) on the network, "
-            "or train nothing (finetune.epochs=0)"
+            f"all parameters of {type(model).__name__} are frozen: call requires_grad_(True) on the network"
         )
 
 

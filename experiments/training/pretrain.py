@@ -14,9 +14,9 @@ from amc_env.data.splits import DataSet
 from amc_env.evaluator import accuracies
 from amc_env.execution import device_of
 from experiments.cli import config
-from experiments.cli.causes import of_record
 from experiments.cli.datasets import load_data, refuse_unlabelled
 from experiments.cli.identity import check_images, images_of
+from experiments.cli.record_config import of_record
 from experiments.recording.opening import ended
 from experiments.recording.provenance import commit
 from experiments.training.fitting import fit, opened
